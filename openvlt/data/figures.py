@@ -1,0 +1,263 @@
+"""Generated figures: three coloured values to read off a small picture, and sums and differences of them to work out.
+
+The embedded model's data, and the only source that needs no download. A figure shows one value (0 to 5) for each of red,
+green and blue: as bars, as shapes to count, or as digits in a table. Questions come on a ladder: level 1 has two operands,
+level 2 three, level 3 four (a colour may count twice). Colours keep one order in every text (red, green, blue), since finding
+values in random order is what a tiny model learns slowest. Every running total is 0 or more.
+
+The splits share no combination of the three values, whatever the kind of figure: a held-out score can't be memorised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+
+from PIL import Image, ImageDraw
+
+from openvlt.types import Problem, UserError
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220)}
+LEVELS = (1, 2, 3)
+HIGHEST = 5
+DESCRIBE = "Describe the image."
+
+_WHITE, _GREY = (255, 255, 255), (200, 200, 200)
+_HELD_OUT = 43  # of the 216 value combinations, for `val` and for `test` each: a fifth
+_TERM = re.compile(r"([+-]) (red|green|blue)")
+_VALUE = re.compile(r"(red|green|blue)=(\d+)")
+# Digits of 3 x 5 pixels, row by row: drawn by hand, so that no installed font decides what the model sees.
+_GLYPHS = (
+    ("###", "#.#", "#.#", "#.#", "###"),
+    (".#.", "##.", ".#.", ".#.", "###"),
+    ("###", "..#", "###", "#..", "###"),
+    ("###", "..#", ".##", "..#", "###"),
+    ("#.#", "#.#", "###", "..#", "..#"),
+    ("###", "#..", "###", "..#", "###"),
+)
+
+
+# --- values and splits -------------------------------------------------------------------------------------------------
+
+
+@cache
+def combinations(split: str) -> tuple[tuple[int, ...], ...]:
+    """The (red, green, blue) values of one split. `train`, `val`, `test` are disjoint and the same on every machine."""
+    everything = itertools.product(range(HIGHEST + 1), repeat=len(COLOURS))
+    ordered = sorted(everything, key=lambda values: hashlib.sha256(repr(values).encode()).digest())
+    cuts = {"test": slice(0, _HELD_OUT), "val": slice(_HELD_OUT, 2 * _HELD_OUT), "train": slice(2 * _HELD_OUT, None)}
+    if split not in cuts:
+        raise UserError(f"figures: split is {split!r}; it is one of {sorted(cuts)}")
+    return tuple(ordered[cuts[split]])
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def _bars(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
+    width, unit = size // 4, (size - 4) / HIGHEST
+    for step in range(1, HIGHEST, 2):
+        y = size - 1 - round(step * unit)
+        draw.line([0, y, size, y], fill=_GREY)
+    for column, name in zip(sorted(rng.sample(range(4), len(values))), values):
+        left = column * width + rng.randint(1, 3)
+        if values[name]:
+            draw.rectangle([left, size - 1 - round(values[name] * unit), left + width - 5, size - 1], fill=COLOURS[name])
+
+
+def _shapes(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
+    cell = size // 4
+    places = rng.sample([(x, y) for x in range(4) for y in range(4)], sum(values.values()))
+    names = [name for name, count in values.items() for _ in range(count)]
+    for name, (column, row) in zip(names, places):
+        radius = cell // 2 - 2
+        x, y = (place * cell + cell // 2 + rng.randint(-1, 1) for place in (column, row))
+        outline = rng.choice((draw.ellipse, draw.rectangle))
+        outline([x - radius, y - radius, x + radius, y + radius], fill=COLOURS[name])
+
+
+def _table(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
+    width, header, pixel = size // 3, size // 3, size // 14
+    for column, name in enumerate(values):
+        left = column * width
+        draw.rectangle([left, 0, left + width - 1, header], fill=COLOURS[name])
+        draw.rectangle([left, header, left + width - 1, size - 1], outline=_GREY)
+        left += (width - 3 * pixel) // 2 + rng.randint(-1, 1)
+        top = header + (size - header - 5 * pixel) // 2 + rng.randint(-2, 2)
+        for row, line in enumerate(_GLYPHS[values[name]]):
+            for place in (place for place, mark in enumerate(line) if mark == "#"):
+                x, y = left + place * pixel, top + row * pixel
+                draw.rectangle([x, y, x + pixel - 1, y + pixel - 1], fill=(0, 0, 0))
+
+
+_DRAWINGS: dict[str, Callable[[ImageDraw.ImageDraw, int, Mapping[str, int], random.Random], None]] = {
+    "bars": _bars,
+    "shapes": _shapes,
+    "table": _table,
+}
+KINDS = tuple(_DRAWINGS)
+
+
+def draw(kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56) -> Image.Image:
+    """An RGB picture of `size` x `size` pixels; `rng` decides what the values don't (places, outlines, small shifts)."""
+    image = Image.new("RGB", (size, size), _WHITE)
+    _DRAWINGS[kind](ImageDraw.Draw(image), size, values, rng)
+    return image
+
+
+# --- texts -------------------------------------------------------------------------------------------------------------
+
+
+def caption(values: Mapping[str, int]) -> str:
+    """`red=3, green=5, blue=2`"""
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def parse_caption(text: str) -> dict[str, int] | None:
+    """The values a caption states, or None unless it states each colour exactly once."""
+    found = _VALUE.findall(text)
+    if sorted(name for name, _ in found) != sorted(COLOURS):
+        return None
+    return {name: int(value) for name, value in found}
+
+
+def parse_question(question: str) -> list[tuple[str, str]] | None:
+    """The (sign, colour) terms a question asks for, or None when it isn't one of ours."""
+    stem = "What is "
+    if not question.startswith(stem):
+        return None
+    return _TERM.findall(f"+ {question.removeprefix(stem)}") or None
+
+
+def chain(values: Mapping[str, int], question: str) -> tuple[str, int]:
+    """The worked equations (`3+5=8, 8-2=6`) and the result. Raises ValueError on a question that isn't one of ours."""
+    terms = parse_question(question)
+    if terms is None:
+        raise ValueError(f"not a question about figures: {question!r}")
+    return work([(sign, values[name]) for sign, name in terms])
+
+
+def work(terms: Sequence[tuple[str, int]]) -> tuple[str, int]:
+    """Equations for signed numbers, from left to right, and the result; the first sign is taken to be +."""
+    total, lines = terms[0][1], []
+    for sign, number in terms[1:]:
+        result = total + number if sign == "+" else total - number
+        lines.append(f"{total}{sign}{number}={result}")
+        total = result
+    return ", ".join(lines), total
+
+
+def _question(level: int, rng: random.Random) -> str:
+    """`level` + 1 operands in colour order; a colour that counts twice comes last."""
+    names = list(COLOURS)
+    if level == 1 or (level == 2 and rng.random() < 0.5):
+        names.remove(rng.choice(names))
+    if level + 1 > len(names):
+        names.append(rng.choice(names))
+    return f"What is {names[0]}" + "".join(f" {rng.choice('+-')} {name}" for name in names[1:]) + "?"
+
+
+def _totals_are_natural(values: Mapping[str, int], question: str) -> bool:
+    return "=-" not in chain(values, question)[0]
+
+
+# --- problems ----------------------------------------------------------------------------------------------------------
+
+
+def _draft(kind: str, level: int, split: str, rng: random.Random) -> tuple[str, int, dict[str, int], str]:
+    """A kind, a level, values of the split and a question about them whose running totals are 0 or more."""
+    while True:
+        values = dict(zip(COLOURS, rng.choice(combinations(split))))
+        question = _question(level, rng)
+        if _totals_are_natural(values, question):
+            return kind, level, values, question
+
+
+def _problem(draft: tuple[str, int, dict[str, int], str], name: str, rng: random.Random, size: int) -> Problem:
+    kind, level, values, question = draft
+    equations, result = chain(values, question)
+    return Problem(
+        id=f"figures-{name}-{kind}-{level}",
+        question=question,
+        answer=str(result),
+        images=(draw(kind, values, rng, size),),
+        answer_type="integer",
+        source="figures",
+        level=level,
+        meta={"kind": kind, "values": values, "caption": caption(values), "equations": equations},
+    )
+
+
+def generate(
+    amount: int,
+    *,
+    split: str,
+    seed: int,
+    kinds: Sequence[str] = KINDS,
+    levels: Sequence[int] = LEVELS,
+    size: int = 56,
+) -> list[Problem]:
+    """`amount` problems, kinds and levels in turn (repeat a level to weigh it); the same arguments give the same problems.
+
+    In `val` and `test` no (kind, values, question) occurs twice; asking for more than there are raises UserError.
+    """
+    for got, known, what in ((kinds, KINDS, "kind"), (levels, LEVELS, "level")):
+        if not got or set(got) - set(known):
+            raise UserError(f"figures: {what}s are {list(got)}; choose from {list(known)}")
+    turns = list(itertools.product(levels, kinds))
+    problems, seen = [], set()
+    for index in range(amount):
+        rng = random.Random(f"{split}/{seed}/{index}")
+        level, kind = turns[index % len(turns)]
+        for _ in range(1000):
+            draft = _draft(kind, level, split, rng)
+            key = (kind, *draft[2].values(), draft[3])
+            if split == "train" or key not in seen:
+                break
+        else:
+            raise UserError(f"figures: {amount} {split} problems of {kind}, level {level}: there aren't that many; ask for less")
+        seen.add(key)
+        problems.append(_problem(draft, f"{split}-{seed}-{index}", rng, size))
+    return problems
+
+
+# --- pretraining -------------------------------------------------------------------------------------------------------
+
+
+def _arithmetic(rng: random.Random) -> tuple[str, str]:
+    """A bare expression of two to four small numbers, worked step by step. Text only: no picture, no colours."""
+    while True:
+        first = rng.randint(0, rng.choice((HIGHEST, 3 * HIGHEST)))
+        terms = [("+", first)] + [(rng.choice("+-"), rng.randint(0, HIGHEST)) for _ in range(rng.randint(1, 3))]
+        equations, _ = work(terms)
+        if "=-" not in equations:
+            expression = str(first) + "".join(f" {sign} {number}" for sign, number in terms[1:])
+            return f"Work out {expression}.", equations
+
+
+def pretraining(
+    amount: int, *, seed: int, kinds: Sequence[str] = KINDS, mix: tuple[float, float, float] = (0.6, 0.15, 0.25), size: int = 56
+) -> Iterator[tuple[Problem, str]]:
+    """(problem, response) pairs that teach to see and to calculate, but never to answer a question about a figure.
+
+    `mix` weighs captions, look-ups of some of the values, and text-only arithmetic. Only `train` values occur.
+    """
+    for index in range(amount):
+        rng = random.Random(f"pretraining/{seed}/{index}")
+        task = rng.choices(("caption", "lookup", "arithmetic"), mix)[0]
+        if task == "arithmetic":
+            question, response = _arithmetic(rng)
+            images: tuple[Image.Image, ...] = ()
+        else:
+            values = dict(zip(COLOURS, rng.choice(combinations("train"))))
+            images = (draw(rng.choice(list(kinds)), values, rng, size),)
+            wanted = sorted(rng.sample(range(len(COLOURS)), rng.randint(1, 2))) if task == "lookup" else range(len(COLOURS))
+            names = [list(COLOURS)[place] for place in wanted]
+            question = DESCRIBE if task == "caption" else f"Read {' and '.join(names)}."
+            response = caption({name: values[name] for name in names})
+        answer = response.rpartition("=")[2]
+        yield Problem(f"pretraining-{seed}-{index}", question, answer, images, source="pretraining", meta={"task": task}), response

@@ -1,0 +1,99 @@
+"""The one way from a `Problem` to model input, for SFT, rollouts, distillation and evaluation alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+import torch
+
+from openvlt.data.images import open_images
+from openvlt.types import Problem, Prompts, SFTBatch, Trace, UserError
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """Words around a question: `system` turn, `instruction` after the question (both may be empty), `max_tokens` of a prompt."""
+
+    system: str = ""
+    instruction: str = ""
+    max_tokens: int = 6144
+
+    def messages(self, problem: Problem) -> list[dict[str, Any]]:
+        """The conversation up to the answer, in the form every chat template and server takes (images as place holders)."""
+        text = question_text(problem)
+        if self.instruction:
+            text = f"{text}\n{self.instruction}"
+        parts = [{"type": "image"} for _ in problem.images] + [{"type": "text", "text": text}]
+        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        return [*system, {"role": "user", "content": parts}]
+
+
+def question_text(problem: Problem) -> str:
+    """The question, with its options lettered below it."""
+    if not problem.choices:
+        return problem.question
+    options = [f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, problem.choices, strict=False)]
+    return "\n".join([problem.question, "Choices:", *options])
+
+
+class Renderer:
+    """Turns problems into padded tensors with one processor and one prompt style.
+
+    Processed images are not kept: a loader's worker does this work once per problem and step.
+    """
+
+    def __init__(self, processor: Any, style: PromptStyle) -> None:
+        self.processor, self.style = processor, style
+
+    def text(self, problem: Problem) -> str:
+        """The prompt as the model reads it, image marks not yet expanded."""
+        return self.processor.apply_chat_template(self.style.messages(problem), add_generation_prompt=True, tokenize=False)
+
+    def prompts(self, problems: Sequence[Problem]) -> Prompts:
+        """Left-padded prompts of these problems. Raises UserError for an unreadable image or a prompt over the limit."""
+        images = [open_images(problem) for problem in problems]
+        flat = [image for row in images for image in row]
+        batch = self.processor(
+            text=[self.text(problem) for problem in problems],
+            images=flat or None,
+            padding=True,
+            return_tensors="pt",
+        )
+        ids_PL, mask_PL = batch.pop("input_ids"), batch.pop("attention_mask")
+        types_PL = batch.pop("mm_token_type_ids", torch.zeros_like(ids_PL))
+        self._check_length(problems, mask_PL)
+        vision = {name: value for name, value in batch.items() if torch.is_tensor(value)}
+        return Prompts(ids_PL, mask_PL, types_PL, torch.tensor([len(row) for row in images]), vision)
+
+    def _check_length(self, problems: Sequence[Problem], mask_PL: torch.Tensor) -> None:
+        for problem, length in zip(problems, mask_PL.sum(1).tolist(), strict=True):
+            if length > self.style.max_tokens:
+                raise UserError(
+                    f"row {problem.id!r}: its prompt has {length} tokens, more than prompt.max_tokens={self.style.max_tokens}; "
+                    "lower model.max_pixels or raise the limit"
+                )
+
+    def responses(self, texts: Sequence[str], max_tokens: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and mask (N,T) of responses, each closed by the end of turn, padded on the right, cut at `max_tokens`."""
+        tokenizer = self.processor.tokenizer
+        rows = [tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] for text in texts]
+        return pad_right([row[:max_tokens] for row in rows], tokenizer.pad_token_id)
+
+    def sft_batch(self, traces: Sequence[Trace], max_tokens: int | None = None) -> SFTBatch:
+        """Prompts and responses of traces; the loss is taken on the response tokens only."""
+        ids_NT, mask_NT = self.responses([trace.response for trace in traces], max_tokens)
+        return SFTBatch(self.prompts([trace.problem for trace in traces]), ids_NT, mask_NT)
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ragged token rows to ids and mask, both (N,T) and long; T is the longest row's length."""
+    width = max((len(row) for row in rows), default=0)
+    ids_NT = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask_NT = torch.zeros_like(ids_NT)
+    for index, row in enumerate(rows):
+        ids_NT[index, : len(row)] = torch.as_tensor(row)
+        mask_NT[index, : len(row)] = 1
+    return ids_NT, mask_NT

@@ -1,0 +1,22 @@
+"""From a loss per token to a scalar. Every mean names its denominator, and the denominator is the whole optimiser step's.
+
+`totals` counts tokens and completions over all micro-batches and ranks of a step; the value for one micro-batch is its share of the
+step's loss, so shares add up to the same loss and gradient however the step was split.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from openvlt.types import Totals
+
+
+def token_mean(loss_NT: Tensor, mask_NT: Tensor, totals: Totals) -> Tensor:
+    """Sum over tokens / tokens of the step (DAPO, arXiv 2503.14476, eq. 8): every token counts the same."""
+    return (loss_NT * mask_NT).sum() / totals.tokens
+
+
+def sequence_mean(loss_NT: Tensor, mask_NT: Tensor, totals: Totals) -> Tensor:
+    """Sum over completions of (their token mean) / completions of the step: (1/G) sum 1/|o| sum, as the paper and GRPO write it."""
+    per_row_N = (loss_NT * mask_NT).sum(1) / mask_NT.sum(1).clamp(min=1)
+    return per_row_N.sum() / totals.sequences

@@ -1,0 +1,163 @@
+"""Loading: a Hugging Face image-text-to-text folder or hub id in, a `VLM` (model + processor + what decoding needs) out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
+
+from openvlt.model.processor import load_processor, save_processor
+from openvlt.types import UserError
+
+VISION_TOKENS = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<image>",
+    "<|im_start|>",
+)
+
+
+@dataclass(frozen=True)
+class VLM:
+    """A model with its processor. `model` may be wrapped by PEFT; `core` is the Hugging Face model inside."""
+
+    model: nn.Module
+    processor: ProcessorMixin
+    path: str
+
+    @property
+    def core(self) -> nn.Module:
+        """The Hugging Face model, without an adapter's wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.core.parameters()).device
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion: the generation config's, else the tokenizer's end of turn."""
+        stop = self.core.generation_config.eos_token_id
+        stop = self.tokenizer.eos_token_id if stop is None else stop
+        return tuple(stop) if isinstance(stop, (list, tuple)) else (stop,)
+
+    @property
+    def pad_id(self) -> int:
+        return self.stop_ids[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+
+    def banned_V(self) -> Tensor:
+        """Bool mask (V,) of tokens that may never be generated: vision and padding marks, ids the tokenizer doesn't know.
+
+        A sampled `<|image_pad|>` makes the next forward pass fail. The same mask is applied in sampling and in scoring.
+        """
+        size = self.core.get_output_embeddings().weight.shape[0]
+        banned_V = torch.zeros(size, dtype=torch.bool, device=self.device)
+        banned_V[len(self.tokenizer) :] = True
+        known = self.tokenizer.get_vocab()
+        for token_id in [known[token] for token in VISION_TOKENS if token in known] + [self.pad_id]:
+            banned_V[token_id] = token_id not in self.stop_ids
+        return banned_V
+
+    def save(self, folder: Path) -> None:
+        """Writes a plain Hugging Face checkpoint; an adapter is merged into the weights first."""
+        model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
+        model.save_pretrained(folder)
+        save_processor(self.processor, folder)
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """What `conf/model/*.yaml` builds: where the base model is and how any checkpoint of it is loaded.
+
+    `freeze` names parts that stay fixed: vision | projector | language. `dtype` is a torch dtype's name, or "auto".
+    """
+
+    path: str
+    dtype: str = "float32"
+    attn_implementation: str = "sdpa"
+    freeze: tuple[str, ...] = ()
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    gradient_checkpointing: bool = False
+
+    def base(self) -> str:
+        """The base checkpoint every SFT starts from."""
+        return self.path
+
+    def load(self, path: str | Path | None = None, *, adapter: Any = None, device: str | torch.device = "cpu") -> VLM:
+        """The base model, or a later checkpoint of it, ready for training; `adapter` (a PEFT config) is put on top if given."""
+        path = str(path or self.base())
+        processor = load_processor(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
+        model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation).to(device)
+        freeze(model, self.freeze)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return VLM(with_adapter(model, adapter), processor, path)
+
+
+def load_weights(path: str, *, dtype: str, attn_implementation: str) -> nn.Module:
+    """The model of a folder or hub id. Raises UserError for a missing folder, missing files or an unknown dtype."""
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise UserError(f"model.dtype={dtype!r} is no torch dtype; use float32, bfloat16, float16 or auto")
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise UserError(f"{path}: no config.json there; give a Hugging Face model folder, a run folder or a hub id")
+    try:
+        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model {path!r} can't be loaded: {reason}; check the path, the hub id or the network") from error
+
+
+def build_on_meta(path: str) -> nn.Module:
+    """The architecture of a config folder on the meta device: shapes without weights, nothing is downloaded or allocated."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path))
+
+
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Stops gradients of the named parts. Raises UserError for an unknown part or a model without it."""
+    finders = {"vision": _vision, "projector": _projector, "language": lambda m: m.model.language_model}
+    if unknown := set(parts) - set(finders):
+        raise UserError(f"model.freeze names {sorted(unknown)}; parts are {sorted(finders)}")
+    for part in parts:
+        finders[part](model).requires_grad_(False)
+    if "vision" in parts and "projector" not in parts and hasattr(_vision(model), "merger"):
+        _projector(model).requires_grad_(True)
+
+
+def _vision(model: nn.Module) -> nn.Module:
+    return _first(model.model, ("visual", "vision_tower", "vision_model"), "vision tower")
+
+
+def _projector(model: nn.Module) -> nn.Module:
+    if hasattr(model.model, "visual"):
+        return model.model.visual.merger
+    return _first(model.model, ("multi_modal_projector", "connector", "mm_projector"), "projector")
+
+
+def _first(module: nn.Module, names: Sequence[str], what: str) -> nn.Module:
+    for name in names:
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise UserError(f"{type(module).__name__} has no {what} under {list(names)}; remove it from model.freeze")
+
+
+def with_adapter(model: nn.Module, adapter: Any) -> nn.Module:
+    """The model under a PEFT adapter (`conf/adapter/lora.yaml`), or unchanged for None."""
+    if adapter is None:
+        return model
+    from peft import get_peft_model
+
+    return get_peft_model(model, adapter)

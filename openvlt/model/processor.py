@@ -1,0 +1,89 @@
+"""Processors: the part of a Hugging Face model folder that turns chat and images into tensors. Works without torchvision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin, Qwen2_5_VLProcessor
+
+from openvlt.types import UserError
+
+
+class ImageOnlyProcessor(Qwen2_5_VLProcessor):
+    """Qwen2.5-VL's processor without its video half, which needs torchvision.
+
+    The mixin derives a processor's parts from the arguments of `__init__`; leaving `video_processor` out leaves it out everywhere.
+    """
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        super(Qwen2_5_VLProcessor, self).__init__(image_processor, tokenizer, chat_template=chat_template)
+
+
+IMAGE_ONLY_TYPES = ("qwen2_vl", "qwen2_5_vl")  # same image tokens and same patch layout
+
+
+def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> ProcessorMixin:
+    """The processor of a model folder or hub id, left-padding, with the image area (in pixels) bounded if asked.
+
+    Raises UserError when the folder holds no tokenizer, no image processor or no chat template.
+    """
+    try:
+        processor = _load(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"{path}: no usable processor ({str(error).splitlines()[0]}); a model folder needs tokenizer.json, "
+            "preprocessor_config.json (or processor_config.json) and a chat template: copy them from the base model"
+        ) from error
+    if processor.tokenizer.chat_template and not processor.chat_template:
+        processor.chat_template = processor.tokenizer.chat_template
+    if not processor.chat_template:
+        raise UserError(f"{path}: the processor has no chat template; add chat_template.jinja from the base model")
+    processor.tokenizer.padding_side = "left"
+    _bound_pixels(processor.image_processor, min_pixels, max_pixels)
+    return processor
+
+
+def _load(path: str | Path) -> ProcessorMixin:
+    if AutoConfig.from_pretrained(path).model_type in IMAGE_ONLY_TYPES:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        images = AutoImageProcessor.from_pretrained(path, backend="pil")
+        return ImageOnlyProcessor(images, tokenizer, chat_template=tokenizer.chat_template or _template_file(path))
+    processor = AutoProcessor.from_pretrained(path)
+    if not isinstance(processor, ProcessorMixin):
+        raise ValueError(f"AutoProcessor gave a bare {type(processor).__name__}; torchvision may be missing for this model")
+    return processor
+
+
+def _template_file(path: str | Path) -> str | None:
+    file = Path(path) / "chat_template.jinja"
+    return file.read_text() if file.is_file() else None
+
+
+def _bound_pixels(image_processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    size = dict(getattr(image_processor, "size", None) or {})
+    if min_pixels is None and max_pixels is None:
+        return
+    if "longest_edge" not in size:
+        raise UserError(
+            f"{type(image_processor).__name__} sizes images by {sorted(size)}, not by area; drop min_pixels and max_pixels"
+        )
+    low = size["shortest_edge"] if min_pixels is None else min_pixels
+    high = size["longest_edge"] if max_pixels is None else max_pixels
+    if low > high:
+        low = high if min_pixels is None else low
+    if low > high:
+        raise UserError(f"min_pixels={low} is more than max_pixels={high}; swap or equalise them")
+    image_processor.size = {"shortest_edge": low, "longest_edge": high}
+
+
+def save_processor(processor: ProcessorMixin, folder: Path) -> None:
+    """Writes the processor so that plain transformers (and vLLM) load it by its stock class name, with nothing of ours installed."""
+    processor.save_pretrained(folder)
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        file = folder / name
+        if file.is_file() and ImageOnlyProcessor.__name__ in (text := file.read_text()):
+            file.write_text(text.replace(ImageOnlyProcessor.__name__, Qwen2_5_VLProcessor.__name__))

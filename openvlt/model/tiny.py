@@ -1,0 +1,199 @@
+"""The embedded model: the real Qwen2.5-VL architecture at about a million parameters, made and pretrained on this machine.
+
+Nothing downstream knows that it is small. It is saved as a plain Hugging Face folder and cached under `cache`, keyed by everything
+that decides its weights, so that it is made once (about a minute) and then found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen2VLImageProcessorPil
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+from openvlt.model.load import VLM, PretrainedModel
+from openvlt.model.processor import ImageOnlyProcessor
+from openvlt.types import Trace
+
+END, PAD = "<|im_end|>", "<|endoftext|>"
+SPECIAL = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")  # ordinary tokens: they survive skip_special_tokens
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the embedded model; `vocabulary` counts the tokens to learn, marks included."""
+
+    hidden: int = 96
+    layers: int = 4
+    heads: int = 3
+    kv_heads: int = 1
+    mlp: int = 288
+    vision_hidden: int = 96
+    vision_layers: int = 3
+    vision_heads: int = 3
+    vision_mlp: int = 192
+    vocabulary: int = 400
+    context: int = 8192
+    patch: int = 14
+    min_pixels: int = 56 * 56
+    max_pixels: int = 112 * 112
+    initializer_range: float = 0.05
+
+
+def make_tokenizer(corpus: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
+    """A byte-level BPE tokenizer learned from `corpus`, with Qwen's marks; any text can be written in it."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(SPECIAL) - len(TAGS) - 2,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    bpe.train_from_iterator(corpus, trainer)
+    learned = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(merge) for merge in learned["merges"]],
+        unk_token=None,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=list(SPECIAL),
+    )
+    tokenizer.add_tokens(list(TAGS))
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def make_processor(tokenizer: Qwen2Tokenizer, shape: Shape) -> ImageOnlyProcessor:
+    """Chat and images to tensors; images are resized to an area between the shape's bounds."""
+    size = {"shortest_edge": shape.min_pixels, "longest_edge": shape.max_pixels}
+    images = Qwen2VLImageProcessorPil(patch_size=shape.patch, merge_size=2, temporal_patch_size=2, size=size)
+    return ImageOnlyProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
+
+
+def make_config(tokenizer: Qwen2Tokenizer, shape: Shape) -> Qwen2_5_VLConfig:
+    """The architecture: rotary sections in Qwen's proportions (1/4 time, the rest height and width)."""
+    token = tokenizer.convert_tokens_to_ids
+    half = shape.hidden // shape.heads // 2
+    side = (half - half // 4) // 2
+    text = dict(
+        vocab_size=16 * math.ceil(len(tokenizer) / 16),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=shape.context,
+        rms_norm_eps=1e-6,
+        rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[half - 2 * side, side, side]),
+        bos_token_id=None,
+        eos_token_id=token(END),
+        pad_token_id=token(PAD),
+        tie_word_embeddings=True,
+        initializer_range=shape.initializer_range,
+    )
+    vision = dict(
+        depth=shape.vision_layers,
+        hidden_size=shape.vision_hidden,
+        intermediate_size=shape.vision_mlp,
+        num_heads=shape.vision_heads,
+        patch_size=shape.patch,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        window_size=8 * shape.patch,
+        out_hidden_size=shape.hidden,
+        fullatt_block_indexes=list(range(1, shape.vision_layers, 2)),
+        initializer_range=shape.initializer_range,
+    )
+    marks = {f"{name}_token_id": token(f"<|{mark}|>") for name, mark in _MARKS.items()}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks)
+
+
+_MARKS = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+
+
+def make_vlm(corpus: Iterable[str], shape: Shape, seed: int) -> VLM:
+    """A randomly initialised model with its processor; the global random state is left as it was."""
+    tokenizer = make_tokenizer(corpus, shape.vocabulary)
+    config = make_config(tokenizer, shape)
+    config._attn_implementation = "sdpa"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = config.text_config.eos_token_id
+    model.generation_config.pad_token_id = config.text_config.pad_token_id
+    return VLM(model, make_processor(tokenizer, shape), "tiny")
+
+
+@dataclass(frozen=True)
+class TinyModel(PretrainedModel):
+    """`conf/model/tiny.yaml`: makes the base model on first use, then behaves like any pretrained folder.
+
+    `lessons(seed=...)` gives the traces to pretrain on, `training` an object with `train(vlm, traces, folder=, seed=)`, None leaves the
+    random weights, `corpus()` the texts that the tokenizer is learned from.
+    """
+
+    path: str = ""
+    shape: Shape = Shape()
+    seed: int = 0
+    cache: str = ".cache"
+    corpus: Callable[[], Sequence[str]] | None = None
+    lessons: Callable[..., Sequence[Trace]] | None = None
+    training: Any = None
+
+    def base(self) -> str:
+        """The cached base model's folder, made now if it isn't there. Written aside and renamed: never half a model."""
+        lessons = [] if self.lessons is None or self.training is None else list(self.lessons(seed=self.seed))
+        corpus = list(self.corpus())
+        folder = Path(self.cache).absolute() / f"tiny-{self._key(corpus, lessons)}"
+        if folder.is_dir():
+            return str(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+        vlm = make_vlm(corpus, self.shape, self.seed)
+        if lessons:
+            size = sum(parameter.numel() for parameter in vlm.model.parameters())
+            print(f"making the embedded base model ({size / 1e6:.2f} M parameters), once per seed: {folder}", flush=True)
+            self.training.train(vlm, lessons, folder=aside, seed=self.seed)
+        vlm.save(aside)
+        try:
+            os.rename(aside, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            shutil.rmtree(aside)  # another process was first; its model is the same
+        return str(folder)
+
+    def _key(self, corpus: Sequence[str], lessons: Sequence[Trace]) -> str:
+        """Everything that decides the weights: shape, seed, texts, pictures, and the training's settings."""
+        digest = hashlib.sha256(json.dumps([asdict(self.shape), self.seed, list(corpus), repr(self.training)]).encode())
+        for trace in lessons[:200]:
+            digest.update(f"{trace.problem.question}|{trace.response}".encode())
+            for image in trace.problem.images:
+                digest.update(image.tobytes())
+        digest.update(str(len(lessons)).encode())
+        return digest.hexdigest()[:12]

@@ -1,0 +1,75 @@
+"""The contract of every generator: problems in, completions out, no state shared with training."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from openvlt.model.load import VLM
+from openvlt.types import Completion, Problem, Prompts
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to decode: `n` completions per problem; `greedy` ignores the rest. top_p 1 and top_k 0 mean no truncation."""
+
+    n: int = 1
+    max_new_tokens: int = 2048
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.max_new_tokens < 1:
+            raise ValueError(f"Sampling: n={self.n} and max_new_tokens={self.max_new_tokens} must be at least 1")
+        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(
+                f"Sampling: temperature={self.temperature} must be above 0 (greedy=true for argmax), top_p={self.top_p} in (0, 1], "
+                f"top_k={self.top_k} at least 0"
+            )
+
+
+class Generator(Protocol):
+    """`generate` returns `sampling.n` completions per problem, problem by problem.
+
+    `seed` and a row's own problem id and number decide its random draws: a completion does not depend on its batch mates.
+    """
+
+    def generate(
+        self, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
+    ) -> list[Completion]: ...
+
+
+@contextlib.contextmanager
+def generating(model: nn.Module) -> Iterator[None]:
+    """Borrows a model for generation: eval mode, cache on, no gradient; train mode and cache use come back as they were."""
+    was_training, config = model.training, model.config.get_text_config()
+    use_cache = config.use_cache
+    model.eval()
+    config.use_cache = True
+    try:
+        # not inference_mode: tensors that the model caches under it could not be used in training later
+        with torch.no_grad():
+            yield
+    finally:
+        config.use_cache = use_cache
+        model.train(was_training)
+
+
+def row_uniforms(problems: Sequence[Problem], sampling: Sampling, seed: int) -> np.ndarray:
+    """Uniform draws (N, max_new_tokens) in [0, 1), one stream per row, keyed by seed, problem id and the row's number."""
+    rows = []
+    for problem in problems:
+        for sample in range(sampling.n):
+            key = hashlib.blake2b(f"{seed}|{problem.id}|{sample}".encode(), digest_size=16).digest()
+            bits = np.random.Philox(key=np.frombuffer(key, dtype=np.uint64))
+            rows.append(np.random.Generator(bits).random(sampling.max_new_tokens))
+    return np.stack(rows)

@@ -1,0 +1,81 @@
+"""The plain twin: Hugging Face `generate`, one row per completion. Slower; works for every model family that `generate` serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from openvlt.model.load import VLM
+from openvlt.rollout.generator import Sampling, generating, row_uniforms
+from openvlt.rollout.sample import next_tokens
+from openvlt.types import Completion, Problem, Prompts
+
+
+@dataclass(frozen=True)
+class HFGenerator:
+    """`conf/rollout/hf.yaml`. `max_rows` completions at a time."""
+
+    max_rows: int = 64
+
+    def generate(
+        self, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
+    ) -> list[Completion]:
+        """See `Generator`: same seeds, same draws, same bans as `PrefixGenerator`."""
+        completions: list[Completion] = []
+        per_batch = max(1, self.max_rows // sampling.n)
+        for start in range(0, len(problems), per_batch):
+            rows = list(range(start, min(start + per_batch, len(problems))))
+            part = [problems[row] for row in rows]
+            repeated = prompts.select([row for row in rows for _ in range(sampling.n)]).to(vlm.device)
+            draws = None if sampling.greedy else torch.from_numpy(row_uniforms(part, sampling, seed)).to(vlm.device)
+            with generating(vlm.model):
+                completions += _generate(vlm, repeated, sampling, draws)
+        return completions
+
+
+class _Choose(LogitsProcessor):
+    """Our own choice of the next token, given to `generate` as the only token left; its log-probability is remembered."""
+
+    def __init__(self, vlm: VLM, prompt_tokens: int, sampling: Sampling, draws_NT: torch.Tensor | None) -> None:
+        self.banned_V, self.prompt_tokens, self.sampling = vlm.banned_V(), prompt_tokens, sampling
+        self.draws_NT, self.logp = draws_NT, []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self.prompt_tokens
+        uniform = None if self.draws_NT is None else self.draws_NT[:, step]
+        tokens, logp = next_tokens(scores, uniform, self.banned_V, self.sampling)
+        self.logp.append(logp)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+def _generate(vlm: VLM, prompts: Prompts, sampling: Sampling, draws_NT: torch.Tensor | None) -> list[Completion]:
+    width = prompts.ids_PL.shape[1]
+    choose = _Choose(vlm, width, sampling, draws_NT)
+    extra = {"mm_token_type_ids": prompts.token_type_PL} if prompts.token_type_PL.any() else {}
+    output = vlm.core.generate(
+        input_ids=prompts.ids_PL,
+        attention_mask=prompts.mask_PL,
+        **extra,
+        **prompts.vision,
+        do_sample=False,
+        max_new_tokens=sampling.max_new_tokens,
+        logits_processor=LogitsProcessorList([choose]),
+        repetition_penalty=1.0,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+    )
+    return _cut(vlm, output[:, width:].tolist(), torch.stack(choose.logp, 1).tolist())
+
+
+def _cut(vlm: VLM, rows: list[list[int]], logp: list[list[float]]) -> list[Completion]:
+    """Rows up to and with their first stop token."""
+    stop, completions = set(vlm.stop_ids), []
+    for row, values in zip(rows, logp, strict=True):
+        end = next((place + 1 for place, token in enumerate(row) if token in stop), len(row))
+        text = vlm.tokenizer.decode(row[:end], skip_special_tokens=True)
+        completions.append(Completion(tuple(row[:end]), text, row[end - 1] in stop, tuple(values[:end])))
+    return completions

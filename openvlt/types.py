@@ -1,0 +1,240 @@
+"""The shared vocabulary of the whole project: what one room hands to the next.
+
+Legend of shapes: P problems, G completions per problem (ragged allowed), N rows of one rollout batch, L prompt tokens,
+T completion tokens (padded on the right), I images. A tensor's name ends in its shape: `adv_N`, `mask_NT`.
+Every batch is frozen and checks its own shapes, so that a wrong one stops where it is made and not three rooms later.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one sentence that names the fault, what was expected and the fix."""
+
+
+class Verdict(enum.Enum):
+    """What the verifier says of one response. Only CORRECT is worth 1; a crash is never a verdict."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    UNPARSED = "unparsed"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question. `images` are paths, or pictures already in memory (generated data); opened by `data.images.open_image`.
+
+    `level` is the difficulty a source declares (None: unknown); `meta` holds what only that source knows.
+    """
+
+    id: str
+    question: str
+    answer: str
+    images: tuple[Path | Image, ...] = ()
+    choices: tuple[str, ...] | None = None
+    answer_type: str | None = None
+    source: str = ""
+    level: int | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated answer: values only, no state shared with the generator that made it.
+
+    `token_ids` end with the stop token when `finished`; `logp` is the behaviour policy's log-probability of each of them
+    under the distribution that was sampled from (temperature and bans applied), empty when the generator gives none.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    finished: bool
+    logp: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A response to learn by imitation: the problem, what to say, and where it came from (stage, teacher, filter)."""
+
+    problem: Problem
+    response: str
+    origin: str = ""
+
+
+def _check(owner: object, name: str, expected: tuple[int, ...]) -> None:
+    value = getattr(owner, name)
+    if value is not None and tuple(value.shape) != expected:
+        raise ValueError(f"{type(owner).__name__}.{name}: expected {expected}, got {tuple(value.shape)}")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Rendered prompts of P problems, padded on the left, as the processor made them.
+
+    `token_type_PL` marks image tokens with 1 (m-rope needs it), `images_P` counts the images of each problem, `vision` holds what
+    the processor returned for all images in reading order (`pixel_values`, for Qwen also `image_grid_thw` of shape (I, 3)).
+    """
+
+    ids_PL: Tensor
+    mask_PL: Tensor
+    token_type_PL: Tensor
+    images_P: Tensor
+    vision: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.ids_PL.shape)
+        _check(self, "mask_PL", shape)
+        _check(self, "token_type_PL", shape)
+        _check(self, "images_P", shape[:1])
+        grid = self.vision.get("image_grid_thw")
+        if grid is not None and tuple(grid.shape) != (int(self.images_P.sum()), 3):
+            raise ValueError(f"Prompts.image_grid_thw: expected ({int(self.images_P.sum())}, 3), got {tuple(grid.shape)}")
+
+    def __len__(self) -> int:
+        return self.ids_PL.shape[0]
+
+    def to(self, device: Any) -> Prompts:
+        """The same prompts on another device."""
+        move = {name: getattr(self, name).to(device) for name in ("ids_PL", "mask_PL", "token_type_PL", "images_P")}
+        return Prompts(**move, vision={name: value.to(device) for name, value in self.vision.items()})
+
+    def select(self, rows: Sequence[int]) -> Prompts:
+        """These problems (repeats allowed), each with its own images; padding that all of them share is cut off."""
+        import torch
+
+        index = torch.as_tensor(rows, device=self.ids_PL.device)
+        pad = int(self.mask_PL[index].argmax(1).min()) if len(index) else 0
+        text = {name: getattr(self, name)[index][:, pad:] for name in ("ids_PL", "mask_PL", "token_type_PL")}
+        vision = {name: self._select_images(value, rows) for name, value in self.vision.items()}
+        return Prompts(**text, images_P=self.images_P[index], vision={k: v for k, v in vision.items() if v.shape[0]})
+
+    def _select_images(self, value: Tensor, rows: Sequence[int]) -> Tensor:
+        """The leading rows of `value` that belong to the images of these problems (one per image, or one per patch)."""
+        import torch
+
+        images = self.images_P.tolist()
+        sizes = torch.ones(sum(images), dtype=torch.long)
+        grid = self.vision.get("image_grid_thw")
+        if grid is not None and value.shape[0] != len(sizes):
+            sizes = grid.prod(-1).cpu()
+        per_problem = [int(part.sum()) for part in sizes.split(images)]
+        parts = value.split(per_problem)
+        return torch.cat([parts[int(row)] for row in rows]) if len(rows) else value[:0]
+
+
+@dataclass(frozen=True)
+class SFTBatch:
+    """N prompts and the responses to imitate; `target_NT` counts (1) the tokens whose loss is taken."""
+
+    prompts: Prompts
+    ids_NT: Tensor
+    mask_NT: Tensor
+
+    def __post_init__(self) -> None:
+        _check(self, "mask_NT", tuple(self.ids_NT.shape))
+        if len(self.prompts) != self.ids_NT.shape[0]:
+            raise ValueError(f"SFTBatch: {len(self.prompts)} prompts for {self.ids_NT.shape[0]} responses")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """N completions of P problems with the columns that the steps of GRPO fill one by one (`with_`).
+
+    `group_N` is the index of each row's problem; `rewards` holds one (N,) tensor per term, NaN where a term does not apply.
+    """
+
+    problems: tuple[Problem, ...]
+    completions: tuple[Completion, ...]
+    prompts: Prompts
+    ids_NT: Tensor
+    mask_NT: Tensor
+    group_N: Tensor
+    policy_version: int
+    behaviour_logp_NT: Tensor | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    rewards: Mapping[str, Tensor] = field(default_factory=dict)
+    reward_N: Tensor | None = None
+    keep_N: Tensor | None = None
+    logp: Mapping[str, Tensor] = field(default_factory=dict)
+    adv_N: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows, tokens = self.ids_NT.shape
+        for name in ("mask_NT", "behaviour_logp_NT"):
+            _check(self, name, (rows, tokens))
+        for name in ("group_N", "reward_N", "keep_N", "adv_N"):
+            _check(self, name, (rows,))
+        for kind, columns, shape in (("rewards", self.rewards, (rows,)), ("logp", self.logp, (rows, tokens))):
+            for name, column in columns.items():
+                if tuple(column.shape) != shape:
+                    raise ValueError(f"Rollouts.{kind}[{name!r}]: expected {shape}, got {tuple(column.shape)}")
+        if len(self.problems) != len(self.prompts):
+            raise ValueError(f"Rollouts: {len(self.problems)} problems but {len(self.prompts)} prompts")
+        if len(self.completions) != rows or (self.verdicts and len(self.verdicts) != rows):
+            raise ValueError(f"Rollouts: {rows} rows, {len(self.completions)} completions, {len(self.verdicts)} verdicts")
+
+    def with_(self, **columns: Any) -> Rollouts:
+        """A copy with these columns filled; unknown names raise."""
+        return replace(self, **columns)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Denominators of one optimiser step over all its micro-batches and ranks."""
+
+    tokens: int
+    sequences: int
+
+
+@dataclass(frozen=True)
+class GRPOBatch:
+    """The rows of one optimiser step, whole groups, ready for scoring: everything that needs no gradient is in it already.
+
+    `old_logp_NT` None means "the policy that is being updated" (first update after a rollout: the ratio is exactly 1).
+    `totals` are the whole step's, so that any split into micro-batches gives the same gradient.
+    """
+
+    prompts: Prompts
+    ids_NT: Tensor
+    mask_NT: Tensor
+    group_N: Tensor
+    adv_N: Tensor
+    policy_version: int
+    totals: Totals
+    old_logp_NT: Tensor | None = None
+    ref_logp_NT: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.ids_NT.shape)
+        for name in ("mask_NT", "old_logp_NT", "ref_logp_NT"):
+            _check(self, name, shape)
+        for name in ("group_N", "adv_N"):
+            _check(self, name, shape[:1])
+        if shape[0] and int(self.group_N.max()) >= len(self.prompts):
+            raise ValueError(f"GRPOBatch.group_N names prompt {int(self.group_N.max())} of {len(self.prompts)}")
+
+    def __len__(self) -> int:
+        return self.ids_NT.shape[0]
+
+
+def unique_ids(problems: Sequence[Problem], where: str) -> None:
+    """Raises UserError when two problems share an id: results are keyed by it."""
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise UserError(f"{where}: id {problem.id!r} occurs twice; give every row its own id")
+        seen.add(problem.id)

@@ -1,0 +1,24 @@
+"""`python -m openvlt.verify GOLD RESPONSE [--choices A B …]`: the verdict and how it was reached."""
+
+from __future__ import annotations
+
+import argparse
+
+from openvlt.verify.api import explain
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints one line per step."""
+    parser = argparse.ArgumentParser(prog="python -m openvlt.verify", description=__doc__)
+    parser.add_argument("gold")
+    parser.add_argument("response")
+    parser.add_argument("--choices", nargs="+", help="the options, in order")
+    parser.add_argument("--answer-type")
+    args = parser.parse_args(argv)
+    result = explain(args.gold, args.response, choices=args.choices, answer_type=args.answer_type)
+    for name, value in vars(result).items():
+        print(f"{name:16} {value.value if hasattr(value, 'value') else value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Making two spellings of the same text equal: Unicode forms, invisible characters, LaTeX wrapping. Pure string work."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MAX_CHARS = 2_000
+"""Longest answer text that is ever looked into; a final answer is short, so anything longer is nobody's answer."""
+
+# Zero-width, bidirectional, soft-hyphen, byte-order and replacement characters: invisible, so never part of an answer.
+_INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e"
+                        "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffd\ud800-\udfff]")
+_CHARS = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "―": "-", "﹣": "-", "➖": "-",
+    "×": r"\times ", "✕": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "∕": "/", "⁄": "/",
+    "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "≈": r"\approx ",
+    "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
+    "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F",
+    "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "″": '"', "，": ",", "。": ".", "、": ",", "；": ";", "：": ":",
+    "（": "(", "）": ")", "【": "[", "】": "]", "％": "%", "﹪": "%", "＝": "=", "｛": "{", "｝": "}", "￥": "¥", "。": ".",
+    "①": "1", "②": "2", "③": "3", "④": "4", "⑤": "5", "⑥": "6", "⑦": "7", "⑧": "8", "⑨": "9",
+    "∆": r"\triangle ", "△": r"\triangle ", "∠": r"\angle ", "⊥": r"\perp ", "∥": r"\parallel ", "…": "...",
+    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
+    "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ", "Ω": r"\Omega ",
+    "ε": r"\epsilon ", "η": r"\eta ", "\t": " ", "\r": "\n", "\x0c": " ", "\u3000": " ", "\u00a0": " ",
+}
+_SUPERSCRIPTS = {c: str(i) for i, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")} | {"⁻": "-", "⁺": "+", "ⁿ": "n"}
+_SUBSCRIPTS = {c: str(i) for i, c in enumerate("₀₁₂₃₄₅₆₇₈₉")}
+_VULGAR = {c: unicodedata.normalize("NFKC", c).split("⁄") for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"}
+_SUP_RUN = re.compile("[" + "".join(_SUPERSCRIPTS) + "]+")
+_SUB_RUN = re.compile("[" + "".join(_SUBSCRIPTS) + "]+")
+_TABLE = str.maketrans(_CHARS | {c: rf"\frac{{{n}}}{{{d}}}" for c, (n, d) in _VULGAR.items()}
+                       | {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F) if chr(c) not in _CHARS})
+
+
+def visible(text: str) -> str:
+    """The text without characters nobody sees (zero-width, bidirectional, NUL, broken surrogates)."""
+    return text if text.isascii() and text.isprintable() else _INVISIBLE.sub("", text)
+
+
+def plain(text: str) -> str:
+    """One spelling for Unicode variants: full-width forms, minus signs, superscripts, vulgar fractions, Greek letters."""
+    text = visible(text)
+    if text.isascii():
+        return text.replace("\r", "\n").replace("\t", " ").replace("\x0c", " ")
+    text = _SUP_RUN.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
+    text = _SUB_RUN.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m.group()) + "}", text)
+    return text.translate(_TABLE)
+
+
+_MATH_DELIMITERS = re.compile(r"\\\[|\\\]|\\\(|\\\)|\$\$|(?<!\\)\$(?=\D*$)|^\$(?![\d\s.]+$)|`+|\*\*|__")
+_SPACING = re.compile(r"\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits|hfill)(?![A-Za-z])|~")
+_TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|bb)|mbox|hbox|operatorname\*?|"
+                           r"boldsymbol|bm|rm|bf|emph|underline|overline|widehat|ce)\s*\{([^{}]*)\}")
+
+
+def unwrap(text: str) -> str:
+    """Takes off what only dresses an answer: math delimiters, emphasis, `\\text{}`, LaTeX spacing, a final full stop."""
+    text = _SPACING.sub(" ", text)
+    for _ in range(3):
+        text, count = _TEXT_COMMAND.subn(r" \1 ", text)
+        if not count:
+            break
+    text = _MATH_DELIMITERS.sub(" ", text)
+    return " ".join(text.split()).strip(" .,;:!")
+
+
+def fold(text: str) -> str:
+    """The form words are compared in: plain, unwrapped, lower case, no articles in front, single spaces."""
+    text = unwrap(plain(text)).casefold().replace("\\", "").strip("\"'()[]{}")
+    return re.sub(r"^(?:the|a|an)\s+", "", " ".join(text.split()))
+
+
+def balanced(text: str, start: int, limit: int = MAX_CHARS) -> int:
+    """Index of the brace that closes the one at `start`, or -1 (unclosed, or further than `limit` away)."""
+    depth = 0
+    for index in range(start, min(len(text), start + limit)):
+        char = text[index]
+        if char == "{" and text[index - 1:index] != "\\":
+            depth += 1
+        elif char == "}" and text[index - 1:index] != "\\":
+            depth -= 1
+            if depth == 0:
+                return index
+    return -1
