@@ -216,11 +216,12 @@ class GRPOBatch:
     totals: Totals
     old_logp_NT: Tensor | None = None
     ref_logp_NT: Tensor | None = None
+    behaviour_logp_NT: Tensor | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = tuple(self.ids_NT.shape)
-        for name in ("mask_NT", "old_logp_NT", "ref_logp_NT"):
+        for name in ("mask_NT", "old_logp_NT", "ref_logp_NT", "behaviour_logp_NT"):
             _check(self, name, shape)
         for name in ("group_N", "adv_N"):
             _check(self, name, shape[:1])

@@ -229,35 +229,46 @@ def generate(
 
 
 def _arithmetic(rng: random.Random) -> tuple[str, str]:
-    """A bare expression of two to four small numbers, worked step by step. Text only: no picture, no colours."""
+    """A bare expression of two to six small numbers, worked step by step."""
     while True:
         first = rng.randint(0, rng.choice((HIGHEST, 3 * HIGHEST)))
-        terms = [("+", first)] + [(rng.choice("+-"), rng.randint(0, HIGHEST)) for _ in range(rng.randint(1, 3))]
+        terms = [("+", first)] + [(rng.choice("+-"), rng.randint(0, HIGHEST)) for _ in range(rng.randint(1, 5))]
         equations, _ = work(terms)
         if "=-" not in equations:
             expression = str(first) + "".join(f" {sign} {number}" for sign, number in terms[1:])
-            return f"Work out {expression}.", equations
+            return f"Work out {expression}.", f"So {equations}."
+
+
+def _algebra(rng: random.Random) -> tuple[str, str]:
+    """The same with names: a question, values given in words, and the worked equations."""
+    _, _, values, question = _draft("text", rng.choice(LEVELS), "train", rng)
+    return f"{question} I see {caption(values)}.", f"So {chain(values, question)[0]}."
+
+
+def _seen(rng: random.Random, kinds: Sequence[str], size: int) -> tuple[str, str, Image.Image]:
+    """A picture to describe; half of the time a question stands before, which is not answered, only its values are read."""
+    kind, _, values, question = _draft(rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng)
+    image = draw(kind, values, rng, size)
+    if rng.random() < 0.5:
+        return DESCRIBE, caption(values), image
+    return f"{question} {DESCRIBE}", f"I see {caption(values)}.", image
 
 
 def pretraining(
-    amount: int, *, seed: int, kinds: Sequence[str] = KINDS, mix: tuple[float, float, float] = (0.6, 0.15, 0.25), size: int = 56
+    amount: int, *, seed: int, kinds: Sequence[str] = KINDS, mix: tuple[float, float, float] = (0.6, 0.2, 0.2), size: int = 56
 ) -> Iterator[tuple[Problem, str]]:
-    """(problem, response) pairs that teach to see and to calculate, but never to answer a question about a figure.
+    """(problem, response) pairs that teach to see and to calculate, but never to answer a question about a picture.
 
-    `mix` weighs captions, look-ups of some of the values, and text-only arithmetic. Only `train` values occur.
+    `mix` weighs captions of pictures, bare arithmetic, and arithmetic on values named in the text (these two without picture).
+    Only `train` values occur in pictures.
     """
     for index in range(amount):
         rng = random.Random(f"pretraining/{seed}/{index}")
-        task = rng.choices(("caption", "lookup", "arithmetic"), mix)[0]
-        if task == "arithmetic":
-            question, response = _arithmetic(rng)
-            images: tuple[Image.Image, ...] = ()
+        task = rng.choices(("caption", "arithmetic", "algebra"), mix)[0]
+        images: tuple[Image.Image, ...] = ()
+        if task == "caption":
+            question, response, image = _seen(rng, kinds, size)
+            images = (image,)
         else:
-            values = dict(zip(COLOURS, rng.choice(combinations("train"))))
-            images = (draw(rng.choice(list(kinds)), values, rng, size),)
-            wanted = sorted(rng.sample(range(len(COLOURS)), rng.randint(1, 2))) if task == "lookup" else range(len(COLOURS))
-            names = [list(COLOURS)[place] for place in wanted]
-            question = DESCRIBE if task == "caption" else f"Read {' and '.join(names)}."
-            response = caption({name: values[name] for name in names})
-        answer = response.rpartition("=")[2]
-        yield Problem(f"pretraining-{seed}-{index}", question, answer, images, source="pretraining", meta={"task": task}), response
+            question, response = (_arithmetic if task == "arithmetic" else _algebra)(rng)
+        yield Problem(f"pretraining-{seed}-{index}", question, "", images, source="pretraining", meta={"task": task}), response

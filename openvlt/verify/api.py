@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from openvlt.types import Verdict
+from openvlt.types import UserError, Verdict
+from openvlt.verify import core, workers
+from openvlt.verify.core import Explanation
 from openvlt.verify.extraction import find
-from openvlt.verify.judge import judge
+
+DEADLINE_S = 0.5
+"""Seconds that a symbolic comparison may take in `verify` and `explain`."""
+_FIELDS = frozenset(("gold", "response", "choices", "answer_type"))
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """How a verdict came about: what was extracted and by which rule, how both sides were read, which rule decided."""
+def verify(gold: str, response: str, *, choices: Sequence[str] | None = None,
+           answer_type: str | None = None) -> Verdict:
+    """Whether the final answer of `response` means the same as `gold`.
 
-    verdict: Verdict
-    extracted: str | None
-    extraction_rule: str
-    decided_by: str
-    why: str
+    `choices` are the options of a multiple-choice question in order; `answer_type` is the source's own word for the kind of
+    answer ("list": order counts; "text": a gold that is a letter and an option's text is the text). Raises on no text.
+    """
+    return explain(gold, response, choices=choices, answer_type=answer_type).verdict
 
 
 def explain(gold: str, response: str, *, choices: Sequence[str] | None = None,
             answer_type: str | None = None) -> Explanation:
     """`verify` with its reasons."""
-    found = find(response, choices)
-    if found.text is None:
-        return Explanation(found.verdict, None, found.rule, "extraction", found.rule)
-    ruling = judge(gold, found.text, choices, answer_type)
-    return Explanation(ruling.verdict, found.text, found.rule, ruling.rule, ruling.why)
+    result = core.explain(gold, response, choices, answer_type)
+    return result if result.pending is None else _settled(result)
 
 
-def verify(gold: str, response: str, *, choices: Sequence[str] | None = None,
-           answer_type: str | None = None) -> Verdict:
-    """Whether the final answer of `response` means the same as `gold`; never raises on any text."""
-    return explain(gold, response, choices=choices, answer_type=answer_type).verdict
+def _settled(result: Explanation) -> Explanation:
+    (_, verdict), = workers.pool("symbolic", 1).map([result.pending], DEADLINE_S)
+    return replace(result, verdict=Verdict(verdict), why="by sympy in a worker process", pending=None)
 
 
 def extract(response: str, *, choices: Sequence[str] | None = None) -> str | None:
@@ -43,6 +43,41 @@ def extract(response: str, *, choices: Sequence[str] | None = None) -> str | Non
     return find(response, choices).text
 
 
-def verify_batch(items: Iterable[Any], *, workers: int, deadline_s: float) -> list[Verdict]:
-    """Verdicts in the order of `items`, each a (gold, response) pair or a mapping with verify's arguments."""
-    return [verify(**item) if isinstance(item, dict) else verify(*item) for item in items]
+def verify_batch(items: Iterable[Mapping[str, Any] | Sequence[str]], *, workers: int = 0, deadline_s: float = 1.0) -> list[Verdict]:
+    """One verdict per item, in order. An item is `(gold, response)` or a mapping with the arguments of `verify`.
+
+    `workers` processes judge side by side and are kept for the next call; with 0 typed comparison runs in this process and
+    only symbolic questions go to a worker. An item that takes longer than `deadline_s` or too much memory costs its worker
+    and gets TIMEOUT; the others are not touched. Raises UserError for an item of another form.
+    """
+    arguments = [_arguments(item, index) for index, item in enumerate(items)]
+    if workers < 0 or deadline_s <= 0:
+        raise UserError(f"verify_batch: workers={workers}, deadline_s={deadline_s}; give workers >= 0 and deadline_s > 0")
+    if workers:
+        results = _pool("judge", workers).map(arguments, deadline_s) if arguments else []
+    else:
+        results = [_told(core.explain(**item)) for item in arguments]
+    open_ones = [index for index, (kind, _) in enumerate(results) if kind == "pending"]
+    if open_ones:
+        answers = _pool("symbolic", 1).map([results[index][1] for index in open_ones], deadline_s)
+        for index, answer in zip(open_ones, answers, strict=True):
+            results[index] = answer
+    return [Verdict(verdict) for _, verdict in results]
+
+
+_pool = workers.pool
+
+
+def _told(result: Explanation) -> tuple[str, Any]:
+    return ("done", result.verdict.value) if result.pending is None else ("pending", result.pending)
+
+
+def _arguments(item: Mapping[str, Any] | Sequence[str], index: int) -> dict[str, Any]:
+    if isinstance(item, Mapping):
+        if not {"gold", "response"} <= item.keys() <= _FIELDS:
+            raise UserError(f"verify_batch: item {index} has the keys {sorted(item)}; allowed are {sorted(_FIELDS)}, "
+                            "of which gold and response must be there")
+        return dict(item)
+    if isinstance(item, str) or len(item) != 2:
+        raise UserError(f"verify_batch: item {index} must be (gold, response) or a mapping of verify's arguments, got {item!r:.80}")
+    return {"gold": item[0], "response": item[1]}

@@ -20,6 +20,8 @@ CONSTANTS = {"pi": "pi", "e": "e", "i": "i"}
 GREEK = frozenset("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau "
                   "phi varphi chi psi omega Delta Omega Gamma Sigma Phi Theta Lambda ell hbar".split())
 _NAMES = {**{f: "f" for f in (*FUNCTIONS, *RECIPROCALS, "log", "lg")}, "pi": "c"}
+MATH_WORDS = frozenset(_NAMES)
+_PROSE = frozenset("or and to is of if in at by no on so as we it an the are but not for yes out per was".split())
 _WORD_PARTS = re.compile("|".join(sorted(_NAMES, key=len, reverse=True)) + "|[A-Za-z]")
 _TOKEN = re.compile(
     r"\s+|(?P<num>(?:\d{1,3}(?:(?:,|\{,\}|\s)\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4}(?![\w.]))?|\.\d+)"
@@ -54,7 +56,7 @@ def _split_word(word: str) -> list[tuple[str, str]]:
     """`xcosx` into x, cos, x; a run of more than three plain letters is prose (four capitals name a figure)."""
     parts = _WORD_PARTS.findall(word)
     letters = sum(len(part) == 1 for part in parts)
-    if letters > (4 if word.isupper() else 3):
+    if letters > (4 if word.isupper() else 3) or word.lower() in _PROSE:
         raise Unreadable(f"{word!r} is a word")
     return [("cmd", "\\" + part) if part in _NAMES else ("let", part) for part in parts]
 
@@ -139,8 +141,8 @@ class Parser:
         is_fraction = self.peek() == "\\frac"
         factor = self.power()
         whole, part = factors[-1], exact(factor) if is_fraction and before[0] == "num" else None
-        if part is not None and 0 < part < 1 and whole[0] in ("num", "mul") and before[1].isdigit():
-            factors[-1] = ("add", whole, factor) if whole[0] == "num" else ("mul", whole[1], ("add", whole[2], factor))
+        if part is not None and 0 < part < 1 and whole[0] == "num" and before[1].isdigit():
+            factors[-1] = ("num", whole[1] + (part if whole[1] >= 0 else -part))
         else:
             factors.append(factor)
 
@@ -148,11 +150,7 @@ class Parser:
         minus = False
         while self.peek() in ("+", "-"):
             minus ^= self.take() == "-"
-        node = self.product_of_power() if minus else self.power()
-        return negate(node) if minus else node
-
-    def product_of_power(self) -> Node:
-        return self.power()
+        return negate(self.power()) if minus else self.power()
 
     def power(self) -> Node:
         node = self.postfix()
@@ -238,8 +236,8 @@ class Parser:
             return ("call", "binom", self.group(single_digit=True), self.group(single_digit=True))
         if name == "sqrt":
             return self.root()
-        if name in ("pi",):
-            return ("const", "pi")
+        if name in ("pi", "infty"):
+            return ("const", "pi" if name == "pi" else "oo")
         if name in GREEK:
             return self.named(name.removeprefix("var"))
         if name in ("angle", "triangle", "measuredangle"):
@@ -304,7 +302,7 @@ class Parser:
 
 
 _COMMANDS = frozenset(("frac", "dfrac", "tfrac", "cfrac", "binom", "dbinom", "tbinom", "angle", "triangle",
-                       "measuredangle", *_NAMES, *GREEK))
+                       "measuredangle", "infty", *_NAMES, *GREEK))
 
 
 def call(name: str, argument: Node, base: Node | None) -> Node:

@@ -13,7 +13,7 @@ from typing import Any
 
 MAX_BITS = 4_096
 """Largest numerator or denominator, in bits; about 1,200 digits."""
-MAX_EXPONENT = 1_000
+MAX_EXPONENT = 4_096
 MAX_FACTORIAL = 170
 Node = tuple[Any, ...]
 
@@ -60,7 +60,7 @@ def power(base: Fraction, exponent: Fraction) -> Fraction | None:
     if base == 0 and exponent <= 0:
         raise Undefined("zero to a power that isn't positive")
     if abs(exponent) > MAX_EXPONENT and base not in (0, 1, -1):
-        raise Unreadable("an exponent above 1,000")
+        raise Unreadable("an exponent above 4,096")
     if exponent.denominator > 60:
         return None
     if (_bits(base) - 1) * abs(exponent) > MAX_BITS:
@@ -188,7 +188,7 @@ def _evaluate(node: Node, at: Mapping[str, Any], backend: Any) -> Any:
         return math.prod(values[1:], start=values[0])
     if kind == "pow":
         if abs(values[1]) > MAX_EXPONENT:
-            raise Undefined("an exponent above 1,000")
+            raise Undefined("an exponent above 4,096")
         return values[0] ** values[1]
     if kind == "pct":
         return values[0] / 100

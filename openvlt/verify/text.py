@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 MAX_CHARS = 2_000
 """Longest answer text that is ever looked into; a final answer is short, so anything longer is nobody's answer."""
+
+_SHORT = 300
 
 # Zero-width, bidirectional, soft-hyphen, byte-order and replacement characters: invisible, so never part of an answer.
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e"
@@ -49,26 +52,51 @@ def plain(text: str) -> str:
     return text.translate(_TABLE)
 
 
-_MATH_DELIMITERS = re.compile(r"\\\[|\\\]|\\\(|\\\)|\$\$|(?<!\\)\$(?=\D*$)|^\$(?![\d\s.]+$)|`+|\*\*|__")
-_SPACING = re.compile(r"\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits|hfill)(?![A-Za-z])|~")
-_TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|bb)|mbox|hbox|operatorname\*?|"
-                           r"boldsymbol|bm|rm|bf|emph|underline|overline|widehat|ce)\s*\{([^{}]*)\}")
+_MATH_PAIR = re.compile(r"(\$\$?)((?:[^$]){1,400}?)\1(?!\d)")
+_DELIMITERS = re.compile(r"\\\[|\\\]|\\\(|\\\)|\$\$|\$(?!\s?[\d.])|`+|\*\*|__|\\(?:begin|end)\{(?:equation|align|gather|math)\*?\}")
+_SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|hfill|hspace\{[^{}]*\})"
+                      r"(?![A-Za-z])|~|\\\\(?=\s*$)")
+_TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|bb|bfit)|mbox|hbox|operatorname\*?|"
+                           r"boldsymbol|bm|rm|bf|it|emph|underline|widehat|hat|vec|overrightarrow|ce|mathop|pmb)\s*\{([^{}]*)\}")
+_OLD_FONT = re.compile(r"\{\s*\\(?:rm|bf|it|cal)\s+([^{}]*)\}")
 
 
 def unwrap(text: str) -> str:
     """Takes off what only dresses an answer: math delimiters, emphasis, `\\text{}`, LaTeX spacing, a final full stop."""
-    text = _SPACING.sub(" ", text)
-    for _ in range(3):
-        text, count = _TEXT_COMMAND.subn(r" \1 ", text)
-        if not count:
-            break
-    text = _MATH_DELIMITERS.sub(" ", text)
-    return " ".join(text.split()).strip(" .,;:!")
+    if "\\" in text or "~" in text:
+        text = _SPACING.sub(" ", text)
+        for _ in range(3):
+            text, count = _TEXT_COMMAND.subn(r" \1 ", text)
+            if not count:
+                break
+        text = _OLD_FONT.sub(r" \1 ", text).replace("\\$", "＄")
+    if not text.isalnum():
+        text = _DELIMITERS.sub(" ", _MATH_PAIR.sub(r" \2 ", text)).replace("＄", "$")
+    return " ".join(text.split()).lstrip(" ,;:").rstrip(" .,;:")
+
+
+def clean(text: str) -> str:
+    """`unwrap(plain(text))`, remembered for short texts: an answer is looked at by several rules."""
+    return _clean(text) if len(text) <= _SHORT else unwrap(plain(text))
+
+
+@lru_cache(maxsize=16_384)
+def _clean(text: str) -> str:
+    return unwrap(plain(text))
 
 
 def fold(text: str) -> str:
-    """The form words are compared in: plain, unwrapped, lower case, no articles in front, single spaces."""
-    text = unwrap(plain(text)).casefold().replace("\\", "").strip("\"'()[]{}")
+    """The form words are compared in: clean, lower case, no articles in front, no quotes or brackets around."""
+    return _fold(text) if len(text) <= _SHORT else _folded(text)
+
+
+@lru_cache(maxsize=16_384)
+def _fold(text: str) -> str:
+    return _folded(text)
+
+
+def _folded(text: str) -> str:
+    text = clean(text).casefold().replace("\\", "").strip("\"'()[]{}")
     return re.sub(r"^(?:the|a|an)\s+", "", " ".join(text.split()))
 
 

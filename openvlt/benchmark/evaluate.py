@@ -1,0 +1,92 @@
+"""Scoring a model on problems: greedy or sampled answers, verdicts, accuracy with its interval."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openvlt.benchmark.statistics import wilson
+from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.source import Selection, Source
+from openvlt.model.load import VLM
+from openvlt.reward.accuracy import judge
+from openvlt.rollout.generator import Generator, Sampling
+from openvlt.types import Completion, Problem, UserError, Verdict, unique_ids
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`conf/evaluation`: which problems, how to decode, `batch` problems at a time. One answer per problem."""
+
+    generator: Generator
+    prompt: PromptStyle
+    selection: Selection
+    sampling: Sampling
+    batch: int = 256
+    workers: int = 0
+    deadline_s: float = 5.0
+
+    def run(self, vlm: VLM, source: Source, *, seed: int, rows: Path | None = None) -> dict[str, Any]:
+        """Accuracy, interval, verdicts and lengths, overall and per level; each row goes to the JSONL file `rows`."""
+        problems = source.problems(self.selection, seed)
+        if not problems:
+            raise UserError("the evaluation set is empty; check the data and its split")
+        unique_ids(problems, "evaluation")
+        answers = list(self._answers(vlm, problems, seed))
+        verdicts = judge(problems, answers, workers=self.workers, deadline_s=self.deadline_s)
+        if rows is not None:
+            write_rows(rows, problems, answers, verdicts)
+        return summary(problems, answers, verdicts)
+
+    def _answers(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> Iterator[Completion]:
+        renderer = Renderer(vlm.processor, self.prompt)
+        for start in range(0, len(problems), self.batch):
+            part = problems[start : start + self.batch]
+            yield from self.generator.generate(vlm, part, renderer.prompts(part), self.sampling, seed)
+
+
+def summary(
+    problems: Sequence[Problem], answers: Sequence[Completion], verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
+    """Counts and shares of one evaluation; `levels` holds the same for each difficulty there is."""
+    right = [verdict is Verdict.CORRECT for verdict in verdicts]
+    by_level: dict[int, list[bool]] = defaultdict(list)
+    for problem, correct in zip(problems, right, strict=True):
+        if problem.level is not None:
+            by_level[problem.level].append(correct)
+    return {
+        **accuracy(right),
+        "verdicts": {verdict.value: count for verdict, count in Counter(verdicts).items()},
+        "length": sum(len(answer.token_ids) for answer in answers) / len(answers),
+        "finished": sum(answer.finished for answer in answers) / len(answers),
+        "levels": {str(level): accuracy(rows) for level, rows in sorted(by_level.items())},
+    }
+
+
+def accuracy(right: Sequence[bool]) -> dict[str, Any]:
+    """`accuracy`, `correct`, `n` and Wilson's 95 % `interval`."""
+    correct, n = sum(right), len(right)
+    return {"accuracy": correct / n, "correct": correct, "n": n, "interval": list(wilson(correct, n))}
+
+
+def write_rows(
+    file: Path, problems: Sequence[Problem], answers: Sequence[Completion], verdicts: Sequence[Verdict]
+) -> None:
+    """One JSON line per answer: id, question, gold, response, verdict, tokens."""
+    with file.open("w") as lines:
+        for problem, answer, verdict in zip(problems, answers, verdicts, strict=True):
+            row = {
+                "id": problem.id,
+                "level": problem.level,
+                "question": problem.question,
+                "gold": problem.answer,
+                "response": answer.text,
+                "verdict": verdict.value,
+                "tokens": len(answer.token_ids),
+                "finished": answer.finished,
+            }
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,95 @@
+"""What every source of problems offers, and the two sources that need no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from openvlt.data import digits, figures
+from openvlt.types import Problem, Trace, UserError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which problems a stage wants. `amount` None: all there are; `levels` None: every difficulty; `sources` weighs a mixture's parts."""
+
+    amount: int | None = None
+    levels: tuple[int, ...] | None = None
+    sources: Mapping[str, float] | None = None
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.amount is not None and self.amount < 1:
+            raise UserError(f"amount={self.amount} asks for no problems; give a positive number, or null for all there are")
+
+
+class Source(Protocol):
+    """`problems` gives the selected problems in an order that `seed` decides; the same arguments give the same problems.
+
+    Splits are `train`, `val` and `test`; a source without held-out rows says so when asked for them.
+    """
+
+    def problems(self, selection: Selection, seed: int) -> list[Problem]: ...
+
+
+def _no_mixture(selection: Selection, name: str) -> None:
+    if selection.sources is not None:
+        raise UserError(f"data={name} is one source; sources={dict(selection.sources)} needs a mixture such as data=openvlthinker")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """`conf/data/figures.yaml`: generated bars, shapes and tables (see `openvlt.data.figures`)."""
+
+    kinds: tuple[str, ...] = figures.KINDS
+    levels: tuple[int, ...] = figures.LEVELS
+    size: int = 56
+
+    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+        """See `Source`; without an amount, 1,000."""
+        _no_mixture(selection, "figures")
+        return figures.generate(
+            1000 if selection.amount is None else selection.amount,
+            split=selection.split,
+            seed=seed,
+            kinds=self.kinds,
+            levels=selection.levels or self.levels,
+            size=self.size,
+        )
+
+    def lessons(self, amount: int, seed: int) -> list[Trace]:
+        """What the embedded base model is pretrained on: captions, look-ups, arithmetic; never an answer to a question."""
+        items = figures.pretraining(amount, seed=seed, kinds=self.kinds, size=self.size)
+        return [Trace(problem, response, "pretraining") for problem, response in items]
+
+
+@dataclass(frozen=True)
+class Digits:
+    """`conf/data/digits.yaml`: scikit-learn's handwritten digits, three to a picture (see `openvlt.data.digits`)."""
+
+    levels: tuple[int, ...] = figures.LEVELS
+    size: int = 56
+
+    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+        """See `Source`; without an amount, 1,000."""
+        _no_mixture(selection, "digits")
+        return digits.generate(
+            1000 if selection.amount is None else selection.amount,
+            split=selection.split,
+            seed=seed,
+            levels=selection.levels or self.levels,
+            size=self.size,
+        )
+
+    def lessons(self, amount: int, seed: int) -> list[Trace]:
+        """As `Figures.lessons`, with digits."""
+        items = digits.pretraining(amount, seed=seed, size=self.size)
+        return [Trace(problem, response, "pretraining") for problem, response in items]
+
+
+def check_amount(problems: Sequence[Problem], selection: Selection, where: str) -> list[Problem]:
+    """The first `amount` of the problems. Raises UserError when there are fewer."""
+    if selection.amount is not None and selection.amount > len(problems):
+        raise UserError(f"{where}: {selection.amount} problems wanted, {len(problems)} there; lower the amount or add data")
+    return list(problems[: selection.amount])

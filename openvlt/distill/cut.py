@@ -1,0 +1,35 @@
+"""Making a verified trace shorter before it is imitated: cut its reflections, drop it when long, or leave it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_PARTS = re.compile(r"^(?P<open>\s*<think>)(?P<thought>.*?)(?P<rest></think>.*)$", re.DOTALL)
+KEYWORDS = ("Wait", "But wait", "But the question", "Hmm", "Alternatively", "Let me double-check", "Let me verify")
+
+
+def reflections(trace: str, *, keywords: Sequence[str] = KEYWORDS) -> str | None:
+    """The trace up to its first reflection, with its final answer kept (paper, section 3: split at keywords, drop what follows).
+
+    A keyword counts where a sentence starts with it. A trace that would lose all of its reasoning is dropped (None).
+    """
+    parts = _PARTS.match(trace)
+    if parts is None:
+        return trace
+    starts = "|".join(re.escape(keyword) for keyword in sorted(keywords, key=len, reverse=True))
+    found = re.search(rf"(?:^|(?<=[.!?\n])\s*|(?<=[.!?])\s+)(?:{starts})\b", parts["thought"])
+    if found is None:
+        return trace
+    kept = parts["thought"][: found.start()].rstrip()
+    return f"{parts['open']}{kept}{parts['rest']}" if kept.strip() else None
+
+
+def long_traces(trace: str, *, max_words: int = 500) -> str | None:
+    """The trace, or None when it has more than `max_words` words (the paper's alternative filter)."""
+    return trace if len(trace.split()) <= max_words else None
+
+
+def nothing(trace: str) -> str:
+    """The trace as it is (the paper's unfiltered control)."""
+    return trace

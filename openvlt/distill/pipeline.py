@@ -1,0 +1,112 @@
+"""Distillation: propose -> verify -> cut -> select -> write. What was proposed is on disk before anything is decided about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from openvlt.data.table import problem_row
+from openvlt.distill.teacher import Proposal, Teacher
+from openvlt.model.load import VLM
+from openvlt.types import Problem, UserError, Verdict, unique_ids
+from openvlt.verify import verify_batch
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """`conf/distill/*.yaml`: `samples` candidates per problem by `teacher`, those with the right answer are cut, one is selected.
+
+    `cut(trace)` may shorten or drop (None); `select(traces, rng)` picks among a problem's distinct survivors. `batch` problems are
+    proposed for at a time, and a finished batch is never asked for again.
+    """
+
+    teacher: Teacher
+    cut: Callable[[str], str | None]
+    select: Callable[[Sequence[str], random.Random], list[str]]
+    samples: int = 4
+    batch: int = 256
+    workers: int = 0
+    deadline_s: float = 5.0
+
+    def run(self, vlm: VLM, problems: Sequence[Problem], *, folder: Path, seed: int) -> dict[str, Any]:
+        """Writes `proposals.jsonl`, `traces.jsonl` (rows of data=jsonl plus `response`), `images/`; returns the counts.
+
+        Raises UserError when not one trace survives.
+        """
+        unique_ids(problems, "distillation")
+        folder.mkdir(parents=True, exist_ok=True)
+        proposals = self._propose(vlm, problems, folder / "proposals.jsonl", seed)
+        verdicts = self._verify(problems, proposals)
+        counts: Counter[str] = Counter(verdict.value for row in verdicts for verdict in row)
+        rows = []
+        for problem, group, judged in zip(problems, proposals, verdicts, strict=True):
+            right = [item.response for item, verdict in zip(group, judged, strict=True) if verdict is Verdict.CORRECT]
+            kept = list(dict.fromkeys(cut for cut in map(self.cut, right) if cut is not None))
+            counts["solved_problems"] += bool(right)
+            counts["dropped_by_cut"] += len(right) > 0 and not kept
+            if kept:
+                chosen = self.select(kept, random.Random(f"select|{seed}|{problem.id}"))
+                rows += [problem_row(problem, folder) | {"response": response} for response in chosen]
+        self._check(rows, counts)
+        _write(folder / "traces.jsonl", rows)
+        words = sum(len(row["response"].split()) for row in rows) / len(rows)
+        return {"problems": len(problems), "traces": len(rows), "mean_words": words, **counts}
+
+    def _check(self, rows: list[dict[str, Any]], counts: Counter[str]) -> None:
+        if not rows:
+            raise UserError(
+                f"distillation kept no trace (verdicts: {dict(counts)}); look at proposals.jsonl, then use a better teacher, "
+                "easier problems or more samples"
+            )
+
+    def _propose(self, vlm: VLM, problems: Sequence[Problem], file: Path, seed: int) -> list[list[Proposal]]:
+        known = _read(file)
+        waiting = [problem for problem in problems if problem.id not in known]
+        for start in range(0, len(waiting), self.batch):
+            part = waiting[start : start + self.batch]
+            groups = self.teacher.propose(vlm, part, self.samples, seed)
+            with file.open("a") as lines:
+                for problem, group in zip(part, groups, strict=True):
+                    row = {"id": problem.id, "proposals": [asdict(item) for item in group]}
+                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    known[problem.id] = group
+        return [known[problem.id] for problem in problems]
+
+    def _verify(self, problems: Sequence[Problem], proposals: Sequence[Sequence[Proposal]]) -> list[list[Verdict]]:
+        items = [
+            {
+                "gold": problem.answer,
+                "response": item.response,
+                "choices": problem.choices,
+                "answer_type": problem.answer_type,
+            }
+            for problem, group in zip(problems, proposals, strict=True)
+            for item in group
+        ]
+        flat = iter(verify_batch(items, workers=self.workers, deadline_s=self.deadline_s))
+        return [[next(flat) for _ in group] for group in proposals]
+
+
+def _read(file: Path) -> dict[str, list[Proposal]]:
+    """Proposals written so far, by problem id; a half-written last line is cut off, so that appending stays safe."""
+    if not file.is_file():
+        return {}
+    text = file.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        file.write_text(whole)
+    rows = map(json.loads, whole.splitlines())
+    return {row["id"]: [Proposal(**item) for item in row["proposals"]] for row in rows}
+
+
+def _write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    aside = file.with_suffix(".tmp")
+    with aside.open("w") as lines:
+        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    os.replace(aside, file)

@@ -1,0 +1,95 @@
+"""What a rollout is measured by. Every quantity is defined in docs/metrics.md."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from openvlt.grpo.advantage import group_mean
+from openvlt.types import Rollouts, Verdict
+
+
+def rollout_metrics(rollouts: Rollouts, *, generate_s: float, reward_s: float) -> dict[str, float]:
+    """Numbers of one rollout: reward, spread, share of dropped groups, lengths, verdicts, speed."""
+    length_N = rollouts.mask_NT.sum(1).float()
+    reward_N, rows = rollouts.reward_N, len(rollouts.completions)
+    spread_N = (reward_N - group_mean(reward_N, rollouts.group_N)).square()
+    verdicts = Counter(rollouts.verdicts)
+    right_N = length_N.new_tensor([verdict is Verdict.CORRECT for verdict in rollouts.verdicts]).bool()
+    return {
+        "reward": float(reward_N.mean()),
+        "reward_group_std": float(group_mean(spread_N, rollouts.group_N).sqrt().mean()),
+        "dropped_groups": float((~rollouts.keep_N).float().mean()),
+        "length": float(length_N.mean()),
+        "length_correct": float(length_N[right_N].mean()) if right_N.any() else float("nan"),
+        "length_other": float(length_N[~right_N].mean()) if (~right_N).any() else float("nan"),
+        "finished": sum(completion.finished for completion in rollouts.completions) / rows,
+        **{f"reward_{name}": float(term_N.nanmean()) for name, term_N in rollouts.rewards.items()},
+        **{f"verdict_{verdict.value}": verdicts[verdict] / rows for verdict in Verdict},
+        "generate_s": generate_s,
+        "reward_s": reward_s,
+        "tokens_per_s": float(length_N.sum()) / max(generate_s, 1e-9),
+    }
+
+
+class Transcripts:
+    """Keeps what the policy said: `per_rollout` groups of each rollout, one JSON line per completion, Parquet at the end."""
+
+    def __init__(self, folder: Path, per_rollout: int) -> None:
+        self.lines, self.table = folder / "rollouts.jsonl", folder / "rollouts.parquet"
+        self.per_rollout = per_rollout
+
+    def drop_after(self, step: int) -> None:
+        """Forgets rollouts of steps that are about to be made again after a restart."""
+        rows = [row for row in self._rows() if row["step"] < step]
+        self.lines.unlink(missing_ok=True)
+        self._append(rows)
+
+    def add(self, rollouts: Rollouts, step: int) -> None:
+        """Appends the first groups of a rollout."""
+        rows = []
+        for row, group in enumerate(rollouts.group_N.tolist()):
+            if group < self.per_rollout:
+                rows.append(_transcript(rollouts, row, group, step))
+        self._append(rows)
+
+    def close(self) -> None:
+        """Turns the lines into one Parquet file."""
+        import pyarrow as arrow
+        from pyarrow import parquet
+
+        if rows := self._rows():
+            aside = self.table.with_suffix(".tmp")
+            parquet.write_table(arrow.Table.from_pylist(rows), aside)
+            os.replace(aside, self.table)
+        self.lines.unlink(missing_ok=True)
+
+    def _append(self, rows: list[dict[str, Any]]) -> None:
+        with self.lines.open("a") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.lines.is_file():
+            return []
+        whole = [line for line in self.lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [json.loads(line) for line in whole]
+
+
+def _transcript(rollouts: Rollouts, row: int, group: int, step: int) -> dict[str, Any]:
+    problem, completion = rollouts.problems[group], rollouts.completions[row]
+    return {
+        "step": step,
+        "problem": problem.id,
+        "question": problem.question,
+        "gold": problem.answer,
+        "response": completion.text,
+        "tokens": len(completion.token_ids),
+        "finished": completion.finished,
+        "verdict": rollouts.verdicts[row].value,
+        "reward": float(rollouts.reward_N[row]),
+        "advantage": float(rollouts.adv_N[row]),
+        "kept": bool(rollouts.keep_N[row]),
+    }

@@ -1,0 +1,81 @@
+"""Supervised fine-tuning: the Lightning module and the settings that `conf/sft/*.yaml` fill in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from openvlt.data.order import batch_rows
+from openvlt.data.render import PromptStyle, Renderer
+from openvlt.model.load import VLM
+from openvlt.model.logprob import completion_logp
+from openvlt.sft.loss import nll
+from openvlt.trainer.fit import Fit
+from openvlt.trainer.module import Optimisation, StepModule
+from openvlt.types import SFTBatch, Trace, UserError
+
+
+class SFTModule(StepModule):
+    """Score the responses, take the loss, return."""
+
+    def __init__(self, vlm: VLM, optimisation: Optimisation, steps: int, micro_batch: int) -> None:
+        super().__init__(vlm, optimisation, steps)
+        self.micro_batch = micro_batch
+
+    def split(self, batch: SFTBatch) -> Iterator[tuple[SFTBatch, int]]:
+        tokens = int(batch.mask_NT.sum())
+        for start in range(0, len(batch.prompts), self.micro_batch):
+            rows = slice(start, start + self.micro_batch)
+            prompts = batch.prompts.select(range(len(batch.prompts))[rows])
+            yield SFTBatch(prompts.to(self.device), batch.ids_NT[rows], batch.mask_NT[rows]), tokens
+
+    def loss(self, part: tuple[SFTBatch, int]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        batch, tokens = part
+        group_N = torch.arange(len(batch.prompts), device=self.device)
+        logp_NT, entropy_NT = completion_logp(self.vlm, batch.prompts, batch.ids_NT, batch.mask_NT, group_N)
+        return nll(logp_NT, batch.mask_NT, tokens), {"entropy": entropy_NT.sum() / tokens}
+
+
+@dataclass(frozen=True)
+class SFT:
+    """`conf/sft/*.yaml`. Batches are `batch_size` traces per optimiser step, computed `micro_batch` at a time."""
+
+    fit: Fit
+    prompt: PromptStyle
+    optimizer: Callable[..., list[Optimizer]]
+    scheduler: Callable[..., Any]
+    epochs: int = 1
+    batch_size: int = 32
+    micro_batch: int = 32
+    warmup: float = 0.1
+    clip: float = 1.0
+    max_tokens: int = 2048
+
+    def steps(self, traces: int) -> int:
+        """Optimiser steps for this many traces; the last batch of an epoch may be smaller."""
+        return self.epochs * math.ceil(traces / self.batch_size)
+
+    def train(self, vlm: VLM, traces: Sequence[Trace], *, folder: Path, seed: int, title: str = "sft") -> None:
+        """Trains `vlm` in place on the traces, resuming from `folder/last.ckpt`. Raises UserError on too few traces."""
+        if len(traces) < self.batch_size:
+            raise UserError(
+                f"{title}: batch_size={self.batch_size} is larger than the data ({len(traces)} traces); lower sft.batch_size or "
+                "make more traces"
+            )
+        renderer = Renderer(vlm.processor, self.prompt)
+        optimisation = Optimisation(self.optimizer, self.scheduler, self.warmup, self.clip)
+        module = SFTModule(vlm, optimisation, self.steps(len(traces)), self.micro_batch)
+        vlm.model.train()
+
+        def make(step: int) -> SFTBatch:
+            picked = batch_rows(len(traces), self.batch_size, step, seed)
+            return renderer.sft_batch([traces[row] for row in picked], self.max_tokens)
+
+        self.fit.run(module, make, folder, title=title, ahead=True)

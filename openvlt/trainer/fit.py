@@ -1,0 +1,210 @@
+"""Running a module to its last step: Lightning's trainer, a resumable checkpoint, metrics on disk, a progress bar."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from openvlt.trainer.module import StepModule
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`conf/trainer/*.yaml`. `checkpoint_every` optimiser steps a resumable `last.ckpt` is written; `loggers` and `callbacks` are Lightning's.
+
+    `workers` prepare batches that don't depend on the policy (images of SFT data) ahead of time.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    precision: str = "32-true"
+    strategy: str = "auto"
+    checkpoint_every: int = 20
+    workers: int = 0
+    progress: bool = True
+    loggers: tuple[Any, ...] = ()
+    callbacks: tuple[Any, ...] = ()
+
+    def run(
+        self,
+        module: StepModule,
+        make: Callable[[int], Any],
+        folder: Path,
+        *,
+        title: str,
+        boundary: int = 1,
+        ahead: bool = False,
+    ) -> None:
+        """Trains to `module.steps`, from `folder/last.ckpt` if there is one. `make(k)` gives the batch of step k.
+
+        A checkpoint falls on multiples of `boundary` steps only. `ahead` lets workers make batches before they are needed.
+        """
+        last = folder / "last.ckpt"
+        workers = self.workers if ahead else 0
+        loader = DataLoader(_Steps(make, module.steps), sampler=_Remaining(module), batch_size=None, num_workers=workers)
+        every = max(1, self.checkpoint_every // boundary) * boundary
+        callbacks = [_Metrics(folder / "metrics.csv"), _Checkpoint(last, every), *self.callbacks]
+        trainer = self._trainer([*callbacks, _Bar(title)] if self.progress else callbacks)
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(module, loader, ckpt_path=last if last.is_file() else None, weights_only=False)
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stop
+        finally:
+            if sys.is_finalizing() is False and _in_main_thread():
+                signal.signal(signal.SIGINT, handler)
+
+    def _trainer(self, callbacks: list[Callback]) -> lightning.Trainer:
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        return lightning.Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            precision=self.precision,
+            strategy=self.strategy,
+            max_epochs=1,
+            callbacks=callbacks,
+            logger=list(self.loggers),
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+class _Steps(Dataset):
+    """Batch k is whatever `make(k)` returns; with a known length Lightning asks for it only when it is due."""
+
+    def __init__(self, make: Callable[[int], Any], steps: int) -> None:
+        self.make, self.steps = make, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Any:
+        return self.make(step)
+
+
+class _Remaining(Sampler[int]):
+    """The steps from the module's version on: 0 in a fresh run, the next one after a restart."""
+
+    def __init__(self, module: StepModule) -> None:
+        self.module = module
+
+    def __len__(self) -> int:
+        return self.module.steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.module.version, self.module.steps))
+
+
+class _Metrics(Callback):
+    """Appends one row per optimiser step to metrics.csv; after a restart the rows past the checkpoint are dropped first."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_start(self, trainer: lightning.Trainer, module: StepModule) -> None:
+        if self.file.is_file():
+            kept = [row for row in read_metrics(self.file) if row["step"] <= module.version]
+            self.file.unlink()
+            for row in kept:
+                self._append(row)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
+        row = {"step": module.version, **module.metrics}
+        self._append(row)
+        for logger in trainer.loggers:
+            logger.log_metrics(module.metrics, module.version)
+
+    def _append(self, row: dict[str, float]) -> None:
+        new = not self.file.is_file()
+        with self.file.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """Rows of a metrics.csv; a half-written last line is left out."""
+    with file.open(newline="") as lines:
+        return [
+            {name: float(value) for name, value in row.items()} for row in csv.DictReader(lines) if None not in row.values()
+        ]
+
+
+class _Checkpoint(Callback):
+    """Writes last.ckpt beside itself and renames it, so that a kill at any moment leaves a whole one."""
+
+    def __init__(self, file: Path, every: int) -> None:
+        self.file, self.every = file, every
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
+        if module.version % self.every == 0:
+            aside = self.file.with_suffix(".tmp")
+            trainer.save_checkpoint(aside)
+            if trainer.is_global_zero:
+                os.replace(aside, self.file)
+
+
+class _Bar(Callback):
+    """A progress bar with the latest metrics and the time left; plain lines where the output is no terminal."""
+
+    SHOWN = ("reward", "length", "loss")
+
+    def __init__(self, title: str) -> None:
+        self.title, self.bar, self.task = title, None, None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: StepModule) -> None:
+        console = Console()
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+        )
+        self.bar = Progress(*columns, console=console) if console.is_terminal else None
+        self.lines = max(1, module.steps // 5)
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=module.steps, completed=module.version, metrics="")
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
+        text = "  ".join(f"{name} {module.metrics[name]:.3g}" for name in self.SHOWN if name in module.metrics)
+        if self.bar:
+            self.bar.update(self.task, completed=module.version, metrics=text)
+        elif module.version % self.lines == 0 or module.version == module.steps:
+            print(f"{self.title:<14} step {module.version}/{module.steps}  {text}", flush=True)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: StepModule) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def on_exception(self, trainer: lightning.Trainer, module: StepModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, module)

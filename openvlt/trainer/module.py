@@ -1,0 +1,92 @@
+"""What SFT and GRPO share: one optimiser step per `training_step`, split into micro-batches that don't change its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from openvlt.model.load import VLM
+from openvlt.trainer.optimizer import schedule
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights move: `optimizer(named parameters)` gives a list, `scheduler` is a transformers schedule, `warmup` a share of steps."""
+
+    optimizer: Callable[..., list[Optimizer]]
+    scheduler: Callable[..., Any]
+    warmup: float = 0.0
+    clip: float = 1.0
+
+
+class StepModule(lightning.LightningModule):
+    """Glue around a pure loss. Subclasses say how a batch splits (`split`) and what one part's share of the loss is (`loss`).
+
+    `version` counts optimiser steps; it names the policy that generated a batch and the step to continue from after a restart.
+    """
+
+    automatic_optimization = False
+
+    def __init__(self, vlm: VLM, optimisation: Optimisation, steps: int) -> None:
+        super().__init__()
+        self.model, self.vlm = vlm.model, vlm
+        self.optimisation, self.steps = optimisation, steps
+        self.version = 0
+        self.metrics: dict[str, float] = {}
+
+    def split(self, batch: Any) -> Iterable[Any]:
+        """Micro-batches of one optimiser step."""
+        raise NotImplementedError
+
+    def loss(self, part: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """This part's share of the step's loss, and sums to log (already divided by the step's totals)."""
+        raise NotImplementedError
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches stay where they were made: only one micro-batch at a time goes to the device."""
+        return batch
+
+    def training_step(self, batch: Any, index: int) -> None:
+        sums: dict[str, Tensor] = {}
+        for part in self.split(batch):
+            loss, shares = self.loss(part)
+            self.manual_backward(loss)
+            for name, value in {"loss": loss.detach(), **shares}.items():
+                sums[name] = sums.get(name, 0.0) + value
+        norm = self._step()  # also without a part: schedules and ranks stay in step, weights without gradient stay as they are
+        self.version += 1
+        self.metrics = {name: float(value) for name, value in {**sums, "grad_norm": norm}.items()}
+
+    def _step(self) -> Tensor:
+        norm = torch.nn.utils.clip_grad_norm_(self._trainable(), self.optimisation.clip)
+        for optimizer in self._as_list(self.optimizers()):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for scheduler in self._as_list(self.lr_schedulers()):
+            scheduler.step()
+        return norm
+
+    @staticmethod
+    def _as_list(value: Any) -> list[Any]:
+        return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+    def _trainable(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
+        named = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+        optimizers = self.optimisation.optimizer(named)
+        build, warmup = self.optimisation.scheduler, self.optimisation.warmup
+        return optimizers, [schedule(optimizer, build, self.steps, warmup) for optimizer in optimizers]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["version"] = self.version
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.version = checkpoint["version"]

@@ -1,0 +1,56 @@
+"""Muon in float32. torch.optim.Muon orthogonalises in bfloat16, one matrix at a time: 30 times slower on a CPU without bfloat16 units."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Keller Jordan's quintic, as in torch.optim.Muon
+
+
+def orthogonalise(update_BMN: Tensor, steps: int, eps: float = 1e-7) -> Tensor:
+    """Newton-Schulz iteration towards the nearest orthogonal matrix of each of B matrices (M,N), in their own dtype."""
+    a, b, c = COEFFICIENTS
+    tall = update_BMN.shape[1] > update_BMN.shape[2]
+    x = update_BMN.mT if tall else update_BMN
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(Optimizer):
+    """torch.optim.Muon's rule (Nesterov momentum, decoupled decay, sqrt(max(1, rows/columns)) step) with matrices of one shape batched."""
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0, ns_steps: int = 5
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "ns_steps": ns_steps})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update of every 2-D parameter that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[tuple(parameter.shape)].append(parameter)
+            for (rows, columns), parameters in by_shape.items():
+                updates = torch.stack([self._momentum(parameter, group["momentum"]) for parameter in parameters])
+                lr = group["lr"]
+                for parameter, update in zip(parameters, orthogonalise(updates, group["ns_steps"]), strict=True):
+                    parameter.mul_(1 - lr * group["weight_decay"])
+                    parameter.add_(update, alpha=-lr * max(1, rows / columns) ** 0.5)
+
+    def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = state["momentum_buffer"]
+        buffer.lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(buffer, momentum)

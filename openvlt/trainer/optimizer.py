@@ -1,0 +1,54 @@
+"""Optimisers and schedules as `conf/optimizer` and `conf/scheduler` build them: lists, since Muon needs a partner for 1-D weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from openvlt.trainer.muon import Muon
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+def adamw(
+    parameters: NamedParameters, *, learning_rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+) -> list[Optimizer]:
+    """AdamW on everything that wants a gradient."""
+    return [_adamw([value for _, value in parameters], learning_rate, weight_decay, betas)]
+
+
+def muon(
+    parameters: NamedParameters,
+    *,
+    learning_rate: float,
+    muon_learning_rate: float,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.95),
+    momentum: float = 0.95,
+    newton_schulz_steps: int = 4,
+) -> list[Optimizer]:
+    """Muon on 2-D weights inside the network, AdamW (`learning_rate`) on embeddings, head, norms, biases and convolutions."""
+    named = list(parameters)
+    inner = {name for name, value in named if value.ndim == 2 and "embed" not in name and "lm_head" not in name}
+    hidden = Muon(
+        [value for name, value in named if name in inner],
+        lr=muon_learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        ns_steps=newton_schulz_steps,
+    )
+    rest = [value for name, value in named if name not in inner]
+    return [hidden, _adamw(rest, learning_rate, weight_decay, betas)]
+
+
+def _adamw(values: list[nn.Parameter], learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> Optimizer:
+    return torch.optim.AdamW(values, lr=learning_rate, weight_decay=weight_decay, betas=tuple(betas), fused=True)
+
+
+def schedule(optimizer: Optimizer, build: Callable[..., Any], steps: int, warmup: float) -> Any:
+    """A transformers schedule over `steps` optimiser steps; `warmup` is their share spent rising from 0."""
+    return build(optimizer, num_warmup_steps=round(warmup * steps), num_training_steps=steps)

@@ -1,0 +1,131 @@
+"""Multiple choice: which option a text means, by letter, by text or by value, when the three don't contradict each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from openvlt.verify.text import clean, fold
+
+Same = Callable[[str, str], bool]
+
+_ALONE = re.compile(r"[\s\"'(\[{<*]*([A-Za-z])[\s\"')\]}>*.:,、]*")
+_PUNCTUATED = re.compile(r"[(\[{*]*([A-Z])\s*(?:[)\]}*]+\s*[.:,、]?|[.:,、;]|\s-\s|\s?=)\s*(.+)", re.DOTALL)
+_LOWER = re.compile(r"[(\[]([a-z])[)\]]\s*(.*)", re.DOTALL)
+_SPACED = re.compile(r"([B-HJ-Z])\s+(.+)", re.DOTALL)
+_BEFORE_BRACKET = re.compile(r"([A-Z])\s*[(\[](.+)[)\]]", re.DOTALL)
+_AFTER = re.compile(r"(.+?)\s*[(\[]\s*(?:option |choice )?([A-Z])\s*[)\]]", re.DOTALL)
+_NAMED = re.compile(r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|选项|选择|选|答案|为|是)\s*[:：]?\s*)+[(\[]?([A-Z])[)\]]?"
+                    r"(?:\s*[.:,)]\s*(.+)|\s+(?:since|because|as|is)\b.*)?", re.DOTALL | re.IGNORECASE)
+_SUFFIXED = re.compile(r"([A-Z])\s*(?:选项|项)")
+_SEVERAL = re.compile(r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
+                      r"(?:\s*(?:,\s*(?:and |or )?|\band\b|\bor\b|/|&|、|和|或|;|\s)\s*(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*")
+_OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
+
+
+class Options:
+    """The options of one question; `same(option, text)` compares an option with a text by its meaning."""
+
+    def __init__(self, choices: Sequence[str], same: Same) -> None:
+        self.texts = _without_labels([str(choice) for choice in choices])
+        self.folded = [fold(text) for text in self.texts]
+        self.same = same
+        self.longest_first = sorted((i for i, t in enumerate(self.folded) if len(t) > 1 and re.search(r"[^\W\d]{2}", t)),
+                                    key=lambda i: -len(self.folded[i]))
+        self.patterns = {i: re.compile(rf"(?<!\w){re.escape(self.folded[i])}(?!\w)") for i in self.longest_first}
+
+    def of_gold(self, gold: str, *, as_text: bool) -> int | None:
+        """The option a gold answer names: a letter in range, else the text. `as_text` prefers the text."""
+        letter = _ALONE.fullmatch(clean(gold))
+        index = self._index(letter[1]) if letter and letter[1].isupper() else None
+        if index is not None and not as_text:
+            return index
+        text = self.by_text(gold)
+        return index if text is None else text
+
+    def meant(self, answer: str) -> int | None:
+        """The option an extracted answer means; None if it means none, several, or contradicts itself."""
+        text = clean(answer)
+        if several_letters(text):
+            return None
+        letter, rest = _letter(text)
+        if letter is None:
+            return self.by_text(answer)
+        index = self._index(letter)
+        if index is None:
+            return self.by_text(answer) if len(text) == 1 else None
+        if not rest or self.folded[index] == letter.lower():
+            return index
+        other = self.by_text(rest)
+        return index if other in (None, index) else None
+
+    def by_text(self, text: str) -> int | None:
+        """The only option with this text, else the only one with this value."""
+        folded = fold(text)
+        exact = [i for i, option in enumerate(self.folded) if option == folded]
+        if exact:
+            return exact[0]
+        if len(self.named(folded)) > 1:
+            return None
+        equal = [i for i, option in enumerate(self.texts) if self.same(option, text)]
+        return equal[0] if len(equal) == 1 else None
+
+    def named(self, folded: str) -> list[int]:
+        """Options whose words occur in a folded text; words inside a longer option's words don't count."""
+        found = []
+        for index in self.longest_first:
+            match = self.patterns[index].search(folded) if len(self.folded[index]) <= len(folded) else None
+            if match:
+                found.append(index)
+                folded = f"{folded[:match.start()]} {folded[match.end():]}"
+        return found
+
+    def _index(self, letter: str) -> int | None:
+        index = ord(letter.upper()) - ord("A")
+        return index if index < len(self.texts) else None
+
+
+def several_letters(text: str) -> bool:
+    """`A and B`, `A, B, C`: letters of more than one option."""
+    return _SEVERAL.fullmatch(text) is not None and len(set(re.findall(r"\b[A-Za-z]\b", text))) > 1
+
+
+def letter_set(text: str) -> frozenset[str]:
+    """The letters of `ABD`, `A, B` or `(A) and (C)`; empty if the text is anything else."""
+    text = clean(text).strip("()[]")
+    if re.fullmatch(r"[A-J]{2,}", text) and "".join(sorted(set(text))) == text:
+        return frozenset(text)
+    return frozenset(re.findall(r"\b[A-Z]\b", text)) if several_letters(text) else frozenset()
+
+
+def _letter(text: str) -> tuple[str | None, str]:
+    """`(letter, what else is said)`. The article "A" and the pronoun "I" need punctuation to be letters."""
+    match = _ALONE.fullmatch(text)
+    if match:
+        return match[1], ""
+    for pattern in (_PUNCTUATED, _LOWER, _BEFORE_BRACKET, _SPACED):
+        match = pattern.fullmatch(text)
+        if match:
+            return match[1].upper(), match[2].strip(" .()")
+    match = _AFTER.fullmatch(text)
+    if match:
+        return match[2], match[1].strip(" .")
+    match = _NAMED.fullmatch(text)
+    if match and match[1].isupper():
+        return match[1], (match[2] or "").strip()
+    match = _SUFFIXED.match(text)
+    return (match[1], "") if match else (None, "")
+
+
+def bare_letter(text: str) -> str | None:
+    """The option letter of a text when no options are known."""
+    text = clean(text)
+    return None if several_letters(text) else _letter(text)[0]
+
+
+def _without_labels(texts: list[str]) -> list[str]:
+    """`(A) 12`, `B. 14`: labels that only repeat the position are taken off."""
+    labels = [_OWN_LABEL.match(text) for text in texts]
+    if len(texts) > 1 and all(m and ord(m[1]) - 65 == i for i, m in enumerate(labels)):
+        return [text[m.end():] for text, m in zip(texts, labels, strict=True) if m]
+    return texts

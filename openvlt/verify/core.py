@@ -1,0 +1,35 @@
+"""One response judged in this process, without waiting for anybody: extraction, then typed comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from openvlt.types import Verdict
+from openvlt.verify.extraction import find
+from openvlt.verify.judge import judge
+from openvlt.verify.reading import Value
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a verdict came about: what was extracted and by which rule, which rule decided, and why.
+
+    `pending` holds both values when typed comparison could not tell and a symbolic comparison may (the verdict is UNPARSED).
+    """
+
+    verdict: Verdict
+    extracted: str | None
+    extraction_rule: str
+    decided_by: str
+    why: str
+    pending: tuple[Value, Value] | None = field(default=None, repr=False)
+
+
+def explain(gold: str, response: str, choices: Sequence[str] | None = None, answer_type: str | None = None) -> Explanation:
+    """The verdict as far as it can be told here."""
+    found = find(response, choices)
+    if found.text is None:
+        return Explanation(found.verdict, None, found.rule, "extraction", found.rule)
+    ruling = judge(gold, found.text, choices, answer_type)
+    return Explanation(ruling.verdict, found.text, found.rule, ruling.rule, ruling.why, ruling.pending)

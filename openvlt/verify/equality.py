@@ -1,0 +1,134 @@
+"""Whether two expressions are equal: exactly, else refuted in floats, else confirmed in sixty digits at several points.
+
+Two different expressions of at most 400 tokens that agree to forty digits at four unrelated points don't occur as answers, so
+agreement decides. What has no value at the points (or only at some) is left to `symbolic`, in a worker process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+from openvlt.verify.nodes import Digits, Floats, Node, Undefined, Unreadable, evaluate, exact, symbols
+
+# Unrelated values for up to a dozen symbols; each point shifts them. A negative point last: |x| isn't x, √(x²) isn't x.
+_BASE = [Fraction(n, 10**9) for n in (739085133, 1324717957, 2236067977, 577215665, 1618033989, 915965594, 2718281828,
+                                      1202056903, 693147181, 1414213562, 261497213, 1732050808)]
+_POINTS = (Fraction(1), Fraction(7, 5), Fraction(3, 7), Fraction(-6, 5))
+
+
+@cache
+def digits() -> Digits:
+    """The many-digit backend, made once: importing mpmath takes a tenth of a second."""
+    return Digits()
+
+
+def points(names: frozenset[str], *, positive: bool = False) -> list[dict[str, Fraction]]:
+    """Where to compare. With several symbols all are positive: they name lengths, not unknowns of either sign."""
+    ordered = sorted(names)
+    factors = _POINTS[:3] if positive or len(ordered) > 1 else _POINTS
+    return [{name: _BASE[i % len(_BASE)] * factor + i // len(_BASE) for i, name in enumerate(ordered)} for factor in factors]
+
+
+def same(a: Node, b: Node) -> bool | None:
+    """Equality of two expressions; None when neither arithmetic can tell."""
+    if a == b:
+        return True
+    if _has_infinity(a) or _has_infinity(b):
+        return _infinity(a) == _infinity(b)
+    try:
+        left, right = exact(a), exact(b)
+    except (Undefined, Unreadable):
+        return None
+    if left is not None and right is not None:
+        return left == right
+    a, b = fold_case(a, b)
+    names = symbols(a) | symbols(b)
+    results = [_same_at(a, b, point) for point in (points(names) if names else [{}])]
+    if False in results:
+        return False
+    return None if None in results else True
+
+
+def fold_case(a: Node, b: Node) -> tuple[Node, Node]:
+    """Both in lower case if their symbols differ only by case (`X = 3` answers `x = 3`)."""
+    left, right = symbols(a), symbols(b)
+    if left != right and {n.lower() for n in left} == {n.lower() for n in right} and len(left) == len(right):
+        return _lower(a), _lower(b)
+    return a, b
+
+
+def _lower(node: Node) -> Node:
+    if node[0] == "sym":
+        return ("sym", node[1].lower())
+    return tuple(_lower(part) if isinstance(part, tuple) else part for part in node)
+
+
+def _same_at(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
+    try:
+        at = {name: Floats.number(value) for name, value in point.items()}
+        left, right = complex(evaluate(a, at)), complex(evaluate(b, at))
+    except (Undefined, OverflowError):
+        return None
+    gap, size = abs(left - right), max(abs(left), abs(right))
+    if not gap < float("inf"):
+        return None
+    if gap > 1e-6 * size and gap > 1e-9:
+        return False
+    return _confirmed(a, b, point)
+
+
+def _confirmed(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
+    backend = digits()
+    try:
+        at = {name: backend.number(value) for name, value in point.items()}
+        left, right = evaluate(a, at, backend), evaluate(b, at, backend)
+    except Undefined:
+        return None
+    return bool(abs(left - right) <= backend.mp.mpf(10) ** -40 * max(abs(left), abs(right), backend.mp.mpf(10) ** -5))
+
+
+def real(node: Node) -> float | None:
+    """The real value of a closed expression as a float, None if it has none."""
+    try:
+        value = complex(evaluate(node, {}))
+    except (Undefined, KeyError, OverflowError):
+        return None
+    return value.real if abs(value.imag) <= 1e-9 * max(1.0, abs(value.real)) and abs(value.real) < 1e300 else None
+
+
+def proportional(f: Node, g: Node) -> bool | None:
+    """Whether f is a constant multiple of g (so that f = 0 and g = 0 are one equation); None when it can't be told."""
+    f, g = fold_case(f, g)
+    names = symbols(f) | symbols(g)
+    if symbols(f) != symbols(g):
+        return False
+    try:
+        ratios = [_ratio(f, g, point) for point in points(names)]
+    except (Undefined, OverflowError):
+        return None
+    return all(abs(ratio - ratios[0]) <= 1e-8 * abs(ratios[0]) for ratio in ratios) and abs(ratios[0]) > 1e-9
+
+
+def sign_of_ratio(f: Node, g: Node) -> float:
+    """The constant of two proportional expressions."""
+    f, g = fold_case(f, g)
+    return _ratio(f, g, points(symbols(f))[0]).real
+
+
+def _ratio(f: Node, g: Node, point: Mapping[str, Fraction]) -> complex:
+    at: dict[str, Any] = {name: Floats.number(value) for name, value in point.items()}
+    return complex(evaluate(("mul", f, ("pow", g, ("num", Fraction(-1)))), at))
+
+
+def _has_infinity(node: Node) -> bool:
+    return node == ("const", "oo") or any(_has_infinity(part) for part in node[1:] if isinstance(part, tuple))
+
+
+def _infinity(node: Node) -> int:
+    """1 or -1 for plus or minus infinity, 0 for anything else."""
+    if node == ("const", "oo"):
+        return 1
+    return -_infinity(node[2]) if node[:2] == ("mul", ("num", Fraction(-1))) else 0

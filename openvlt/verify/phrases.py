@@ -1,0 +1,68 @@
+"""How answers are announced, corrected and withdrawn, in English and Chinese: tables of patterns, most specific first."""
+
+from __future__ import annotations
+
+import re
+
+_BE = r"(?:is|are|was|were|would be|will be|should be|must be|equals|=|:|：)"
+_LINK = r"(?:(?:to|of|for|here|in|that|which|choice|option|letter|from|among|given|would|,)\b[^.\n:=]{0,80}?)?"
+_SURELY = r"(?:\s*(?:therefore|thus|then|hence|now|simply|clearly|indeed|actually|also)\b,?)?[*_\s]*[:：]?"
+_GOOD = r"(?:correct|right|best|proper|appropriate|only possible)"
+
+CLAIM = re.compile(
+    # "the answer (to the question) is", "final answer:"
+    rf"(?<!other )\banswers?\b(?! choices| options)[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}"
+    # "the correct option is", "the best choice for this is"
+    rf"|\b{_GOOD}\s+(?:answer\s+)?(?:option|choice|solution|letter|statement|figure|picture|image)\b[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}"
+    # a heading that stands alone: "### Final Answer"
+    r"|(?:^|\n)[#*_\s]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?answer[*_\s]*[:：]?[*_ ]*(?=\n|\Z)"
+    # "I choose B", "go with option C"
+    r"|\b(?:choose|select|pick|go with|chose|opt for)\s+(?:the\s+)?(?:correct\s+)?(?:option|answer|choice|letter)?\s*(?=\(?(?-i:[A-Z])\b)"
+    # 答案是 12, 故选 C, 答: 12, 正确选项是 B
+    r"|(?:答案|正确选项)\s*(?:应该|应|就|便)?\s*(?:是|为|选|等于)?\s*[:：]?|答\s*[:：]"
+    r"|选(?:择|取)?\s*(?:选项|答案|项)?\s*(?:为|是)?\s*[:：]?\s*(?=[(（]?(?-i:[A-Z]))", re.IGNORECASE)
+
+# Said of steps on the way too, so it counts only where no answer is announced.
+WEAK = re.compile(rf"(?<!other )\b(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|should be|=|为){_SURELY}"
+                  r"|(?:结果|结论|选项)\s*(?:应该|应)?\s*(?:是|为|等于|:|：)", re.IGNORECASE)
+
+# The claim stands before: "(B) is the correct answer", "选项 B 正确".
+CLAIM_BEFORE = re.compile(
+    rf"(\(?\b(?-i:[A-Z])\b\)?)[^.\n]{{0,30}}?\s+(?:is|was|must be|should be)\s+(?:therefore\s+|thus\s+)?(?:the\s+)?"
+    rf"(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice))\b|([A-Z])\s*(?:选项)?\s*(?:是)?正确", re.IGNORECASE)
+NEXT_OPTION = re.compile(r"\s*\n\s*\(?([B-Z])[).:]\s")
+
+NEGATED = re.compile(r"^\s*(?:not\b|n't|isn't|不是|incorrect\b|wrong\b)", re.IGNORECASE)
+EMPTY = re.compile(r"^(?:as follows|shown|given|below|the following|based on|found|obtained|calculated)\b", re.IGNORECASE)
+CONDITIONAL = re.compile(r"(?:^|[.\n!?]\s*)(?:if|when|suppose|assuming|were|should|如果|若|假如)\b[^.\n!?]*$", re.IGNORECASE)
+
+CORRECTION = re.compile(
+    r"\b(?:but wait|wait|actually|correction|scratch that|my mistake|on second thoughts?|hold on|oops|hmm|i made (?:a|an) (?:\w+ )?"
+    r"(?:mistake|error)|let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|double-check|verify)|sorry|apologies|"
+    r"i apologi[sz]e|no, (?:it|that|the)|that(?:'s| is| was) (?:wrong|incorrect|not right|a mistake)|i was wrong)\b"
+    r"|等等|不对|更正|修正|纠正|抱歉|重新(?:计算|检查|考虑)|我错了|算错", re.IGNORECASE)
+WITHDRAWN = re.compile(r"that(?:'s| is| was) (?:wrong|incorrect|not right|not correct|a mistake)|i was wrong|scratch that|这是错|不对",
+                       re.IGNORECASE)
+# What a correction says without the word "answer".
+WEAK_CLAIM = re.compile(
+    r"\b(?:should (?:actually |really )?(?:be|have been|read|say)|must be|is actually|is really|is in fact|it(?:'s| is)|this is|that is|"
+    r"becomes|equals?|we get|i get|gives|get)\b\s*(?:equal to\s+|actually\s+|not \S+ but\s+)?|=|应该是|应当是|应为|应是|其实是|实际上是|而是|改为|是", re.IGNORECASE)
+
+CONCLUSION = re.compile(
+    r"(?:^|[\s,;(*])(?:therefore|thus|hence|so|consequently|in conclusion|to conclude|in summary|overall|finally|as a result|accordingly|"
+    r"this means|which means|we (?:get|find|have|conclude)|we can conclude|\\therefore|∴)\b|因此|所以|故|综上|于是|则|可得|得到|得出|即",
+    re.IGNORECASE)
+PLEASANTRY = re.compile(
+    r"^\W*(?:i hope|hope (?:this|that)|let me know|is there anything|please (?:let|note|provide|feel|tell)|feel free|if you have|"
+    r"do you have|would you like|can i help|sure[,!]|certainly[,!]|note(?: that|:)|thank|you're welcome|happy to|any other questions|"
+    r"here is|here are|explanation|question:|希望|如果您|如有)", re.IGNORECASE)
+
+# Where a claim ends: a sentence, a reason, a blank line.
+END = re.compile(
+    r"\n|。|；|(?<![\d(])(?<!\b[A-Z])(?<!\b(?:sq|ft|in|no|st|vs|eq|Dr|Mr))\.(?=\s|$|\*|\")|(?<=\d)\.(?=\s+[A-Z*\\(]|\s*$)|[!?](?=\s|$)|"
+    r",?\s+(?:because|since|as (?:it|the|this|there|we|per)|so that|which|where|due to|given that|based on|according to|making|meaning|"
+    r"indicating|with (?:a|an|the)|when (?:rounded|the|we|x)|if (?:the|we|x)|considering|assuming|and (?:the|this|it|that|we|so))\b|"
+    r",\s*(?:so|but|and|not|while|whereas|thus|therefore|hence|as)\b|,?\s*(?:因为|由于|所以|其中|理由|解析)|\.\s*(?=The |So |This |It |We )",
+    re.IGNORECASE)
+TRUNCATION = 240
+"""Longest announced answer that is looked at."""

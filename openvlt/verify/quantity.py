@@ -1,0 +1,164 @@
+"""One number, with what dresses it: sign of currency, percent, unit, magnitude word, counted thing, precision."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from openvlt.verify.grammar import MATH_WORDS, MAX_DIGITS, literal, parse
+from openvlt.verify.nodes import Node, Undefined, Unreadable, exact, symbols
+from openvlt.verify.units import CHINESE_COUNTERS, GENERIC, Unit, lookup, split_unit
+from openvlt.verify.words import FILLER, MAGNITUDES, number_word
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An expression `node` with its rational `value` if it has one.
+
+    `ulp` is the size of the last written decimal (None for integers, fractions and roots: they are exact); `unit` and `noun`
+    what was counted; `percent` and `magnitude` whether "%" or "million" stood there (`value` is the number as written).
+    """
+
+    node: Node
+    value: Fraction | None
+    ulp: Fraction | None = None
+    unit: Unit | None = None
+    noun: str = ""
+    percent: bool = False
+    magnitude: int = 1
+
+    @property
+    def closed(self) -> bool:
+        return self.value is not None or not symbols(self.node)
+
+
+_PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.(\d*))?|[-+]?\.(\d+)")
+_SCIENTIFIC = re.compile(r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?")
+_MIXED = re.compile(r"([-+]?)(\d{1,9})(?:\s+|\s*-\s*|\s+and\s+)(\d{1,9})\s*/\s*(\d{1,9})")
+_REPEATING = re.compile(r"([-+]?\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?")
+_PERCENT = re.compile(r"\s*(?:\\?%|\bper\s?cents?\b|\bpercentage points?\b|\bpct\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$", re.IGNORECASE)
+_CURRENCY = re.compile(r"([-+]?)\s*(US\$|HK\$|\$|€|£|¥|₹|RMB\b|USD\b|EUR\b|Rs\.?)\s*(?=[\d.\\])", re.IGNORECASE)
+_NOUN = re.compile(r"(.*?[\d})])\s*-?\s*((?:[A-Za-z][A-Za-z'’-]+[,]?\s*){1,8})")
+_WORD_NOUN = re.compile(r"([A-Za-z]+(?:-[a-z]+)?)\s+([A-Za-z][A-Za-z' -]{1,40})")
+_DIMENSION = re.compile(r"\s+(?:long|wide|tall|high|deep|old|away|each|in (?:total|all|length|area|height|width)|total|left|"
+                        r"remaining|more|apart|per person|altogether|approximately|approx\.?)$", re.IGNORECASE)
+_LABELLED = re.compile(r"([A-Za-z]{3,})\s+#?(\d[\d,.]*)")
+_NOT_LABELS = frozenset("not over under below above less more than between minus negative after before until least most the and per".split())
+_STOP = frozenset("or and to but not if when is are was between versus vs either neither nor except because since".split())
+
+
+def quantity(text: str, *, units: bool = True) -> Quantity:
+    """The quantity a cleaned text writes. `units=False` reads letters as symbols only. Raises Unreadable."""
+    text = text.strip()
+    quick = _number(text)
+    if quick is not None:
+        return quick
+    for _ in range(3):
+        text, count = FILLER.subn("", text)
+        if not count:
+            break
+    match = _CURRENCY.match(text)
+    if match:
+        inner = quantity(match[1] + text[match.end():])
+        return replace(inner, unit=inner.unit or lookup(match[2].lower()))
+    match = _PERCENT.search(text)
+    if match and text[:match.start()].strip():
+        return replace(quantity(text[:match.start()], units=False), percent=True)
+    if text.startswith("百分之"):
+        return replace(quantity(text[3:], units=False), percent=True)
+    return _dressed(text, units)
+
+
+def _number(text: str) -> Quantity | None:
+    """Plain, scientific, mixed and repeating decimals, by pattern: most answers end here."""
+    match = _PLAIN.fullmatch(text)
+    if match:
+        decimals = match[1] or match[2]
+        value = literal(text.rstrip("."))
+        return Quantity(("num", value), value, Fraction(1, 10 ** len(decimals)) if decimals else None)
+    match = _SCIENTIFIC.fullmatch(text)
+    if match and abs(int(match[2])) <= MAX_DIGITS:
+        scale = Fraction(10) ** int(match[2])
+        decimals = len(match[1].partition(".")[2])
+        value = literal(match[1]) * scale
+        return Quantity(("num", value), value, scale / 10**decimals if decimals else None)
+    match = _MIXED.fullmatch(text)
+    if match and int(match[3]) < int(match[4]):
+        value = (int(match[2]) + Fraction(int(match[3]), int(match[4]))) * (-1 if match[1] == "-" else 1)
+        return Quantity(("num", value), value)
+    match = _REPEATING.fullmatch(text)
+    return _repeating(*match.groups()) if match else None
+
+
+def _repeating(whole: str, fixed: str, cycle: str) -> Quantity:
+    shift = 10 ** len(fixed)
+    part = (Fraction(int(fixed or 0)) + Fraction(int(cycle), 10 ** len(cycle) - 1)) / shift
+    value = abs(int(whole.strip("+-") or 0)) + part
+    value = -value if whole.startswith("-") else value
+    return Quantity(("num", value), value)
+
+
+def _dressed(text: str, units: bool) -> Quantity:
+    if units:
+        shorter = _DIMENSION.sub("", text)
+        head, unit = split_unit(shorter)
+        if unit is not None:
+            inner = _closed_head(head, single=len(shorter) - len(head) <= 2)
+            if inner is not None:
+                return replace(inner, unit=unit)
+    value = number_word(text)
+    if value is not None:
+        return Quantity(("num", value), value)
+    counted = _counted(text) if units else None
+    if counted is not None:
+        return counted
+    try:
+        node = parse(text)
+        return Quantity(node, exact(node))
+    except Undefined as error:
+        raise Unreadable(str(error)) from error
+    except Unreadable:
+        if text[:1].isdigit() and text[-1:] in "])}":
+            return quantity(text[:-1], units=units)
+        raise
+
+
+def _closed_head(head: str, *, single: bool) -> Quantity | None:
+    """The number before a unit; before a one-letter unit it must be free of symbols (`2m` is metres, `xm` a product)."""
+    try:
+        inner = quantity(head, units=False)
+    except Unreadable:
+        return None
+    return inner if inner.closed or not single else None
+
+
+def _counted(text: str) -> Quantity | None:
+    """`3 apples`, `five cats`, `2.5 million`, `12个`: a number and what it counts."""
+    labelled = _LABELLED.fullmatch(text)
+    if labelled and labelled[1].lower() not in _NOT_LABELS | MATH_WORDS and (inner := _number(labelled[2])):
+        return replace(inner, noun=labelled[1].lower())
+    match = _NOUN.fullmatch(text) or _WORD_NOUN.fullmatch(text)
+    head, noun = (match[1], match[2].strip(" ,").lower()) if match else _chinese_counter(text)
+    words = set(re.split(r"[\s,]+", noun))
+    if not noun or _STOP & words or words & MATH_WORDS:
+        return None
+    value = number_word(head)
+    try:
+        inner = Quantity(("num", value), value) if value is not None else quantity(head, units=False)
+    except Unreadable:
+        return None
+    if not inner.closed:
+        return None
+    first, _, rest = noun.partition(" ")
+    if first in MAGNITUDES:
+        unit = lookup(rest) if rest else None
+        return replace(inner, magnitude=MAGNITUDES[first], unit=unit, noun="" if unit else rest)
+    return replace(inner, noun="" if noun in GENERIC else noun)
+
+
+def _chinese_counter(text: str) -> tuple[str, str]:
+    match = re.fullmatch(rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})", text)
+    if not match or not (match[2] or match[3]):
+        return text, ""
+    return match[1], match[2] or match[3]

@@ -1,0 +1,290 @@
+"""What an answer text says, as a typed value: a quantity, relation, range, group, matrix, ratio, or just words.
+
+Structure (lists, sets, intervals, relations) is found on the text itself, in one scan that counts brackets; each leaf is a
+`Quantity`. Nothing here can fail: what cannot be read as mathematics is `Words`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from openvlt.verify.nodes import Node, Unreadable, Undefined, symbols
+from openvlt.verify.quantity import Quantity, quantity
+from openvlt.verify.text import MAX_CHARS, clean, unwrap
+
+MAX_ITEMS, MAX_LEVELS, MAX_CELLS = 100, 6, 100
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text that isn't mathematics."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`left op right`; `label` is the left side when it is only a name (x, f(x), S_{ABC}) and `value` what it is said to be."""
+
+    op: str
+    left: Node | None
+    right: Node | None
+    label: str = ""
+    value: Value | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers between `low` and `high` (None: unbounded); `closed` tells which end belongs to it."""
+
+    low: Quantity | None
+    high: Quantity | None
+    closed: tuple[bool, bool]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several values: `brackets` is "()", "[)", "{}", … or "" for a bare list; `joint` is "," or "or" or "u" (union)."""
+
+    items: tuple[Value, ...]
+    brackets: str = ""
+    joint: str = ","
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Rows of values."""
+
+    rows: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """`2 : 3 : 4`."""
+
+    parts: tuple[Quantity, ...]
+
+
+Value = Words | Quantity | Relation | Range | Group | Matrix | Ratio
+
+_OPERATORS = {"=": "=", "==": "=", "\\approx": "=", "\\equiv": "=", "\\sim": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=",
+              "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=",
+              "\\lt": "<", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "!=": "!=", "\\in": "in", "\\cong": "=", "\\Rightarrow": "=>"}
+_FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_SCAN = re.compile(r"\\[{}]|\\left|\\right|\\(?:langle|rangle|lfloor|rfloor|lceil|rceil)|[()\[\]{}]|[,;]|"
+                   r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|vee|lor|wedge|land)(?![A-Za-z])|"
+                   r"\\(?:approx|equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|Rightarrow)(?![A-Za-z])|"
+                   r"<=|>=|==|!=|[=<>]|:")
+_OPENING, _CLOSING = frozenset(("(", "[", "{", "\\{", "\\langle")), frozenset((")", "]", "}", "\\}", "\\rangle"))
+_JOINTS = {",": ",", ";": ",", "and": ",", "和": ",", "以及": ",", "or": "or", "或": "or", "或者": "or", "\\cup": "u", "\\vee": "or",
+           "\\lor": "or", "\\wedge": ",", "\\land": ","}
+_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_SYSTEM = re.compile(r"\\begin\{(?:cases|aligned|align\*?|gathered|split)\}(.*)\\end\{[a-z*]+\}", re.DOTALL)
+_LABEL = re.compile(r"\\?[A-Za-z]+(?:_(?:\w|\{[^{}]{1,20}\}))?'{0,2}(?:\^\{?-1\}?)?(?:\s*\(\s*[A-Za-z0-9,\s\\]{1,12}\))?|"
+                    r"(?:\\(?:angle|triangle|odot|overline|measuredangle)|[A-Z\s{}']|\\?[|]|\bm\b)+|"
+                    r"[A-Za-z_][A-Za-z_{}()\\ ]{0,40}[\w})]|[\u4e00-\u9fff]{1,12}[A-Za-z]?")
+_BUILDER = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\mid|\||:|\\in\s*\\?(?:R|mathbb\{R\})\s*(?:\\mid|\|))(.*)\\\}", re.DOTALL)
+
+
+def read(text: str, *, units: bool = True) -> Value:
+    """The value of an answer text; `Words` if it isn't mathematics. `units=False` takes unit letters for symbols."""
+    if len(text) > MAX_CHARS:
+        return Words(text[:MAX_CHARS])
+    return _read_short(text, units) if len(text) <= 300 else _read(clean(text), units, 0)
+
+
+@lru_cache(maxsize=16_384)
+def _read_short(text: str, units: bool) -> Value:
+    return _read(clean(text), units, 0)
+
+
+def _read(text: str, units: bool, level: int) -> Value:
+    try:
+        if level > MAX_LEVELS:
+            raise Unreadable("structures nested more than 6 deep")
+        return _structure(text, units, level)
+    except (Unreadable, Undefined, RecursionError):
+        return Words(text)
+
+
+def _structure(text: str, units: bool, level: int) -> Value:
+    if not text:
+        raise Unreadable("nothing there")
+    if text.isdigit():
+        return quantity(text)
+    if "\\begin" in text:
+        return _environment(text, units, level)
+    text = text.lstrip("=:").strip()
+    try:
+        if not re.search(r"[=<>;:]|\\(?:cup|in|le|ge|pm)|\bor\b|, ", text) and text[:1] not in "([{":
+            return quantity(text, units=units)
+    except Unreadable:
+        pass
+    cuts = _scan(text)
+    for joint in ("u", "or", ","):
+        at = [cut for cut in cuts if _JOINTS.get(cut[2]) == joint]
+        if at and not (joint == "," and _is_number(text)):
+            return _group(_pieces(text, at), "", joint, units, level)
+    if any(cut[2] in _OPERATORS for cut in cuts):
+        return _relation(text, [cut for cut in cuts if cut[2] in _OPERATORS], units, level)
+    if any(cut[2] == ":" for cut in cuts):
+        return Ratio(tuple(quantity(part, units=units) for part in _pieces(text, [c for c in cuts if c[2] == ":"])))
+    return _leaf(text, units, level)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return "," in text and " " not in text and quantity(text).value is not None
+    except Unreadable:
+        return False
+
+
+def _leaf(text: str, units: bool, level: int) -> Value:
+    """A bracketed group, plus-minus, or a single quantity."""
+    inner = _bracketed(text)
+    if inner is not None:
+        brackets, body = inner
+        builder = _BUILDER.fullmatch(text)
+        if builder:
+            return _read(builder[1].strip(), units, level + 1)
+        at = [cut for cut in _scan(body) if cut[2] in (",", ";")]
+        if at or brackets == "{}":
+            return _group(_pieces(body, at) if body.strip() else [], brackets, ",", units, level)
+        if brackets in ("()", "[]") and _scan(body):
+            return _structure(body, units, level + 1)
+        if brackets == "[]":
+            return _group([body], brackets, ",", units, level)
+    if "\\pm" in text or "\\mp" in text:
+        signs = [text.replace("\\pm", a).replace("\\mp", b) for a, b in (("+", "-"), ("-", "+"))]
+        return Group(tuple(quantity(side, units=units) for side in signs), "{}")
+    if text in ("\\emptyset", "\\varnothing", "\\phi"):
+        return Group((), "{}")
+    return quantity(text, units=units)
+
+
+def _group(pieces: list[str], brackets: str, joint: str, units: bool, level: int) -> Group:
+    if len(pieces) > MAX_ITEMS:
+        raise Unreadable("a list of more than 100 items")
+    items = tuple(_read(unwrap(piece), units, level + 1) for piece in pieces if piece.strip())
+    if not brackets and any(isinstance(item, Words) for item in items):
+        raise Unreadable("a list with words")
+    return Group(items, brackets, joint)
+
+
+def _scan(text: str) -> list[tuple[int, int, str]]:
+    """`(start, end, token)` of every separator and operator outside brackets; raises Unreadable if brackets don't close."""
+    found, depth = [], 0
+    for match in _SCAN.finditer(text):
+        token = match.group()
+        if token in _OPENING:
+            depth += 1
+        elif token in _CLOSING:
+            depth -= 1
+            if depth < 0:
+                raise Unreadable("a bracket closes that was never opened")
+        elif depth == 0 and not token.startswith(("\\left", "\\right")) and not _in_number(text, match):
+            found.append((match.start(), match.end(), token))
+    if depth:
+        raise Unreadable("a bracket isn't closed")
+    return found
+
+
+def _in_number(text: str, match: re.Match[str]) -> bool:
+    """A comma that groups thousands: a digit before it, exactly three after."""
+    return match.group() == "," and match.start() > 0 and text[match.start() - 1].isdigit() and bool(
+        re.match(r"\d{3}(?!\d)", text[match.end():match.end() + 4]))
+
+
+def _pieces(text: str, cuts: list[tuple[int, int, str]]) -> list[str]:
+    starts = [0, *(end for _, end, _ in cuts)]
+    ends = [*(start for start, _, _ in cuts), len(text)]
+    return [text[a:b] for a, b in zip(starts, ends, strict=True)]
+
+
+def _bracketed(text: str) -> tuple[str, str] | None:
+    """`("[)", inside)` when one pair of brackets spans the whole text."""
+    opener = next((o for o in ("\\{", "\\langle", "(", "[", "{") if text.startswith(o)), None)
+    closer = next((c for c in ("\\}", "\\rangle", ")", "]", "}") if text.endswith(c)), None)
+    if opener is None or closer is None or len(text) < len(opener) + len(closer):
+        return None
+    depth = 0
+    for match in _SCAN.finditer(text):
+        depth += (match.group() in _OPENING) - (match.group() in _CLOSING)
+        if depth == 0 and match.group() in _CLOSING and match.end() < len(text):
+            return None
+    return (opener[-1] + closer[-1]).replace("ee", "()"), text[len(opener):-len(closer)]
+
+
+def _environment(text: str, units: bool, level: int) -> Value:
+    match = _MATRIX.fullmatch(text)
+    if match:
+        rows = [row.split("&") for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr\b", match[2]) if row.strip()]
+        if not rows or sum(map(len, rows)) > MAX_CELLS:
+            raise Unreadable("a matrix of more than 100 cells")
+        return Matrix(tuple(tuple(_read(unwrap(cell), units, level + 1) for cell in row) for row in rows))
+    match = _SYSTEM.fullmatch(text)
+    if match is None or "\\begin" in match[1]:
+        raise Unreadable("an unknown environment")
+    return _group([row.replace("&", " ") for row in re.split(r"\\\\", match[1]) if row.strip()], "", ",", units, level)
+
+
+def _relation(text: str, cuts: list[tuple[int, int, str]], units: bool, level: int) -> Value:
+    ops, sides = [_OPERATORS[cut[2]] for cut in cuts], [side.strip() for side in _pieces(text, cuts)]
+    if "=>" in ops:
+        return _read(unwrap(sides[-1]), units, level + 1)
+    if set(ops) <= {"=", "in"}:
+        return _equation(ops[-1], sides, units, level)
+    if len(ops) == 2 and (ops[0] in ("<", "<=") and ops[1] in ("<", "<=") or ops[0] in (">", ">=") and ops[1] in (">", ">=")):
+        return _double(ops, sides)
+    if len(ops) != 1:
+        raise Unreadable("a chain of mixed relations")
+    left, right = (quantity(side, units=units) for side in sides)
+    for a, b, op in ((left, right, ops[0]), (right, left, _FLIP.get(ops[0], ops[0]))):
+        if a.node[0] == "sym" and b.closed and op != "!=":
+            below = op in ("<", "<=")
+            closed = (not below and op == ">=", below and op == "<=")
+            return Range(None if below else b, b if below else None, closed, a.node[1])
+    return Relation(ops[0], left.node, right.node)
+
+
+def _double(ops: list[str], sides: list[str]) -> Range:
+    """`-2 < x <= 1`."""
+    low, middle, high = (quantity(side) for side in sides)
+    closed = (ops[0].endswith("="), ops[1].endswith("="))
+    if middle.node[0] != "sym":
+        raise Unreadable("a double inequality around an expression")
+    if ops[0] in (">", ">="):
+        low, high, closed = high, low, closed[::-1]
+    return Range(low, high, closed, middle.node[1])
+
+
+def _equation(op: str, sides: list[str], units: bool, level: int) -> Value:
+    """A labelled value (`x = 3`, `AB = 5 cm`, `f(x) = …`), a computation (`3 + 4 = 7`) or a true equation."""
+    value = _read(unwrap(sides[-1]), units, level + 1)
+    label = " ".join(sides[0].split())
+    if op == "in":
+        return _renamed(value, label)
+    left = None
+    try:
+        left = quantity(sides[0], units=False).node
+    except Unreadable:
+        pass
+    right = value.node if isinstance(value, Quantity) else None
+    named = left is not None and left[0] == "sym" or _LABEL.fullmatch(label) is not None
+    if not named and (left is None or not symbols(left)) and len(sides) >= 2 and not isinstance(value, Words):
+        if left is not None and right is not None and symbols(right):
+            label = sides[-1] if right[0] == "sym" else ""
+            return Relation("=", left, right, label, quantity(sides[0], units=units) if label else None)
+        return value
+    if isinstance(value, Words) and not named:
+        raise Unreadable("an equation with an unreadable side")
+    return Relation("=", left, right, label if named else "", value if named else None)
+
+
+def _renamed(value: Value, name: str) -> Value:
+    if isinstance(value, Range):
+        return Range(value.low, value.high, value.closed, name)
+    return value

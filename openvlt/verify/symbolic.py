@@ -1,0 +1,99 @@
+"""What typed comparison leaves open, by sympy: built by constructors from a bounded tree, never from text.
+
+Runs in a worker process that is killed at its deadline (`workers`); nothing outside a worker may import this module's sympy
+half, and importing the module itself doesn't.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from openvlt.types import Verdict
+from openvlt.verify.nodes import Node
+from openvlt.verify.quantity import Quantity
+from openvlt.verify.reading import Group, Range, Relation, Value
+
+_RELATIONS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
+
+
+def decide(gold: Value, answer: Value) -> Verdict:
+    """CORRECT or WRONG where sympy can tell, UNPARSED where it cannot."""
+    import sympy
+
+    try:
+        same = _same(gold, answer)
+    except (NotImplementedError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, sympy.PolynomialError):
+        return Verdict.UNPARSED  # what sympy raises for questions it has no method for
+    return Verdict.UNPARSED if same is None else Verdict.CORRECT if same else Verdict.WRONG
+
+
+def _same(gold: Value, answer: Value) -> bool | None:
+    if isinstance(gold, Quantity) and isinstance(answer, Quantity):
+        return _zero(build(gold.node) - build(answer.node))
+    if isinstance(gold, Relation) and isinstance(answer, Relation) and gold.op == answer.op == "=":
+        return _one_equation(*(build(r.left) - build(r.right) for r in (gold, answer)))
+    first, second = _solutions(gold), _solutions(answer)
+    return None if first is None or second is None else first == second
+
+
+def _zero(expression: Any) -> bool | None:
+    import sympy
+
+    return sympy.simplify(expression).equals(0)
+
+
+def _one_equation(f: Any, g: Any) -> bool:
+    """Whether the numerators of two equations `f = 0`, `g = 0` have the same factors: y = 1/x and xy = 1."""
+    import sympy
+
+    factors = [{factor.primitive()[1] for factor, _ in sympy.factor_list(sympy.numer(sympy.together(side)))[1]} for side in (f, g)]
+    return {_signless(factor) for factor in factors[0]} == {_signless(factor) for factor in factors[1]}
+
+
+def _signless(factor: Any) -> Any:
+    return -factor if factor.could_extract_minus_sign() else factor
+
+
+def _solutions(value: Value) -> Any:
+    """The set of real numbers that a range, a union or an inequality in one unknown describes."""
+    import sympy
+
+    if isinstance(value, Range):
+        low, high = (sympy.oo * sign if end is None else build(end.node) for end, sign in ((value.low, -1), (value.high, 1)))
+        return sympy.Interval(low, high, not value.closed[0], not value.closed[1])
+    if isinstance(value, Group):
+        parts = [_solutions(item) for item in value.items]
+        if value.brackets[:1] in ("(", "[") and len(value.items) == 2:
+            ends = [build(item.node) for item in value.items if isinstance(item, Quantity)]
+            return sympy.Interval(*ends, value.brackets[0] == "(", value.brackets[1] == ")") if len(ends) == 2 else None
+        return None if None in parts else sympy.Union(*parts)
+    if isinstance(value, Relation) and value.op in _RELATIONS:
+        relation = _RELATIONS[value.op](build(value.left), build(value.right))
+        names = list(relation.free_symbols)
+        return relation.as_set() if len(names) == 1 else None
+    return None
+
+
+def build(node: Node) -> Any:
+    """The sympy expression of a tree. Sizes were bounded when the tree was parsed; symbols are real."""
+    import sympy
+
+    kind = node[0]
+    if kind == "num":
+        return sympy.Rational(node[1].numerator, node[1].denominator)
+    if kind == "sym":
+        return sympy.Symbol(node[1], real=True)
+    if kind == "const":
+        return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}[node[1]]
+    parts = [build(part) for part in (node[2:] if kind == "call" else node[1:])]
+    if kind in ("add", "mul"):
+        return (sympy.Add if kind == "add" else sympy.Mul)(*parts)
+    if kind == "pow":
+        return sympy.Pow(*parts)
+    if kind in ("pct", "deg"):
+        return parts[0] * (sympy.Rational(1, 100) if kind == "pct" else sympy.pi / 180)
+    return getattr(sympy, _NAMES.get(node[1], node[1]))(*parts)
+
+
+_NAMES = {"abs": "Abs", "ln": "log", "ceil": "ceiling", "binom": "binomial", "max": "Max", "min": "Min"}

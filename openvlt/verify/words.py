@@ -1,0 +1,102 @@
+"""Words as data: number words (English and Chinese), yes and no, and the phrases around an answer that mean nothing."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_SMALL = {word: n for n, word in enumerate(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty".split())}
+_TENS = {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
+          "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10}
+MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+              "百": 10**2, "千": 10**3, "万": 10**4, "百万": 10**6, "亿": 10**8}
+_CHINESE_DIGITS = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
+_CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
+
+YES_NO = {word: True for word in "yes y true t correct right yeah yep 是 是的 对 对的 正确 真 √ ✓ ✔".split()} | {
+    word: False for word in "no n false f incorrect wrong not nope 否 不 不是 不对 错 错误 错的 假 × ✗ ✘ 没有".split()}
+NOTHING = frozenset(("", "none", "n/a", "na", "unknown", "null", "nan", "undefined answer", "?", "...", "…", "-", "无", "未知",
+                     "not sure", "i don't know", "i do not know", "no answer", "none of the above is given", "\\", "_", "answer"))
+
+REFUSAL = re.compile(
+    r"(?:can(?:not|'t| not)|could not|couldn't|unable to|impossible to|not possible to|(?:isn't|is not) possible to|difficult to)"
+    r" (?:be )?(?:\w+ )?(?:determin|answer|solv|calculat|provid|tell|help|identif|say|find|assist|process|open|load|access|be given|giv|comput|view|see|read|infer)"
+    r"|(?:not |in)(?:enough|sufficient) (?:information|data|details)|(?:^|\W)(?:i'?m |i am )?sorry,? (?:but )?i\b|"
+    r"i (?:do not|don't) know|(?:option|answer|choice) is not (?:provided|listed|given|among)|none of the (?:above|options|choices|given)"
+    r"|more information is needed|无法(?:确定|回答|判断|得出|计算)|不能确定|不知道|信息不足", re.IGNORECASE)
+
+FILLER = re.compile(
+    r"^(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|simply|equal to|equals?|a total of|"
+    r"total of|precisely|circa|also|therefore|thus|hence|so|then|now|that|is|are|was|be|it is|it's|there are|there is|"
+    r"约为|约|大约是|大约|等于|共|一共|为|是|有)(?=[\s\d\\$:(\-]|[^\x00-\x7f])|\\approx|\\sim|[=:≈~])\s*:?\s*", re.IGNORECASE)
+
+
+def number_word(text: str) -> Fraction | None:
+    """`twelve`, `twenty-one`, `three quarters`, `half`, `十二`, `三分之一`; None for anything else."""
+    text = text.strip().lower()
+    if not text or len(text) > 40:
+        return None
+    if text[0].isascii():
+        return _english(re.sub(r"^(?:a|an) (?=half|third|quarter|hundred|thousand|dozen)", "one ", text))
+    return _chinese_fraction(text)
+
+
+def _english(text: str) -> Fraction | None:
+    if text in _SMALL:
+        return Fraction(_SMALL[text])
+    if text in _TENS:
+        return Fraction(_TENS[text])
+    if text in ("half", "one half", "a half"):
+        return Fraction(1, 2)
+    if text in ("dozen", "one dozen"):
+        return Fraction(12)
+    first, _, last = text.replace("-", " ").rpartition(" ")
+    if first in _TENS and 0 < _SMALL.get(last, 0) < 10:
+        return Fraction(_TENS[first] + _SMALL[last])
+    if first in _SMALL and last in _PARTS:
+        return Fraction(_SMALL[first], _PARTS[last])
+    if last in MAGNITUDES and (count := _english(first) if first else None) is not None:
+        return count * MAGNITUDES[last]
+    return None
+
+
+def _chinese_fraction(text: str) -> Fraction | None:
+    if text in ("一半", "半"):
+        return Fraction(1, 2)
+    if text.startswith("负"):
+        value = _chinese_fraction(text[1:])
+        return None if value is None else -value
+    bottom, cut, top = text.partition("分之")
+    if cut:
+        parts = [Fraction(100) if bottom == "百" else _chinese(bottom), _chinese(top) if not top.isdigit() else Fraction(top)]
+        return parts[1] / parts[0] if None not in parts and parts[0] else None
+    return _chinese(text)
+
+
+def _chinese(text: str) -> Fraction | None:
+    """Numerals below ten thousand: 十二, 二十, 一百零五, 两千."""
+    total, digit = 0, None
+    for char in text:
+        if char in _CHINESE_DIGITS:
+            if digit:
+                return None
+            digit = _CHINESE_DIGITS[char]
+        elif char in _CHINESE_UNITS:
+            total += (1 if digit is None else digit) * _CHINESE_UNITS[char]
+            digit = None
+        else:
+            return None
+    return Fraction(total + (digit or 0)) if text else None
+
+
+def yes_no(text: str) -> bool | None:
+    """What a text says that opens with yes, no, true, false or their Chinese forms; None if it opens otherwise."""
+    text = text.strip(" .\"'*").lower()
+    if text in YES_NO:
+        return YES_NO[text]
+    match = re.match(r"(yes|no|true|false)\b(?!\s+(?:one|more|other|change|solution|value))", text) or re.match(
+        r"(是的?|对的?|不是|不对|否|错误?|正确)(?=[,.;: ]|$)", text)
+    return YES_NO[match[1]] if match else None
