@@ -115,7 +115,7 @@ class Prompts:
         """These problems (repeats allowed), each with its own images; padding that all of them share is cut off."""
         import torch
 
-        index = torch.as_tensor(rows, device=self.ids_PL.device)
+        index = torch.as_tensor(list(rows), dtype=torch.long, device=self.ids_PL.device)
         pad = int(self.mask_PL[index].argmax(1).min()) if len(index) else 0
         text = {name: getattr(self, name)[index][:, pad:] for name in ("ids_PL", "mask_PL", "token_type_PL")}
         vision = {name: self._select_images(value, rows) for name, value in self.vision.items()}

@@ -15,6 +15,7 @@ import itertools
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from PIL import Image, ImageDraw
@@ -27,7 +28,6 @@ HIGHEST = 5
 DESCRIBE = "Describe the image."
 
 _WHITE, _GREY = (255, 255, 255), (200, 200, 200)
-_HELD_OUT = 43  # of the 216 value combinations, for `val` and for `test` each: a fifth
 _TERM = re.compile(r"([+-]) (red|green|blue)")
 _VALUE = re.compile(r"(red|green|blue)=(\d+)")
 # Digits of 3 x 5 pixels, row by row: drawn by hand, so that no installed font decides what the model sees.
@@ -45,13 +45,17 @@ _GLYPHS = (
 
 
 @cache
-def combinations(split: str) -> tuple[tuple[int, ...], ...]:
-    """The (red, green, blue) values of one split. `train`, `val`, `test` are disjoint and the same on every machine."""
-    everything = itertools.product(range(HIGHEST + 1), repeat=len(COLOURS))
+def combinations(split: str, highest: int = HIGHEST) -> tuple[tuple[int, ...], ...]:
+    """The (red, green, blue) values of one split, up to `highest`: a fifth each for `val` and `test`, the rest is `train`.
+
+    The splits are disjoint and the same on every machine.
+    """
+    everything = itertools.product(range(highest + 1), repeat=len(COLOURS))
     ordered = sorted(everything, key=lambda values: hashlib.sha256(repr(values).encode()).digest())
-    cuts = {"test": slice(0, _HELD_OUT), "val": slice(_HELD_OUT, 2 * _HELD_OUT), "train": slice(2 * _HELD_OUT, None)}
+    fifth = len(ordered) // 5
+    cuts = {"test": slice(0, fifth), "val": slice(fifth, 2 * fifth), "train": slice(2 * fifth, None)}
     if split not in cuts:
-        raise UserError(f"figures: split is {split!r}; it is one of {sorted(cuts)}")
+        raise UserError(f"split is {split!r}; it is one of {sorted(cuts)}")
     return tuple(ordered[cuts[split]])
 
 
@@ -107,6 +111,19 @@ def draw(kind: str, values: Mapping[str, int], rng: random.Random, size: int = 5
     image = Image.new("RGB", (size, size), _WHITE)
     _DRAWINGS[kind](ImageDraw.Draw(image), size, values, rng)
     return image
+
+
+@dataclass(frozen=True)
+class Look:
+    """How coloured values are made visible: kinds of picture, the highest value, and `draw(kind, values, rng, size)`."""
+
+    name: str
+    kinds: tuple[str, ...]
+    highest: int
+    draw: Callable[[str, Mapping[str, int], random.Random, int], Image.Image]
+
+
+FIGURES = Look("figures", KINDS, HIGHEST, draw)
 
 
 # --- texts -------------------------------------------------------------------------------------------------------------
@@ -165,28 +182,36 @@ def _totals_are_natural(values: Mapping[str, int], question: str) -> bool:
     return "=-" not in chain(values, question)[0]
 
 
+def reading(values: Mapping[str, int], question: str) -> str:
+    """The values a question asks for, in its order (`red=3, blue=2`). Raises ValueError on a question that isn't one of ours."""
+    terms = parse_question(question)
+    if terms is None:
+        raise ValueError(f"not a question about figures: {question!r}")
+    return ", ".join(f"{name}={values[name]}" for _, name in terms)
+
+
 # --- problems ----------------------------------------------------------------------------------------------------------
 
 
-def _draft(kind: str, level: int, split: str, rng: random.Random) -> tuple[str, int, dict[str, int], str]:
+def _draft(kind: str, level: int, split: str, rng: random.Random, highest: int) -> tuple[str, int, dict[str, int], str]:
     """A kind, a level, values of the split and a question about them whose running totals are 0 or more."""
     while True:
-        values = dict(zip(COLOURS, rng.choice(combinations(split))))
+        values = dict(zip(COLOURS, rng.choice(combinations(split, highest))))
         question = _question(level, rng)
         if _totals_are_natural(values, question):
             return kind, level, values, question
 
 
-def _problem(draft: tuple[str, int, dict[str, int], str], name: str, rng: random.Random, size: int) -> Problem:
+def _problem(draft: tuple[str, int, dict[str, int], str], name: str, rng: random.Random, size: int, look: Look) -> Problem:
     kind, level, values, question = draft
     equations, result = chain(values, question)
     return Problem(
-        id=f"figures-{name}-{kind}-{level}",
+        id=f"{look.name}-{name}-{kind}-{level}",
         question=question,
         answer=str(result),
-        images=(draw(kind, values, rng, size),),
+        images=(look.draw(kind, values, rng, size),),
         answer_type="integer",
-        source="figures",
+        source=look.name,
         level=level,
         meta={"kind": kind, "values": values, "caption": caption(values), "equations": equations},
     )
@@ -200,62 +225,73 @@ def generate(
     kinds: Sequence[str] = KINDS,
     levels: Sequence[int] = LEVELS,
     size: int = 56,
+    look: Look = FIGURES,
 ) -> list[Problem]:
     """`amount` problems, kinds and levels in turn (repeat a level to weigh it); the same arguments give the same problems.
 
     In `val` and `test` no (kind, values, question) occurs twice; asking for more than there are raises UserError.
     """
-    for got, known, what in ((kinds, KINDS, "kind"), (levels, LEVELS, "level")):
+    for got, known, what in ((kinds, look.kinds, "kind"), (levels, LEVELS, "level")):
         if not got or set(got) - set(known):
-            raise UserError(f"figures: {what}s are {list(got)}; choose from {list(known)}")
+            raise UserError(f"{look.name}: {what}s are {list(got)}; choose from {list(known)}")
     turns = list(itertools.product(levels, kinds))
     problems, seen = [], set()
     for index in range(amount):
         rng = random.Random(f"{split}/{seed}/{index}")
         level, kind = turns[index % len(turns)]
         for _ in range(1000):
-            draft = _draft(kind, level, split, rng)
+            draft = _draft(kind, level, split, rng, look.highest)
             key = (kind, *draft[2].values(), draft[3])
             if split == "train" or key not in seen:
                 break
         else:
-            raise UserError(f"figures: {amount} {split} problems of {kind}, level {level}: there aren't that many; ask for less")
+            raise UserError(
+                f"{look.name}: {amount} {split} problems of {kind}, level {level}: there aren't that many; ask for less"
+            )
         seen.add(key)
-        problems.append(_problem(draft, f"{split}-{seed}-{index}", rng, size))
+        problems.append(_problem(draft, f"{split}-{seed}-{index}", rng, size, look))
     return problems
 
 
 # --- pretraining -------------------------------------------------------------------------------------------------------
 
 
-def _arithmetic(rng: random.Random) -> tuple[str, str]:
+def _arithmetic(rng: random.Random, highest: int) -> tuple[str, str]:
     """A bare expression of two to six small numbers, worked step by step."""
     while True:
-        first = rng.randint(0, rng.choice((HIGHEST, 3 * HIGHEST)))
-        terms = [("+", first)] + [(rng.choice("+-"), rng.randint(0, HIGHEST)) for _ in range(rng.randint(1, 5))]
+        first = rng.randint(0, rng.choice((highest, 3 * highest)))
+        terms = [("+", first)] + [(rng.choice("+-"), rng.randint(0, highest)) for _ in range(rng.randint(1, 5))]
         equations, _ = work(terms)
         if "=-" not in equations:
             expression = str(first) + "".join(f" {sign} {number}" for sign, number in terms[1:])
             return f"Work out {expression}.", f"So {equations}."
 
 
-def _algebra(rng: random.Random) -> tuple[str, str]:
-    """The same with names: a question, values given in words, and the worked equations."""
-    _, _, values, question = _draft("text", rng.choice(LEVELS), "train", rng)
-    return f"{question} I see {caption(values)}.", f"So {chain(values, question)[0]}."
+def _algebra(rng: random.Random, highest: int) -> tuple[str, str]:
+    """What a text model knows of reasoning: values given in words, a question about them, and the worked answer."""
+    _, _, values, question = _draft("text", rng.choice(LEVELS), "train", rng, highest)
+    equations, result = chain(values, question)
+    response = f"<think>I see {reading(values, question)}. So {equations}.</think><answer>{result}</answer>"
+    return f"{caption(values)}. {question}", response
 
 
-def _seen(rng: random.Random, kinds: Sequence[str], size: int) -> tuple[str, str, Image.Image]:
-    """A picture to describe; half of the time a question stands before, which is not answered, only its values are read."""
-    kind, _, values, question = _draft(rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng)
-    image = draw(kind, values, rng, size)
-    if rng.random() < 0.5:
+def _seen(rng: random.Random, kinds: Sequence[str], size: int, look: Look) -> tuple[str, str, Image.Image]:
+    """A picture to describe. Asked a question, the base says which of the values matter, and doesn't answer."""
+    kind, _, values, question = _draft(rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng, look.highest)
+    image = look.draw(kind, values, rng, size)
+    if rng.random() < 0.4:
         return DESCRIBE, caption(values), image
-    return f"{question} {DESCRIBE}", f"I see {caption(values)}.", image
+    return question, f"I see {reading(values, question)}.", image
 
 
 def pretraining(
-    amount: int, *, seed: int, kinds: Sequence[str] = KINDS, mix: tuple[float, float, float] = (0.6, 0.2, 0.2), size: int = 56
+    amount: int,
+    *,
+    seed: int,
+    kinds: Sequence[str] = KINDS,
+    mix: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    size: int = 56,
+    look: Look = FIGURES,
 ) -> Iterator[tuple[Problem, str]]:
     """(problem, response) pairs that teach to see and to calculate, but never to answer a question about a picture.
 
@@ -267,8 +303,8 @@ def pretraining(
         task = rng.choices(("caption", "arithmetic", "algebra"), mix)[0]
         images: tuple[Image.Image, ...] = ()
         if task == "caption":
-            question, response, image = _seen(rng, kinds, size)
+            question, response, image = _seen(rng, kinds, size, look)
             images = (image,)
         else:
-            question, response = (_arithmetic if task == "arithmetic" else _algebra)(rng)
+            question, response = (_arithmetic if task == "arithmetic" else _algebra)(rng, look.highest)
         yield Problem(f"pretraining-{seed}-{index}", question, "", images, source="pretraining", meta={"task": task}), response

@@ -45,6 +45,7 @@ class Figures:
     kinds: tuple[str, ...] = figures.KINDS
     levels: tuple[int, ...] = figures.LEVELS
     size: int = 56
+    lesson_amount: int = 19200
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""
@@ -58,9 +59,9 @@ class Figures:
             size=self.size,
         )
 
-    def lessons(self, amount: int, seed: int) -> list[Trace]:
+    def lessons(self, seed: int) -> list[Trace]:
         """What the embedded base model is pretrained on: captions, look-ups, arithmetic; never an answer to a question."""
-        items = figures.pretraining(amount, seed=seed, kinds=self.kinds, size=self.size)
+        items = figures.pretraining(self.lesson_amount, seed=seed, kinds=self.kinds, size=self.size)
         return [Trace(problem, response, "pretraining") for problem, response in items]
 
 
@@ -70,6 +71,7 @@ class Digits:
 
     levels: tuple[int, ...] = figures.LEVELS
     size: int = 56
+    lesson_amount: int = 19200
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""
@@ -82,9 +84,9 @@ class Digits:
             size=self.size,
         )
 
-    def lessons(self, amount: int, seed: int) -> list[Trace]:
+    def lessons(self, seed: int) -> list[Trace]:
         """As `Figures.lessons`, with digits."""
-        items = digits.pretraining(amount, seed=seed, size=self.size)
+        items = digits.pretraining(self.lesson_amount, seed=seed, size=self.size)
         return [Trace(problem, response, "pretraining") for problem, response in items]
 
 
@@ -93,3 +95,17 @@ def check_amount(problems: Sequence[Problem], selection: Selection, where: str) 
     if selection.amount is not None and selection.amount > len(problems):
         raise UserError(f"{where}: {selection.amount} problems wanted, {len(problems)} there; lower the amount or add data")
     return list(problems[: selection.amount])
+
+
+def lessons(source: Source, seed: int) -> list[Trace]:
+    """What the embedded base model learns first: the source's own lessons, figures' where it has none (your own rows)."""
+    teacher = source if hasattr(source, "lessons") else Figures()
+    return teacher.lessons(seed)
+
+
+def corpus(source: Source) -> list[str]:
+    """Texts to learn the embedded model's tokenizer from: lessons, questions and traces of the generated data."""
+    taught = [f"{trace.problem.question}\n{trace.response}" for trace in lessons(source, 0)[:2000]]
+    problems = Figures().problems(Selection(amount=900), 0)
+    asked = [f"{problem.question}\n{problem.meta['caption']}, {problem.meta['equations']}" for problem in problems]
+    return taught + asked + ["user\n", "assistant\n"] * 300

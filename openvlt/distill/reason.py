@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from openvlt.data.figures import chain, parse_caption, parse_question
+from openvlt.data.figures import chain, parse_caption, parse_question, reading
 
 _DOUBTS = ("Wait, let me check.", "But wait, is that right?", "Wait, did I read that well?")
 
@@ -25,11 +25,11 @@ class Styles:
     astray: float = 0.25
 
 
-def _reflection(reading: str, equations: str, result: int, astray: bool, rng: random.Random) -> tuple[str, int]:
+def _reflection(read: str, equations: str, result: int, astray: bool, rng: random.Random) -> tuple[str, int]:
     """A doubt, what it leads to, and the answer it ends with."""
     doubt = rng.choice(_DOUBTS)
     if not astray:
-        return f" {doubt} {reading}, so {equations}. Yes, {result}.", result
+        return f" {doubt} {read}, so {equations}. Yes, {result}.", result
     other = result + rng.choice((-1, 1)) if result else 1
     return f" {doubt} No, {other}.", other
 
@@ -40,13 +40,13 @@ def reason(caption: str, question: str, rng: random.Random, styles: Styles = Sty
     if values is None or terms is None:
         return "<think>I cannot tell.</think>"
     equations, result = chain(values, question)
-    reading = ", ".join(f"{name}={value}" for name, value in values.items())
+    read = reading(values, question)
     if rng.random() < styles.terse:
         asked = question.removeprefix("What is ").removesuffix("?")
         thought = f"So {asked}."
     else:
-        thought = f"I see {reading}. So {equations}."
+        thought = f"I see {read}. So {equations}."
         if rng.random() < styles.reflect:
-            more, result = _reflection(reading, equations, result, rng.random() < styles.astray, rng)
+            more, result = _reflection(read, equations, result, rng.random() < styles.astray, rng)
             thought += more
     return f"<think>{thought}</think><answer>{result}</answer>"

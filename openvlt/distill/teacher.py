@@ -75,3 +75,12 @@ class PolicyTeacher:
         rows = _generate(self.generator, vlm, self.prompt, problems, sampling, seed)
         groups = [rows[start : start + samples] for start in range(0, len(rows), samples)]
         return [[Proposal(row.text) for row in group if row.finished] for group in groups]
+
+
+@dataclass(frozen=True)
+class GoldTeacher:
+    """No reasoning at all: the known answer in its tags. For smoke tests on rows that nobody has written traces for."""
+
+    def propose(self, vlm: VLM, problems: Sequence[Problem], samples: int, seed: int) -> list[list[Proposal]]:
+        """One candidate per problem, whatever `samples` says: there is only one gold answer."""
+        return [[Proposal(f"<think></think><answer>{problem.answer}</answer>")] for problem in problems]

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
+from transformers.utils import logging as transformers_logging
 
 from openvlt.model.processor import load_processor, save_processor
 from openvlt.types import UserError
+
+transformers_logging.disable_progress_bar()  # one bar a stage is enough
 
 VISION_TOKENS = (
     "<|vision_start|>",
@@ -91,14 +94,19 @@ class PretrainedModel:
     min_pixels: int | None = None
     max_pixels: int | None = None
     gradient_checkpointing: bool = False
+    device: str = "auto"
 
     def base(self) -> str:
         """The base checkpoint every SFT starts from."""
         return self.path
 
-    def load(self, path: str | Path | None = None, *, adapter: Any = None, device: str | torch.device = "cpu") -> VLM:
-        """The base model, or a later checkpoint of it, ready for training; `adapter` (a PEFT config) is put on top if given."""
+    def load(self, path: str | Path | None = None, *, adapter: Any = None) -> VLM:
+        """The base model, or a later checkpoint of it, ready for training; `adapter` (a PEFT config) is put on top if given.
+
+        `device` auto is the first GPU, or the CPU without one.
+        """
         path = str(path or self.base())
+        device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         processor = load_processor(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation).to(device)
         freeze(model, self.freeze)

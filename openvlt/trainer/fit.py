@@ -71,7 +71,8 @@ class Fit:
     def _trainer(self, callbacks: list[Callback]) -> lightning.Trainer:
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*GPU available but not used.*"):
+            warnings.filterwarnings("ignore", message=message)
         return lightning.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,

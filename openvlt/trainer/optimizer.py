@@ -52,3 +52,10 @@ def _adamw(values: list[nn.Parameter], learning_rate: float, weight_decay: float
 def schedule(optimizer: Optimizer, build: Callable[..., Any], steps: int, warmup: float) -> Any:
     """A transformers schedule over `steps` optimiser steps; `warmup` is their share spent rising from 0."""
     return build(optimizer, num_warmup_steps=round(warmup * steps), num_training_steps=steps)
+
+
+def constant(optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int) -> Any:
+    """Constant after the warm-up, however many steps follow."""
+    from transformers import get_constant_schedule_with_warmup
+
+    return get_constant_schedule_with_warmup(optimizer, num_warmup_steps)

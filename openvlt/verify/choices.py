@@ -23,6 +23,12 @@ _SEVERAL = re.compile(r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
 
 
+_SAYS_NOTHING = frozenset(
+    "the a an it is are was of in on at to this that one its their be will would answer option choice correct figure shape color colour "
+    "triangle angle quadrilateral polygon animal population species month day year line graph function number value object person "
+    "picture image type kind category group s".split())
+
+
 class Options:
     """The options of one question; `same(option, text)` compares an option with a text by its meaning."""
 
@@ -30,9 +36,6 @@ class Options:
         self.texts = _without_labels([str(choice) for choice in choices])
         self.folded = [fold(text) for text in self.texts]
         self.same = same
-        self.longest_first = sorted((i for i, t in enumerate(self.folded) if len(t) > 1 and re.search(r"[^\W\d]{2}", t)),
-                                    key=lambda i: -len(self.folded[i]))
-        self.patterns = {i: re.compile(rf"(?<!\w){re.escape(self.folded[i])}(?!\w)") for i in self.longest_first}
 
     def of_gold(self, gold: str, *, as_text: bool) -> int | None:
         """The option a gold answer names: a letter in range, else the text. `as_text` prefers the text."""
@@ -68,21 +71,46 @@ class Options:
         if len(self.named(folded)) > 1:
             return None
         equal = [i for i, option in enumerate(self.texts) if self.same(option, text)]
-        return equal[0] if len(equal) == 1 else None
+        if equal:
+            return equal[0] if len(equal) == 1 else None
+        return self._dressed(folded)
+
+    def _dressed(self, folded: str) -> int | None:
+        """An option's words among words that say nothing: `an isosceles triangle`, `the blue one`."""
+        named = self.named(folded)
+        if len(named) != 1:
+            return None
+        left = folded.replace(self.folded[named[0]], " ")
+        return named[0] if all(word in _SAYS_NOTHING for word in re.findall(r"\w+", left)) else None
 
     def named(self, folded: str) -> list[int]:
-        """Options whose words occur in a folded text; words inside a longer option's words don't count."""
-        found = []
-        for index in self.longest_first:
-            match = self.patterns[index].search(folded) if len(self.folded[index]) <= len(folded) else None
-            if match:
-                found.append(index)
-                folded = f"{folded[:match.start()]} {folded[match.end():]}"
-        return found
+        """Options of words (not of numbers or letters) that a folded text names."""
+        return [i for i in mentioned(self.folded, folded) if re.search(r"[^\W\d]{2}", self.folded[i])]
 
     def _index(self, letter: str) -> int | None:
         index = ord(letter.upper()) - ord("A")
         return index if index < len(self.texts) else None
+
+
+def mentioned(options: Sequence[str], text: str) -> list[int]:
+    """The options whose text occurs in `text` as whole words; inside a longer option's text it doesn't count."""
+    found = []
+    for index in sorted(range(len(options)), key=lambda i: -len(options[i])):
+        option = options[index]
+        at = text.find(option) if len(option) > 1 else -1
+        while at >= 0 and not _whole(text, at, at + len(option)):
+            at = text.find(option, at + 1)
+        if at >= 0:
+            found.append(index)
+            text = f"{text[:at]} {text[at + len(option):]}"
+    return found
+
+
+def _whole(text: str, start: int, end: int) -> bool:
+    """Whether a stretch of text ends at word boundaries (`9` doesn't occur in `9.5`)."""
+    before, after = text[start - 1:start], text[end:end + 2]
+    return not (before.isalnum() and text[start].isalnum() and before.isascii()) and not (
+        after[:1].isalnum() and after.isascii() and text[end - 1].isalnum()) and not (after[:1] in (".", ",") and after[1:].isdigit())
 
 
 def several_letters(text: str) -> bool:

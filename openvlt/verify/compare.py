@@ -12,6 +12,7 @@ from fractions import Fraction
 from openvlt.verify import equality
 from openvlt.verify.nodes import Node, symbols
 from openvlt.verify.quantity import Quantity
+from openvlt.verify.ranges import as_ranges, same_ranges
 from openvlt.verify.reading import Group, Matrix, Range, Ratio, Relation, Value, Words
 from openvlt.verify.text import fold
 
@@ -32,9 +33,9 @@ def compare(gold: Value, answer: Value, *, ordered: bool = False) -> bool | None
         return _ratios(gold, answer)
     if isinstance(gold, Words) or isinstance(answer, Words):
         return fold(gold.text) == fold(answer.text) if isinstance(gold, Words) and isinstance(answer, Words) else None
-    ranges = _as_ranges(gold), _as_ranges(answer)
+    ranges = as_ranges(gold), as_ranges(answer)
     if isinstance(gold, Range) or isinstance(answer, Range) or "u" in (_joint(gold), _joint(answer)):
-        return None not in ranges and _same_ranges(*ranges)
+        return None not in ranges and same_ranges(*ranges, quantities)
     if isinstance(gold, Group) and isinstance(answer, Group):
         return _groups(gold, answer, ordered)
     return False
@@ -60,6 +61,8 @@ def quantities(gold: Quantity, answer: Quantity) -> bool | None:
             return _both_ways(gold, answer)
         factor = answer.unit.scale / gold.unit.scale
         return _values(gold, _times(answer, factor), gold.ulp) if factor != 1 else _values(gold, answer, gold.ulp)
+    if gold.unit and answer.noun or answer.unit and gold.noun:
+        return False
     if gold.noun and answer.noun and not _same_noun(gold.noun, answer.noun):
         return False
     if gold.percent or answer.percent:
@@ -260,47 +263,3 @@ def _parts(value: Value) -> tuple[Node, ...] | None:
     if isinstance(value, Ratio):
         return tuple(part.node for part in value.parts)
     return (value.node, ("num", Fraction(1))) if isinstance(value, Quantity) and not symbols(value.node) else None
-
-
-# ---- intervals -----------------------------------------------------------------------------------------------------
-
-def _as_ranges(value: Value) -> list[Range] | None:
-    """A union of ranges in the order it was written; a pair in brackets is an interval."""
-    if isinstance(value, Range):
-        return [value]
-    if not isinstance(value, Group):
-        return None
-    if value.joint in ("u", "or") and not value.brackets:
-        parts = [_as_ranges(item) for item in value.items]
-        return None if None in parts else [r for part in parts for r in part]
-    if len(value.items) == 2 and len(value.brackets) == 2 and value.brackets[0] in "([" and value.brackets[1] in ")]":
-        low, high = value.items
-        if isinstance(low, Quantity) and isinstance(high, Quantity):
-            return [Range(_finite(low), _finite(high), (value.brackets[0] == "[", value.brackets[1] == "]"))]
-    return None
-
-
-def _finite(end: Quantity) -> Quantity | None:
-    return None if equality._has_infinity(end.node) else end
-
-
-def _same_ranges(gold: list[Range], answer: list[Range]) -> bool:
-    if len(gold) != len(answer):
-        return False
-    left = list(answer)
-    for item in gold:
-        match = next((i for i, other in enumerate(left) if _same_range(item, other)), None)
-        if match is None:
-            return False
-        left.pop(match)
-    return True
-
-
-def _same_range(a: Range, b: Range) -> bool:
-    if a.name and b.name and a.name.lower() != b.name.lower():
-        return False
-    for low, high, index in ((a.low, b.low, 0), (a.high, b.high, 1)):
-        if (low is None) != (high is None) or low is not None and (
-                not quantities(low, high) or a.closed[index] != b.closed[index]):
-            return False
-    return True

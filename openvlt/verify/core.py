@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from functools import lru_cache
+
 from openvlt.types import Verdict
 from openvlt.verify.extraction import find
 from openvlt.verify.judge import judge
@@ -31,5 +33,18 @@ def explain(gold: str, response: str, choices: Sequence[str] | None = None, answ
     found = find(response, choices)
     if found.text is None:
         return Explanation(found.verdict, None, found.rule, "extraction", found.rule)
-    ruling = judge(gold, found.text, choices, answer_type)
+    ruling = judge(_gold_answer(gold), found.text, choices, answer_type)
     return Explanation(ruling.verdict, found.text, found.rule, ruling.rule, ruling.why, ruling.pending)
+
+
+_LONGEST_GOLD = 200
+
+
+def _gold_answer(gold: str) -> str:
+    """The gold answer itself where a source gives a worked solution for it (NuminaMath and its kin do)."""
+    return _solution_answer(gold) if "\\boxed" in gold or len(gold) > _LONGEST_GOLD else gold
+
+
+@lru_cache(maxsize=4096)
+def _solution_answer(gold: str) -> str:
+    return find(gold).text or gold

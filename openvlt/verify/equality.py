@@ -36,8 +36,8 @@ def same(a: Node, b: Node) -> bool | None:
     """Equality of two expressions; None when neither arithmetic can tell."""
     if a == b:
         return True
-    if _has_infinity(a) or _has_infinity(b):
-        return _infinity(a) == _infinity(b)
+    if has_infinity(a) or has_infinity(b):
+        return _same_infinity(_infinity(a), _infinity(b))
     try:
         left, right = exact(a), exact(b)
     except (Undefined, Unreadable):
@@ -123,8 +123,13 @@ def _ratio(f: Node, g: Node, point: Mapping[str, Fraction]) -> complex:
     return complex(evaluate(("mul", f, ("pow", g, ("num", Fraction(-1)))), at))
 
 
-def _has_infinity(node: Node) -> bool:
-    return node == ("const", "oo") or any(_has_infinity(part) for part in node[1:] if isinstance(part, tuple))
+def has_infinity(node: Node) -> bool:
+    return node == ("const", "oo") or any(has_infinity(part) for part in node[1:] if isinstance(part, tuple))
+
+
+def _same_infinity(a: int, b: int) -> bool | None:
+    """Infinities of known sign compare by it; what is neither (∞ - ∞, or a number on one side only) isn't equal to anything."""
+    return a == b if a and b else False
 
 
 def _infinity(node: Node) -> int:

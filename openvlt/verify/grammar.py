@@ -6,68 +6,19 @@ Length, tokens, nesting and digits are bounded before a single node is made.
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 
-from openvlt.verify.nodes import Node, Unreadable, Undefined, exact
+from openvlt.verify.lexer import FUNCTIONS, NAMES, RECIPROCALS, literal, tokens
+from openvlt.verify.nodes import Node, Undefined, Unreadable, exact
 
-MAX_CHARS, MAX_TOKENS, MAX_DEPTH, MAX_DIGITS = 1_500, 400, 32, 400
+MAX_DEPTH = 32
 
-FUNCTIONS = {name: name for name in "sqrt sin cos tan sinh cosh tanh exp ln abs floor ceil max min".split()} | {
-    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin", "acos": "acos", "atan": "atan", "tg": "tan"}
-RECIPROCALS = {"cot": "tan", "sec": "cos", "csc": "sin", "ctg": "tan"}
 CONSTANTS = {"pi": "pi", "e": "e", "i": "i"}
 GREEK = frozenset("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau "
                   "phi varphi chi psi omega Delta Omega Gamma Sigma Phi Theta Lambda ell hbar".split())
-_NAMES = {**{f: "f" for f in (*FUNCTIONS, *RECIPROCALS, "log", "lg")}, "pi": "c"}
-MATH_WORDS = frozenset(_NAMES)
-_PROSE = frozenset("or and to is of if in at by no on so as we it an the are but not for yes out per was".split())
-_WORD_PARTS = re.compile("|".join(sorted(_NAMES, key=len, reverse=True)) + "|[A-Za-z]")
-_TOKEN = re.compile(
-    r"\s+|(?P<num>(?:\d{1,3}(?:(?:,|\{,\}|\s)\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4}(?![\w.]))?|\.\d+)"
-    r"|(?P<cmd>\\[A-Za-z]+|\\[%{}|])|(?P<word>[A-Za-z]+)|(?P<op>\*\*|[-+*/^_()\[\]{}|!%'])")
 _TIMES = frozenset(("*", "\\times", "\\cdot", "\\ast"))
 _OVER = frozenset(("/", "\\div"))
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "|": "|"}
-
-
-def tokens(text: str) -> list[tuple[str, str]]:
-    """`(kind, text)` pairs; raises Unreadable for a character, word or amount that is outside the grammar."""
-    if len(text) > MAX_CHARS:
-        raise Unreadable("an expression of more than 1,500 characters")
-    found: list[tuple[str, str]] = []
-    position = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise Unreadable(f"{text[position]!r} is no mathematics")
-        position = match.end()
-        kind = match.lastgroup
-        if kind == "word":
-            found += _split_word(match.group())
-        elif kind:
-            found.append((kind, match.group()))
-        if len(found) > MAX_TOKENS:
-            raise Unreadable("an expression of more than 400 tokens")
-    return found
-
-
-def _split_word(word: str) -> list[tuple[str, str]]:
-    """`xcosx` into x, cos, x; a run of more than three plain letters is prose (four capitals name a figure)."""
-    parts = _WORD_PARTS.findall(word)
-    letters = sum(len(part) == 1 for part in parts)
-    if letters > (4 if word.isupper() else 3) or word.lower() in _PROSE:
-        raise Unreadable(f"{word!r} is a word")
-    return [("cmd", "\\" + part) if part in _NAMES else ("let", part) for part in parts]
-
-
-def literal(text: str) -> Fraction:
-    """The value of a decimal literal with optional thousands separators and exponent."""
-    digits = re.sub(r"[,{}\s]", "", text)
-    mantissa, _, exponent = digits.lower().partition("e")
-    if len(mantissa) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_DIGITS:
-        raise Unreadable("a number of more than 400 digits")
-    return Fraction(digits)
 
 
 def parse(text: str) -> Node:
@@ -138,7 +89,7 @@ class Parser:
         before = self.found[self.at - 1]
         if before[0] == "num" and self.kind() == "num":
             raise Unreadable("two numbers side by side")
-        is_fraction = self.peek() == "\\frac"
+        is_fraction = self.peek() in ("\\frac", "\\dfrac", "\\tfrac", "\\cfrac")
         factor = self.power()
         whole, part = factors[-1], exact(factor) if is_fraction and before[0] == "num" else None
         if part is not None and 0 < part < 1 and whole[0] == "num" and before[1].isdigit():
@@ -295,14 +246,14 @@ class Parser:
         if self.peek() in ("(", "{", "["):
             return self.power() if self.peek() != "[" else self.atom()
         factors = [self.signed()]
-        while self.starts_factor() and not (self.kind() == "cmd" and (self.peek() or "")[1:] in _NAMES
+        while self.starts_factor() and not (self.kind() == "cmd" and (self.peek() or "")[1:] in NAMES
                                             and self.peek() != "\\pi") and self.peek() not in ("(", "["):
             self.juxtapose(factors)
         return factors[0] if len(factors) == 1 else ("mul", *factors)
 
 
 _COMMANDS = frozenset(("frac", "dfrac", "tfrac", "cfrac", "binom", "dbinom", "tbinom", "angle", "triangle",
-                       "measuredangle", "infty", *_NAMES, *GREEK))
+                       "measuredangle", "infty", *NAMES, *GREEK))
 
 
 def call(name: str, argument: Node, base: Node | None) -> Node:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from openvlt.types import Verdict
-from openvlt.verify import choices as options
+from openvlt.verify import choices as letters
 from openvlt.verify.compare import compare
-from openvlt.verify.reading import Group, Quantity, Range, Relation, Value, Words, read
 from openvlt.verify.nodes import symbols
+from openvlt.verify.prose import value_in
+from openvlt.verify.reading import Group, Quantity, Range, Relation, Value, Words, read
 from openvlt.verify.text import clean, fold
 from openvlt.verify.words import REFUSAL, YES_NO, yes_no
+
 
 @dataclass(frozen=True)
 class Ruling:
@@ -36,19 +38,19 @@ def judge(gold: str, answer: str, choices: Sequence[str] | None = None, answer_t
         if ruling is not None:
             return ruling
     elif re.fullmatch(r"[A-Z]", gold.strip()):
-        letter = options.bare_letter(answer)
+        letter = letters.bare_letter(answer)
         if letter is not None:
             return _ruling(letter.upper() == gold.strip(), "letter", f"option {letter}")
-    elif (letters := options.letter_set(gold)) and (said := options.letter_set(answer)):
-        return _ruling(letters == said, "letters", f"options {''.join(sorted(said))}")
+    elif (wanted := letters.letter_set(gold)) and (said := letters.letter_set(answer)):
+        return _ruling(wanted == said, "letters", f"options {''.join(sorted(said))}")
     return _plain(gold, answer, answer_type)
 
 
 def _by_choice(gold: str, answer: str, choices: tuple[str, ...], answer_type: str | None) -> Ruling | None:
-    table = _options(choices)
-    wanted = options.letter_set(gold)
+    table = options(choices)
+    wanted = letters.letter_set(gold)
     if wanted:
-        return _ruling(options.letter_set(answer) == wanted, "choices", f"options {''.join(sorted(wanted))} were meant")
+        return _ruling(letters.letter_set(answer) == wanted, "choices", f"options {''.join(sorted(wanted))} were meant")
     index = table.of_gold(gold, as_text=answer_type == "text")
     if index is None:
         return None
@@ -59,8 +61,9 @@ def _by_choice(gold: str, answer: str, choices: tuple[str, ...], answer_type: st
 
 
 @lru_cache(maxsize=512)
-def _options(choices: tuple[str, ...]) -> options.Options:
-    return options.Options(choices, lambda option, text: _plain(option, text, None).verdict is Verdict.CORRECT)
+def options(choices: tuple[str, ...]) -> letters.Options:
+    """The options of a question, kept: the rows of a batch share them."""
+    return letters.Options(choices, lambda option, text: _plain(option, text, None).verdict is Verdict.CORRECT)
 
 
 def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
@@ -75,6 +78,8 @@ def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
     wanted, given = readings(gold, answer)
     if isinstance(wanted, Words):
         return _words(gold, answer)
+    if isinstance(given, Words):
+        given = _predicate(answer)
     same = compare(wanted, given, ordered=answer_type == "list")
     if same is not None:
         return _ruling(same, type(given).__name__.lower(), "equal" if same else "not equal")
@@ -94,24 +99,48 @@ def _askable(gold: Value, answer: Value) -> bool:
 
 
 def readings(gold: str, answer: str) -> tuple[Value, Value]:
-    """Both sides as values; unit letters are symbols when the other side uses them as symbols (`2m` against `m + m`)."""
+    """Both sides as values, read in the light of each other.
+
+    Unit letters are symbols when the other side uses them as symbols (`2m` against `m + m`), and a comma is a decimal point
+    when the other side is a decimal (`1,22` against `1.22`).
+    """
     wanted, given = read(gold), read(answer)
-    for one, other in ((wanted, given), (given, wanted)):
+    for one, other, text in ((wanted, given, answer), (given, wanted, gold)):
+        if isinstance(one, Quantity) and one.ulp and isinstance(other, Group) and _DECIMAL_COMMA.fullmatch(clean(text)):
+            comma = read(clean(text).replace(",", "."))
+            return (wanted, comma) if text is answer else (comma, given)
         if isinstance(one, Quantity) and isinstance(other, Quantity) and one.unit and not other.unit and symbols(other.node):
             return read(gold, units=False), read(answer, units=False)
     return wanted, given
+
+
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 
 def _truth_at_end(answer: str) -> bool | None:
     """`The statement is true`, `it is not correct`: the last yes/no word of a short answer, unless several disagree."""
     words = re.findall(r"\b(?:yes|no|true|false|correct|incorrect|wrong)\b", answer.lower())
     said = {YES_NO[word] for word in words}
-    negated = re.search(r"\bnot (?:true|correct|false|wrong)\b", answer.lower())
+    negated = re.search(r"\bnot (?:yes|no|true|correct|false|wrong)\b", answer.lower())
     return said.pop() != bool(negated) if len(said) == 1 else None
 
 
+def _predicate(answer: str) -> Value:
+    """What a short sentence says its subject is: `the area is 8`. Not if it hedges: `it is less than 8`."""
+    text = clean(answer)
+    if len(text) > 200 or _HEDGE.search(text):
+        return Words(text)
+    match = _COPULA.match(text)
+    value = read(text[match.end():]) if match else Words(text)
+    if isinstance(value, Words) and re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", text) and (named := value_in(text)) is not None:
+        value = read(named)
+    return value
+
+
+_HEDGE = re.compile(r"\b(?:not|less|more|fewer|greater|than|least|most|between|or|maybe|perhaps|either|neither|if|unless|except|over|under|up to)\b|"
+                    r"n't\b|不|或", re.IGNORECASE)
 _REASON = re.compile(r"\s*(?:,|;|\.\s|\(|\bbecause\b|\bsince\b|\bas\b|\bdue to\b|，|因为)")
-_COPULA = re.compile(r"(?:.*\b(?:is|are|was|were|be|called|named|in|on|at|during|equals|of|as|by)|[^:]{0,60}:|.*[是为在叫])\s*(?:the |a |an )?", re.DOTALL)
+_COPULA = re.compile(r"(?:.*\b(?:is|are|was|were|be|called|named|in|on|at|during|equals|of|as|by|will|would|should|must|to)|[^:]{0,60}:|.*[是为在叫])\s*(?:the |a |an )?", re.DOTALL)
 _NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|isn't|aren't|except|without|or)\b|不|非|没|或")
 
 

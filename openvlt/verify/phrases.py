@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 _BE = r"(?:is|are|was|were|would be|will be|should be|must be|equals|=|:|：)"
 _LINK = r"(?:(?:to|of|for|here|in|that|which|choice|option|letter|from|among|given|would|,)\b[^.\n:=]{0,80}?)?"
 _SURELY = r"(?:\s*(?:therefore|thus|then|hence|now|simply|clearly|indeed|actually|also)\b,?)?[*_\s]*[:：]?"
-_GOOD = r"(?:correct|right|best|proper|appropriate|only possible)"
+_GOOD = r"(?:correct|right|best|proper|appropriate)"
+_THING = r"(?:option|choice|solution|letter|statement|figure|picture|image)"
 
-CLAIM = re.compile(
+
+class Pattern(NamedTuple):
+    """A pattern for lower-case text, tried only where one of `triggers` occurs; `before` and `after` are checked on the original."""
+
+    triggers: tuple[str, ...]
+    regex: re.Pattern[str]
+    before: re.Pattern[str] | None = None
+    after: re.Pattern[str] | None = None
+
+
+_LETTER = re.compile(r"[(（]?[A-Z](?![A-Za-z])")
+CLAIMS = (
     # "the answer (to the question) is", "final answer:"
-    rf"(?<!other )\banswers?\b(?! choices| options)[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}"
-    # "the correct option is", "the best choice for this is"
-    rf"|\b{_GOOD}\s+(?:answer\s+)?(?:option|choice|solution|letter|statement|figure|picture|image)\b[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}"
+    Pattern(("answer",), re.compile(rf"answers?\b(?! choices| options)[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}"), re.compile(r"(?<!other )\Z")),
     # a heading that stands alone: "### Final Answer"
-    r"|(?:^|\n)[#*_\s]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?answer[*_\s]*[:：]?[*_ ]*(?=\n|\Z)"
+    Pattern(("answer",), re.compile(r"answer[*_\s]*[:：]?[*_ ]*(?=\n|\Z)"),
+            re.compile(r"(?:\A|\n)[#*_\s]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?\Z", re.IGNORECASE)),
+    # "Answer $9$", "Answer \\( 9 \\)"
+    Pattern(("answer",), re.compile(r"answer\s*(?=\$|\\\(|\\\[)")),
+    # "the correct option is", "the best choice for this is"
+    Pattern(("correct", "right", "best", "proper", "appropriate"),
+            re.compile(rf"{_GOOD}\s+(?:answer\s+)?{_THING}\b[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}")),
     # "I choose B", "go with option C"
-    r"|\b(?:choose|select|pick|go with|chose|opt for)\s+(?:the\s+)?(?:correct\s+)?(?:option|answer|choice|letter)?\s*(?=\(?(?-i:[A-Z])\b)"
-    # 答案是 12, 故选 C, 答: 12, 正确选项是 B
-    r"|(?:答案|正确选项)\s*(?:应该|应|就|便)?\s*(?:是|为|选|等于)?\s*[:：]?|答\s*[:：]"
-    r"|选(?:择|取)?\s*(?:选项|答案|项)?\s*(?:为|是)?\s*[:：]?\s*(?=[(（]?(?-i:[A-Z]))", re.IGNORECASE)
-
+    Pattern(("choose", "select", "pick", "go with", "chose", "opt for"), re.compile(
+        r"(?:choose|select|pick|go with|chose|opt for)\s+(?:the\s+)?(?:correct\s+)?(?:option|answer|choice|letter)?\s*"), after=_LETTER),
+    # 答案是 12, 正确选项是 B, 答: 12, 故选 C
+    Pattern(("答", "选项"), re.compile(r"(?:答案|正确选项)\s*(?:应该|应|就|便)?\s*(?:是|为|选|等于)?\s*[:：]?|答\s*[:：]")),
+    Pattern(("选",), re.compile(r"选(?:择|取)?\s*(?:选项|答案|项)?\s*(?:为|是)?\s*[:：]?\s*"), after=_LETTER),
+)
 # Said of steps on the way too, so it counts only where no answer is announced.
-WEAK = re.compile(rf"(?<!other )\b(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|should be|=|为){_SURELY}"
-                  r"|(?:结果|结论|选项)\s*(?:应该|应)?\s*(?:是|为|等于|:|：)", re.IGNORECASE)
-
+WEAK_CLAIMS = (
+    Pattern(("option", "choice", "solution", "result", "conclusion"), re.compile(
+        rf"(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|should be|=|为){_SURELY}"),
+        re.compile(r"(?<!other )(?<![a-z])\Z")),
+    Pattern(("结", "选项"), re.compile(r"(?:结果|结论|选项)\s*(?:应该|应)?\s*(?:是|为|等于|:|：)")),
+)
 # The claim stands before: "(B) is the correct answer", "选项 B 正确".
-CLAIM_BEFORE = re.compile(
-    rf"(\(?\b(?-i:[A-Z])\b\)?)[^.\n]{{0,30}}?\s+(?:is|was|must be|should be)\s+(?:therefore\s+|thus\s+)?(?:the\s+)?"
-    rf"(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice))\b|([A-Z])\s*(?:选项)?\s*(?:是)?正确", re.IGNORECASE)
+CLAIM_BEFORE = Pattern(("correct", "right", "best", "正确"), re.compile(
+    rf"(\(?\b[A-Z]\b\)?)[^.\n]{{0,30}}?\s+(?:is|was|must be|should be)\s+(?:therefore\s+|thus\s+)?(?:the\s+)?"
+    rf"(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice))\b|([A-Z])\s*(?:选项)?\s*(?:是)?正确"))
 NEXT_OPTION = re.compile(r"\s*\n\s*\(?([B-Z])[).:]\s")
 
 NEGATED = re.compile(r"^\s*(?:not\b|n't|isn't|不是|incorrect\b|wrong\b)", re.IGNORECASE)
@@ -38,7 +59,7 @@ CONDITIONAL = re.compile(r"(?:^|[.\n!?]\s*)(?:if|when|suppose|assuming|were|shou
 
 CORRECTION = re.compile(
     r"\b(?:but wait|wait|actually|correction|scratch that|my mistake|on second thoughts?|hold on|oops|hmm|i made (?:a|an) (?:\w+ )?"
-    r"(?:mistake|error)|let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|double-check|verify)|sorry|apologies|"
+    r"(?:mistake|error)|let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|re-?evaluate)|sorry|apologies|"
     r"i apologi[sz]e|no, (?:it|that|the)|that(?:'s| is| was) (?:wrong|incorrect|not right|a mistake)|i was wrong)\b"
     r"|等等|不对|更正|修正|纠正|抱歉|重新(?:计算|检查|考虑)|我错了|算错", re.IGNORECASE)
 WITHDRAWN = re.compile(r"that(?:'s| is| was) (?:wrong|incorrect|not right|not correct|a mistake)|i was wrong|scratch that|这是错|不对",

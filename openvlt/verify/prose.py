@@ -6,13 +6,15 @@ import re
 from collections.abc import Sequence
 
 from openvlt.verify import phrases as p
+from openvlt.verify.choices import mentioned
 from openvlt.verify.text import fold
-from openvlt.verify.words import REFUSAL
+from openvlt.verify.words import REFUSAL, yes_no
 
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z*\\$(\d\"'])|(?<=。)")
 _NUMBER = (r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+|\d+)?\.?\d+(?:\s*(?:/\s*\d+|\\?%|°|percent\b))?(?:\s*[×x]\s*10\^?\{?-?\d+\}?)?")
 _VALUE = rf"(?:\$[^$\n]{{1,80}}\$|\\\([^\n]{{1,80}}?\\\)|\*\*[^*\n]{{1,60}}\*\*|{_NUMBER})"
 _NUMBERS = re.compile(rf"(?<![\w.,])(?:{_NUMBER})(?![\w]|[,.]\d)")
+_MATH_SPAN = re.compile(r"\$\$?[^$]{1,400}\$\$?(?!\d)|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\]", re.DOTALL)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _AFTER_EQUALS = re.compile(rf"[=≈]\s*({_VALUE}(?:\s?[A-Za-z°%²³/^{{}}\\]{{1,15}}){{0,3}})$")
 _COUNT = r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty)"
@@ -26,7 +28,8 @@ _SIDE_CLAUSE = re.compile(r",?\s+(?:with|which|while|whereas|compared|followed|b
 _CHINESE_IS = re.compile(rf"(?:为|是|等于|共有?|有|得)\s*({_VALUE}[\u4e00-\u9fff]{{0,6}})")
 _NUMBER_WORD = re.compile(rf"\b{_COUNT}\b", re.IGNORECASE)
 _LETTERED = re.compile(r"\(([A-Z])\)|(?:option|choice|选项|answer|target|figure|picture)\s*\(?([A-Z])\b|^\W{0,3}([A-Z])[.):](?=\s|$)")
-_SERIES = re.compile(r"[\W\d_]*(?:,[\W\d_]*){2,}")
+_DENIED = re.compile(rf"(?:\bnot|n't|\bnever)\s+(?:be\s+)?(?:equal to\s+)?(?:the\s+)?{_VALUE}")
+SENTENCE_VERB = re.compile(r"\b(?:is|are|was|were|has|have|so|therefore|thus|hence)\s", re.IGNORECASE)
 SEVERAL = "several options named"
 _TABLE_ROW = re.compile(r"^\s*\||\|.*\||^\s*[-|: ]+$|^```")
 
@@ -46,7 +49,7 @@ def conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tuple[str
     for sentence in (*reversed(concluding), *emphasised, sentences[-1], sentences[0]):
         if REFUSAL.search(sentence):
             return None, "a refusal"
-        value = _value(sentence)
+        value = value_in(sentence)
         if value is not None:
             return value, "conclusion"
     if any(REFUSAL.search(sentence) for sentence in closing):
@@ -61,11 +64,25 @@ def _sentences(lines: Sequence[str]) -> list[str]:
     """Sentences of prose in order; tables, code, headings and pleasantries are left out."""
     prose = [line for line in lines[-60:] if not _TABLE_ROW.search(line)]
     found = [s.strip() for line in prose for s in _SENTENCE.split(line[-2_000:]) if s.strip(" *#-")]
-    return [s for s in found if not p.PLEASANTRY.match(s) and not _SERIES.fullmatch(s)]
+    return [s for s in found if not p.PLEASANTRY.match(s) and not _is_series(s)]
 
 
-def _value(sentence: str) -> str | None:
+def _is_series(sentence: str) -> bool:
+    """`1, 2, 3, __, 5` is no sentence."""
+    return sentence.count(",") >= 2 and not any(char.isalpha() for char in sentence)
+
+
+def value_in(sentence: str) -> str | None:
     """The one value a sentence commits to, None if it names none or several."""
+    if yes_no(sentence) is not None and re.match(r"\W*(?:yes|no|true|false)\b", sentence, re.IGNORECASE):
+        return sentence
+    sentence = _DENIED.sub(" ", sentence)
+    spans = _MATH_SPAN.findall(sentence)
+    if len(spans) == 1 and not _NUMBERS.search(_MATH_SPAN.sub(" ", sentence)) and re.search(r"[\d=<>]|\\", spans[0].strip("$\\()[] ")):
+        return spans[0]
+    marker = list(p.CONCLUSION.finditer(sentence))
+    if marker and marker[-1].start() > 0 and (value := value_in(sentence[marker[-1].end():])) is not None:
+        return value
     sentence = sentence.rstrip(" .。!*")
     bold = _BOLD.findall(sentence + "**" * (sentence.count("**") % 2))
     if len(bold) == 1 and len(bold[0].split()) <= 6:
@@ -73,9 +90,9 @@ def _value(sentence: str) -> str | None:
     match = _AFTER_EQUALS.search(sentence)
     if match:
         return match[1]
-    there = _THERE.search(sentence)
+    there = list(_THERE.finditer(sentence))
     if there:
-        return _with_unit(sentence, there[1])
+        return _with_unit(sentence, there[-1][1])
     for clause in (sentence, _SIDE_CLAUSE.sub("", sentence)):
         numbers = list(dict.fromkeys(m.group().strip() for m in _NUMBERS.finditer(clause)))
         if len(numbers) == 1:
@@ -104,12 +121,12 @@ def _choice(sentences: Sequence[str], choices: Sequence[str]) -> tuple[str | Non
         if len(named) == 1:
             return named[0], "the only option named"
         if named:
-            value = _value(sentence)
+            value = value_in(sentence)
             return (value, "conclusion") if value is not None else (None, SEVERAL)
-        value = _value(sentence)
+        value = value_in(sentence)
         if value is not None and p.CONCLUSION.search(sentence):
             return value, "conclusion"
-    value = _value(sentences[-1])
+    value = value_in(sentences[-1])
     return (value, "conclusion") if value is not None else (sentences[-1][:300], "last sentence")
 
 
@@ -119,10 +136,5 @@ def _named(sentence: str, choices: Sequence[str]) -> list[str]:
     letters = {letter for letter in letters if ord(letter) - 65 < len(choices)}
     if letters:
         return [f"({letter})" for letter in sorted(letters)]
-    text, named = f" {fold(sentence)} ", []
-    for choice in sorted(choices, key=len, reverse=True):
-        pattern = rf"(?<!\w){re.escape(fold(choice))}(?![\w])(?!\.\d)"
-        if len(fold(choice)) > 1 and re.search(pattern, text):
-            text = re.sub(pattern, " ", text)
-            named.append(choice)
-    return named
+    folded = [fold(choice) for choice in choices]
+    return [choices[index] for index in mentioned(folded, fold(sentence))]

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from openvlt.verify.grammar import MATH_WORDS, MAX_DIGITS, literal, parse
+from openvlt.verify.grammar import parse
+from openvlt.verify.lexer import MATH_WORDS, MAX_DIGITS, literal
 from openvlt.verify.nodes import Node, Undefined, Unreadable, exact, symbols
 from openvlt.verify.units import CHINESE_COUNTERS, GENERIC, Unit, lookup, split_unit
 from openvlt.verify.words import FILLER, MAGNITUDES, number_word
@@ -43,6 +44,7 @@ _NOUN = re.compile(r"(.*?[\d})])\s*-?\s*((?:[A-Za-z][A-Za-z'’-]+[,]?\s*){1,8})
 _WORD_NOUN = re.compile(r"([A-Za-z]+(?:-[a-z]+)?)\s+([A-Za-z][A-Za-z' -]{1,40})")
 _DIMENSION = re.compile(r"\s+(?:long|wide|tall|high|deep|old|away|each|in (?:total|all|length|area|height|width)|total|left|"
                         r"remaining|more|apart|per person|altogether|approximately|approx\.?)$", re.IGNORECASE)
+_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)\b[^()]*$")
 _LABELLED = re.compile(r"([A-Za-z]{3,})\s+#?(\d[\d,.]*)")
 _NOT_LABELS = frozenset("not over under below above less more than between minus negative after before until least most the and per".split())
 _STOP = frozenset("or and to but not if when is are was between versus vs either neither nor except because since".split())
@@ -51,9 +53,11 @@ _STOP = frozenset("or and to but not if when is are was between versus vs either
 def quantity(text: str, *, units: bool = True) -> Quantity:
     """The quantity a cleaned text writes. `units=False` reads letters as symbols only. Raises Unreadable."""
     text = text.strip()
-    quick = _number(text)
+    quick = _number(text) if len(text) <= MAX_DIGITS else None
     if quick is not None:
         return quick
+    if len(text) > MAX_DIGITS or text.endswith(("%%", "%\\%")):
+        return _expression(text)
     for _ in range(3):
         text, count = FILLER.subn("", text)
         if not count:
@@ -114,18 +118,26 @@ def _dressed(text: str, units: bool) -> Quantity:
     if counted is not None:
         return counted
     try:
-        node = parse(text)
+        return _expression(text)
+    except Unreadable:
+        if text[:1].isdigit() and text[-1:] in "])}":
+            return _expression(text[:-1])
+        raise
+
+
+def _expression(text: str) -> Quantity:
+    """By the grammar alone; what has no value at all (a division by zero) cannot be compared."""
+    node = parse(text)
+    try:
         return Quantity(node, exact(node))
     except Undefined as error:
         raise Unreadable(str(error)) from error
-    except Unreadable:
-        if text[:1].isdigit() and text[-1:] in "])}":
-            return quantity(text[:-1], units=units)
-        raise
 
 
 def _closed_head(head: str, *, single: bool) -> Quantity | None:
     """The number before a unit; before a one-letter unit it must be free of symbols (`2m` is metres, `xm` a product)."""
+    if _FUNCTION.search(head):
+        return None
     try:
         inner = quantity(head, units=False)
     except Unreadable:

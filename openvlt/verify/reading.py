@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from openvlt.verify.nodes import Node, Unreadable, Undefined, symbols
+from openvlt.verify.nodes import Node, Undefined, Unreadable, symbols
 from openvlt.verify.quantity import Quantity, quantity
 from openvlt.verify.text import MAX_CHARS, clean, unwrap
 
@@ -70,7 +70,7 @@ class Ratio:
 
 Value = Words | Quantity | Relation | Range | Group | Matrix | Ratio
 
-_OPERATORS = {"=": "=", "==": "=", "\\approx": "=", "\\equiv": "=", "\\sim": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=",
+_OPERATORS = {"=": "=", "==": "=", "\\approx": "~", "\\equiv": "=", "\\sim": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=",
               "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=",
               "\\lt": "<", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "!=": "!=", "\\in": "in", "\\cong": "=", "\\Rightarrow": "=>"}
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -116,7 +116,7 @@ def _structure(text: str, units: bool, level: int) -> Value:
     if text.isdigit():
         return quantity(text)
     if "\\begin" in text:
-        return _environment(text, units, level)
+        return _environment(re.sub(r"^[(\[]\s*(?=\\begin)|(?<=\})\s*[)\]]$", "", text), units, level)
     text = text.lstrip("=:").strip()
     try:
         if not re.search(r"[=<>;:]|\\(?:cup|in|le|ge|pm)|\bor\b|, ", text) and text[:1] not in "([{":
@@ -233,6 +233,9 @@ def _environment(text: str, units: bool, level: int) -> Value:
 
 def _relation(text: str, cuts: list[tuple[int, int, str]], units: bool, level: int) -> Value:
     ops, sides = [_OPERATORS[cut[2]] for cut in cuts], [side.strip() for side in _pieces(text, cuts)]
+    if ops[-1] == "~" and len(ops) > 1 and set(ops) <= {"=", "~"}:  # x = 1/3 ≈ 0.33 says 1/3
+        ops, sides = ops[:-1], sides[:-1]
+    ops = ["=" if op == "~" else op for op in ops]
     if "=>" in ops:
         return _read(unwrap(sides[-1]), units, level + 1)
     if set(ops) <= {"=", "in"}:

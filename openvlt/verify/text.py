@@ -21,7 +21,7 @@ _CHARS = {
     "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
     "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F",
     "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "″": '"', "，": ",", "。": ".", "、": ",", "；": ";", "：": ":",
-    "（": "(", "）": ")", "【": "[", "】": "]", "％": "%", "﹪": "%", "＝": "=", "｛": "{", "｝": "}", "￥": "¥", "。": ".",
+    "（": "(", "）": ")", "【": "[", "】": "]", "％": "%", "﹪": "%", "＝": "=", "｛": "{", "｝": "}", "￥": "¥",
     "①": "1", "②": "2", "③": "3", "④": "4", "⑤": "5", "⑥": "6", "⑦": "7", "⑧": "8", "⑨": "9",
     "∆": r"\triangle ", "△": r"\triangle ", "∠": r"\angle ", "⊥": r"\perp ", "∥": r"\parallel ", "…": "...",
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
@@ -37,8 +37,15 @@ _TABLE = str.maketrans(_CHARS | {c: rf"\frac{{{n}}}{{{d}}}" for c, (n, d) in _VU
                        | {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F) if chr(c) not in _CHARS})
 
 
+# A backslash that was read as an escape somewhere on the way: form feed + "rac" was \frac.
+_BROKEN = (("\x0crac", "\\frac"), ("\x0cbox", "\\fbox"), ("\x08oxed", "\\boxed"), ("\x08egin", "\\begin"), ("\times", "\\times"), ("\text{", "\\text{"))
+
+
 def visible(text: str) -> str:
     """The text without characters nobody sees (zero-width, bidirectional, NUL, broken surrogates)."""
+    if "\x0c" in text or "\x08" in text or "\t" in text:
+        for broken, whole in _BROKEN:
+            text = text.replace(broken, whole)
     return text if text.isascii() and text.isprintable() else _INVISIBLE.sub("", text)
 
 
@@ -53,9 +60,11 @@ def plain(text: str) -> str:
 
 
 _MATH_PAIR = re.compile(r"(\$\$?)((?:[^$]){1,400}?)\1(?!\d)")
-_DELIMITERS = re.compile(r"\\\[|\\\]|\\\(|\\\)|\$\$|\$(?!\s?[\d.])|`+|\*\*|__|\\(?:begin|end)\{(?:equation|align|gather|math)\*?\}")
+_DELIMITERS = re.compile(r"(?<!\\)\\\[|\\\]|\\\(|\\\)|\$\$|\$(?!\s?[\d.])|`+|\*\*|__|\\(?:begin|end)\{(?:equation|align|gather|math)\*?\}")
 _SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|hfill|hspace\{[^{}]*\})"
                       r"(?![A-Za-z])|~|\\\\(?=\s*$)")
+_THOUSANDS = re.compile(r"\s*\{\s*,\s*\}\s*(?=\d{3})|(?<=\d),\s*\\[!,;]\s*(?=\d{3})")
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|bb|bfit)|mbox|hbox|operatorname\*?|"
                            r"boldsymbol|bm|rm|bf|it|emph|underline|widehat|hat|vec|overrightarrow|ce|mathop|pmb)\s*\{([^{}]*)\}")
 _OLD_FONT = re.compile(r"\{\s*\\(?:rm|bf|it|cal)\s+([^{}]*)\}")
@@ -63,7 +72,10 @@ _OLD_FONT = re.compile(r"\{\s*\\(?:rm|bf|it|cal)\s+([^{}]*)\}")
 
 def unwrap(text: str) -> str:
     """Takes off what only dresses an answer: math delimiters, emphasis, `\\text{}`, LaTeX spacing, a final full stop."""
-    if "\\" in text or "~" in text:
+    if "\\" in text or "~" in text or "{" in text:
+        text = _THOUSANDS.sub(",", text)
+        if "\\\\" in text and "\\begin" not in text:
+            text = _DOUBLED.sub("\\\\", text)
         text = _SPACING.sub(" ", text)
         for _ in range(3):
             text, count = _TEXT_COMMAND.subn(r" \1 ", text)

@@ -67,6 +67,8 @@ pound       | 1            | £ gbp
 yuan        | 1            | ¥ yuan rmb cny 元 块 块钱
 yuan        | 1/10         | 角 毛
 rupee       | 1            | ₹ rupee rupees rs. inr
+speed       | 1609344/3600000 | mph
+speed       | 1000/3600    | kph kmh kmph
 decibel     | 1            | dB decibel decibels
 """
 _PREFIXES = {"": Fraction(1), "k": Fraction(1000), "c": Fraction(1, 100), "m": Fraction(1, 1000), "d": Fraction(1, 10),
@@ -77,7 +79,7 @@ _DERIVED = {
     "volume": (Fraction(1, 1000), {"length": 3}), "force": (Fraction(1000), {"mass": 1, "length": 1, "time": -2}),
     "energy": (Fraction(1000), {"mass": 1, "length": 2, "time": -2}), "frequency": (Fraction(1), {"time": -1}),
     "power": (Fraction(1000), {"mass": 1, "length": 2, "time": -3}), "charge": (Fraction(1), {"current": 1, "time": 1}),
-    "pressure": (Fraction(1000), {"mass": 1, "length": -1, "time": -2}),
+    "speed": (Fraction(1), {"length": 1, "time": -1}), "pressure": (Fraction(1000), {"mass": 1, "length": -1, "time": -2}),
     "voltage": (Fraction(1000), {"mass": 1, "length": 2, "time": -3, "current": -1}),
     "resistance": (Fraction(1000), {"mass": 1, "length": 2, "time": -3, "current": -2}),
 }

@@ -97,6 +97,8 @@ def yes_no(text: str) -> bool | None:
     text = text.strip(" .\"'*").lower()
     if text in YES_NO:
         return YES_NO[text]
+    if re.match(r"(?:yes|no|true|false)\s*(?:or|and|/|,)\s*(?:yes|no|true|false)\b", text):
+        return None
     match = re.match(r"(yes|no|true|false)\b(?!\s+(?:one|more|other|change|solution|value))", text) or re.match(
         r"(是的?|对的?|不是|不对|否|错误?|正确)(?=[,.;: ]|$)", text)
     return YES_NO[match[1]] if match else None

@@ -1,0 +1,224 @@
+"""Configuration: the one call to Hydra's instantiate, the resolvers, and the frame around every entry script."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import importlib
+import inspect
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from openvlt.types import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+APPENDED = ("experiment", "recipe")  # groups outside the defaults list: `experiment=x` is read as `+experiment=x`
+
+
+# --- building ----------------------------------------------------------------------------------------------------------
+
+
+def build(config: Any) -> Any:
+    """Objects from config: `hydra.utils.instantiate` with plain containers, after every key has been checked.
+
+    Raises UserError for a key that its target doesn't take, a missing value, or a target that can't be imported.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        if isinstance(config, (DictConfig, ListConfig)):
+            if missing := OmegaConf.missing_keys(config):
+                raise UserError(f"no value for {', '.join(sorted(missing))}; give it on the command line, e.g. {min(missing)}=...")
+            config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+        for path, node in _targets(config):
+            _check_keys(path, node)
+        return instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from error
+        if isinstance(cause, ValueError):
+            raise UserError(str(cause)) from error
+        raise
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from error
+
+
+def _targets(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every node with a `_target_`, with its dotted path."""
+    if isinstance(config, (DictConfig, Mapping)):
+        if "_target_" in config:
+            yield path, config
+        for key in config:
+            yield from _targets(config[key], f"{path}.{key}".lstrip("."))
+    elif isinstance(config, (ListConfig, list, tuple)):
+        for index, item in enumerate(config):
+            yield from _targets(item, f"{path}[{index}]")
+
+
+def _check_keys(path: str, node: Mapping[str, Any]) -> None:
+    signature = inspect.signature(_locate(path, node["_target_"]))
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return
+    given = {key for key in node if key not in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")}
+    if unknown := sorted(given - set(signature.parameters)):
+        known = [name for name in signature.parameters if name != "self"]
+        raise UserError(f"{path or 'config'} has unknown {_listed(unknown)}; {node['_target_']} takes {', '.join(known)}")
+
+
+def _locate(path: str, target: str) -> Callable[..., Any]:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{path}._target_={target} can't be imported ({error}); check the name, or install its package") from error
+
+
+def _listed(keys: list[str]) -> str:
+    return f"key {keys[0]!r}" if len(keys) == 1 else f"keys {', '.join(map(repr, keys))}"
+
+
+# --- resolvers ---------------------------------------------------------------------------------------------------------
+
+
+def new_run_id() -> str:
+    """Time and a short random part: two jobs that start in the same second still get folders of their own."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _run_folder(runs: str, name: str, resume: str | None) -> str:
+    """A new folder for this run, or the one to resume; `latest` is the newest of that name."""
+    if resume is None:
+        return str(Path(runs) / name / new_run_id())
+    if resume != "latest":
+        return resume
+    folders = sorted(path.parent for path in (Path(runs) / name).glob("*/config.yaml"))
+    if not folders:
+        raise UserError(f"resume=latest: no run under {Path(runs) / name}; start one without resume")
+    return str(folders[-1])
+
+
+def _output_folder(default: str) -> str:
+    """Hydra's output folder inside a job, `default` under `compose()` (tests, notebooks)."""
+    if HydraConfig.initialized() and (output := HydraConfig.get().runtime.output_dir):
+        return output
+    return default
+
+
+def register_resolvers() -> None:
+    """The resolvers that `conf/` uses; safe to call again."""
+    OmegaConf.register_new_resolver("run_folder", _run_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_id", new_run_id, replace=True)
+    OmegaConf.register_new_resolver("output_folder", _output_folder, replace=True)
+
+
+register_resolvers()
+
+
+# --- entry scripts -----------------------------------------------------------------------------------------------------
+
+
+def entry(name: str, run: Callable[[DictConfig], None]) -> None:
+    """Runs an entry script under Hydra with `conf/<name>.yaml`. A user's mistake ends in one sentence and exit status 2."""
+    import hydra
+    from hydra.errors import HydraException
+
+    sys.argv[1:] = normalise(sys.argv[1:], CONF)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises, so that its errors can be told in our words
+    told = (UserError, HydraException, OmegaConfBaseException)
+
+    def framed(config: DictConfig) -> None:
+        with telling(told):
+            run(config)
+
+    with telling(told):
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(framed)()
+
+
+_DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def telling(errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turns these errors, and a disk that can't be written, into one sentence and exit status 2; OPENVLT_TRACEBACK=1 shows the traceback.
+
+    It stands inside the job too: an error that reaches Hydra is announced by Hydra first, in its own words.
+    """
+    try:
+        yield
+    except (*errors, OSError) as error:
+        if os.environ.get("OPENVLT_TRACEBACK") or (type(error) in _SYSTEM and error.errno not in _DISK):
+            raise
+        sys.exit(_fail(explain(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+_SYSTEM = tuple({OSError, *OSError.__subclasses__()})
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def explain(error: Exception) -> str:
+    """One sentence for the errors that a user can mend."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.filename or 'the disk'}: {error.strerror}; free space, or choose another place with paths.runs=<folder>"
+    text = str(error)
+    if found := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text):
+        return _unknown_key(next(group for group in found.groups() if group), text)
+    if found := re.search(r"Could not find '([^']+)'", text):
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        return f"there is no config {found[1]!r}; choose from {', '.join(options)}" if options else _first_line(error)
+    return _first_line(error) if not isinstance(error, UserError) else text
+
+
+def _unknown_key(key: str, text: str) -> str:
+    last = key.rpartition(".")[2]
+    known = sorted({match for file in CONF.rglob("*.yaml") for match in re.findall(r"^\s*(\w+):", file.read_text(), re.MULTILINE)})
+    close = difflib.get_close_matches(last, known, 3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def normalise(arguments: list[str], conf: Path) -> list[str]:
+    """Arguments as users write them, in the form Hydra wants.
+
+    `experiment=x` becomes `+experiment=x` (likewise recipe), and `model=<path or hub id>` becomes `model=pretrained model.path=<it>`.
+    """
+    result = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in APPENDED:
+            argument = f"+{argument}"
+        elif equals and key == "model" and not (conf / "model" / f"{value}.yaml").is_file() and _is_place(value):
+            result.append("model=pretrained")
+            argument = f"model.path={value}"
+        result.append(argument)
+    return result
+
+
+def _is_place(value: str) -> bool:
+    return "/" in value or value.startswith(".") or Path(value).is_dir()

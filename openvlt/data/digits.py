@@ -1,0 +1,80 @@
+"""Real handwriting: scikit-learn's 1,797 scanned digits, three to a picture, tinted red, green and blue.
+
+Questions, chains and lessons are those of `openvlt.data.figures`, with values from 0 to 9 (sums up to 36). The splits
+share neither a combination of values nor a single scan. Three of the picture's four quadrants hold a digit each; the
+colours keep reading order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+from PIL import Image
+
+from openvlt.data import figures
+from openvlt.types import Problem, UserError
+
+HIGHEST = 9
+KIND = "digits"
+_INK = 16  # load_digits gives 0 (paper) to 16
+
+
+@cache
+def _scans() -> Any:
+    """scikit-learn's `images` (1797, 8, 8) and `target` (1797)."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise UserError("data=digits needs the package scikit-learn; run: pip install scikit-learn") from None
+    return load_digits()
+
+
+@cache
+def samples(split: str) -> dict[int, tuple[int, ...]]:
+    """Digit -> the numbers of its scans in one split: a fifth each for `val` and `test`; disjoint, always the same."""
+    rows: dict[int, list[int]] = {digit: [] for digit in range(HIGHEST + 1)}
+    for row, digit in enumerate(_scans().target.tolist()):
+        rows[digit].append(row)
+    places = {"test": (0, 1), "val": (1, 2), "train": (2, 5)}
+    if split not in places:
+        raise UserError(f"split is {split!r}; it is one of {sorted(places)}")
+    chosen = {}
+    for digit, numbers in rows.items():
+        ordered = sorted(numbers, key=lambda row: hashlib.sha256(f"digit {row}".encode()).digest())
+        first, last = (place * len(ordered) // 5 for place in places[split])
+        chosen[digit] = tuple(ordered[first:last])
+    return chosen
+
+
+def draw(split: str, kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56) -> Image.Image:
+    """An RGB picture of `size` x `size` pixels with one of the split's scans per value; `rng` picks scan and place."""
+    page, cell = Image.new("RGB", (size, size), "white"), size // 2
+    side = cell * 6 // 7
+    for quadrant, (name, value) in zip(sorted(rng.sample(range(4), len(values))), values.items(), strict=True):
+        scan = _scans().images[rng.choice(samples(split)[value])]
+        ink = Image.fromarray((scan * (255 / _INK)).astype("uint8")).resize((side, side), Image.Resampling.BILINEAR)
+        left, top = (place * cell + rng.randint(0, cell - side) for place in (quadrant % 2, quadrant // 2))
+        page.paste(figures.COLOURS[name], (left, top), ink)
+    return page
+
+
+def _look(split: str) -> figures.Look:
+    return figures.Look("digits", (KIND,), HIGHEST, partial(draw, split))
+
+
+def generate(
+    amount: int, *, split: str, seed: int, levels: Sequence[int] = figures.LEVELS, size: int = 56
+) -> list[Problem]:
+    """As `figures.generate`; `val` and `test` repeat no (values, question)."""
+    return figures.generate(amount, split=split, seed=seed, kinds=(KIND,), levels=levels, size=size, look=_look(split))
+
+
+def pretraining(
+    amount: int, *, seed: int, mix: tuple[float, float, float] = (0.6, 0.2, 0.2), size: int = 56
+) -> Iterator[tuple[Problem, str]]:
+    """As `figures.pretraining`, with values up to 9 in pictures, arithmetic and texts; only `train` scans."""
+    return figures.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, look=_look("train"))

@@ -1,0 +1,280 @@
+"""Sources that read rows: a user's own files, Hugging Face data sets, and mixtures of several sources."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from openvlt.data.source import Selection, Source, check_amount
+from openvlt.data.table import Columns, Row, read_rows, to_problem, unit
+from openvlt.types import Problem, UserError, unique_ids
+
+SPLITS = ("train", "val", "test")
+
+
+# --- choosing -------------------------------------------------------------------------------------------------------
+
+
+def allotment(name: str, heldout: float, own: Sequence[str]) -> tuple[str, tuple[float, float]]:
+    """Which of the splits with data of their `own` holds split `name`, and which share of its ids: (split, (from, to)).
+
+    `heldout` is the share of `train` set aside for each of `test` and `val` that has no data of its own.
+    """
+    if name not in SPLITS:
+        raise UserError(f"split is {name!r}; it is one of {list(SPLITS)}")
+    missing = [split for split in ("test", "val") if split not in own]
+    if not 0 <= heldout * len(missing) < 1:
+        raise UserError(
+            f"data.heldout={heldout} is taken from train for {' and '.join(missing)} each; give less than 1/2"
+        )
+    if heldout and not missing:
+        raise UserError(f"data.heldout={heldout} has no use, test and val have data of their own; leave it at 0")
+    if name == "train" or name in own:
+        return name, ((heldout * len(missing), 1.0) if name == "train" else (0.0, 1.0))
+    place = missing.index(name)
+    return "train", (heldout * place, heldout * (place + 1))
+
+
+def _chance(name: str) -> float:
+    """A number in [0, 1) that depends on the id alone, so that a row keeps its side when others come or go."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 256**6
+
+
+def choose(problems: Sequence[Problem], selection: Selection, seed: int, where: str) -> list[Problem]:
+    """Levels filtered, order drawn by `seed`, the first `amount` taken. Raises UserError where that can't be done."""
+    if selection.sources is not None:
+        raise UserError(
+            f"{where} is one source; sources={dict(selection.sources)} needs a mixture such as data=openvlthinker"
+        )
+    if selection.levels is not None:
+        known = sorted({problem.level for problem in problems if problem.level is not None})
+        if not set(selection.levels) <= set(known):
+            raise UserError(
+                f"{where}: levels {list(selection.levels)} wanted, the rows have {known or 'none'}; "
+                "set levels=null, or name the column in data.columns.level"
+            )
+        problems = [problem for problem in problems if problem.level in selection.levels]
+    problems = list(problems)
+    random.Random(f"order/{seed}").shuffle(problems)
+    return check_amount(problems, selection, where)
+
+
+# --- one source -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`conf/data/jsonl.yaml`: rows of .jsonl, .json or .parquet files; image paths are relative to each file.
+
+    `path` is the training file. Held-out questions are those of `test_path` and `val_path`; for each of these two that
+    isn't given, a share `heldout` of the training rows is set aside, by a hash of the row's id. With `skip_bad` a bad
+    row is left out and stands in `skipped` (row -> reason); otherwise it is an error. Every row is checked at each
+    load; images are decoded when used.
+    """
+
+    path: str
+    columns: Columns = Columns()
+    test_path: str | None = None
+    val_path: str | None = None
+    heldout: float = 0.0
+    skip_bad: bool = False
+    skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+        """See `Source`. Raises UserError on a bad file or row, a split that isn't there, or too few rows."""
+        files = {"train": self.path, "test": self.test_path, "val": self.val_path}
+        own = [split for split, file in files.items() if file is not None]
+        split, share = allotment(selection.split, self.heldout, own)
+        if share[0] == share[1]:
+            raise UserError(
+                f"data.path={self.path} has no {selection.split} rows; set data.{selection.split}_path=<file>, "
+                "or data.heldout=0.1 to set a tenth of its rows aside"
+            )
+        file = Path(files[split])
+        return _share(self._load(file), share, selection, seed, str(file))
+
+    def _load(self, file: Path) -> list[Problem]:
+        rows = read_rows(file)
+        self.columns.check(dict.fromkeys(name for _, row in rows for name in row), str(file))
+        places = [(f"{file}, {unit(file)} {number}", f"{file.stem}-{number}", row) for number, row in rows]
+        skipped = self.skipped if self.skip_bad else None
+        return _problems(places, self.columns, root=file.parent, source=file.stem, skipped=skipped)
+
+
+def _problems(
+    rows: Sequence[tuple[str, str, Row]], columns: Columns, *, root: Path, source: str, skipped: dict[str, str] | None
+) -> list[Problem]:
+    """Problems of (where, default id, row); a bad row is noted in `skipped`, or raises when that is None."""
+    problems = []
+    for where, default_id, row in rows:
+        try:
+            problems.append(to_problem(row, columns, root=root, where=where, source=source, default_id=default_id))
+        except UserError as error:
+            if skipped is None:
+                raise
+            skipped[where] = str(error)
+    return problems
+
+
+def _share(
+    problems: list[Problem], share: tuple[float, float], selection: Selection, seed: int, where: str
+) -> list[Problem]:
+    """The problems whose ids fall into the share, chosen from."""
+    unique_ids(problems, where)
+    inside = [problem for problem in problems if share[0] <= _chance(problem.id) < share[1]]
+    if not inside:
+        raise UserError(
+            f"{where}: none of its {len(problems)} usable rows is left for split {selection.split!r}; "
+            "add rows, or change data.heldout"
+        )
+    return choose(inside, selection, seed, where)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """`conf/data/hub.yaml`: a data set of the Hugging Face hub, or a copy of it (folder, `save_to_disk`, parquet file).
+
+    `splits` says which of the set's splits (slices like `train[:90%]` included) is our train, test and val; `heldout`
+    and `skip_bad` are as in `Rows`. Encoded images of the whole split are held in memory, decoded when used.
+    """
+
+    path: str
+    name: str | None = None
+    splits: Mapping[str, str | None] = field(default_factory=lambda: {"train": "train"})
+    columns: Columns = Columns()
+    revision: str | None = None
+    data_dir: str | None = None
+    heldout: float = 0.0
+    skip_bad: bool = False
+    skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+        """See `Source`. Raises UserError when the data can't be had, on a bad row, a missing split, or too few rows."""
+        if set(self.splits) - set(SPLITS):
+            raise UserError(f"data.splits names {sorted(self.splits)}; its keys are of {list(SPLITS)}")
+        splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
+        split, share = allotment(selection.split, self.heldout, list(splits))
+        if split not in splits or share[0] == share[1]:
+            raise UserError(
+                f"data.path={self.path} has no {selection.split} rows; set data.splits.{selection.split}=<one of its "
+                "splits>, or data.heldout=0.1 to set a tenth of its rows aside"
+            )
+        return _share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
+
+    def _load(self, split: str) -> list[Problem]:
+        data = self._fetch(split)
+        where, local = f"{self.path}[{split}]", Path(self.path)
+        self.columns.check(data.column_names, where)
+        rows = _raw_rows(data, self.columns)
+        places = [(f"{where}, row {number}", f"{split}-{number}", row) for number, row in enumerate(rows, 1)]
+        root = local if local.is_dir() else local.parent
+        source = local.name.removesuffix(".parquet")
+        return _problems(
+            places, self.columns, root=root, source=source, skipped=self.skipped if self.skip_bad else None
+        )
+
+    def _fetch(self, split: str) -> Any:
+        """The `datasets.Dataset` of one of the set's own splits."""
+        datasets = _datasets()
+        try:
+            if (Path(self.path) / "dataset_dict.json").is_file() or (Path(self.path) / "state.json").is_file():
+                return _from_disk(datasets.load_from_disk(self.path), split, self.path)
+            if Path(self.path).suffix == ".parquet":
+                return datasets.load_dataset("parquet", data_files=self.path, split=split)
+            return datasets.load_dataset(
+                self.path, self.name, split=split, revision=self.revision, data_dir=self.data_dir
+            )
+        except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise UserError(
+                f"data set {self.path}, split {split!r}, can't be loaded: {error}; "
+                "check data.path, data.name and data.splits, or give the folder of a local copy"
+            ) from error
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError("data=hub needs the package datasets; run: pip install datasets") from None
+    return datasets
+
+
+def _from_disk(data: Any, split: str, path: str) -> Any:
+    """One split of what `save_to_disk` wrote; a lone data set counts as its `train`."""
+    splits = data if isinstance(data, dict) else {str(data.split or "train"): data}
+    if split not in splits:
+        raise UserError(f"{path} has no split {split!r}, but {sorted(splits)}; change data.splits")
+    return splits[split]
+
+
+def _raw_rows(data: Any, columns: Columns) -> list[dict[str, Any]]:
+    """Rows of the columns asked for, as stored: images still encoded (`{bytes, path}`), class labels by their names."""
+    wanted = {columns.id, columns.question, columns.answer, columns.choices, columns.answer_type, columns.level}
+    wanted.update(name for group in columns.image_groups() for name in group)
+    kept = [name for name in data.column_names if name in wanted]
+    rows = data.select_columns(kept).with_format("arrow")[:].to_pylist()
+    for name in kept:
+        label: Callable[[int], str] | None = getattr(data.features[name], "int2str", None)
+        if label is not None:
+            rows = [{**row, name: None if row[name] is None else label(row[name])} for row in rows]
+    return rows
+
+
+# --- several sources ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """`conf/data/openvlthinker.yaml`: several sources by name. A source is opened only when a selection asks for it.
+
+    `selection.sources` weighs the parts (None: all alike); the amount is split exactly, largest remainders first. A
+    problem's `source` is its part's name, which also stands before its id, so that ids stay unique.
+    """
+
+    sources: Mapping[str, Source]
+
+    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+        """See `Source`; without an amount, all of the parts asked for. A part that is short raises UserError."""
+        drawn = []
+        for name, amount in self._amounts(selection).items():
+            part = replace(selection, amount=amount, sources=None)
+            try:
+                problems = self.sources[name].problems(part, seed)
+            except UserError as error:
+                raise UserError(f"source {name!r}: {error}") from error
+            drawn += [replace(problem, id=f"{name}/{problem.id}", source=name) for problem in problems]
+        random.Random(f"mixture/{seed}").shuffle(drawn)
+        return drawn
+
+    def _amounts(self, selection: Selection) -> dict[str, int | None]:
+        """How many problems each part gives (None: all it has); parts that give none are left out."""
+        weights = dict.fromkeys(self.sources, 1) if selection.sources is None else dict(selection.sources)
+        if not weights or set(weights) - set(self.sources):
+            raise UserError(f"sources are {list(weights)}; choose from {list(self.sources)}")
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not sum(weights.values()):
+            raise UserError(f"source weights are {weights}; each is 0 or more, and at least one is more than 0")
+        weights = {name: weight for name, weight in weights.items() if weight}
+        if selection.amount is not None:
+            return {name: amount for name, amount in apportion(selection.amount, weights).items() if amount}
+        if len(set(weights.values())) > 1:
+            raise UserError(
+                f"source weights {weights} share out an amount; give one, or equal weights to take everything"
+            )
+        return dict.fromkeys(weights)
+
+
+def apportion(amount: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """`amount` in whole parts proportional to the weights (largest remainders; the earlier name wins a tie)."""
+    exact = {name: Fraction(str(weight)) for name, weight in weights.items()}
+    quotas = {name: amount * weight / sum(exact.values()) for name, weight in exact.items()}
+    parts = {name: math.floor(quota) for name, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda name: parts[name] - quotas[name])
+    for name in by_remainder[: amount - sum(parts.values())]:
+        parts[name] += 1
+    return parts

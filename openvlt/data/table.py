@@ -1,0 +1,299 @@
+"""Rows of a file <-> problems: reads .jsonl, .json and .parquet, and alone knows what a row must hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from openvlt.data.images import open_image
+from openvlt.types import Problem, Trace, UserError
+
+Row = Mapping[str, Any]
+_OPTIONAL = ("id", "choices", "answer_type", "level")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a file holds which field of a problem; the defaults are the fields' own names.
+
+    `images` is a name, a list of alternatives (the first that a row fills counts), or null for data without images. An
+    alternative may itself be a list of columns that are read together (`[images, [image_1, image_2]]`). A cell holds
+    one image or a list of them: a path relative to the file, encoded bytes, `{bytes, path}`, or a PIL image.
+    `choices`, `answer_type` and `level` may be missing from the file, and so may `id` (the row's number is taken then).
+    """
+
+    id: str = "id"
+    question: str = "question"
+    answer: str = "answer"
+    images: str | Sequence[str | Sequence[str]] | None = "images"
+    choices: str = "choices"
+    answer_type: str = "answer_type"
+    level: str = "level"
+
+    def image_groups(self) -> tuple[tuple[str, ...], ...]:
+        """The alternatives for the images, each a tuple of columns that are read together."""
+        names = () if self.images is None else (self.images,) if isinstance(self.images, str) else self.images
+        return tuple((name,) if isinstance(name, str) else tuple(name) for name in names)
+
+    def check(self, there: Collection[str], where: str) -> None:
+        """Raises UserError when the columns `there` lack a field that rows must have, or a name given in the config."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            names = [value] if field.name != "images" else [name for group in self.image_groups() for name in group]
+            if field.name in _OPTIONAL and value == field.default or not names or any(name in there for name in names):
+                continue
+            raise UserError(_absent(field.name, " or ".join(names), there, where))
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
+    """(line or row number from 1, row) of a .jsonl, .json (a list) or .parquet file; anything else raises UserError."""
+    path = Path(path)
+    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise UserError(f"data file {path}: suffix {path.suffix!r} is not supported; use one of {', '.join(readers)}")
+    if not path.is_file():
+        raise UserError(f"data file {path} does not exist (looked in {Path.cwd()}); correct the path")
+    try:
+        rows = list(readers[path.suffix](path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    if not rows:
+        raise UserError(f"data file {path} has no rows; give a file with at least one")
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, {unit(path)} {number}: expected an object with named columns, got {_short(row)}")
+    return rows
+
+
+def unit(path: Path | str) -> str:
+    """What rows of this file are counted in: lines of a .jsonl, else rows."""
+    return "line" if Path(path).suffix == ".jsonl" else "row"
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); "
+                    "a .jsonl file holds one whole object per line"
+                ) from None
+
+
+def _json(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        hint = "; one object per line? Then name it .jsonl" if error.msg == "Extra data" else ""
+        raise UserError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno}){hint}"
+        ) from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a list of rows, got {_short(rows)}; write the rows as [{{...}}, {{...}}]")
+    yield from enumerate(rows, 1)
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        yield from enumerate(parquet.read_table(path).to_pylist(), 1)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path} is not a readable parquet file ({error}); write it again") from None
+
+
+# --- rows to problems -----------------------------------------------------------------------------------------------
+
+
+def to_problem(
+    row: Row, columns: Columns, *, root: Path, where: str, source: str = "", default_id: str | None = None
+) -> Problem:
+    """The problem of one row. Image paths are relative to `root` and must exist; they are decoded later, when used.
+
+    `where` names the row in errors until its id is known; `default_id` is taken where the row has none.
+    Raises UserError on a missing column, a wrong type, an empty text or a missing image.
+    """
+    name = _id(row, columns, where, default_id)
+    where = f"{where} (id {name!r})"
+    return Problem(
+        id=name,
+        question=_text(row, columns.question, "question", where),
+        answer=_answer(row, columns, where),
+        images=_images(row, columns, root, where),
+        choices=_choices(row, columns, where),
+        answer_type=_answer_type(row, columns, where),
+        source=source,
+        level=_level(row, columns, where),
+    )
+
+
+def _id(row: Row, columns: Columns, where: str, default: str | None) -> str:
+    if row.get(columns.id) is None and default is not None:
+        return default
+    return _text(row, columns.id, "id", where)
+
+
+def _text(row: Row, column: str, field: str, where: str) -> str:
+    """A text or a number as text, not empty; true and false are neither (a question is answered with yes or no)."""
+    if column not in row:
+        raise UserError(_absent(field, column, row, where))
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{where}: column {column!r} holds {_short(value)}; expected text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: column {column!r} holds {value}; expected text or a finite number")
+    if not str(value).strip():
+        raise UserError(f"{where}: column {column!r} is empty; give the {field} or remove the row")
+    return str(value)
+
+
+def _answer(row: Row, columns: Columns, where: str) -> str:
+    """The answer; a whole number that is none of the choices would be an index, which nothing here understands."""
+    answer, choices = _text(row, columns.answer, "answer", where), _choices(row, columns, where)
+    if choices and isinstance(row[columns.answer], int) and answer not in choices:
+        raise UserError(
+            f"{where}: the answer {answer} is none of the choices {_short(list(choices))}; "
+            "write the letter or the text of the choice, not its index"
+        )
+    return answer
+
+
+def _choices(row: Row, columns: Columns, where: str) -> tuple[str, ...] | None:
+    value = row.get(columns.choices)
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
+        raise UserError(
+            f"{where}: column {columns.choices!r} holds {_short(value)}; expected a list of texts or numbers"
+        )
+    return tuple(str(item) for item in value)
+
+
+def _answer_type(row: Row, columns: Columns, where: str) -> str | None:
+    value = row.get(columns.answer_type)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: column {columns.answer_type!r} holds {_short(value)}; expected text")
+    return value or None
+
+
+def _level(row: Row, columns: Columns, where: str) -> int | None:
+    value = row.get(columns.level)
+    if isinstance(value, str) and re.fullmatch(r"\d+", value) or isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | None):
+        raise UserError(f"{where}: column {columns.level!r} holds {_short(value)}; expected a whole number")
+    return value
+
+
+def _images(row: Row, columns: Columns, root: Path, where: str) -> tuple[Path | Image.Image, ...]:
+    groups = [[name for name in group if name in row] for group in columns.image_groups()]
+    if groups and not any(groups):
+        names = " or ".join(name for group in columns.image_groups() for name in group)
+        raise UserError(_absent("images", names, row, where))
+    for group in groups:
+        cells = [item for name in group for item in (row[name] if isinstance(row[name], list) else [row[name]])]
+        images = tuple(_image(cell, root, where) for cell in cells if cell is not None)
+        if images:
+            return images
+    return ()
+
+
+def _image(cell: Any, root: Path, where: str) -> Path | Image.Image:
+    if isinstance(cell, dict) and (cell.get("bytes") or cell.get("path")):
+        cell = cell.get("bytes") or cell["path"]
+    if isinstance(cell, Image.Image):
+        return cell
+    if isinstance(cell, bytes):
+        try:
+            return Image.open(BytesIO(cell))
+        except UnidentifiedImageError:
+            raise UserError(
+                f"{where}: {len(cell)} bytes are not a readable image; replace them or remove the row"
+            ) from None
+    if not isinstance(cell, str | Path):
+        raise UserError(f"{where}: an image is {_short(cell)}; expected a path, bytes, or {{bytes, path}}")
+    if re.match(r"https?://|data:", str(cell)):
+        raise UserError(
+            f"{where}: image {_short(cell)} is not a file; save it and give a path relative to the data file"
+        )
+    file = root / cell
+    if not os.path.isfile(file):
+        raise UserError(f"{where}: image {file} does not exist; image paths are relative to the data file")
+    return file
+
+
+def _absent(field: str, column: str, there: Collection[str], where: str) -> str:
+    fix = f"set data.columns.{field}{' (null: no images)' if field == 'images' else ''}"
+    return f"{where}: no column {column} for the {field}; there are {', '.join(map(str, there)) or 'none'}; {fix}"
+
+
+def _short(value: Any) -> str:
+    text = f"{value!r} ({type(value).__name__})"
+    return text if len(text) <= 100 else f"{text[:80]}... ({type(value).__name__})"
+
+
+# --- problems to rows -----------------------------------------------------------------------------------------------
+
+
+def problem_row(problem: Problem, folder: Path) -> dict[str, Any]:
+    """The row of data=jsonl for a file in `folder`: pictures in memory are saved in its `images`, paths made relative.
+
+    Fields that are None (or an empty source) are left out; `meta` is not kept.
+    """
+    row = {
+        "id": problem.id,
+        "question": problem.question,
+        "answer": problem.answer,
+        "images": [_stored(image, problem.id, index, folder) for index, image in enumerate(problem.images)],
+        "choices": None if problem.choices is None else list(problem.choices),
+        "answer_type": problem.answer_type,
+        "level": problem.level,
+        "source": problem.source or None,
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _stored(image: Path | Image.Image, row: str, index: int, folder: Path) -> str:
+    """The image's path relative to `folder`; links on the way are resolved, since `..` means the real parent."""
+    if isinstance(image, Image.Image):
+        name = Path("images") / f"{_file_name(row)}-{index}.png"
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        open_image(image, row).save(folder / name)
+        return name.as_posix()
+    parent = os.path.relpath(os.path.realpath(image.parent), os.path.realpath(folder))
+    return (Path(parent) / image.name).as_posix()
+
+
+def _file_name(row: str) -> str:
+    """An id as a file name; one that had to be changed gets a hash, so that two ids never share a file."""
+    plain = re.sub(r"[^\w.-]", "_", row)[:100]
+    return plain if plain == row else f"{plain}-{hashlib.sha256(row.encode()).hexdigest()[:8]}"
+
+
+def read_traces(file: Path | str) -> list[Trace]:
+    """The traces of a file of `problem_row`s with a `response`; their origin is the row's, or the folder's name."""
+    file, traces = Path(file), []
+    for number, row in read_rows(file):
+        where = f"{file}, {unit(file)} {number}"
+        response = _text(row, "response", "response", where)
+        problem = to_problem(row, Columns(), root=file.parent, where=where, source=row.get("source") or "")
+        traces.append(Trace(problem, response, row.get("origin") or file.parent.name))
+    return traces

@@ -1,0 +1,70 @@
+"""The runner: stages in order, finished ones skipped, the table and the figures at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import json
+
+import lightning
+
+from openvlt.iteration.folder import finished_stages, previous_run, write_json
+from openvlt.iteration.stages import Lab, Stage, timed
+from openvlt.types import UserError
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """`conf/iteration/*.yaml`: `stages` by name, in order. `previous` names the run (or its folder) whose stages this one continues."""
+
+    stages: Mapping[str, Stage]
+    previous: str | None = None
+
+    def run(self, lab: Lab, folder: Path, *, runs: Path, name: str, scale: str) -> dict[str, Any]:
+        """Runs what isn't finished in `folder` and gives the run's results; a finished run does nothing."""
+        earlier = previous_run(self.previous, runs)
+        folders = {} if earlier is None else dict(finished_stages(earlier))
+        results = []
+        for number, (stage_name, stage) in enumerate(self.stages.items()):
+            home = folder / f"{number:02d}-{stage_name}"
+            results.append(_finish(stage, replace(lab, folders=dict(folders)), stage_name, home, lab.seed + 1000 * number))
+            folders[stage_name] = home
+        final = {"name": name, "scale": scale, "seed": lab.seed, "stages": results}
+        write_json(folder / "results.json", final)
+        return final
+
+
+def _finish(stage: Stage, lab: Lab, name: str, home: Path, seed: int) -> dict[str, Any]:
+    """The record of a stage: read where it is complete, made where it is not. Everything random in it follows from `seed`."""
+    record = home / "results.json"
+    if record.is_file():
+        print(f"{name:<14} finished before: skipped", flush=True)
+        return json.loads(record.read_text())
+    home.mkdir(parents=True, exist_ok=True)
+    lightning.seed_everything(seed, verbose=False)
+    result = timed(stage, lab, name, home, seed)
+    write_json(record, result)
+    (home / "last.ckpt").unlink(missing_ok=True)
+    print(f"{name:<14} {_line(result)}", flush=True)
+    return result
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    """One line on what a stage achieved."""
+    if (evaluation := result["evaluation"]) is not None:
+        low, high = (100 * bound for bound in evaluation["interval"])
+        return f"{100 * evaluation['accuracy']:.1f} % ({low:.1f} to {high:.1f}, n {evaluation['n']}), {result['seconds']:.0f} s"
+    counts = result["distillation"]
+    return f"{counts['traces']} traces from {counts['problems']} problems, {result['seconds']:.0f} s"
+
+
+def check_stages(stages: Mapping[str, Stage]) -> None:
+    """Raises UserError when a stage starts from one that comes after it (a typo would otherwise show up hours later)."""
+    names = list(stages)
+    for place, (name, stage) in enumerate(stages.items()):
+        for needed in (getattr(stage, "start", None), getattr(stage, "author", None), *getattr(stage, "traces", ())):
+            if needed in names[place:]:
+                raise UserError(f"iteration.stages: {name} needs {needed}, which comes after it; reorder the stages")

@@ -1,0 +1,101 @@
+"""A run's beginning: its folder, its config on disk, resuming, and the parts that its stages share."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from openvlt.config import build
+from openvlt.iteration.folder import manifest, model_of_run, write_json, write_text
+from openvlt.iteration.stages import Lab
+from openvlt.types import UserError
+
+PLACES = ("resume", "paths")  # what may differ between a run and its continuation: where, not what
+
+
+def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
+    """The run's config and folder. A new run writes config.yaml, overrides and manifest.json; a resumed one is held to them.
+
+    Raises UserError when the folder to resume is no run, or when its config and the given one differ.
+    """
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    folder = Path(config.paths.run)
+    saved = folder / "config.yaml"
+    if config.resume is not None:
+        if not saved.is_file():
+            raise UserError(f"resume={config.resume}: no config.yaml in {folder}; give a run folder, or leave resume out")
+        return _resumed(config, OmegaConf.load(saved), overrides), folder
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    write_text(folder / "overrides", "\n".join(overrides) + "\n")
+    write_json(folder / "manifest.json", manifest(config.seed))
+    write_text(saved, OmegaConf.to_yaml(resolved))
+    return resolved, folder
+
+
+def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> DictConfig:
+    """The saved config. With more on the command line than `resume`, all of it has to agree with what was saved."""
+    if any(not override.startswith(("resume=", "paths.")) for override in overrides):
+        now = OmegaConf.to_container(config, resolve=True)
+        if different := sorted(_differences(OmegaConf.to_container(saved), now)):
+            shown = "; ".join(different[:4]) + (f"; and {len(different) - 4} more" if len(different) > 4 else "")
+            raise UserError(
+                f"resume={config.resume}: that run was made with another config ({shown}); resume it with `resume=` alone, or "
+                "start a new run"
+            )
+    return saved
+
+
+def _differences(was: Any, now: Any, path: str = "") -> list[str]:
+    """`key: old, now new` for every leaf that differs, places left out."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        found = []
+        for key in was.keys() | now.keys():
+            if not path and key in PLACES:
+                continue
+            found += _differences(was.get(key, "absent"), now.get(key, "absent"), f"{path}.{key}".lstrip("."))
+        return found
+    return [] if was == now else [f"{path}: {was}, now {now}"]
+
+
+def make_lab(config: DictConfig) -> Lab:
+    """The parts that stages share, built from the config's groups."""
+    model = build(config.model)
+    if model.path and Path(model.path).is_dir():
+        model = replace(model, path=str(model_of_run(Path(model.path))))
+    return Lab(
+        model=model,
+        source=build(config.data),
+        sft=build(config.sft),
+        grpo=build(config.grpo),
+        evaluation=build(config.evaluation),
+        seed=config.seed,
+        adapter=build(config.adapter) or None,  # an empty group: the whole model is trained
+    )
+
+
+def announce(config: DictConfig, folder: Path) -> None:
+    """One line at the start: which scale this is, which model and data, and where the results go."""
+    model = config.model.get("path") or "the embedded tiny model"
+    print(f"scale={config.scale}: {model}, data {config.data._target_.rpartition('.')[2].lower()}, seed {config.seed} -> {folder}", flush=True)
+
+
+@contextlib.contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Says on Ctrl-C how to go on from where the run stopped, and closes Weights & Biases after the job."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        script = Path(sys.argv[0]).name
+        print(f"\ninterrupted; nothing finished is lost. Continue with: python {script} resume={folder}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish()

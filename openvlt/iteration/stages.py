@@ -1,0 +1,146 @@
+"""Stages as data: each takes a checkpoint and leaves one (or traces) in its own folder. `conf/iteration/*.yaml` lists them."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from openvlt.benchmark.evaluate import Evaluation
+from openvlt.data.source import Selection, Source
+from openvlt.data.table import read_traces
+from openvlt.distill.pipeline import Distillation
+from openvlt.grpo.module import GRPO
+from openvlt.iteration.folder import publish, saved_model
+from openvlt.model.load import VLM, PretrainedModel
+from openvlt.sft.module import SFT
+from openvlt.types import Trace, UserError
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What every stage of a run is given: the built parts, the seed, and where earlier stages left their work.
+
+    `folders` maps finished stages to their folders, those of a previous run included.
+    """
+
+    model: PretrainedModel
+    source: Source
+    sft: SFT
+    grpo: GRPO
+    evaluation: Evaluation
+    seed: int
+    adapter: Any = None
+    folders: Mapping[str, Path] = field(default_factory=dict)
+
+    def folder(self, stage: str) -> Path:
+        """Where a finished stage left its work. Raises UserError for a stage that isn't there."""
+        if stage not in self.folders:
+            raise UserError(
+                f"stage {stage!r} is neither in this run before here nor in its previous run (there are: "
+                f"{sorted(self.folders) or 'none'}); run its experiment first, or set iteration.previous=<run folder>"
+            )
+        return self.folders[stage]
+
+    def checkpoint(self, name: str) -> str:
+        """The checkpoint of `base` or of a finished stage."""
+        return self.model.base() if name == "base" else str(saved_model(self.folder(name)))
+
+    def load(self, name: str, *, adapter: bool = False) -> VLM:
+        """A model to train or to sample from; `adapter` puts the configured one on top."""
+        return self.model.load(self.checkpoint(name), adapter=copy.deepcopy(self.adapter) if adapter else None)
+
+    def evaluate(self, vlm: VLM, folder: Path) -> dict[str, Any]:
+        """Accuracy on the held-out problems; each answer goes to rows.jsonl. The set does not depend on the run's seed."""
+        return self.evaluation.run(vlm, self.source, seed=0, rows=folder / "rows.jsonl")
+
+
+def adjusted(settings: Any, changes: Mapping[str, Any], where: str) -> Any:
+    """A copy of a settings object with some fields changed. Raises UserError for an unknown field."""
+    known = {entry.name for entry in fields(settings)}
+    if unknown := set(changes) - known:
+        raise UserError(f"{where}: settings name {sorted(unknown)}; {type(settings).__name__} has {sorted(known)}")
+    return replace(settings, **changes)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model's own accuracy, answering directly: the first row of the table."""
+
+    kind: ClassVar[str] = "base"
+
+    def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
+        return {"evaluation": lab.evaluate(lab.load("base"), folder)}
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Makes SFT data: `distillation` by the model of stage `author` on the problems of `select`."""
+
+    author: str
+    distillation: Distillation
+    select: Selection
+    kind: ClassVar[str] = "distill"
+
+    def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
+        problems = lab.source.problems(self.select, seed)
+        counts = self.distillation.run(lab.load(self.author), problems, folder=folder, seed=seed)
+        return {"start": self.author, "distillation": counts}
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Supervised fine-tuning of `start` on the traces of earlier stages; `settings` change fields of `sft` for this stage.
+
+    `amount` caps the traces (the first ones by the seed's order), so that a control can be given exactly as many.
+    """
+
+    traces: tuple[str, ...]
+    start: str = "base"
+    amount: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    kind: ClassVar[str] = "sft"
+
+    def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
+        sft, vlm = adjusted(lab.sft, self.settings, name), lab.load(self.start, adapter=True)
+        traces = self._traces(lab)
+        sft.train(vlm, traces, folder=folder, seed=seed, title=name)
+        publish(vlm, folder)
+        training = {"steps": sft.steps(len(traces)), "traces": len(traces), "epochs": sft.epochs}
+        return {"start": self.start, "training": training, "evaluation": lab.evaluate(vlm, folder)}
+
+    def _traces(self, lab: Lab) -> Sequence[Trace]:
+        rows = [trace for stage in self.traces for trace in read_traces(lab.folder(stage) / "traces.jsonl")]
+        return rows[: self.amount]
+
+
+@dataclass(frozen=True)
+class Reinforce:
+    """GRPO from `start` on the problems of `select`; `settings` change fields of `grpo` for this stage."""
+
+    start: str
+    select: Selection
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    kind: ClassVar[str] = "grpo"
+
+    def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
+        grpo, vlm = adjusted(lab.grpo, self.settings, name), lab.load(self.start, adapter=True)
+        reference = lab.load(self.start) if grpo.kl and lab.adapter is None else None
+        problems = lab.source.problems(self.select, seed)
+        grpo.train(vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
+        publish(vlm, folder)
+        training = {"steps": grpo.steps, "problems": len(problems), "group_size": grpo.group_size}
+        return {"start": self.start, "training": training, "evaluation": lab.evaluate(vlm, folder)}
+
+
+Stage = Base | Traces | Tune | Reinforce
+
+
+def timed(stage: Stage, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
+    """Runs a stage and gives its record: what it is, where it started, how long it took, what came out."""
+    began = time.perf_counter()
+    record = {"stage": name, "kind": stage.kind, "start": None, "evaluation": None, "training": None, "distillation": None}
+    return {**record, **stage.run(lab, name, folder, seed), "seconds": round(time.perf_counter() - began, 1)}

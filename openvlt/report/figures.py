@@ -1,0 +1,260 @@
+"""A run's figures: accuracy over the stages, a stage's curves, and several seeds together.
+
+Everything is read from the run folder and written into it; a training process may call this at any time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from openvlt.report.draw import BLUE, GREY, INK, LIGHT_BLUE, PALE, kinds_legend, look, new_figure, plain, save, titles
+from openvlt.report.records import Run, Stage, finite, mean, read_run, read_stage, running_mean
+from openvlt.report.table import by_stage
+from openvlt.types import UserError
+
+
+@dataclass(frozen=True)
+class Point:
+    """One stage in the figure: its place on the axis, and accuracy and interval in percent."""
+
+    x: int
+    stage: Stage
+    accuracy: float
+    low: float
+    high: float
+
+    @property
+    def kind(self) -> str:
+        """The key of its look."""
+        return "control" if self.stage.control else self.stage.kind
+
+
+# --- accuracy over the stages -----------------------------------------------------------------------------------------
+
+
+def iterations_figure(run_folder: str | Path) -> Path | None:
+    """Writes RUN/iterations.png, as the paper's Figure 4: accuracy per stage with its interval. None: no score."""
+    run = read_run(run_folder)
+    main, control = points(run.stages)
+    if not main and not control:
+        return None
+    figure, axes = _iterations_axes(main, control)
+    _branches(axes, main, control)
+    marks = f"{_questions(main + control)}; bars are 95 % Wilson intervals"
+    titles(axes, f"{run.name}: accuracy after each stage", marks)
+    kinds_legend(figure, axes, {point.kind for point in [*main, *control]})
+    return save(figure, run.folder / "iterations.png")
+
+
+def points(stages: Iterable[Stage]) -> tuple[list[Point], list[Point]]:
+    """The scored stages of the main branch, at 0, 1, ..., and the control's, each at the SFT of the same iteration."""
+    scored = [stage for stage in stages if stage.evaluation]
+    main = [_point(x, stage) for x, stage in enumerate(stage for stage in scored if not stage.control)]
+    control: list[Point] = []
+    for stage in (stage for stage in scored if stage.control):
+        same = [point.x for point in main if (point.stage.kind, point.stage.number) == (stage.kind, stage.number)]
+        taken = {point.x for point in control}
+        free = [x for x in same if x not in taken] or [1 + max([point.x for point in main + control], default=-1)]
+        control.append(_point(free[0], stage))
+    return main, sorted(control, key=lambda point: point.x)
+
+
+def _point(x: int, stage: Stage) -> Point:
+    low, high = stage.evaluation["interval"]
+    return Point(x, stage, 100 * stage.evaluation["accuracy"], 100 * low, 100 * high)
+
+
+def _iterations_axes(main: Sequence[Point], control: Sequence[Point]) -> tuple[Figure, Axes]:
+    everything = [*main, *control]
+    ticks = {point.x: point.stage.label for point in [*control, *main]}
+    figure = new_figure(max(5.0, min(11.0, 1.6 + 0.85 * len(ticks))), 4.3)
+    axes = figure.add_subplot()
+    plain(axes)
+    axes.set_xticks(list(ticks), list(ticks.values()), rotation=0 if len(ticks) <= 9 else 35)
+    axes.set_xlim(min(ticks) - 0.6, max(ticks) + 0.6)
+    low, high = min(point.low for point in everything), max(point.high for point in everything)
+    room = 0.16 * max(high - low, 5.0)
+    axes.set_ylim(max(0.0, low - room) if low > room else -1.0, min(102.0, high + room))
+    axes.set_ylabel("accuracy (%)")
+    _bands(axes, main)
+    return figure, axes
+
+
+def _bands(axes: Axes, main: Sequence[Point]) -> None:
+    """A faint ground under every other iteration."""
+    for number in sorted({point.stage.number for point in main if point.stage.number})[::2]:
+        places = [point.x for point in main if point.stage.number == number]
+        axes.axvspan(min(places) - 0.5, max(places) + 0.5, color="#f5f5f5", zorder=0, linewidth=0)
+
+
+def _branches(axes: Axes, main: Sequence[Point], control: Sequence[Point]) -> None:
+    """Both lines; the dashed one starts at the last SFT before the control, which both branches share."""
+    shared = [point for point in main if control and point.kind == "sft" and point.x < control[0].x][-1:]
+    for way, style in ((main, "-"), ([*shared, *control], (0, (4, 3)))):
+        along = [[_place(point) for point in way], [point.accuracy for point in way]]
+        axes.plot(*along, linestyle=style, color=GREY, linewidth=1.2, zorder=2)
+    for along, others in ((main, control), (control, main)):
+        rival = {point.x: point.accuracy for point in others}
+        for before, point, after in zip([None, *along], along, [*along[1:], None], strict=False):
+            _marker(axes, point)
+            upper = point.accuracy >= rival.get(point.x, 101.0 if point.stage.control else -1.0)
+            _value(axes, point, upper, _sideways(axes, before, point, after) if upper else 0)
+
+
+def _place(point: Point) -> float:
+    """The control stands a little to the right, so that its bar doesn't hide under another."""
+    return point.x + 0.12 if point.stage.control else point.x
+
+
+def _marker(axes: Axes, point: Point) -> None:
+    marker, fill, _ = look(point.kind)
+    bar = [[max(0.0, point.accuracy - point.low)], [max(0.0, point.high - point.accuracy)]]
+    face = "white" if point.kind == "control" else fill
+    style = {
+        "marker": marker,
+        "markersize": 7,
+        "markerfacecolor": face,
+        "markeredgecolor": fill,
+        "markeredgewidth": 1.4,
+    }
+    style |= {"color": fill, "capsize": 3, "elinewidth": 1.2, "linestyle": "none", "zorder": 4}
+    axes.errorbar(_place(point), point.accuracy, bar, **style)
+
+
+def _value(axes: Axes, point: Point, upper: bool, sideways: float) -> None:
+    """The number above the bar, or under it where the other branch is higher."""
+    place, colour = (_place(point), point.high if upper else point.low), look(point.kind)[1]
+    style = {"ha": "center", "va": "bottom" if upper else "top", "fontsize": 9, "color": colour, "zorder": 5}
+    offset = (sideways, 4 if upper else -4)
+    text = axes.annotate(f"{point.accuracy:.1f}", place, offset, textcoords="offset points", **style)
+    text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+
+
+def _sideways(axes: Axes, before: Point | None, point: Point, after: Point | None) -> float:
+    """Points to move a number away from a line that rises steeply to its right, or falls steeply from its left."""
+    low, high = axes.get_ylim()
+    steep = 0.25 * (high - low)
+    rises = after is not None and after.accuracy - point.accuracy > steep
+    falls = before is not None and before.accuracy - point.accuracy > steep
+    return 10.0 * (int(falls) - int(rises))
+
+
+def _questions(along: Sequence[Point]) -> str:
+    amounts = {point.stage.evaluation["n"] for point in along}
+    span = f"{min(amounts):,}" if len(amounts) == 1 else f"{min(amounts):,} to {max(amounts):,}"
+    return f"{span} questions per stage"
+
+
+# --- several seeds ----------------------------------------------------------------------------------------------------
+
+
+def seeds_figure(run_folders: Sequence[str | Path], file: str | Path) -> Path:
+    """Writes the runs' mean per stage, its span, and each run faintly. Raises UserError on no score."""
+    runs = [read_run(folder) for folder in run_folders]
+    found = [[stage for stage in column if stage] for column in by_stage(runs)]
+    if not found:
+        names = ", ".join(map(str, run_folders))
+        raise UserError(f"no stage of {names} is evaluated yet; let a run reach its first evaluation")
+    main, control = points([column[0] for column in found])
+    scores = {column[0].name: [100 * stage.evaluation["accuracy"] for stage in column] for column in found}
+    main, control = ([_span(point, scores[point.stage.name]) for point in branch] for branch in (main, control))
+    figure, axes = _iterations_axes(main, control)
+    for branch, style in ((main, "-"), (control, "--")):
+        _spread(axes, branch, runs, style)
+    _branches(axes, main, control)
+    marks = f"mean of {len(runs)} runs; bars span lowest to highest, faint lines are single runs"
+    titles(axes, f"{runs[0].name}: accuracy after each stage", marks)
+    kinds_legend(figure, axes, {point.kind for point in [*main, *control]})
+    return save(figure, Path(file))
+
+
+def _span(point: Point, scores: Sequence[float]) -> Point:
+    return Point(point.x, point.stage, mean(scores), min(scores), max(scores))
+
+
+def _spread(axes: Axes, branch: Sequence[Point], runs: Sequence[Run], style: str) -> None:
+    """Every run's own way, faintly."""
+    for run in runs:
+        own = {stage.name: 100 * stage.evaluation["accuracy"] for stage in run.stages if stage.evaluation}
+        way = [(_place(point), own[point.stage.name]) for point in branch if point.stage.name in own]
+        axes.plot([x for x, _ in way], [y for _, y in way], color=PALE, linewidth=0.8, linestyle=style, zorder=1)
+
+
+# --- curves of one stage ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One column of metrics.csv and how it is shown; `share` turns it into percent."""
+
+    column: str
+    title: str
+    unit: str
+    share: bool = False
+
+
+_PANELS = (
+    Panel("reward", "Sampled reward", "mean per completion"),
+    Panel("length", "Completion length", "tokens"),
+    Panel("dropped_groups", "Dropped groups", "% of groups", share=True),
+    Panel("kl", "KL to the reference", "nats per token"),
+    Panel("entropy", "Entropy", "nats per token"),
+    Panel("loss", "Loss", "nats per token"),
+    Panel("grad_norm", "Gradient norm", "before clipping"),
+)
+
+
+def curves_figure(stage_folder: str | Path) -> Path | None:
+    """Writes STAGE/curves.png: one panel per known column of metrics.csv that holds values, or None."""
+    stage = read_stage(stage_folder)
+    columns = stage.metrics
+    known = [panel for panel in _PANELS if finite(columns.get(panel.column, ()))]
+    if "reward" in columns:  # GRPO's loss says nothing about progress
+        known = [panel for panel in known if panel.column != "loss"]
+    if not known:
+        return None
+    steps = columns.get("step") or list(range(1, 1 + len(next(iter(columns.values())))))
+    window = mean_window(len(steps))
+    rows = _rows(known)
+    figure = new_figure(9.0 if len(known) > 1 else 5.0, 0.75 + 2.25 * len(rows))
+    for row, grid in zip(rows, figure.add_gridspec(len(rows), 1), strict=True):
+        for panel, cell in zip(row, grid.subgridspec(1, len(row)), strict=True):
+            _panel(figure.add_subplot(cell), panel, steps, columns[panel.column], window)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return save(figure, stage.folder / "curves.png")
+
+
+def mean_window(steps: int) -> int:
+    """Steps in the running mean: a tenth of all, three at least."""
+    return max(3, math.ceil(steps / 10))
+
+
+def _rows(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
+    """Up to three in a row, as even as can be: 4 panels are 2 + 2, 5 are 3 + 2."""
+    count = math.ceil(len(panels) / 3)
+    width = math.ceil(len(panels) / count)
+    return [panels[start : start + width] for start in range(0, len(panels), width)]
+
+
+def _panel(axes: Axes, panel: Panel, steps: Sequence[float], values: Sequence[float], window: int) -> None:
+    shown = [100 * value for value in values] if panel.share else values
+    plain(axes)
+    dots = {"marker": ".", "markersize": 3} if len(steps) <= 60 else {}
+    axes.plot(steps, shown, color=LIGHT_BLUE, linewidth=0.8, label="each step", **dots)
+    if len(steps) > window:
+        smooth = running_mean(shown, window)
+        axes.plot(steps, smooth, color=BLUE, linewidth=1.8, label=f"mean of the last {window} steps")
+    axes.set_title(panel.title, fontsize=10, loc="left", color=INK)
+    axes.set_xlabel("optimiser step", fontsize=9)
+    axes.set_ylabel(panel.unit, fontsize=9)
+    axes.margins(x=0.02)
+    axes.locator_params(axis="x", integer=True, nbins=6)
+    axes.locator_params(axis="y", nbins=5)

@@ -1,0 +1,220 @@
+"""One self-contained HTML page per run: no request leaves it, all text is escaped, pictures are part of it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from openvlt.report.figures import curves_figure, iterations_figure
+from openvlt.report.records import Run, Stage, read_run, write
+from openvlt.report.table import percent, stages_table
+from openvlt.report.transcripts import Pictures, Transcript, answers, followed, samples, traces
+from openvlt.types import UserError, Verdict
+
+_FIRST = ("command", "overrides", "scale", "seed", "seeds", "commit", "hardware", "versions")
+_KINDS = {
+    "base": "the model as it is",
+    "distill": "distillation: traces to imitate",
+    "sft": "supervised fine-tuning",
+    "grpo": "reinforcement learning",
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the header or of a list: `lines` are names with values; `long` text is folded away."""
+
+    name: str
+    value: str = ""
+    lines: tuple[tuple[str, str], ...] = ()
+    long: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one stage."""
+
+    stage: Stage
+    what: str
+    score: str
+    verdicts: tuple[tuple[str, int, float], ...]
+    counts: tuple[tuple[str, str], ...]
+    settings: tuple[tuple[str, str], ...]
+    curves: str
+    groups: tuple[tuple[str, list[Transcript]], ...]
+
+
+def write_page(run_folder: str | Path) -> Path:
+    """Makes the run's figures anew and writes RUN/report.html, also of an unfinished run. Raises UserError."""
+    run = read_run(run_folder)
+    iterations = iterations_figure(run.folder)
+    config, pictures = _config(run.folder), Pictures(run.stages)
+    page = _template().render(
+        run=run,
+        headline=_headline(run),
+        facts=list(_facts(run)),
+        table=stages_table(run.stages),
+        iterations=_inline(iterations),
+        sections=[_section(stage, run, config, pictures) for stage in run.stages],
+        followed=followed(run, pictures),
+        config=_text(run.folder / "config.yaml"),
+    )
+    return write(run.folder / "report.html", page.encode())
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    space = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return space.get_template("page.html.j2")
+
+
+def _inline(file: Path | None) -> str:
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" if file else ""
+
+
+# --- header -----------------------------------------------------------------------------------------------------------
+
+
+def _headline(run: Run) -> str:
+    """First and last scored stage of the main branch in one sentence."""
+    scored = [stage for stage in run.stages if stage.evaluation and not stage.control]
+    if not scored:
+        return "No stage has been evaluated yet."
+    said = [f"{stage.label} {percent(stage.evaluation['accuracy'])} %" for stage in [scored[0], *scored[1:][-1:]]]
+    gain = 100 * (scored[-1].evaluation["accuracy"] - scored[0].evaluation["accuracy"])
+    points = f" ({gain:+.1f} points)" if len(scored) > 1 else ""
+    return f"{' → '.join(said)}{points} on {scored[-1].evaluation['n']:,} questions."
+
+
+def _facts(run: Run) -> Iterator[Fact]:
+    """What manifest.json, results.json and the file `overrides` say of the run, the best known first."""
+    known = {key: run.results[key] for key in ("scale", "seed") if run.results.get(key) is not None}
+    overrides = [line.removeprefix("- ") for line in _text(run.folder / "overrides").splitlines() if line.strip("- []")]
+    known |= {"overrides": " ".join(overrides)} if overrides else {}
+    known |= {key: value for key, value in run.manifest.items() if key != "name"}
+    for key in sorted(known, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST)):
+        if known[key] not in (None, "", [], {}):
+            yield _fact(key, known[key])
+
+
+def _fact(name: str, value: Any) -> Fact:
+    title = name.replace("_", " ")
+    if isinstance(value, Mapping):
+        return Fact(title, lines=tuple(flat(value)))
+    text = shown(value)
+    return Fact(title, text, long=len(text) > 300 or "\n" in text)
+
+
+def shown(value: Any) -> str:
+    """A setting or count as text."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(shown, value))
+    return str(value)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """A nested mapping as (`dotted.name`, text)."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", shown(value)
+
+
+# --- one stage --------------------------------------------------------------------------------------------------------
+
+
+def _section(stage: Stage, run: Run, config: Mapping[str, Any], pictures: Pictures) -> Section:
+    evaluation = stage.evaluation or {}
+    curves = curves_figure(stage.folder) if stage.folder else None
+    return Section(
+        stage,
+        what=_what(stage),
+        score=_score(stage, run),
+        verdicts=tuple(_verdicts(evaluation.get("verdicts", {}))),
+        counts=tuple(_counts(stage)),
+        settings=tuple(_settings(stage, config)),
+        curves=_inline(curves),
+        groups=tuple(_groups(stage, pictures)),
+    )
+
+
+def _what(stage: Stage) -> str:
+    what, start = _KINDS.get(stage.kind, stage.kind), stage.result.get("start")
+    return f"{what}, from {Stage(start).label}" if start else what
+
+
+def _groups(stage: Stage, pictures: Pictures) -> Iterator[tuple[str, list[Transcript]]]:
+    """Titled transcripts; only what there is."""
+    for title, group in (
+        ("Traces it kept", traces(stage, pictures)),
+        ("Answers in the evaluation", answers(stage, pictures)),
+        ("Completions sampled in training, first and last", samples(stage, pictures)),
+    ):
+        if group:
+            yield title, group
+
+
+def _score(stage: Stage, run: Run) -> str:
+    if not stage.evaluation:
+        return "" if stage.done else "not finished"
+    low, high = map(percent, stage.evaluation["interval"])
+    text = f"{percent(stage.evaluation['accuracy'])} % (95 % interval {low}–{high}, n = {stage.evaluation['n']:,})"
+    start = next((other for other in run.stages if other.name == stage.result.get("start") and other.evaluation), None)
+    if start is None:
+        return text
+    gain = 100 * (stage.evaluation["accuracy"] - start.evaluation["accuracy"])
+    return f"{text}, {gain:+.1f} points against {start.label}, where it started"
+
+
+def _verdicts(counts: Mapping[str, int]) -> Iterator[tuple[str, int, float]]:
+    """(verdict, count, percent of all), in the verifier's order."""
+    total = sum(counts.values())
+    for verdict in Verdict:
+        if counts.get(verdict.value):
+            yield verdict.value, counts[verdict.value], 100 * counts[verdict.value] / total
+
+
+def _counts(stage: Stage) -> Iterator[tuple[str, str]]:
+    """How much was done: time, steps, what distillation counted, lengths."""
+    if stage.done:
+        yield "seconds", f"{stage.result.get('seconds', 0.0):.1f}"
+    elif steps := stage.metrics.get("step"):
+        yield "steps so far", f"{steps[-1]:.0f}"
+    if stage.evaluation:
+        yield "mean tokens of an answer", shown(stage.evaluation["length"])
+        yield "finished answers", f"{percent(stage.evaluation['finished'])} %"
+    for name, text in flat(stage.result.get("distillation") or {}):
+        yield name.replace("_", " "), text
+
+
+def _settings(stage: Stage, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the stage wrote of its training, then the part of config.yaml that its kind is built from."""
+    yield from flat(stage.result.get("training") or {})
+    part = config.get(stage.kind)
+    if isinstance(part, Mapping):
+        yield from flat(part, f"{stage.kind}.")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(_text(folder / "config.yaml"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{folder / 'config.yaml'} is not valid YAML ({error}); restore the file") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""

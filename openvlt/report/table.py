@@ -1,0 +1,153 @@
+"""A run's numbers as a table that reads the same in a terminal, in Markdown and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openvlt.report.records import Run, Stage, ends, mean, read_run, stages_of
+
+NOTHING = "–"
+CONTROL_TITLE = "control: no RL"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text: `header`, the rows of the main branch, those of the control, and a line below."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    control: tuple[tuple[str, ...], ...] = ()
+    note: str = ""
+
+    def markdown(self) -> str:
+        """A Markdown table with padded columns: the first left-aligned, numbers right-aligned."""
+        apart = (CONTROL_TITLE, *("" for _ in self.header[1:]))
+        rows = [*self.rows, *([apart] if self.control else ()), *self.control]
+        widths = [max(3, *map(len, column)) for column in zip(self.header, *rows, strict=True)]
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        lines = [_line(self.header, widths), _line(rule, widths), *(_line(row, widths) for row in rows)]
+        return "\n".join([*lines, *(["", self.note] if self.note else ())])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return "| " + " | ".join([cells[0].ljust(widths[0]), *padded]) + " |"
+
+
+def results_table(results: Mapping[str, Any], folder: Path | None = None) -> str:
+    """The table of a run's results.json, in Markdown; with the run's `folder` also the reward its metrics tell of."""
+    return stages_table(stages_of(results, folder)).markdown()
+
+
+def stages_table(stages: Sequence[Stage]) -> Table:
+    """One row for each stage that trains or is evaluated; the time of the others is in the note. No empty columns.
+
+    `L1 %` is the accuracy on questions of level 1, `tokens` the mean length of an evaluated answer, `sampled reward`
+    the mean of the first tenth of GRPO's steps and of the last.
+    """
+    shown = [stage for stage in stages if stage.kind != "distill" or stage.evaluation]
+    levels = sorted({level for stage in shown for level in _levels(stage)}, key=lambda level: (len(level), level))
+    columns: dict[str, Callable[[Stage], str]] = {
+        "accuracy %": _accuracy,
+        "95 % interval": _interval,
+        "n": lambda stage: _from(stage, "n", "{}"),
+        **{f"L{level} %": _level_cell(level) for level in levels},
+        "tokens": lambda stage: _from(stage, "length", "{:.1f}"),
+        "sampled reward": _reward,
+        "seconds": _seconds,
+    }
+    used = {title: cell for title, cell in columns.items() if any(cell(stage) != NOTHING for stage in shown)}
+    rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
+    for stage in shown:
+        rows[stage.control].append((stage.short_label, *(cell(stage) for cell in used.values())))
+    return Table(("stage", *used), tuple(rows[False]), tuple(rows[True]), _time(stages))
+
+
+def _from(stage: Stage, key: str, form: str) -> str:
+    return form.format(stage.evaluation[key]) if stage.evaluation else NOTHING
+
+
+def _accuracy(stage: Stage) -> str:
+    return percent(stage.evaluation["accuracy"]) if stage.evaluation else NOTHING
+
+
+def _interval(stage: Stage) -> str:
+    return "–".join(map(percent, stage.evaluation["interval"])) if stage.evaluation else NOTHING
+
+
+def _levels(stage: Stage) -> Mapping[str, Any]:
+    return stage.evaluation.get("levels", {}) if stage.evaluation else {}
+
+
+def _level_cell(level: str) -> Callable[[Stage], str]:
+    return lambda stage: percent(_levels(stage)[level]["accuracy"]) if level in _levels(stage) else NOTHING
+
+
+def _reward(stage: Stage) -> str:
+    both = ends(stage.metrics.get("reward", ()))
+    return _arrow(*both) if both else NOTHING
+
+
+def _arrow(first: float, last: float) -> str:
+    return f"{first:.2f} -> {last:.2f}"
+
+
+def _seconds(stage: Stage) -> str:
+    return f"{stage.result.get('seconds', 0.0):.0f}" if stage.done else "unfinished"
+
+
+def percent(share: float) -> str:
+    """One decimal, without the sign: the column says %."""
+    return f"{100 * share:.1f}"
+
+
+def _time(stages: Sequence[Stage]) -> str:
+    seconds = sum(stage.result.get("seconds", 0.0) for stage in stages)
+    traces = sum(stage.result.get("seconds", 0.0) for stage in stages if stage.kind == "distill")
+    return f"Total {seconds:.0f} s, of which {traces:.0f} s distillation." if traces else f"Total {seconds:.0f} s."
+
+
+# --- several runs -----------------------------------------------------------------------------------------------------
+
+
+def seeds_table(run_folders: Sequence[str | Path]) -> str:
+    """Accuracy per stage over several runs: mean, lowest to highest, each run's; and the mean sampled reward."""
+    return runs_table([read_run(folder) for folder in run_folders]).markdown()
+
+
+def runs_table(runs: Sequence[Run]) -> Table:
+    """See `seeds_table`. A run that has not evaluated a stage doesn't count in its row."""
+    rewarded = any("reward" in stage.metrics for run in runs for stage in run.stages)
+    header = ("stage", "runs", "mean %", "range %", *run_titles(runs), *(["sampled reward"] if rewarded else ()))
+    rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
+    for column in by_stage(runs):
+        there = [stage for stage in column if stage]
+        shares = [stage.evaluation["accuracy"] for stage in there]
+        spread = (str(len(there)), percent(mean(shares)), f"{percent(min(shares))}–{percent(max(shares))}")
+        cells = [_accuracy(stage) if stage else NOTHING for stage in column]
+        extra = [_mean_reward(there)] if rewarded else []
+        rows[there[0].control].append((there[0].short_label, *spread, *cells, *extra))
+    return Table(header, tuple(rows[False]), tuple(rows[True]))
+
+
+def _mean_reward(stages: Sequence[Stage]) -> str:
+    both = [pair for stage in stages if (pair := ends(stage.metrics.get("reward", ())))]
+    return _arrow(*map(mean, zip(*both, strict=True))) if both else NOTHING
+
+
+def run_titles(runs: Sequence[Run]) -> list[str]:
+    """`seed 1`, ... where seeds tell the runs apart, else their folders' names."""
+    seeds = [run.seed for run in runs]
+    if None not in seeds and len({*map(str, seeds)}) == len(runs):
+        return [f"seed {seed}" for seed in seeds]
+    return [run.folder.resolve().name for run in runs]
+
+
+def by_stage(runs: Sequence[Run]) -> list[list[Stage | None]]:
+    """For every stage that some run has evaluated, what each run has for it (None: nothing), in the stages' order."""
+    named = [{stage.name: stage for stage in run.stages if stage.evaluation} for run in runs]
+    names = dict.fromkeys(name for stages in named for name in stages)
+    return [[stages.get(name) for stages in named] for name in names]

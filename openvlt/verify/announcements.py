@@ -1,0 +1,116 @@
+"""Announced answers: "the answer is …", the last one, with later corrections and withdrawals taken at their word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from openvlt.types import Verdict
+from openvlt.verify import phrases as p
+from openvlt.verify.text import clean
+from openvlt.verify.words import NOTHING, REFUSAL
+
+
+@dataclass(frozen=True)
+class Found:
+    """An extracted answer, or None and the verdict that its absence earns."""
+
+    text: str | None
+    rule: str
+    verdict: Verdict = Verdict.NO_ANSWER
+
+
+def says_nothing(text: str) -> bool:
+    """Empty, or a word for "no answer"."""
+    return not text or len(text) < 40 and clean(text).casefold() in NOTHING
+
+
+def announced(text: str, choices: Sequence[str] | None) -> Found | None:
+    """The last "the answer is …", else the last "the result is …", unless it is withdrawn or corrected after."""
+    lower = text.lower()
+    lower = lower if len(lower) == len(text) else text
+    claims = _claims(text, lower, p.CLAIMS)
+    if choices and any(trigger in lower for trigger in p.CLAIM_BEFORE.triggers):
+        claims += [(m.start(), m.end(), m[1] or m[2]) for m in p.CLAIM_BEFORE.regex.finditer(text)]
+    return _last_claim(text, claims) or _last_claim(text, _claims(text, lower, p.WEAK_CLAIMS))
+
+
+def _claims(text: str, lower: str, patterns: Iterable[p.Pattern]) -> list[tuple[int, int, str | None]]:
+    """`(start, end, None)` of every announcement."""
+    found: list[tuple[int, int, str | None]] = []
+    for pattern in patterns:
+        if any(trigger in lower for trigger in pattern.triggers):
+            for match in pattern.regex.finditer(lower):
+                start, end = match.span()
+                if (pattern.before is None or pattern.before.search(text[max(0, start - 40):start])) and (
+                        pattern.after is None or pattern.after.match(text, end)):
+                    found.append((start, end, None))
+    return found
+
+
+def _last_claim(text: str, claims: list[tuple[int, int, str | None]]) -> Found | None:
+    for start, end, before in sorted(claims, key=lambda claim: claim[:2], reverse=True):
+        if p.CONDITIONAL.search(text[max(0, start - 200):start]):
+            continue
+        answer, stop = (before, end) if before else _claimed(text, end)
+        if not answer or p.NEGATED.match(answer) or says_nothing(answer) or _lists_options(answer, text[stop:stop + 40]):
+            continue
+        if REFUSAL.search(answer):
+            return Found(None, "a refusal")
+        return corrected(text[stop:]) or Found(answer, "announcement")
+    return None
+
+
+_DISPLAY = re.compile(r"(?:\\\[|\$\$|\\\()\s*(.+?)\s*(?:\\\]|\$\$|\\\))", re.DOTALL)
+
+
+def _lists_options(answer: str, following: str) -> bool:
+    """`(A) 1` with `(B) 2` on the next line repeats the question."""
+    first, following_label = re.match(r"\(?([A-Z])[).:]\s", answer), p.NEXT_OPTION.match(following)
+    return bool(first and following_label and ord(following_label[1]) == ord(first[1]) + 1)
+
+
+def _claimed(text: str, start: int) -> tuple[str, int]:
+    """What follows an announcement, up to the end of its sentence; if that is nothing, the next line."""
+    rest = text[start:start + p.TRUNCATION]
+    lead = len(rest) - len(rest.lstrip(" \n\r\t:：*_#>-")) if not re.match(r"\s*-\s*[\d\\.$(]", rest) else len(rest) - len(rest.lstrip())
+    body = rest[lead:]
+    display = _DISPLAY.match(body)
+    if display:
+        return display[1].strip(), start + lead + display.end()
+    if p.EMPTY.match(body):
+        newline = body.find("\n")
+        return _claimed(text, start + lead + newline) if newline >= 0 else ("", start)
+    stop = _claim_end(body)
+    return body[:stop].strip().strip("*_ "), start + lead + stop
+
+
+def _claim_end(body: str) -> int:
+    for match in p.END.finditer(body):
+        if body[:match.start()].strip(" *_$(") and not re.fullmatch(r"\(?[A-Z]\)?", body[:match.start()].strip()) or "\n" in match.group():
+            if not _inside_math(body[:match.start()]):
+                return match.start()
+    return len(body)
+
+
+def _inside_math(text: str) -> bool:
+    return text.count("$") % 2 == 1 and not re.search(r"\$\s?\d[\d,.]*$", text) or text.count("\\[") > text.count("\\]")
+
+
+_CORRECTION_REACH = 400
+"""Characters after "wait" or "actually" in which the new answer must be said."""
+
+
+def corrected(tail: str) -> Found | None:
+    """What a correction after a claim says; a withdrawal without a new claim is no answer."""
+    match = p.CORRECTION.search(tail)
+    if match is None:
+        return None
+    rest = tail[match.start():match.start() + _CORRECTION_REACH]
+    claims = list(p.WEAK_CLAIM.finditer(rest))
+    for claim in reversed(claims):
+        answer, _ = _claimed(rest, claim.end())
+        if re.match(r"[*$\\(]*-?(?:\d|\\frac|\(?[A-Z]\b)", answer):
+            return Found(answer, "correction")
+    return Found(None, "the answer was withdrawn") if p.WITHDRAWN.search(rest) else None

@@ -1,0 +1,94 @@
+"""Hostile answers: each under a second, within memory, executing nothing, wherever the verifier is called from."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hostile import inputs
+
+from openvlt.types import Verdict
+from openvlt.verify import explain, verify, verify_batch
+
+LIMIT_S, LIMIT_KB = 1.0, 512 * 1024
+MOST = 120
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, str]]:
+    return list(inputs(str(tmp_path_factory.mktemp("canary") / "bird")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """Starting the symbolic worker once is not part of any answer's second."""
+    verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
+
+
+def _timed(hostile: list[tuple[str, str, str]]) -> list[tuple[str, float, str]]:
+    slow = []
+    for name, gold, response in hostile:
+        start = time.perf_counter()
+        verdict = verify_batch([(gold, response)], workers=0, deadline_s=0.8)[0]
+        seconds = time.perf_counter() - start
+        if seconds > LIMIT_S:
+            slow.append((name, seconds, verdict.value))
+    return slow
+
+
+def test_there_are_enough_kinds(hostile: list[tuple[str, str, str]]) -> None:
+    assert len({name for name, _, _ in hostile}) >= MOST
+
+
+def test_each_is_answered_within_a_second_in_the_main_thread(hostile: list[tuple[str, str, str]]) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert not _timed(hostile)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < LIMIT_KB
+
+
+def test_none_is_credited(hostile: list[tuple[str, str, str]]) -> None:
+    """Of the kinds that don't just dress the right answer up in brackets, boxes or invisible characters."""
+    kinds = ("code", "operators", "environments", "relations", "powers", "factorials", "giants")
+    assert [name for name, gold, response in hostile if name.startswith(kinds) and verify(gold, response) is Verdict.CORRECT] == []
+
+
+def test_within_a_second_in_a_thread(hostile: list[tuple[str, str, str]]) -> None:
+    found: list[list[tuple[str, float, str]]] = []
+    thread = threading.Thread(target=lambda: found.append(_timed(hostile)))
+    thread.start()
+    thread.join()
+    assert found == [[]]
+
+
+def _child(hostile: list[tuple[str, str, str]], queue: multiprocessing.Queue) -> None:
+    verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
+    queue.put(_timed(hostile))
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_within_a_second_in_a_daemonic_process(hostile: list[tuple[str, str, str]], method: str) -> None:
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=_child, args=(hostile, queue), daemon=True)
+    process.start()
+    assert queue.get(timeout=60) == []
+    process.join()
+
+
+def test_a_pool_of_workers_survives_them_all_in_order(hostile: list[tuple[str, str, str]]) -> None:
+    items = [item for _, gold, response in hostile for item in ((gold, response), ("7", "<answer>7</answer>"))]
+    verdicts = verify_batch(items, workers=2, deadline_s=0.8)
+    assert verdicts[1::2] == [Verdict.CORRECT] * len(hostile)
+
+
+def test_no_code_was_executed(hostile: list[tuple[str, str, str]], tmp_path: Path) -> None:
+    canary = tmp_path / "bird"
+    for _, gold, response in (item for item in inputs(str(canary)) if item[0].startswith("code")):
+        explain(gold, response, choices=["12", "13"])
+        explain(response, gold)
+        explain(response, response)
+    assert not canary.exists()

@@ -1,0 +1,111 @@
+"""The pool: order, deadline, memory, replacement, and every place it may be called from."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from openvlt.types import UserError, Verdict
+from openvlt.verify import verify, verify_batch, workers
+
+ROOT = Path(__file__).parents[2]
+HANGS = (r"x>3 \text{ or } x<-1", r"<answer>\tan(x^3)\le \ln|x|</answer>")
+
+
+def test_order_is_kept() -> None:
+    items = [(str(i), f"<answer>{i if i % 3 else i + 1}</answer>") for i in range(500)]
+    expected = [Verdict.CORRECT if i % 3 else Verdict.WRONG for i in range(500)]
+    for count in (0, 1, 3):
+        assert verify_batch(items, workers=count, deadline_s=2) == expected
+
+
+def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
+    items = [("7", "<answer>7</answer>"), HANGS, ("x=1", "<answer>x=1</answer>"), HANGS, (r"y=\frac{1}{x}", "<answer>xy=1</answer>")]
+    verify_batch(items[-1:], workers=0, deadline_s=5)
+    for count in (0, 2):
+        start = time.monotonic()
+        verdicts = verify_batch(items, workers=count, deadline_s=0.4)
+        assert verdicts == [Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT]
+        assert time.monotonic() - start < 2
+
+
+def test_a_worker_that_dies_is_replaced() -> None:
+    pool = workers.Pool("judge", 2)
+    try:
+        pid = pool.workers[0].pid
+        subprocess.run(["kill", "-9", str(pid)], check=True)
+        items = [{"gold": "7", "response": "<answer>7</answer>"}] * 40
+        answers = pool.map(items, 5.0)
+        assert sum(answer == ("done", "correct") for answer in answers) >= 39
+        assert pid not in {worker.pid for worker in pool.workers}
+        assert pool.map(items, 5.0) == [("done", "correct")] * 40
+    finally:
+        pool.close()
+
+
+def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = subprocess.run(
+        [sys.executable, "-c", "import resource, openvlt.verify.worker as w\n"
+         "resource.setrlimit(resource.RLIMIT_AS, (w.MEMORY, w.MEMORY))\n"
+         "try:\n bytearray(600 * 2**20)\nexcept MemoryError:\n print('refused')"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert limits.stdout.strip() == "refused"
+
+
+def test_threads_share_the_pool() -> None:
+    found: list[list[Verdict]] = []
+    items = [(str(i), f"<answer>{i}</answer>") for i in range(100)]
+    threads = [threading.Thread(target=lambda: found.append(verify_batch(items, workers=2, deadline_s=2))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[Verdict.CORRECT] * 100] * 4
+
+
+def _judge_here(queue: multiprocessing.Queue) -> None:
+    queue.put((verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>"), verify_batch([("7", "<answer>7</answer>")] * 9, workers=1, deadline_s=5)))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_daemonic_processes_have_their_own(method: str) -> None:
+    """What a data-loader worker is; forked while the parent's pool is in use."""
+    verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=_judge_here, args=(queue,), daemon=True)
+    process.start()
+    assert queue.get(timeout=30) == (Verdict.CORRECT, [Verdict.CORRECT] * 9)
+    process.join()
+    assert verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>") is Verdict.CORRECT
+
+
+def test_wrong_items_are_the_users_mistake() -> None:
+    for items in (["12"], [{"gold": "12"}], [{"gold": "1", "response": "1", "choice": []}], [("1", "2", "3")]):
+        with pytest.raises(UserError):
+            verify_batch(items, workers=0, deadline_s=1)
+    with pytest.raises(UserError):
+        verify_batch([("1", "1")], workers=-1, deadline_s=1)
+
+
+def test_no_processes_are_left_behind() -> None:
+    script = ("from openvlt.verify import verify_batch\nfrom openvlt.verify.workers import pool\n"
+              "verify_batch([('7','7')]*4, workers=2, deadline_s=5)\nprint(pool('judge', 2).parent.pid)")
+    pid = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_importing_is_light() -> None:
+    script = "import sys, openvlt.verify\nprint([m for m in ('sympy', 'mpmath', 'torch', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_command_line() -> None:
+    command = [sys.executable, "-m", "openvlt.verify", "B", "<answer>12</answer>", "--choices", "10 cm", "12 cm"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "correct" in result.stdout and "option B" in result.stdout

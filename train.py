@@ -1,0 +1,37 @@
+"""Train: the stages of a study, from checkpoint to checkpoint.
+
+python train.py                                  three SFT-GRPO cycles on the embedded model, on this CPU
+python train.py +experiment=quickstart -m        the same over three seeds
+python train.py +experiment=iter2 scale=7b       the paper's second cycle, on GPUs
+python train.py resume=runs/train/<folder>       continue a run that was cut off
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from openvlt.config import build, entry
+
+
+def run(config: DictConfig) -> None:
+    from openvlt.iteration.run import check_stages
+    from openvlt.iteration.session import announce, make_lab, open_run, resumable
+
+    config, folder = open_run(config)
+    announce(config, folder)
+    iteration = build(config.iteration)
+    check_stages(iteration.stages)
+    with resumable(folder):
+        results = iteration.run(
+            make_lab(config), folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale
+        )
+    from openvlt.report.figures import iterations_figure
+    from openvlt.report.page import write_page
+    from openvlt.report.table import results_table
+
+    print(results_table(results, folder))
+    print(f"{iterations_figure(folder)}\n{write_page(folder)}")
+
+
+if __name__ == "__main__":
+    entry("train", run)
