@@ -19,12 +19,11 @@ def run(config: DictConfig) -> None:
 
     config, folder = open_run(config)
     announce(config, folder)
-    iteration = build(config.iteration)
-    check_stages(iteration.stages)
+    iteration = build(config.iteration, "iteration")
+    lab = make_lab(config)
+    check_stages(iteration.stages, lab)
     with resumable(folder):
-        results = iteration.run(
-            make_lab(config), folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale
-        )
+        results = iteration.run(lab, folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale)
     from openvlt.report.figures import iterations_figure
     from openvlt.report.page import write_page
     from openvlt.report.table import results_table

@@ -1,8 +1,11 @@
 """Verifier against Math-Verify and MathRuler on recorded answers, interleaved row by row in one process.
 
-Command: `python bench/verify.py [--rows N]`, with `pip install "math-verify[antlr4_13_2]" mathruler` in the same environment to have
-the peers (bench-only; they need another antlr than hydra, so give the bench its own environment). Writes bench/results/verify.json:
-accuracy on the hand-decided cases by category, agreement with the official verdicts, then verdicts per second, median, p99, maximum.
+Command: `python bench/verify.py [--rows N]`, with `pip install "math-verify[antlr4_13_2]" mathruler` in the same
+environment to have
+the peers (bench-only; they need another antlr than hydra, so give the bench its own environment). Writes
+bench/results/verify.json:
+accuracy on the hand-decided cases by category, agreement with the official verdicts, then verdicts per second,
+median, p99, maximum.
 Data: the folder named by OPENVLT_TEST_DATA (default ../shared/data).
 """
 
@@ -32,7 +35,10 @@ def ours() -> Grader:
     from openvlt.types import Verdict
     from openvlt.verify import verify
 
-    return lambda row: verify(row["gold"], row["response"], choices=row.get("choices"), answer_type=row.get("answer_type")) is Verdict.CORRECT
+    return lambda row: (
+        verify(row["gold"], row["response"], choices=row.get("choices"), answer_type=row.get("answer_type"))
+        is Verdict.CORRECT
+    )
 
 
 def golds(row: Row) -> list[str]:
@@ -71,8 +77,10 @@ def math_verify_choices() -> Grader:
             configs = strings if gold in CHOICE_LETTERS else numbers
             if gold.strip("$ ").lower() == text.strip("$ ").lower():
                 return True
-            if verify(parse(f"${gold.strip('$')}$" if configs is numbers else gold, extraction_config=configs),
-                      parse(text, extraction_config=configs)):
+            if verify(
+                parse(f"${gold.strip('$')}$" if configs is numbers else gold, extraction_config=configs),
+                parse(text, extraction_config=configs),
+            ):
                 return True
         return False
 
@@ -91,7 +99,12 @@ def mathruler() -> Grader:
     return grade
 
 
-PEERS = {"openvlt": ours, "math_verify (README)": math_verify, "math_verify (choices)": math_verify_choices, "mathruler (choices)": mathruler}
+PEERS = {
+    "openvlt": ours,
+    "math_verify (README)": math_verify,
+    "math_verify (choices)": math_verify_choices,
+    "mathruler (choices)": mathruler,
+}
 
 
 def graders() -> dict[str, Grader]:
@@ -121,15 +134,30 @@ def recorded() -> list[Row]:
     for name in ("InternLM-XComposer2-VL-CoT", "LLaVA-v1.5-13B"):
         for row in jsonl(folder / f"{name}.jsonl"):
             problem = test[row["id"]]
-            rows.append({"set": f"mathvision/{name}", "gold": problem["answer"], "response": row["response"],
-                         "choices": problem["options"] or None, "official": row["correct"]})
+            rows.append(
+                {
+                    "set": f"mathvision/{name}",
+                    "gold": problem["answer"],
+                    "response": row["response"],
+                    "choices": problem["options"] or None,
+                    "official": row["correct"],
+                }
+            )
     folder = DATA / "recorded_outputs" / "mathvista"
     test = {row["pid"]: row for row in jsonl(folder / "testmini.jsonl")}
     for name in ("bard", "llava_llama_2_13b"):
         for row in jsonl(folder / f"{name}.jsonl"):
             problem = test[row["pid"]]
-            rows.append({"set": f"mathvista/{name}", "gold": problem["answer"], "response": row["response"], "choices": problem["choices"],
-                         "answer_type": problem["answer_type"], "official": row["true_false"]})
+            rows.append(
+                {
+                    "set": f"mathvista/{name}",
+                    "gold": problem["answer"],
+                    "response": row["response"],
+                    "choices": problem["choices"],
+                    "answer_type": problem["answer_type"],
+                    "official": row["true_false"],
+                }
+            )
     return rows
 
 
@@ -139,9 +167,13 @@ def accuracy(found: dict[str, Grader]) -> dict[str, Any]:
     for row in cases():
         for name, grade in found.items():
             right[name][row["category"]].append(grade(row) == row["expected"])
-    return {name: {"overall": statistics.mean(ok for group in groups.values() for ok in group),
-                   "by_category": {category: [sum(group), len(group)] for category, group in sorted(groups.items())}}
-            for name, groups in right.items()}
+    return {
+        name: {
+            "overall": statistics.mean(ok for group in groups.values() for ok in group),
+            "by_category": {category: [sum(group), len(group)] for category, group in sorted(groups.items())},
+        }
+        for name, groups in right.items()
+    }
 
 
 def speed(found: dict[str, Grader], rows: list[Row]) -> dict[str, Any]:
@@ -154,14 +186,20 @@ def speed(found: dict[str, Grader], rows: list[Row]) -> dict[str, Any]:
             verdict = grade(row)
             seconds[name].append(time.thread_time() - start)
             agreed[name][row["set"]].append(verdict == row["official"])
-    return {name: {**summary(times), "agreement": {part: statistics.mean(ok) for part, ok in agreed[name].items()}}
-            for name, times in seconds.items()}
+    return {
+        name: {**summary(times), "agreement": {part: statistics.mean(ok) for part, ok in agreed[name].items()}}
+        for name, times in seconds.items()
+    }
 
 
 def summary(times: list[float]) -> dict[str, float]:
     ordered = sorted(times)
-    return {"verdicts_per_s": len(times) / sum(times), "median_us": 1e6 * statistics.median(times),
-            "p99_ms": 1e3 * ordered[int(0.99 * (len(ordered) - 1))], "max_ms": 1e3 * ordered[-1]}
+    return {
+        "verdicts_per_s": len(times) / sum(times),
+        "median_us": 1e6 * statistics.median(times),
+        "p99_ms": 1e3 * ordered[int(0.99 * (len(ordered) - 1))],
+        "max_ms": 1e3 * ordered[-1],
+    }
 
 
 def main() -> None:
@@ -172,15 +210,25 @@ def main() -> None:
     step = max(1, len(rows) // args.rows) if args.rows else 1
     for grade in found.values():
         grade({"gold": r"\sqrt{2}", "response": r"\boxed{\sqrt{1+1}}"})  # imports and first use are not timed
-    result = {"machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-              "rows": len(rows[::step]), "accuracy": accuracy(found), "speed": speed(found, rows[::step])}
+    result = {
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "rows": len(rows[::step]),
+        "accuracy": accuracy(found),
+        "speed": speed(found, rows[::step]),
+    }
     path = ROOT / "bench" / "results" / "verify.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for name, numbers in result["speed"].items():
         right = result["accuracy"][name]["overall"]
-        print(f"{name:24} cases {right:6.1%}  {numbers['verdicts_per_s']:8.0f}/s  median {numbers['median_us']:7.0f} us  "
-              f"p99 {numbers['p99_ms']:6.2f} ms  max {numbers['max_ms']:7.1f} ms")
+        print(
+            f"{name:24} cases {right:6.1%}  {numbers['verdicts_per_s']:8.0f}/s  median {numbers['median_us']:7.0f} us  "
+            f"p99 {numbers['p99_ms']:6.2f} ms  max {numbers['max_ms']:7.1f} ms"
+        )
     print(f"written to {path}")
 
 

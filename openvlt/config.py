@@ -30,7 +30,7 @@ APPENDED = ("experiment", "recipe")  # groups outside the defaults list: `experi
 # --- building ----------------------------------------------------------------------------------------------------------
 
 
-def build(config: Any) -> Any:
+def build(config: Any, name: str = "") -> Any:
     """Objects from config: `hydra.utils.instantiate` with plain containers, after every key has been checked.
 
     Raises UserError for a key that its target doesn't take, a missing value, or a target that can't be imported.
@@ -41,9 +41,9 @@ def build(config: Any) -> Any:
     try:
         if isinstance(config, (DictConfig, ListConfig)):
             if missing := OmegaConf.missing_keys(config):
-                raise UserError(f"no value for {', '.join(sorted(missing))}; give it on the command line, e.g. {min(missing)}=...")
+                raise UserError(_no_value(sorted(f"{name}.{key}".lstrip(".") for key in missing)))
             config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-        for path, node in _targets(config):
+        for path, node in _targets(config, name):
             _check_keys(path, node)
         return instantiate(config, _convert_="all")
     except InstantiationException as error:
@@ -59,6 +59,10 @@ def build(config: Any) -> Any:
         raise UserError(_first_line(error)) from error
 
 
+def _no_value(missing: list[str]) -> str:
+    return f"no value for {', '.join(missing)}; give it on the command line: {missing[0]}=<value>"
+
+
 def _targets(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every node with a `_target_`, with its dotted path."""
     if isinstance(config, (DictConfig, Mapping)):
@@ -71,8 +75,23 @@ def _targets(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, An
             yield from _targets(item, f"{path}[{index}]")
 
 
+_SCALARS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def _check_values(path: str, node: Mapping[str, Any], signature: inspect.Signature) -> None:
+    """Plain numbers, words and switches must be what the parameter's annotation says; everything else is the target's to check."""
+    for key, value in node.items():
+        expected = str(getattr(signature.parameters.get(key), "annotation", ""))
+        plain = isinstance(value, (str, int, float, bool))
+        right = _SCALARS.get(expected, (object,))
+        if plain and (not isinstance(value, right) or (isinstance(value, bool) and right in ((int,), (int, float)))):
+            where = f"{path}.{key}".lstrip(".")
+            raise UserError(f"{where}={value!r} is no {expected}; give {where}=<{expected}>")
+
+
 def _check_keys(path: str, node: Mapping[str, Any]) -> None:
     signature = inspect.signature(_locate(path, node["_target_"]))
+    _check_values(path, node, signature)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return
@@ -138,16 +157,17 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
     """Runs an entry script under Hydra with `conf/<name>.yaml`. A user's mistake ends in one sentence and exit status 2."""
     import hydra
     from hydra.errors import HydraException
+    from yaml import YAMLError
 
     sys.argv[1:] = normalise(sys.argv[1:], CONF)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises, so that its errors can be told in our words
-    told = (UserError, HydraException, OmegaConfBaseException)
+    told = (UserError, HydraException, OmegaConfBaseException, YAMLError)
 
     def framed(config: DictConfig) -> None:
-        with telling(told):
+        with telling(told, _DISK):
             run(config)
 
-    with telling(told):
+    with telling((*told, OSError), ()):  # before the run begins, any trouble with a file is one with the place to run in
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(framed)()
 
 
@@ -155,22 +175,21 @@ _DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def telling(errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turns these errors, and a disk that can't be written, into one sentence and exit status 2; OPENVLT_TRACEBACK=1 shows the traceback.
+def telling(errors: tuple[type[Exception], ...], numbers: tuple[int, ...]) -> Iterator[None]:
+    """Turns these errors, and an OSError of these numbers, into one sentence and exit status 2.
 
-    It stands inside the job too: an error that reaches Hydra is announced by Hydra first, in its own words.
+    It stands inside the job too: an error that reaches Hydra is announced by Hydra first, in its own words. OPENVLT_TRACEBACK=1
+    shows the traceback.
     """
     try:
         yield
     except (*errors, OSError) as error:
-        if os.environ.get("OPENVLT_TRACEBACK") or (type(error) in _SYSTEM and error.errno not in _DISK):
+        mine = isinstance(error, errors) or error.errno in numbers
+        if not mine or os.environ.get("OPENVLT_TRACEBACK"):
             raise
         sys.exit(_fail(explain(error)))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-_SYSTEM = tuple({OSError, *OSError.__subclasses__()})
 
 
 def _fail(message: str) -> int:
@@ -183,6 +202,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.filename or 'the disk'}: {error.strerror}; free space, or choose another place with paths.runs=<folder>"
     text = str(error)
+    if (mark := getattr(error, "problem_mark", None)) is not None:
+        return f"{mark.name}, line {mark.line + 1}: this is no valid YAML ({error.problem}); mend the line"
     if found := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text):
         return _unknown_key(next(group for group in found.groups() if group), text)
     if found := re.search(r"Could not find '([^']+)'", text):

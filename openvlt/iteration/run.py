@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import json
 
 import lightning
 
@@ -61,10 +60,14 @@ def _line(result: Mapping[str, Any]) -> str:
     return f"{counts['traces']} traces from {counts['problems']} problems, {result['seconds']:.0f} s"
 
 
-def check_stages(stages: Mapping[str, Stage]) -> None:
-    """Raises UserError when a stage starts from one that comes after it (a typo would otherwise show up hours later)."""
+def check_stages(stages: Mapping[str, Stage], lab: Lab) -> None:
+    """What can go wrong hours later is looked at now: the order of the stages, and the rows they ask of files."""
     names = list(stages)
     for place, (name, stage) in enumerate(stages.items()):
         for needed in (getattr(stage, "start", None), getattr(stage, "author", None), *getattr(stage, "traces", ())):
             if needed in names[place:]:
                 raise UserError(f"iteration.stages: {name} needs {needed}, which comes after it; reorder the stages")
+    if hasattr(lab.source, "lessons"):
+        return  # generated problems can't be missing
+    for selection in (*(stage.select for stage in stages.values() if hasattr(stage, "select")), lab.evaluation.selection):
+        lab.source.problems(selection, lab.seed)

@@ -67,17 +67,18 @@ def _differences(was: Any, now: Any, path: str = "") -> list[str]:
 
 def make_lab(config: DictConfig) -> Lab:
     """The parts that stages share, built from the config's groups."""
-    model = build(config.model)
+    source = build(config.data, "data")
+    model = build(config.model, "model")
     if model.path and Path(model.path).is_dir():
         model = replace(model, path=str(model_of_run(Path(model.path))))
     return Lab(
         model=model,
-        source=build(config.data),
-        sft=build(config.sft),
-        grpo=build(config.grpo),
-        evaluation=build(config.evaluation),
+        source=source,
+        sft=build(config.sft, "sft"),
+        grpo=build(config.grpo, "grpo"),
+        evaluation=build(config.evaluation, "evaluation"),
         seed=config.seed,
-        adapter=build(config.adapter) or None,  # an empty group: the whole model is trained
+        adapter=build(config.adapter, "adapter") or None,  # an empty group: the whole model is trained
     )
 
 

@@ -95,6 +95,11 @@ class PretrainedModel:
     max_pixels: int | None = None
     gradient_checkpointing: bool = False
     device: str = "auto"
+    shape: str | None = None
+
+    def on_meta(self) -> nn.Module:
+        """The architecture without weights: from the shipped config `shape` (a folder under `openvlt/model/shapes`), else from `path`."""
+        return build_on_meta(str(Path(__file__).parent / "shapes" / self.shape) if self.shape else self.path)
 
     def base(self) -> str:
         """The base checkpoint every SFT starts from."""
@@ -106,6 +111,7 @@ class PretrainedModel:
         `device` auto is the first GPU, or the CPU without one.
         """
         path = str(path or self.base())
+        check_place(path)
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         processor = load_processor(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation).to(device)
@@ -115,12 +121,18 @@ class PretrainedModel:
         return VLM(with_adapter(model, adapter), processor, path)
 
 
+def check_place(path: str) -> None:
+    """Raises UserError when `path` can be neither a model folder nor a hub id (`name` or `owner/name`)."""
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise UserError(f"{path}: no config.json there; give a Hugging Face model folder, a run folder or a hub id")
+    if not Path(path).exists() and (path.count("/") > 1 or path.startswith((".", "/", "~"))):
+        raise UserError(f"{path}: there is no such folder; give a Hugging Face model folder, a run folder or a hub id")
+
+
 def load_weights(path: str, *, dtype: str, attn_implementation: str) -> nn.Module:
     """The model of a folder or hub id. Raises UserError for a missing folder, missing files or an unknown dtype."""
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"model.dtype={dtype!r} is no torch dtype; use float32, bfloat16, float16 or auto")
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise UserError(f"{path}: no config.json there; give a Hugging Face model folder, a run folder or a hub id")
     try:
         return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
     except (OSError, ValueError, ImportError) as error:

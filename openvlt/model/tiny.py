@@ -153,12 +153,12 @@ def make_vlm(corpus: Iterable[str], shape: Shape, seed: int) -> VLM:
 class TinyModel(PretrainedModel):
     """`conf/model/tiny.yaml`: makes the base model on first use, then behaves like any pretrained folder.
 
-    `lessons(seed=...)` gives the traces to pretrain on, `training` an object with `train(vlm, traces, folder=, seed=)`, None leaves the
+    `sizes` are the architecture's, `lessons(seed=...)` gives the traces to pretrain on, `training` an object with `train(vlm, traces, folder=, seed=)`, None leaves the
     random weights, `corpus()` the texts that the tokenizer is learned from.
     """
 
     path: str = ""
-    shape: Shape = Shape()
+    sizes: Shape = Shape()
     seed: int = 0
     cache: str = ".cache"
     corpus: Callable[[], Sequence[str]] | None = None
@@ -174,7 +174,7 @@ class TinyModel(PretrainedModel):
             return str(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-        vlm = make_vlm(corpus, self.shape, self.seed)
+        vlm = make_vlm(corpus, self.sizes, self.seed)
         if lessons:
             size = sum(parameter.numel() for parameter in vlm.model.parameters())
             print(f"making the embedded base model ({size / 1e6:.2f} M parameters), once per seed: {folder}", flush=True)
@@ -190,7 +190,7 @@ class TinyModel(PretrainedModel):
 
     def _key(self, corpus: Sequence[str], lessons: Sequence[Trace]) -> str:
         """Everything that decides the weights: shape, seed, texts, pictures, and the training's settings."""
-        digest = hashlib.sha256(json.dumps([asdict(self.shape), self.seed, list(corpus), repr(self.training)]).encode())
+        digest = hashlib.sha256(json.dumps([asdict(self.sizes), self.seed, list(corpus), repr(self.training)]).encode())
         for trace in lessons[:200]:
             digest.update(f"{trace.problem.question}|{trace.response}".encode())
             for image in trace.problem.images:

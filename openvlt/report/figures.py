@@ -6,13 +6,14 @@ Everything is read from the run folder and written into it; a training process m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from openvlt.report.draw import BLUE, GREY, INK, LIGHT_BLUE, PALE, kinds_legend, look, new_figure, plain, save, titles
 from openvlt.report.records import Run, Stage, finite, mean, read_run, read_stage, running_mean
@@ -74,14 +75,17 @@ def _point(x: int, stage: Stage) -> Point:
 def _iterations_axes(main: Sequence[Point], control: Sequence[Point]) -> tuple[Figure, Axes]:
     everything = [*main, *control]
     ticks = {point.x: point.stage.label for point in [*control, *main]}
-    figure = new_figure(max(5.0, min(11.0, 1.6 + 0.85 * len(ticks))), 4.3)
+    figure = new_figure(max(6.4, min(11.0, 1.6 + 0.85 * len(ticks))), 4.3)
     axes = figure.add_subplot()
     plain(axes)
     axes.set_xticks(list(ticks), list(ticks.values()), rotation=0 if len(ticks) <= 9 else 35)
     axes.set_xlim(min(ticks) - 0.6, max(ticks) + 0.6)
     low, high = min(point.low for point in everything), max(point.high for point in everything)
     room = 0.16 * max(high - low, 5.0)
-    axes.set_ylim(max(0.0, low - room) if low > room else -1.0, min(102.0, high + room))
+    bottom, top = (low - room if low > room else -2.0), min(108.0, high + room)
+    steps = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(bottom, top)
+    axes.set_yticks([tick for tick in steps if max(0.0, bottom) <= tick <= min(100.0, top)])
+    axes.set_ylim(bottom, top)
     axes.set_ylabel("accuracy (%)")
     _bands(axes, main)
     return figure, axes
@@ -89,7 +93,8 @@ def _iterations_axes(main: Sequence[Point], control: Sequence[Point]) -> tuple[F
 
 def _bands(axes: Axes, main: Sequence[Point]) -> None:
     """A faint ground under every other iteration."""
-    for number in sorted({point.stage.number for point in main if point.stage.number})[::2]:
+    numbers = sorted({point.stage.number for point in main if point.stage.number})
+    for number in numbers[::2] if len(numbers) > 1 else ():
         places = [point.x for point in main if point.stage.number == number]
         axes.axvspan(min(places) - 0.5, max(places) + 0.5, color="#f5f5f5", zorder=0, linewidth=0)
 
@@ -201,12 +206,12 @@ class Panel:
 
 
 _PANELS = (
+    Panel("loss", "Loss", "nats per token"),
     Panel("reward", "Sampled reward", "mean per completion"),
     Panel("length", "Completion length", "tokens"),
     Panel("dropped_groups", "Dropped groups", "% of groups", share=True),
     Panel("kl", "KL to the reference", "nats per token"),
     Panel("entropy", "Entropy", "nats per token"),
-    Panel("loss", "Loss", "nats per token"),
     Panel("grad_norm", "Gradient norm", "before clipping"),
 )
 
@@ -215,14 +220,12 @@ def curves_figure(stage_folder: str | Path) -> Path | None:
     """Writes STAGE/curves.png: one panel per known column of metrics.csv that holds values, or None."""
     stage = read_stage(stage_folder)
     columns = stage.metrics
-    known = [panel for panel in _PANELS if finite(columns.get(panel.column, ()))]
-    if "reward" in columns:  # GRPO's loss says nothing about progress
-        known = [panel for panel in known if panel.column != "loss"]
+    known = panels(columns)
     if not known:
         return None
     steps = columns.get("step") or list(range(1, 1 + len(next(iter(columns.values())))))
     window = mean_window(len(steps))
-    rows = _rows(known)
+    rows = panel_rows(known)
     figure = new_figure(9.0 if len(known) > 1 else 5.0, 0.75 + 2.25 * len(rows))
     for row, grid in zip(rows, figure.add_gridspec(len(rows), 1), strict=True):
         for panel, cell in zip(row, grid.subgridspec(1, len(row)), strict=True):
@@ -232,12 +235,18 @@ def curves_figure(stage_folder: str | Path) -> Path | None:
     return save(figure, stage.folder / "curves.png")
 
 
+def panels(columns: Mapping[str, Sequence[float]]) -> list[Panel]:
+    """The panels there are values for. Next to a reward the loss is left out: GRPO's says nothing about progress."""
+    known = [panel for panel in _PANELS if finite(columns.get(panel.column, ()))]
+    return [panel for panel in known if panel.column != "loss" or "reward" not in columns]
+
+
 def mean_window(steps: int) -> int:
     """Steps in the running mean: a tenth of all, three at least."""
     return max(3, math.ceil(steps / 10))
 
 
-def _rows(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
+def panel_rows(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
     """Up to three in a row, as even as can be: 4 panels are 2 + 2, 5 are 3 + 2."""
     count = math.ceil(len(panels) / 3)
     width = math.ceil(len(panels) / count)

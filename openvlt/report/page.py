@@ -18,6 +18,8 @@ from openvlt.report.transcripts import Pictures, Transcript, answers, followed, 
 from openvlt.types import UserError, Verdict
 
 _FIRST = ("command", "overrides", "scale", "seed", "seeds", "commit", "hardware", "versions")
+_VERDICTS = tuple(verdict.value for verdict in Verdict)
+_LONGEST = 100_000  # characters of one fact, such as the diff
 _KINDS = {
     "base": "the model as it is",
     "distill": "distillation: traces to imitate",
@@ -98,11 +100,12 @@ def _facts(run: Run) -> Iterator[Fact]:
     """What manifest.json, results.json and the file `overrides` say of the run, the best known first."""
     known = {key: run.results[key] for key in ("scale", "seed") if run.results.get(key) is not None}
     overrides = [line.removeprefix("- ") for line in _text(run.folder / "overrides").splitlines() if line.strip("- []")]
-    known |= {"overrides": " ".join(overrides)} if overrides else {}
+    if not set(overrides) <= set(run.manifest.get("command") or ()):  # else the command says it already
+        known["overrides"] = " ".join(overrides)
     known |= {key: value for key, value in run.manifest.items() if key != "name"}
-    for key in sorted(known, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST)):
-        if known[key] not in (None, "", [], {}):
-            yield _fact(key, known[key])
+    ordered = [key for key in _FIRST if key in known] + [key for key in known if key not in _FIRST]
+    facts = [_fact(key, known[key]) for key in ordered if known[key] not in (None, "", [], {})]
+    yield from sorted(facts, key=lambda fact: fact.long)
 
 
 def _fact(name: str, value: Any) -> Fact:
@@ -110,7 +113,8 @@ def _fact(name: str, value: Any) -> Fact:
     if isinstance(value, Mapping):
         return Fact(title, lines=tuple(flat(value)))
     text = shown(value)
-    return Fact(title, text, long=len(text) > 300 or "\n" in text)
+    cut = f"{text[:_LONGEST]} … [{len(text) - _LONGEST} more characters]" if len(text) > _LONGEST else text
+    return Fact(title, cut, long=len(text) > 300 or "\n" in text)
 
 
 def shown(value: Any) -> str:
@@ -120,7 +124,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return " ".join(map(shown, value))
+        return " ".join(map(shown, value)) or "none"
     return str(value)
 
 
@@ -143,7 +147,7 @@ def _section(stage: Stage, run: Run, config: Mapping[str, Any], pictures: Pictur
         stage,
         what=_what(stage),
         score=_score(stage, run),
-        verdicts=tuple(_verdicts(evaluation.get("verdicts", {}))),
+        verdicts=tuple(_verdicts(evaluation.get("verdicts") or stage.result.get("distillation") or {})),
         counts=tuple(_counts(stage)),
         settings=tuple(_settings(stage, config)),
         curves=_inline(curves),
@@ -179,12 +183,11 @@ def _score(stage: Stage, run: Run) -> str:
     return f"{text}, {gain:+.1f} points against {start.label}, where it started"
 
 
-def _verdicts(counts: Mapping[str, int]) -> Iterator[tuple[str, int, float]]:
-    """(verdict, count, percent of all), in the verifier's order."""
-    total = sum(counts.values())
-    for verdict in Verdict:
-        if counts.get(verdict.value):
-            yield verdict.value, counts[verdict.value], 100 * counts[verdict.value] / total
+def _verdicts(counts: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
+    """(verdict, count, percent of all verdicts), in the verifier's order; what is no verdict is left out."""
+    there = {name: counts[name] for name in _VERDICTS if counts.get(name)}
+    for name, count in there.items():
+        yield name, count, 100 * count / sum(there.values())
 
 
 def _counts(stage: Stage) -> Iterator[tuple[str, str]]:
@@ -197,15 +200,23 @@ def _counts(stage: Stage) -> Iterator[tuple[str, str]]:
         yield "mean tokens of an answer", shown(stage.evaluation["length"])
         yield "finished answers", f"{percent(stage.evaluation['finished'])} %"
     for name, text in flat(stage.result.get("distillation") or {}):
-        yield name.replace("_", " "), text
+        if name not in _VERDICTS:
+            yield name.replace("_", " "), text
 
 
 def _settings(stage: Stage, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the stage wrote of its training, then the part of config.yaml that its kind is built from."""
+    """What the stage wrote of its training, its own entry in config.yaml, then the part that its kind is built from."""
     yield from flat(stage.result.get("training") or {})
-    part = config.get(stage.kind)
-    if isinstance(part, Mapping):
-        yield from flat(part, f"{stage.kind}.")
+    yield from flat(_part(config, "iteration", "stages", stage.name))
+    yield from flat(_part(config, stage.kind), f"{stage.kind}.")
+
+
+def _part(config: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    """A branch of the config, {} where there is none."""
+    branch: Any = config
+    for key in path:
+        branch = branch.get(key) if isinstance(branch, Mapping) else None
+    return branch if isinstance(branch, Mapping) else {}
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -105,18 +105,17 @@ def samples(stage: Stage, pictures: Pictures, amount: int = 2) -> list[Transcrip
 def traces(stage: Stage, pictures: Pictures, amount: int = 4) -> list[Transcript]:
     """The first `amount` of the traces a distillation kept."""
     rows = read_lines(stage.folder / "traces.jsonl") if stage.folder else []
-    return [_transcript(row, stage.folder, pictures, "") for row in rows[:amount]]
+    return [_transcript(row, stage.folder, pictures) for row in rows[:amount]]
 
 
 def right_and_wrong(
     rows: Sequence[dict[str, Any]], seen: Callable[[dict[str, Any]], bool], amount: int
 ) -> list[dict[str, Any]]:
-    """`amount` correct rows and `amount` others, the others of as many verdicts as there are; rows that are `seen` first."""
+    """`amount` correct rows and `amount` others, the others of as many verdicts as there are; the `seen` ones first."""
     ordered = sorted(rows, key=lambda row: not seen(row))
     right = [row for row in ordered if row["verdict"] == RIGHT]
-    kinds = [
-        [row for row in ordered if row["verdict"] == verdict.value] for verdict in Verdict if verdict.value != RIGHT
-    ]
+    others = [verdict.value for verdict in Verdict if verdict.value != RIGHT]
+    kinds = [[row for row in ordered if row["verdict"] == verdict] for verdict in others]
     turns = [kind[turn] for turn in range(amount) for kind in kinds if turn < len(kind)]
     return right[:amount] + turns[:amount]
 
@@ -139,7 +138,7 @@ def _rollouts(stage: Stage) -> list[dict[str, Any]]:
         raise UserError(f"{stage.folder / 'rollouts.parquet'} can't be read ({error}); restore or remove it") from error
 
 
-def _transcript(row: Mapping[str, Any], folder: Path, pictures: Pictures, note: str) -> Transcript:
+def _transcript(row: Mapping[str, Any], folder: Path, pictures: Pictures, note: str = "") -> Transcript:
     response = str(row["response"])
     if len(response) > _LONGEST:
         response = f"{response[:_LONGEST]} … [{len(response) - _LONGEST} more characters]"
@@ -169,7 +168,7 @@ class Followed:
 
 
 def followed(run: Run, pictures: Pictures) -> list[Followed]:
-    """A question wrong at first and right in the last stage, and one right before and wrong at last; if there are such."""
+    """A question that the stages learned, and one that they lost; where there are such."""
     stages = [stage for stage in run.stages if stage.folder and stage.evaluation and not stage.control]
     by_id = [(stage, {row["id"]: row for row in read_lines(stage.folder / "rows.jsonl")}) for stage in stages]
     by_id = [(stage, rows) for stage, rows in by_id if rows]
@@ -181,10 +180,11 @@ def followed(run: Run, pictures: Pictures) -> list[Followed]:
     right = {name: [rows[name]["verdict"] == RIGHT for _, rows in by_id] for name in common}
     learned = [name for name in common if right[name][-1] and not right[name][0]]
     lost = [name for name in common if any(right[name]) and not right[name][-1]]
+    titles = {"Learned: wrong at first, right at last": learned, "Lost: right before, wrong at last": lost}
     return [
         Followed(
-            change, tuple((stage.label, _transcript(rows[name], stage.folder, pictures, "")) for stage, rows in by_id)
+            title, tuple((stage.label, _transcript(rows[names[0]], stage.folder, pictures)) for stage, rows in by_id)
         )
-        for change, names in (("learned", learned), ("lost", lost))
-        for name in names[:1]
+        for title, names in titles.items()
+        if names
     ]

@@ -54,7 +54,7 @@ def _last_claim(text: str, claims: list[tuple[int, int, str | None]]) -> Found |
         if p.CONDITIONAL.search(text[max(0, start - 200):start]):
             continue
         answer, stop = (before, end) if before else _claimed(text, end)
-        if not answer or p.NEGATED.match(answer) or says_nothing(answer) or _lists_options(answer, text[stop:stop + 40]):
+        if says_nothing(answer) or p.NEGATED.match(answer) or _lists_options(answer, text[stop:stop + 40]):
             continue
         if REFUSAL.search(answer):
             return Found(None, "a refusal")
@@ -74,7 +74,8 @@ def _lists_options(answer: str, following: str) -> bool:
 def _claimed(text: str, start: int) -> tuple[str, int]:
     """What follows an announcement, up to the end of its sentence; if that is nothing, the next line."""
     rest = text[start:start + p.TRUNCATION]
-    lead = len(rest) - len(rest.lstrip(" \n\r\t:：*_#>-")) if not re.match(r"\s*-\s*[\d\\.$(]", rest) else len(rest) - len(rest.lstrip())
+    negative = re.match(r"\s*-\s*[\d\\.$(]", rest)
+    lead = len(rest) - len(rest.lstrip() if negative else rest.lstrip(" \n\r\t:：*_#>-"))
     body = rest[lead:]
     display = _DISPLAY.match(body)
     if display:
@@ -88,9 +89,11 @@ def _claimed(text: str, start: int) -> tuple[str, int]:
 
 def _claim_end(body: str) -> int:
     for match in p.END.finditer(body):
-        if body[:match.start()].strip(" *_$(") and not re.fullmatch(r"\(?[A-Z]\)?", body[:match.start()].strip()) or "\n" in match.group():
-            if not _inside_math(body[:match.start()]):
-                return match.start()
+        before = body[:match.start()]
+        # nothing yet, or the full stop of "B. 12 cm"
+        label_only = not before.strip(" *_$(") or re.fullmatch(r"\(?[A-Z]\)?", before.strip())
+        if ("\n" in match.group() or not label_only) and not _inside_math(before):
+            return match.start()
     return len(body)
 
 

@@ -20,7 +20,8 @@ def verify(gold: str, response: str, *, choices: Sequence[str] | None = None,
            answer_type: str | None = None) -> Verdict:
     """Whether the final answer of `response` means the same as `gold`.
 
-    `choices` are the options of a multiple-choice question in order; `answer_type` is the source's own word for the kind of
+    `choices` are the options of a multiple-choice question in order; `answer_type` is the source's own word for the
+    kind of
     answer ("list": order counts; "text": a gold that is a letter and an option's text is the text). Raises on no text.
     """
     return explain(gold, response, choices=choices, answer_type=answer_type).verdict
@@ -43,16 +44,20 @@ def extract(response: str, *, choices: Sequence[str] | None = None) -> str | Non
     return find(response, choices).text
 
 
-def verify_batch(items: Iterable[Mapping[str, Any] | Sequence[str]], *, workers: int = 0, deadline_s: float = 1.0) -> list[Verdict]:
+def verify_batch(items: Iterable[Mapping[str, Any] | Sequence[str]], *, workers: int = 0,
+                 deadline_s: float = 1.0) -> list[Verdict]:
     """One verdict per item, in order. An item is `(gold, response)` or a mapping with the arguments of `verify`.
 
-    `workers` processes judge side by side and are kept for the next call; with 0 typed comparison runs in this process and
-    only symbolic questions go to a worker. An item that takes longer than `deadline_s` or too much memory costs its worker
+    `workers` processes judge side by side and are kept for the next call; with 0 typed comparison runs in this
+    process and
+    only symbolic questions go to a worker. An item that takes longer than `deadline_s` or too much memory costs its
+    worker
     and gets TIMEOUT; the others are not touched. Raises UserError for an item of another form.
     """
     arguments = [_arguments(item, index) for index, item in enumerate(items)]
     if workers < 0 or deadline_s <= 0:
-        raise UserError(f"verify_batch: workers={workers}, deadline_s={deadline_s}; give workers >= 0 and deadline_s > 0")
+        raise UserError(f"verify_batch: got workers={workers}, deadline_s={deadline_s}; "
+                        "give workers >= 0 and deadline_s > 0")
     if workers:
         results = _pool("judge", workers).map(arguments, deadline_s) if arguments else []
     else:
@@ -79,5 +84,6 @@ def _arguments(item: Mapping[str, Any] | Sequence[str], index: int) -> dict[str,
                             "of which gold and response must be there")
         return dict(item)
     if isinstance(item, str) or len(item) != 2:
-        raise UserError(f"verify_batch: item {index} must be (gold, response) or a mapping of verify's arguments, got {item!r:.80}")
+        raise UserError(f"verify_batch: item {index} must be (gold, response) or a mapping of verify's arguments, "
+                        f"got {item!r:.80}")
     return {"gold": item[0], "response": item[1]}

@@ -1,4 +1,5 @@
-"""Multiple choice: which option a text means, by letter, by text or by value, when the three don't contradict each other."""
+"""Multiple choice: which option a text means, by letter, by text or by value, when the three don't contradict each
+other."""
 
 from __future__ import annotations
 
@@ -15,17 +16,22 @@ _LOWER = re.compile(r"[(\[]([a-z])[)\]]\s*(.*)", re.DOTALL)
 _SPACED = re.compile(r"([B-HJ-Z])\s+(.+)", re.DOTALL)
 _BEFORE_BRACKET = re.compile(r"([A-Z])\s*[(\[](.+)[)\]]", re.DOTALL)
 _AFTER = re.compile(r"(.+?)\s*[(\[]\s*(?:option |choice )?([A-Z])\s*[)\]]", re.DOTALL)
-_NAMED = re.compile(r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|选项|选择|选|答案|为|是)\s*[:：]?\s*)+[(\[]?([A-Z])[)\]]?"
+_NAMED = re.compile(
+    r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|选项|选择|选|答案|为|"
+    r"是)\s*[:：]?\s*)+[(\[]?([A-Z])[)\]]?"
                     r"(?:\s*[.:,)]\s*(.+)|\s+(?:since|because|as|is)\b.*)?", re.DOTALL | re.IGNORECASE)
 _SUFFIXED = re.compile(r"([A-Z])\s*(?:选项|项)")
 _SEVERAL = re.compile(r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
-                      r"(?:\s*(?:,\s*(?:and |or )?|\band\b|\bor\b|/|&|、|和|或|;|\s)\s*(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*")
+                      r"(?:\s*(?:,\s*(?:and |or )?|\band\b|\bor\b|/|&|、|和|或|;|"
+                      r"\s)\s*(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*")
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
 
 
 _SAYS_NOTHING = frozenset(
-    "the a an it is are was of in on at to this that one its their be will would answer option choice correct figure shape color colour "
-    "triangle angle quadrilateral polygon animal population species month day year line graph function number value object person "
+    "the a an it is are was of in on at to this that one its their be will would answer option choice correct "
+    "figure shape color colour "
+    "triangle angle quadrilateral polygon animal population species month day year line graph function number value "
+    "object person "
     "picture image type kind category group s".split())
 
 
@@ -108,9 +114,11 @@ def mentioned(options: Sequence[str], text: str) -> list[int]:
 
 def _whole(text: str, start: int, end: int) -> bool:
     """Whether a stretch of text ends at word boundaries (`9` doesn't occur in `9.5`)."""
-    before, after = text[start - 1:start], text[end:end + 2]
-    return not (before.isalnum() and text[start].isalnum() and before.isascii()) and not (
-        after[:1].isalnum() and after.isascii() and text[end - 1].isalnum()) and not (after[:1] in (".", ",") and after[1:].isdigit())
+    before, after = text[max(0, start - 1):start], text[end:end + 1]
+    joined_before = before.isalnum() and before.isascii() and text[start].isalnum()
+    joined_after = after.isalnum() and after.isascii() and text[end - 1].isalnum()
+    decimal = after in (".", ",") and text[end + 1:end + 2].isdigit()
+    return not (joined_before or joined_after or decimal)
 
 
 def several_letters(text: str) -> bool:

@@ -1,6 +1,7 @@
 """Typed comparison: one function per pair of kinds. True and False are decisions, None is "cannot tell here".
 
-Tolerances are those of the gold answer alone: a decimal gold fixes how far a response is rounded, everything else is exact.
+Tolerances are those of the gold answer alone: a decimal gold fixes how far a response is rounded, everything else is
+exact.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from fractions import Fraction
 from openvlt.verify import equality
 from openvlt.verify.nodes import Node, symbols
 from openvlt.verify.quantity import Quantity
-from openvlt.verify.ranges import as_ranges, same_ranges
-from openvlt.verify.reading import Group, Matrix, Range, Ratio, Relation, Value, Words
+from openvlt.verify.ranges import as_ranges, linear_range, same_ranges
 from openvlt.verify.text import fold
+from openvlt.verify.values import Group, Matrix, Range, Ratio, Relation, Value, Words
 
 ROUNDED_DIGITS = 4
-"""A decimal answers an irrational or repeating gold when it is its correct rounding to at least this many significant digits."""
+"""A decimal answers an irrational or repeating gold when it is its correct rounding to at least this many
+significant digits."""
 
 
 def compare(gold: Value, answer: Value, *, ordered: bool = False) -> bool | None:
@@ -27,8 +29,9 @@ def compare(gold: Value, answer: Value, *, ordered: bool = False) -> bool | None
         return _relations(gold, answer, ordered)
     if isinstance(gold, Quantity) and isinstance(answer, Quantity):
         return quantities(gold, answer)
-    if isinstance(gold, Matrix) and isinstance(answer, Matrix):
-        return _matrices(gold, answer)
+    if isinstance(gold, Matrix) or isinstance(answer, Matrix):
+        pair = _as_matrix(gold), _as_matrix(answer)
+        return _matrices(*pair) if None not in pair else False
     if isinstance(gold, Ratio) or isinstance(answer, Ratio):
         return _ratios(gold, answer)
     if isinstance(gold, Words) or isinstance(answer, Words):
@@ -43,6 +46,10 @@ def compare(gold: Value, answer: Value, *, ordered: bool = False) -> bool | None
 
 def _simplest(value: Value, other: Value) -> Value:
     """A group of one is its item, unless the other is a group of one in the same brackets too."""
+    if isinstance(value, Group) and not value.brackets and value.joint != "u" and not isinstance(other, Group):
+        first = value.items[0] if value.items else None  # "0.5 or 1/2", "12, 12" say one thing
+        if first is not None and all(item == first or compare(first, item) for item in value.items[1:]):
+            return _simplest(first, other)
     if isinstance(value, Group) and len(value.items) == 1 and value.brackets in ("", "{}", "()", "[]"):
         return _simplest(value.items[0], other)
     return value
@@ -59,6 +66,8 @@ def quantities(gold: Quantity, answer: Quantity) -> bool | None:
     if gold.unit and answer.unit:
         if gold.unit.dims != answer.unit.dims:
             return _both_ways(gold, answer)
+        if gold.unit.dims == (("angle", 1),) and gold.unit.scale != answer.unit.scale:
+            return equality.same(*(("deg", q.node) if q.unit.scale != 1 else q.node for q in (gold, answer)))
         factor = answer.unit.scale / gold.unit.scale
         return _values(gold, _times(answer, factor), gold.ulp) if factor != 1 else _values(gold, answer, gold.ulp)
     if gold.unit and answer.noun or answer.unit and gold.noun:
@@ -74,12 +83,15 @@ def quantities(gold: Quantity, answer: Quantity) -> bool | None:
     return _values(gold, answer, gold.ulp)
 
 
+_TO_KELVIN = {"temperature": (Fraction(1), Fraction(0)), "celsius": (Fraction(1), Fraction(27315, 100)),
+              "fahrenheit": (Fraction(5, 9), Fraction(45967, 180))}
+
+
 def _both_ways(gold: Quantity, answer: Quantity) -> bool:
     """Temperatures convert with an offset; other units of different dimensions don't agree."""
     kinds = [q.unit.dims[0][0] for q in (gold, answer) if q.unit and len(q.unit.dims) == 1]
-    to_kelvin = {"temperature": (1, 0), "celsius": (1, Fraction(27315, 100)), "fahrenheit": (Fraction(5, 9), Fraction(45967, 180))}
-    if len(kinds) == 2 and set(kinds) <= set(to_kelvin) and gold.value is not None and answer.value is not None:
-        values = [q.value * to_kelvin[k][0] + to_kelvin[k][1] for q, k in zip((gold, answer), kinds, strict=True)]
+    if len(kinds) == 2 and set(kinds) <= set(_TO_KELVIN) and gold.value is not None and answer.value is not None:
+        values = [q.value * _TO_KELVIN[k][0] + _TO_KELVIN[k][1] for q, k in zip((gold, answer), kinds, strict=True)]
         return abs(values[0] - values[1]) <= (gold.ulp or 0) / 2
     return False
 
@@ -141,9 +153,10 @@ def _rounds_to(gold: Quantity, answer: Quantity) -> bool:
     """A decimal answer to a gold that no decimal writes exactly (1/3, 25π)."""
     if answer.ulp is None or answer.value is None or gold.value is not None and _terminates(gold.value):
         return False
-    digits = len(str(abs(answer.value.numerator * answer.ulp.denominator // (answer.value.denominator * answer.ulp.numerator))))
+    if len(str(abs(answer.value // answer.ulp))) < ROUNDED_DIGITS:
+        return False
     value = float(gold.value) if gold.value is not None else equality.real(gold.node)
-    return digits >= ROUNDED_DIGITS and value is not None and abs(value - float(answer.value)) <= float(answer.ulp) / 2 * (1 + 1e-9)
+    return value is not None and abs(value - float(answer.value)) <= float(answer.ulp) / 2 * (1 + 1e-9)
 
 
 def _terminates(value: Fraction) -> bool:
@@ -165,6 +178,9 @@ def _relations(gold: Value, answer: Value, ordered: bool) -> bool | None:
         return _equations(gold, answer)
     relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
     if relation.op != "=":
+        line = linear_range(relation)
+        if line is not None:
+            return compare(line, other) if relation is gold else compare(other, line)
         return None if isinstance(other, (Range, Group)) and relation.op != "!=" else False
     if relation.value is None:
         return False
@@ -183,8 +199,8 @@ def _equations(gold: Relation, answer: Relation) -> bool | None:
         return False
     f, g = (_difference(r.left, r.right) for r in (gold, answer))
     result = equality.proportional(f, g)
-    if gold.op == answer.op == "=" and not result and (_has_denominator(f) or _has_denominator(g)) and symbols(f) == symbols(g):
-        return None
+    if gold.op == answer.op == "=" and not result and symbols(f) == symbols(g):
+        return None if _has_denominator(f) or _has_denominator(g) else result
     if gold.op in ("=", "!=") or not result:
         return result if gold.op == answer.op or not result else False
     same_way = gold.op[0] == answer.op[0]
@@ -222,7 +238,9 @@ def _named(gold: Group, answer: Group) -> bool:
 
 def _without_repeats(gold: Group, answer: Group) -> bool | None:
     """`{1, 1, 2}` is `{1, 2}`; lists of different lengths are different."""
-    if "{}" not in (gold.brackets, answer.brackets) or len(gold.items) + len(answer.items) > 40:
+    bare = not gold.brackets and not answer.brackets
+    points = bare and all(isinstance(item, Group) for item in (*gold.items, *answer.items))
+    if not points and "{}" not in (gold.brackets, answer.brackets) or len(gold.items) + len(answer.items) > 40:
         return False
     return _all(any(compare(a, b) for b in answer.items) for a in gold.items) and _all(
         any(compare(a, b) for a in gold.items) for b in answer.items)
@@ -242,6 +260,14 @@ def _all(results: object) -> bool | None:
     """Kleene's conjunction: False beats None beats True."""
     seen = list(results)
     return False if any(r is False for r in seen) else None if None in seen else True
+
+
+def _as_matrix(value: Value) -> Matrix | None:
+    """`[[1, 2], [3, 4]]` is a matrix written as a list of rows."""
+    if isinstance(value, Group):
+        rows = [row.items for row in value.items if isinstance(row, Group) and row.brackets == "[]"]
+        return Matrix(tuple(rows)) if rows and len(rows) == len(value.items) else None
+    return value if isinstance(value, Matrix) else None
 
 
 def _matrices(gold: Matrix, answer: Matrix) -> bool | None:

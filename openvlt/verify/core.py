@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
 from functools import lru_cache
 
 from openvlt.types import Verdict
 from openvlt.verify.extraction import find
 from openvlt.verify.judge import judge
-from openvlt.verify.reading import Value
+from openvlt.verify.values import Value
 
 
 @dataclass(frozen=True)
 class Explanation:
     """How a verdict came about: what was extracted and by which rule, which rule decided, and why.
 
-    `pending` holds both values when typed comparison could not tell and a symbolic comparison may (the verdict is UNPARSED).
+    `pending` holds both values when typed comparison could not tell and a symbolic comparison may (the verdict is
+    UNPARSED).
     """
 
     verdict: Verdict
@@ -28,7 +28,8 @@ class Explanation:
     pending: tuple[Value, Value] | None = field(default=None, repr=False)
 
 
-def explain(gold: str, response: str, choices: Sequence[str] | None = None, answer_type: str | None = None) -> Explanation:
+def explain(gold: str, response: str, choices: Sequence[str] | None = None,
+            answer_type: str | None = None) -> Explanation:
     """The verdict as far as it can be told here."""
     found = find(response, choices)
     if found.text is None:

@@ -1,6 +1,7 @@
 """Whether two expressions are equal: exactly, else refuted in floats, else confirmed in sixty digits at several points.
 
-Two different expressions of at most 400 tokens that agree to forty digits at four unrelated points don't occur as answers, so
+Two different expressions of at most 400 tokens that agree to forty digits at four unrelated points don't occur as
+answers, so
 agreement decides. What has no value at the points (or only at some) is left to `symbolic`, in a worker process.
 """
 
@@ -29,7 +30,8 @@ def points(names: frozenset[str], *, positive: bool = False) -> list[dict[str, F
     """Where to compare. With several symbols all are positive: they name lengths, not unknowns of either sign."""
     ordered = sorted(names)
     factors = _POINTS[:3] if positive or len(ordered) > 1 else _POINTS
-    return [{name: _BASE[i % len(_BASE)] * factor + i // len(_BASE) for i, name in enumerate(ordered)} for factor in factors]
+    return [{name: _BASE[i % len(_BASE)] * factor + i // len(_BASE) for i, name in enumerate(ordered)}
+            for factor in factors]
 
 
 def same(a: Node, b: Node) -> bool | None:
@@ -128,7 +130,8 @@ def has_infinity(node: Node) -> bool:
 
 
 def _same_infinity(a: int, b: int) -> bool | None:
-    """Infinities of known sign compare by it; what is neither (∞ - ∞, or a number on one side only) isn't equal to anything."""
+    """Infinities of known sign compare by it; what is neither (∞ - ∞, or a number on one side only) isn't equal to
+    anything."""
     return a == b if a and b else False
 
 

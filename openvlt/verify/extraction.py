@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from openvlt.types import Verdict
 from openvlt.verify.announcements import Found, announced, corrected, says_nothing
 from openvlt.verify.prose import SENTENCE_VERB, SEVERAL, conclusion
-from openvlt.verify.reading import Words, read
+from openvlt.verify.reading import read
 from openvlt.verify.text import balanced, visible
+from openvlt.verify.values import Words
 from openvlt.verify.words import REFUSAL
 
 TAIL = 20_000
@@ -24,7 +25,7 @@ _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[a-z_]{1,30}\|>|</?s>|<eos>|<end_of_turn>", re.IGNORECASE)
 _BOX = re.compile(r"\\?(?:boxed|oxed|fbox|framebox|colorbox)\s*\{")
 _PERCENT_AFTER = re.compile(r"\s*\$?\s*(\\?%|percent\b|pct\b|per cent\b)")
-_BETWEEN_BOXES = re.compile(r"(?:[\s,;.$、]|\\[()\[\] ,;]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或)*")
+_BETWEEN_BOXES = re.compile(r"(?:[\s,;.$、]|\\[()\[\] ,;]|\\q?quad\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或)*")
 
 
 def find(response: str, choices: Sequence[str] | None = None) -> Found:
@@ -56,7 +57,7 @@ def _content(text: str, outer: str, choices: Sequence[str] | None) -> Found:
     text = text.strip()
     if says_nothing(text):
         return Found(None, "nothing there")
-    if len(text) <= 16 and text.isalnum():
+    if len(text) <= 16 and text.isascii() and text.isalnum():
         return Found(text, outer or "bare answer")
     found = _boxed(text) or announced(text, choices)
     if found is None and outer and len(text) <= MAX_ANSWER and _is_short(text):
@@ -84,7 +85,8 @@ def _boxed(text: str) -> Found | None:
     later = corrected(after)
     if later is not None:
         return later
-    distinct = list(dict.fromkeys(answer if "\\begin" in answer else " ".join(answer.split()) for answer in _side_by_side(text, complete)))
+    answers = _side_by_side(text, complete)
+    distinct = list(dict.fromkeys(answer if "\\begin" in answer else " ".join(answer.split()) for answer in answers))
     if len(distinct) > 1:
         return Found(", ".join(distinct), "several boxes")
     percent = _PERCENT_AFTER.match(after)

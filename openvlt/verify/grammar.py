@@ -14,8 +14,8 @@ from openvlt.verify.nodes import Node, Undefined, Unreadable, exact
 MAX_DEPTH = 32
 
 CONSTANTS = {"pi": "pi", "e": "e", "i": "i"}
-GREEK = frozenset("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau "
-                  "phi varphi chi psi omega Delta Omega Gamma Sigma Phi Theta Lambda ell hbar".split())
+GREEK = frozenset("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma "
+                  "tau phi varphi chi psi omega Delta Omega Gamma Sigma Phi Theta Lambda ell hbar".split())
 _TIMES = frozenset(("*", "\\times", "\\cdot", "\\ast"))
 _OVER = frozenset(("/", "\\div"))
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "|": "|"}
@@ -27,7 +27,8 @@ def parse(text: str) -> Node:
 
 
 class Parser:
-    """One pass over the tokens. Precedence from low to high: sum, product (also implicit), sign, power, postfix, atom."""
+    """One pass over the tokens. Precedence from low to high: sum, product (also implicit), sign, power, postfix,
+    atom."""
 
     def __init__(self, found: list[tuple[str, str]]) -> None:
         self.found, self.at, self.depth, self.bars = found, 0, 0, 0
@@ -216,7 +217,7 @@ class Parser:
     def group(self, *, single_digit: bool = False) -> Node:
         """A command's argument: braces, or the next token; of `\\frac12` only the next digit."""
         kind, token = self.kind(), self.peek()
-        if single_digit and kind == "num" and token is not None and len(token) > 1:
+        if single_digit and kind == "num" and token is not None and len(token) > 1 and token.isdigit():
             self.found[self.at] = ("num", token[1:])
             return ("num", literal(token[0]))
         return self.postfix() if token != "-" else negate((self.take(), self.atom())[1])

@@ -12,8 +12,10 @@ from openvlt.verify import choices as letters
 from openvlt.verify.compare import compare
 from openvlt.verify.nodes import symbols
 from openvlt.verify.prose import value_in
-from openvlt.verify.reading import Group, Quantity, Range, Relation, Value, Words, read
+from openvlt.verify.quantity import Quantity
+from openvlt.verify.reading import read
 from openvlt.verify.text import clean, fold
+from openvlt.verify.values import Group, Range, Relation, Value, Words
 from openvlt.verify.words import REFUSAL, YES_NO, yes_no
 
 
@@ -85,14 +87,16 @@ def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
         return _ruling(same, type(given).__name__.lower(), "equal" if same else "not equal")
     if isinstance(given, Words):
         readable = not re.search(r"[\d\\]", answer)
-        return Ruling(Verdict.WRONG if readable else Verdict.UNPARSED, "words", "the answer cannot be read as mathematics")
+        verdict = Verdict.WRONG if readable else Verdict.UNPARSED
+        return Ruling(verdict, "words", "the answer cannot be read as mathematics")
     if not _askable(wanted, given):
         return Ruling(Verdict.UNPARSED, type(given).__name__.lower(), "has no finite value to compare")
     return Ruling(Verdict.UNPARSED, "symbolic", "typed comparison cannot tell", (wanted, given))
 
 
 def _askable(gold: Value, answer: Value) -> bool:
-    """Whether sympy may know more: never for a gold that is a plain number, so hostile answers to one can't reach it."""
+    """Whether sympy may know more: never for a gold that is a plain number, so hostile answers to one can't reach
+    it."""
     if isinstance(gold, Quantity) and isinstance(answer, Quantity):
         return bool(symbols(gold.node)) and symbols(gold.node) == symbols(answer.node)
     return isinstance(gold, (Relation, Range, Group)) and isinstance(answer, (Relation, Range, Group))
@@ -101,7 +105,8 @@ def _askable(gold: Value, answer: Value) -> bool:
 def readings(gold: str, answer: str) -> tuple[Value, Value]:
     """Both sides as values, read in the light of each other.
 
-    Unit letters are symbols when the other side uses them as symbols (`2m` against `m + m`), and a comma is a decimal point
+    Unit letters are symbols when the other side uses them as symbols (`2m` against `m + m`), and a comma is a
+    decimal point
     when the other side is a decimal (`1,22` against `1.22`).
     """
     wanted, given = read(gold), read(answer)
@@ -109,7 +114,8 @@ def readings(gold: str, answer: str) -> tuple[Value, Value]:
         if isinstance(one, Quantity) and one.ulp and isinstance(other, Group) and _DECIMAL_COMMA.fullmatch(clean(text)):
             comma = read(clean(text).replace(",", "."))
             return (wanted, comma) if text is answer else (comma, given)
-        if isinstance(one, Quantity) and isinstance(other, Quantity) and one.unit and not other.unit and symbols(other.node):
+        both = isinstance(one, Quantity) and isinstance(other, Quantity)
+        if both and one.unit and not other.unit and symbols(other.node):
             return read(gold, units=False), read(answer, units=False)
     return wanted, given
 
@@ -132,15 +138,30 @@ def _predicate(answer: str) -> Value:
         return Words(text)
     match = _COPULA.match(text)
     value = read(text[match.end():]) if match else Words(text)
-    if isinstance(value, Words) and re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", text) and (named := value_in(text)) is not None:
-        value = read(named)
+    if isinstance(value, Words) and "\\" not in text and re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", text):
+        named = value_in(text)
+        return value if named is None else read(named)
     return value
 
 
-_HEDGE = re.compile(r"\b(?:not|less|more|fewer|greater|than|least|most|between|or|maybe|perhaps|either|neither|if|unless|except|over|under|up to)\b|"
+_HEDGE = re.compile(
+    r"\b(?:not|less|more|fewer|greater|than|least|most|between|or|maybe|perhaps|either|neither|if|unless|except|"
+    r"over|under|up to)\b|"
                     r"n't\b|不|或", re.IGNORECASE)
+def _longer_form(wanted: str, given: str) -> bool:
+    """`Paris, France` for Paris: the gold words in a row among few others, none of which offers an alternative."""
+    more = len(given.split()) - len(wanted.split())
+    alternatives = _ALTERNATIVE.search(given) and not _ALTERNATIVE.search(wanted)
+    return len(wanted) > 2 and 0 < more <= 4 and not alternatives and re.search(
+        rf"(?<![\w-]){re.escape(wanted)}(?![\w-])", given) is not None
+
+
+_ALTERNATIVE = re.compile(r"\b(?:and|or|than|either|maybe|perhaps|possibly|versus|vs|anything|any|some|all|but|like|almost)\b"
+                          r"|[/?]|和|或")
 _REASON = re.compile(r"\s*(?:,|;|\.\s|\(|\bbecause\b|\bsince\b|\bas\b|\bdue to\b|，|因为)")
-_COPULA = re.compile(r"(?:.*\b(?:is|are|was|were|be|called|named|in|on|at|during|equals|of|as|by|will|would|should|must|to)|[^:]{0,60}:|.*[是为在叫])\s*(?:the |a |an )?", re.DOTALL)
+_COPULA = re.compile(
+    r"(?:.*\b(?:is|are|was|were|be|called|named|in|on|at|during|equals|of|as|by|will|would|should|must|to)|"
+    r"[^:]{0,60}:|.*[是为在叫])\s*(?:the |a |an )?", re.DOTALL)
 _NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|isn't|aren't|except|without|or)\b|不|非|没|或")
 
 
@@ -155,5 +176,7 @@ def _words(gold: str, answer: str) -> Ruling:
         copula = _COPULA.match(text)
         if fold(text) == wanted or copula and fold(text[copula.end():]) == wanted:
             return _ruling(True, "words", "says the same words")
+    if _longer_form(wanted, given):
+        return _ruling(True, "words", "a longer form of the same words")
     same = sorted(re.findall(r"\w+", wanted)) == sorted(re.findall(r"\w+", given)) and ("," in gold or " and " in gold)
     return _ruling(same, "words", "the same list" if same else "different words")

@@ -1,6 +1,7 @@
 """Expressions as nested tuples, and their value: exactly as a fraction, or numerically in floats or many digits.
 
-A node is `(kind, …)`:  num Fraction · sym name · const name · add/mul nodes · pow base exponent · call name node… · pct node · deg node
+A node is `(kind, …)`:  num Fraction · sym name · const name · add/mul nodes · pow base exponent · call name node… ·
+pct node · deg node
 Everything is bounded before it is computed: no power, factorial or root is built whose size isn't known to be small.
 """
 
@@ -202,3 +203,10 @@ def symbols(node: Node) -> frozenset[str]:
     if node[0] == "sym":
         return frozenset((node[1],))
     return frozenset().union(*(symbols(child) for child in node[1:] if isinstance(child, tuple)))
+
+
+def substitute(node: Node, name: str, value: Fraction) -> Node:
+    """The expression with a number in the place of a symbol."""
+    if node == ("sym", name):
+        return ("num", value)
+    return tuple(substitute(part, name, value) if isinstance(part, tuple) else part for part in node)

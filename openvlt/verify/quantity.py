@@ -17,7 +17,8 @@ from openvlt.verify.words import FILLER, MAGNITUDES, number_word
 class Quantity:
     """An expression `node` with its rational `value` if it has one.
 
-    `ulp` is the size of the last written decimal (None for integers, fractions and roots: they are exact); `unit` and `noun`
+    `ulp` is the size of the last written decimal (None for integers, fractions and roots: they are exact); `unit`
+    and `noun`
     what was counted; `percent` and `magnitude` whether "%" or "million" stood there (`value` is the number as written).
     """
 
@@ -34,20 +35,28 @@ class Quantity:
         return self.value is not None or not symbols(self.node)
 
 
-_PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.(\d*))?|[-+]?\.(\d+)")
-_SCIENTIFIC = re.compile(r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?")
+_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d*))?|[-+]?\.(\d+)")
+_SCIENTIFIC = re.compile(
+    r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?")
 _MIXED = re.compile(r"([-+]?)(\d{1,9})(?:\s+|\s*-\s*|\s+and\s+)(\d{1,9})\s*/\s*(\d{1,9})")
+_OUT_OF = re.compile(r"(\d{1,9})\s+out\s+of\s+(\d{1,9})")
 _REPEATING = re.compile(r"([-+]?\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?")
-_PERCENT = re.compile(r"\s*(?:\\?%|\bper\s?cents?\b|\bpercentage points?\b|\bpct\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$", re.IGNORECASE)
+_PERCENT = re.compile(
+    r"\s*(?:\\?%|\bper\s?cents?\b|\bpercentage points?\b|\bpct\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$", re.IGNORECASE)
 _CURRENCY = re.compile(r"([-+]?)\s*(US\$|HK\$|\$|€|£|¥|₹|RMB\b|USD\b|EUR\b|Rs\.?)\s*(?=[\d.\\])", re.IGNORECASE)
 _NOUN = re.compile(r"(.*?[\d})])\s*-?\s*((?:[A-Za-z][A-Za-z'’-]+[,]?\s*){1,8})")
 _WORD_NOUN = re.compile(r"([A-Za-z]+(?:-[a-z]+)?)\s+([A-Za-z][A-Za-z' -]{1,40})")
-_DIMENSION = re.compile(r"\s+(?:long|wide|tall|high|deep|old|away|each|in (?:total|all|length|area|height|width)|total|left|"
+_DIMENSION = re.compile(
+    r"\s+(?:long|wide|tall|high|deep|old|away|each|in (?:total|all|length|area|height|width)|total|left|"
                         r"remaining|more|apart|per person|altogether|approximately|approx\.?)$", re.IGNORECASE)
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)\b[^()]*$")
 _LABELLED = re.compile(r"([A-Za-z]{3,})\s+#?(\d[\d,.]*)")
-_NOT_LABELS = frozenset("not over under below above less more than between minus negative after before until least most the and per".split())
-_STOP = frozenset("or and to but not if when is are was between versus vs either neither nor except because since".split())
+_NOT_LABELS = frozenset("not over under below above less more than between minus negative after before until least "
+                        "most the and per".split())
+_CHINESE_COUNT = re.compile(rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)"
+                            rf"([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})")
+_STOP = frozenset("or and to but not if when is are was between versus vs either neither nor except because "
+                  "since".split())
 
 
 def quantity(text: str, *, units: bool = True) -> Quantity:
@@ -90,6 +99,10 @@ def _number(text: str) -> Quantity | None:
     match = _MIXED.fullmatch(text)
     if match and int(match[3]) < int(match[4]):
         value = (int(match[2]) + Fraction(int(match[3]), int(match[4]))) * (-1 if match[1] == "-" else 1)
+        return Quantity(("num", value), value)
+    match = _OUT_OF.fullmatch(text)
+    if match and 0 < int(match[1]) <= int(match[2]):
+        value = Fraction(int(match[1]), int(match[2]))
         return Quantity(("num", value), value)
     match = _REPEATING.fullmatch(text)
     return _repeating(*match.groups()) if match else None
@@ -135,7 +148,8 @@ def _expression(text: str) -> Quantity:
 
 
 def _closed_head(head: str, *, single: bool) -> Quantity | None:
-    """The number before a unit; before a one-letter unit it must be free of symbols (`2m` is metres, `xm` a product)."""
+    """The number before a unit; before a one-letter unit it must be free of symbols (`2m` is metres, `xm` a
+    product)."""
     if _FUNCTION.search(head):
         return None
     try:
@@ -170,7 +184,7 @@ def _counted(text: str) -> Quantity | None:
 
 
 def _chinese_counter(text: str) -> tuple[str, str]:
-    match = re.fullmatch(rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})", text)
+    match = _CHINESE_COUNT.fullmatch(text)
     if not match or not (match[2] or match[3]):
         return text, ""
     return match[1], match[2] or match[3]

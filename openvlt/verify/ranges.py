@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 from openvlt.verify import equality
+from openvlt.verify.nodes import Undefined, Unreadable, exact, substitute, symbols
 from openvlt.verify.quantity import Quantity
-from openvlt.verify.reading import Group, Range, Value
+from openvlt.verify.values import Group, Range, Relation, Value
 
 Same = Callable[[Quantity, Quantity], bool | None]
 
@@ -52,3 +54,23 @@ def _same_range(a: Range, b: Range, same: Same) -> bool:
                 not same(low, high) or a.closed[index] != b.closed[index]):
             return False
     return True
+
+
+def linear_range(relation: Relation) -> Range | None:
+    """The range that an inequality linear in its only unknown describes: `2x > 6` is x > 3; None for any other."""
+    difference = ("add", relation.left, ("mul", ("num", Fraction(-1)), relation.right))
+    names = symbols(difference)
+    if relation.op == "!=" or len(names) != 1:
+        return None
+    name, = names
+    try:
+        at = [exact(substitute(difference, name, Fraction(x))) for x in (0, 1, 2, 5)]
+    except (Undefined, Unreadable):
+        return None
+    slope = None if None in at else at[1] - at[0]
+    if not slope or at[2] - at[1] != slope or at[3] - at[0] != 5 * slope:
+        return None
+    root = -at[0] / slope
+    end, closed = Quantity(("num", root), root), relation.op.endswith("=")
+    above = (relation.op[0] == ">") == (slope > 0)
+    return Range(end if above else None, None if above else end, (above and closed, not above and closed), name)

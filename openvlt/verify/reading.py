@@ -1,89 +1,40 @@
 """What an answer text says, as a typed value: a quantity, relation, range, group, matrix, ratio, or just words.
 
-Structure (lists, sets, intervals, relations) is found on the text itself, in one scan that counts brackets; each leaf is a
+Structure (lists, sets, intervals, relations) is found on the text itself, in one scan that counts brackets; each
+leaf is a
 `Quantity`. Nothing here can fail: what cannot be read as mathematics is `Words`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
-from openvlt.verify.nodes import Node, Undefined, Unreadable, symbols
+from openvlt.verify.nodes import Undefined, Unreadable, symbols
 from openvlt.verify.quantity import Quantity, quantity
 from openvlt.verify.text import MAX_CHARS, clean, unwrap
+from openvlt.verify.values import Group, Matrix, Range, Ratio, Relation, Value, Words
 
 MAX_ITEMS, MAX_LEVELS, MAX_CELLS = 100, 6, 100
 
 
-@dataclass(frozen=True)
-class Words:
-    """A text that isn't mathematics."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Relation:
-    """`left op right`; `label` is the left side when it is only a name (x, f(x), S_{ABC}) and `value` what it is said to be."""
-
-    op: str
-    left: Node | None
-    right: Node | None
-    label: str = ""
-    value: Value | None = None
-
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers between `low` and `high` (None: unbounded); `closed` tells which end belongs to it."""
-
-    low: Quantity | None
-    high: Quantity | None
-    closed: tuple[bool, bool]
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Several values: `brackets` is "()", "[)", "{}", … or "" for a bare list; `joint` is "," or "or" or "u" (union)."""
-
-    items: tuple[Value, ...]
-    brackets: str = ""
-    joint: str = ","
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Rows of values."""
-
-    rows: tuple[tuple[Value, ...], ...]
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """`2 : 3 : 4`."""
-
-    parts: tuple[Quantity, ...]
-
-
-Value = Words | Quantity | Relation | Range | Group | Matrix | Ratio
-
-_OPERATORS = {"=": "=", "==": "=", "\\approx": "~", "\\equiv": "=", "\\sim": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=",
+_OPERATORS = {"=": "=", "==": "=", "\\approx": "~", "\\equiv": "=", "\\sim": "=", "\\cong": "=", "\\in": "in",
+              "\\Rightarrow": "=>", "<": "<", ">": ">", "<=": "<=", ">=": ">=",
               "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=",
-              "\\lt": "<", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "!=": "!=", "\\in": "in", "\\cong": "=", "\\Rightarrow": "=>"}
+              "\\lt": "<", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "!=": "!="}
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _SCAN = re.compile(r"\\[{}]|\\left|\\right|\\(?:langle|rangle|lfloor|rfloor|lceil|rceil)|[()\[\]{}]|[,;]|"
                    r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|vee|lor|wedge|land)(?![A-Za-z])|"
                    r"\\(?:approx|equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|Rightarrow)(?![A-Za-z])|"
                    r"<=|>=|==|!=|[=<>]|:")
 _OPENING, _CLOSING = frozenset(("(", "[", "{", "\\{", "\\langle")), frozenset((")", "]", "}", "\\}", "\\rangle"))
-_JOINTS = {",": ",", ";": ",", "and": ",", "和": ",", "以及": ",", "or": "or", "或": "or", "或者": "or", "\\cup": "u", "\\vee": "or",
+_JOINTS = {",": ",", ";": ",", "and": ",", "和": ",", "以及": ",", "or": "or", "或": "or", "或者": "or",
+           "\\cup": "u", "\\vee": "or",
            "\\lor": "or", "\\wedge": ",", "\\land": ","}
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _SYSTEM = re.compile(r"\\begin\{(?:cases|aligned|align\*?|gathered|split)\}(.*)\\end\{[a-z*]+\}", re.DOTALL)
-_LABEL = re.compile(r"\\?[A-Za-z]+(?:_(?:\w|\{[^{}]{1,20}\}))?'{0,2}(?:\^\{?-1\}?)?(?:\s*\(\s*[A-Za-z0-9,\s\\]{1,12}\))?|"
+_LABEL = re.compile(
+    r"\\?[A-Za-z]+(?:_(?:\w|\{[^{}]{1,20}\}))?'{0,2}(?:\^\{?-1\}?)?(?:\s*\(\s*[A-Za-z0-9,\s\\]{1,12}\))?|"
                     r"(?:\\(?:angle|triangle|odot|overline|measuredangle)|[A-Z\s{}']|\\?[|]|\bm\b)+|"
                     r"[A-Za-z_][A-Za-z_{}()\\ ]{0,40}[\w})]|[\u4e00-\u9fff]{1,12}[A-Za-z]?")
 _BUILDER = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\mid|\||:|\\in\s*\\?(?:R|mathbb\{R\})\s*(?:\\mid|\|))(.*)\\\}", re.DOTALL)
@@ -124,6 +75,8 @@ def _structure(text: str, units: bool, level: int) -> Value:
     except Unreadable:
         pass
     cuts = _scan(text)
+    if len({cut[2] for cut in cuts} & {",", ";"}) == 2:  # p=5, q=2; p=7, q=2
+        return _group(_pieces(text, [cut for cut in cuts if cut[2] == ";"]), "", ",", units, level)
     for joint in ("u", "or", ","):
         at = [cut for cut in cuts if _JOINTS.get(cut[2]) == joint]
         if at and not (joint == "," and _is_number(text)):
@@ -150,7 +103,7 @@ def _leaf(text: str, units: bool, level: int) -> Value:
         builder = _BUILDER.fullmatch(text)
         if builder:
             return _read(builder[1].strip(), units, level + 1)
-        at = [cut for cut in _scan(body) if cut[2] in (",", ";")]
+        at = [cut for cut in _scan(body, thousands=False) if cut[2] in (",", ";")]
         if at or brackets == "{}":
             return _group(_pieces(body, at) if body.strip() else [], brackets, ",", units, level)
         if brackets in ("()", "[]") and _scan(body):
@@ -171,11 +124,18 @@ def _group(pieces: list[str], brackets: str, joint: str, units: bool, level: int
     items = tuple(_read(unwrap(piece), units, level + 1) for piece in pieces if piece.strip())
     if not brackets and any(isinstance(item, Words) for item in items):
         raise Unreadable("a list with words")
+    if joint == "or":  # "1, 2 or 3" lists three values
+        lists = (item.items if isinstance(item, Group) and not item.brackets else (item,) for item in items)
+        items = tuple(part for part_of in lists for part in part_of)
     return Group(items, brackets, joint)
 
 
-def _scan(text: str) -> list[tuple[int, int, str]]:
-    """`(start, end, token)` of every separator and operator outside brackets; raises Unreadable if brackets don't close."""
+def _scan(text: str, *, thousands: bool = True) -> list[tuple[int, int, str]]:
+    """`(start, end, token)` of every separator and operator outside brackets; raises Unreadable if brackets don't
+    close.
+
+    `thousands` lets a comma group digits (1,234), which it cannot do between the brackets of a pair.
+    """
     found, depth = [], 0
     for match in _SCAN.finditer(text):
         token = match.group()
@@ -185,7 +145,8 @@ def _scan(text: str) -> list[tuple[int, int, str]]:
             depth -= 1
             if depth < 0:
                 raise Unreadable("a bracket closes that was never opened")
-        elif depth == 0 and not token.startswith(("\\left", "\\right")) and not _in_number(text, match):
+        elif depth == 0 and not token.startswith(("\\left", "\\right")) and not (
+                thousands and _in_number(text, match)):
             found.append((match.start(), match.end(), token))
     if depth:
         raise Unreadable("a bracket isn't closed")
@@ -233,14 +194,16 @@ def _environment(text: str, units: bool, level: int) -> Value:
 
 def _relation(text: str, cuts: list[tuple[int, int, str]], units: bool, level: int) -> Value:
     ops, sides = [_OPERATORS[cut[2]] for cut in cuts], [side.strip() for side in _pieces(text, cuts)]
-    if ops[-1] == "~" and len(ops) > 1 and set(ops) <= {"=", "~"}:  # x = 1/3 ≈ 0.33 says 1/3
+    if ops[-1] == "~" and (len(ops) > 1 or not _LABEL.fullmatch(sides[0])):  # x = 1/3 ≈ 0.33 says 1/3
         ops, sides = ops[:-1], sides[:-1]
+        if not ops:
+            return _read(unwrap(sides[0]), units, level + 1)
     ops = ["=" if op == "~" else op for op in ops]
     if "=>" in ops:
         return _read(unwrap(sides[-1]), units, level + 1)
     if set(ops) <= {"=", "in"}:
         return _equation(ops[-1], sides, units, level)
-    if len(ops) == 2 and (ops[0] in ("<", "<=") and ops[1] in ("<", "<=") or ops[0] in (">", ">=") and ops[1] in (">", ">=")):
+    if len(ops) == 2 and {op[0] for op in ops} in ({"<"}, {">"}):
         return _double(ops, sides)
     if len(ops) != 1:
         raise Unreadable("a chain of mixed relations")
@@ -255,13 +218,13 @@ def _relation(text: str, cuts: list[tuple[int, int, str]], units: bool, level: i
 
 def _double(ops: list[str], sides: list[str]) -> Range:
     """`-2 < x <= 1`."""
-    low, middle, high = (quantity(side) for side in sides)
+    low, high = quantity(sides[0]), quantity(sides[2])
     closed = (ops[0].endswith("="), ops[1].endswith("="))
-    if middle.node[0] != "sym":
+    if not _LABEL.fullmatch(sides[1]):
         raise Unreadable("a double inequality around an expression")
     if ops[0] in (">", ">="):
         low, high, closed = high, low, closed[::-1]
-    return Range(low, high, closed, middle.node[1])
+    return Range(low, high, closed, sides[1])
 
 
 def _equation(op: str, sides: list[str], units: bool, level: int) -> Value:

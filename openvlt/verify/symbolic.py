@@ -1,6 +1,7 @@
 """What typed comparison leaves open, by sympy: built by constructors from a bounded tree, never from text.
 
-Runs in a worker process that is killed at its deadline (`workers`); nothing outside a worker may import this module's sympy
+Runs in a worker process that is killed at its deadline (`workers`); nothing outside a worker may import this
+module's sympy
 half, and importing the module itself doesn't.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 from openvlt.types import Verdict
 from openvlt.verify.nodes import Node
 from openvlt.verify.quantity import Quantity
-from openvlt.verify.reading import Group, Range, Relation, Value
+from openvlt.verify.values import Group, Range, Relation, Value
 
 _RELATIONS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 
@@ -23,8 +24,9 @@ def decide(gold: Value, answer: Value) -> Verdict:
 
     try:
         same = _same(gold, answer)
-    except (NotImplementedError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, sympy.PolynomialError):
-        return Verdict.UNPARSED  # what sympy raises for questions it has no method for
+    except (NotImplementedError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError,
+            sympy.PolynomialError):  # what sympy raises for questions it has no method for
+        return Verdict.UNPARSED
     return Verdict.UNPARSED if same is None else Verdict.CORRECT if same else Verdict.WRONG
 
 
@@ -47,8 +49,9 @@ def _one_equation(f: Any, g: Any) -> bool:
     """Whether the numerators of two equations `f = 0`, `g = 0` have the same factors: y = 1/x and xy = 1."""
     import sympy
 
-    factors = [{factor.primitive()[1] for factor, _ in sympy.factor_list(sympy.numer(sympy.together(side)))[1]} for side in (f, g)]
-    return {_signless(factor) for factor in factors[0]} == {_signless(factor) for factor in factors[1]}
+    lists = (sympy.factor_list(sympy.numer(sympy.together(side)))[1] for side in (f, g))
+    first, second = ({_signless(factor.primitive()[1]) for factor, _ in factors} for factors in lists)
+    return first == second
 
 
 def _signless(factor: Any) -> Any:
@@ -60,7 +63,8 @@ def _solutions(value: Value) -> Any:
     import sympy
 
     if isinstance(value, Range):
-        low, high = (sympy.oo * sign if end is None else build(end.node) for end, sign in ((value.low, -1), (value.high, 1)))
+        low = -sympy.oo if value.low is None else build(value.low.node)
+        high = sympy.oo if value.high is None else build(value.high.node)
         return sympy.Interval(low, high, not value.closed[0], not value.closed[1])
     if isinstance(value, Group):
         parts = [_solutions(item) for item in value.items]

@@ -1,4 +1,5 @@
-"""Making two spellings of the same text equal: Unicode forms, invisible characters, LaTeX wrapping. Pure string work."""
+"""Making two spellings of the same text equal: Unicode forms, invisible characters, LaTeX wrapping. Pure string
+work."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ _TABLE = str.maketrans(_CHARS | {c: rf"\frac{{{n}}}{{{d}}}" for c, (n, d) in _VU
 
 
 # A backslash that was read as an escape somewhere on the way: form feed + "rac" was \frac.
-_BROKEN = (("\x0crac", "\\frac"), ("\x0cbox", "\\fbox"), ("\x08oxed", "\\boxed"), ("\x08egin", "\\begin"), ("\times", "\\times"), ("\text{", "\\text{"))
+_BROKEN = (("\x0crac", "\\frac"), ("\x0cbox", "\\fbox"), ("\x08oxed", "\\boxed"), ("\x08egin", "\\begin"),
+           ("\times", "\\times"), ("\text{", "\\text{"))
 
 
 def visible(text: str) -> str:
@@ -50,7 +52,8 @@ def visible(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """One spelling for Unicode variants: full-width forms, minus signs, superscripts, vulgar fractions, Greek letters."""
+    """One spelling for Unicode variants: full-width forms, minus signs, superscripts, vulgar fractions, Greek
+    letters."""
     text = visible(text)
     if text.isascii():
         return text.replace("\r", "\n").replace("\t", " ").replace("\x0c", " ")
@@ -60,18 +63,25 @@ def plain(text: str) -> str:
 
 
 _MATH_PAIR = re.compile(r"(\$\$?)((?:[^$]){1,400}?)\1(?!\d)")
-_DELIMITERS = re.compile(r"(?<!\\)\\\[|\\\]|\\\(|\\\)|\$\$|\$(?!\s?[\d.])|`+|\*\*|__|\\(?:begin|end)\{(?:equation|align|gather|math)\*?\}")
-_SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|hfill|hspace\{[^{}]*\})"
+_DELIMITERS = re.compile(
+    r"(?<!\\)\\\[|\\\]|\\\(|\\\)|\$\$|\$(?!\s?[\d.])|`+|\*\*|__|\\(?:begin|end)\{(?:equation|align|gather|"
+    r"math)\*?\}")
+_SPACING = re.compile(
+    r"(?<!\\)\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|hfill|"
+    r"hspace\{[^{}]*\})"
                       r"(?![A-Za-z])|~|\\\\(?=\s*$)")
 _THOUSANDS = re.compile(r"\s*\{\s*,\s*\}\s*(?=\d{3})|(?<=\d),\s*\\[!,;]\s*(?=\d{3})")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
-_TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|bb|bfit)|mbox|hbox|operatorname\*?|"
-                           r"boldsymbol|bm|rm|bf|it|emph|underline|widehat|hat|vec|overrightarrow|ce|mathop|pmb)\s*\{([^{}]*)\}")
+_TEXT_COMMAND = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|bb|bfit)|mbox|hbox|operatorname\*?|"
+                           r"boldsymbol|bm|rm|bf|it|emph|underline|widehat|hat|vec|overrightarrow|ce|mathop|"
+                           r"pmb)\s*\{([^{}]*)\}")
 _OLD_FONT = re.compile(r"\{\s*\\(?:rm|bf|it|cal)\s+([^{}]*)\}")
 
 
 def unwrap(text: str) -> str:
-    """Takes off what only dresses an answer: math delimiters, emphasis, `\\text{}`, LaTeX spacing, a final full stop."""
+    """Takes off what only dresses an answer: math delimiters, emphasis, `\\text{}`, LaTeX spacing, a final full
+    stop."""
     if "\\" in text or "~" in text or "{" in text:
         text = _THOUSANDS.sub(",", text)
         if "\\\\" in text and "\\begin" not in text:

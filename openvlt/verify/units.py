@@ -1,6 +1,7 @@
 """Units of measurement: a table of names, and a reader for what stands after a number.
 
-An own table and not pint: answers use some hundred spellings (English, abbreviated, Chinese), pint knows none of the Chinese,
+An own table and not pint: answers use some hundred spellings (English, abbreviated, Chinese), pint knows none of the
+Chinese,
 takes 0.3 s to import and reads text with a tokenizer that has to be guarded like any other parser of foreign text.
 """
 
@@ -79,7 +80,8 @@ _DERIVED = {
     "volume": (Fraction(1, 1000), {"length": 3}), "force": (Fraction(1000), {"mass": 1, "length": 1, "time": -2}),
     "energy": (Fraction(1000), {"mass": 1, "length": 2, "time": -2}), "frequency": (Fraction(1), {"time": -1}),
     "power": (Fraction(1000), {"mass": 1, "length": 2, "time": -3}), "charge": (Fraction(1), {"current": 1, "time": 1}),
-    "speed": (Fraction(1), {"length": 1, "time": -1}), "pressure": (Fraction(1000), {"mass": 1, "length": -1, "time": -2}),
+    "speed": (Fraction(1), {"length": 1, "time": -1}),
+    "pressure": (Fraction(1000), {"mass": 1, "length": -1, "time": -2}),
     "voltage": (Fraction(1000), {"mass": 1, "length": 2, "time": -3, "current": -1}),
     "resistance": (Fraction(1000), {"mass": 1, "length": 2, "time": -3, "current": -2}),
 }
@@ -132,7 +134,8 @@ _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "平方": 2, "立方
 _CHINESE = "|".join(sorted((n for n in UNITS if "\u4e00" <= n[0] <= "\u9fff"), key=len, reverse=True))
 _PIECE = re.compile(
     r"(?P<join>/|per\b|每)|(?P<pre>square\b|sq\b\.?|cubic\b|平方|立方)\s*(?=\S)|\\cdot|\\times|[\s*]+|"
-    rf"(?P<name>\^\s*\{{?\s*\\circ\s*\}}?\s*[CF]?(?![A-Za-z])|\\(?:mu\s*|Omega|\$)[A-Za-z]*|[A-Za-zμ]+\$?\.?|{_CHINESE}|[$€£¥₹¢\"])"
+    rf"(?P<name>\^\s*\{{?\s*\\circ\s*\}}?\s*[CF]?(?![A-Za-z])|\\(?:mu\s*|Omega|\$)[A-Za-z]*|[A-Za-zμ]+\$?\.?|"
+    rf"{_CHINESE}|[$€£¥₹¢\"])"
     r"(?:\s*(?P<exp>\^\s*\{\s*-?\d\s*\}|\^\s*-?\d(?!\d)|squared\b|cubed\b|(?<=m)[23](?!\d)))?", re.IGNORECASE)
 _WORD_START = re.compile(r"(?<![A-Za-z\\μ])[A-Za-zμ]|\\(?:Omega|mu|\$)|\^\s*\{?\s*\\circ|[\u4e00-\u9fff$€£¥₹¢\"]")
 _MAX_WORDS, _MAX_TAIL = 8, 60

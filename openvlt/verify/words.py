@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_SMALL = {word: n for n, word in enumerate(
+SMALL = {word: n for n, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty".split())}
 _TENS = {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
@@ -18,20 +18,26 @@ _CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
 
 YES_NO = {word: True for word in "yes y true t correct right yeah yep 是 是的 对 对的 正确 真 √ ✓ ✔".split()} | {
     word: False for word in "no n false f incorrect wrong not nope 否 不 不是 不对 错 错误 错的 假 × ✗ ✘ 没有".split()}
-NOTHING = frozenset(("", "none", "n/a", "na", "unknown", "null", "nan", "undefined answer", "?", "...", "…", "-", "无", "未知",
-                     "not sure", "i don't know", "i do not know", "no answer", "none of the above is given", "\\", "_", "answer"))
+NOTHING = frozenset((
+    "", "none", "n/a", "na", "unknown", "null", "nan", "?", "...", "…", "-", "\\", "_", "无", "未知", "answer",
+    "no answer", "not sure", "i don't know", "i do not know"))
 
 REFUSAL = re.compile(
-    r"(?:can(?:not|'t| not)|could not|couldn't|unable to|impossible to|not possible to|(?:isn't|is not) possible to|difficult to)"
-    r" (?:be )?(?:\w+ )?(?:determin|answer|solv|calculat|provid|tell|help|identif|say|find|assist|process|open|load|access|be given|giv|comput|view|see|read|infer)"
+    r"(?:can(?:not|'t| not)|could not|couldn't|unable to|impossible to|not possible to|(?:isn't|is not) possible to|"
+    r"difficult to)"
+    r" (?:be )?(?:\w+ )?(?:determin|answer|solv|calculat|provid|tell|help|identif|say|find|assist|process|open|load|"
+    r"access|be given|giv|comput|view|see|read|infer)"
     r"|(?:not |in)(?:enough|sufficient) (?:information|data|details)|(?:^|\W)(?:i'?m |i am )?sorry,? (?:but )?i\b|"
-    r"i (?:do not|don't) know|(?:option|answer|choice) is not (?:provided|listed|given|among)|none of the (?:above|options|choices|given)"
+    r"i (?:do not|don't) know|(?:option|answer|choice) is not (?:provided|listed|given|among)|none of the (?:above|"
+    r"options|choices|given)"
     r"|more information is needed|无法(?:确定|回答|判断|得出|计算)|不能确定|不知道|信息不足", re.IGNORECASE)
 
 FILLER = re.compile(
-    r"^(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|simply|equal to|equals?|a total of|"
+    r"^(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|simply|equal to|equals?|"
+    r"a total of|"
     r"total of|precisely|circa|also|therefore|thus|hence|so|then|now|that|is|are|was|be|it is|it's|there are|there is|"
-    r"约为|约|大约是|大约|等于|共|一共|为|是|有)(?=[\s\d\\$:(\-]|[^\x00-\x7f])|\\approx|\\sim|[=:≈~])\s*:?\s*", re.IGNORECASE)
+    r"约为|约|大约是|大约|等于|共|一共|为|是|有)"
+    r"(?=[\s\d\\$:(\-]|[^\x00-\x7f])|\\approx|\\sim|[=:≈~])\s*:?\s*", re.IGNORECASE)
 
 
 def number_word(text: str) -> Fraction | None:
@@ -45,8 +51,8 @@ def number_word(text: str) -> Fraction | None:
 
 
 def _english(text: str) -> Fraction | None:
-    if text in _SMALL:
-        return Fraction(_SMALL[text])
+    if text in SMALL:
+        return Fraction(SMALL[text])
     if text in _TENS:
         return Fraction(_TENS[text])
     if text in ("half", "one half", "a half"):
@@ -54,10 +60,10 @@ def _english(text: str) -> Fraction | None:
     if text in ("dozen", "one dozen"):
         return Fraction(12)
     first, _, last = text.replace("-", " ").rpartition(" ")
-    if first in _TENS and 0 < _SMALL.get(last, 0) < 10:
-        return Fraction(_TENS[first] + _SMALL[last])
-    if first in _SMALL and last in _PARTS:
-        return Fraction(_SMALL[first], _PARTS[last])
+    if first in _TENS and 0 < SMALL.get(last, 0) < 10:
+        return Fraction(_TENS[first] + SMALL[last])
+    if first in SMALL and last in _PARTS:
+        return Fraction(SMALL[first], _PARTS[last])
     if last in MAGNITUDES and (count := _english(first) if first else None) is not None:
         return count * MAGNITUDES[last]
     return None
@@ -71,8 +77,9 @@ def _chinese_fraction(text: str) -> Fraction | None:
         return None if value is None else -value
     bottom, cut, top = text.partition("分之")
     if cut:
-        parts = [Fraction(100) if bottom == "百" else _chinese(bottom), _chinese(top) if not top.isdigit() else Fraction(top)]
-        return parts[1] / parts[0] if None not in parts and parts[0] else None
+        whole = Fraction(100) if bottom == "百" else _chinese(bottom)
+        part = Fraction(top) if top.isdigit() else _chinese(top)
+        return part / whole if whole and part is not None else None
     return _chinese(text)
 
 

@@ -1,6 +1,7 @@
 """The far side of `workers`: one parent process that forks disposable children and, on request, kills them.
 
-Started by `workers.Pool` as `python -m openvlt.verify.worker TASK`, with a socket as standard input. It imports what the task
+Started by `workers.Pool` as `python -m openvlt.verify.worker TASK`, with a socket as standard input. It imports what
+the task
 needs once; a child is then a fork of a few milliseconds with everything loaded. Children are killed only here, by the
 process that will reap them, so that a recycled process number can never be hit.
 """
@@ -88,7 +89,8 @@ def _spawn(control: socket.socket, fd: int, handle: Callable[[Any], Any]) -> int
 
 
 def _serve(channel: socket.socket, handle: Callable[[Any], Any]) -> None:
-    """Answers lists of items one by one. Running out of memory is an answer; any other exception is reported as the bug it is."""
+    """Answers lists of items one by one. Running out of memory is an answer; any other exception is reported as the
+    bug it is."""
     stream = channel.makefile("rb")
     while True:
         try:

@@ -1,6 +1,8 @@
-"""Disposable worker processes: kept warm, killed at the deadline, replaced at once. No signals, so any thread may use them.
+"""Disposable worker processes: kept warm, killed at the deadline, replaced at once. No signals, so any thread may
+use them.
 
-Works in the main thread, in other threads, in daemonic processes and after a fork (a forked process starts its own pool):
+Works in the main thread, in other threads, in daemonic processes and after a fork (a forked process starts its own
+pool):
 processes are started by `subprocess`, never by `multiprocessing`, which forbids children to daemons.
 """
 
@@ -67,15 +69,16 @@ class Pool:
         ours, theirs = socket.socketpair()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH")))),
                                     "PYTHONSAFEPATH": "1"}
-        self.parent = subprocess.Popen([sys.executable, "-m", "openvlt.verify.worker", task], stdin=theirs, env=environment,
-                                       start_new_session=True)
+        command = [sys.executable, "-m", "openvlt.verify.worker", task]
+        self.parent = subprocess.Popen(command, stdin=theirs, env=environment, start_new_session=True)
         theirs.close()
         self.control = ours
         self._expect(b"ready")
         self.workers = [self._spawn() for _ in range(count)]
 
     def map(self, items: Sequence[Any], deadline_s: float) -> list[tuple[str, Any]]:
-        """`(kind, answer)` per item, in order; `("done", "timeout")` for each that overran. Raises RuntimeError for a bug."""
+        """`(kind, answer)` per item, in order; `("done", "timeout")` for each that overran. Raises RuntimeError for
+        a bug."""
         with self.lock:
             results: list[tuple[str, Any] | None] = [None] * len(items)
             waiting = deque(range(len(items)))
@@ -134,7 +137,8 @@ class Pool:
         while len(data) < size:
             part = self.control.recv(size - len(data))
             if not part:
-                raise RuntimeError(f"the verifier's worker process ended with status {self.parent.wait()}; see its message above")
+                raise RuntimeError(f"the verifier's worker process ended with status {self.parent.wait()}; "
+                                   "its own message stands above")
             data += part
         return data
 

@@ -1,26 +1,14 @@
-"""Where the real data is (OPENVLT_TEST_DATA, by default ../shared/data), and small files to read."""
+"""Small files of rows to read."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of real data; skips the test when it isn't there."""
-    folder = Path(os.environ.get("OPENVLT_TEST_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no test data at {folder}; set OPENVLT_TEST_DATA")
-    return folder
 
 
 @pytest.fixture

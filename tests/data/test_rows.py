@@ -1,4 +1,4 @@
-"""Sources of rows: splits that share nothing, exact mixtures, orders that a seed decides, and errors that say what to set."""
+"""Sources of rows: splits that share nothing, exact mixtures, an order that a seed decides, errors that say what to set."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def test_several_pictures_per_question_keep_their_order(write, make_row):
     assert [image.getpixel((0, 0)) for image in open_images(problem)] == [(0, 0, 255), (255, 0, 0), (0, 0, 255)]
 
 
-def test_k12_as_the_shipped_config_reads_it(data):
-    file = data / "train_sources" / "mm_eureka_k12" / "k12.json"
+def test_k12_as_the_shipped_config_reads_it(data_dir):
+    file = data_dir / "train_sources" / "mm_eureka_k12" / "k12.json"
     source = Rows(str(file), columns=ALTERNATIVES, heldout=0.2)
     train, test = source.problems(Selection(), 0), source.problems(Selection(split="test"), 0)
     assert len(train) + len(test) + len(ids(source, split="val")) == 60 and len(test) >= 5
@@ -257,7 +257,8 @@ def test_hub_errors_name_the_data_set_and_what_to_check(hub_copy, tmp_path):
 
 
 def test_sources_import_neither_torch_nor_datasets_nor_sklearn():
-    code = "import sys, openvlt.data.rows; print([m for m in ('torch', 'datasets', 'sklearn', 'pyarrow') if m in sys.modules])"
+    heavy = "('torch', 'datasets', 'sklearn', 'pyarrow')"
+    code = f"import sys, openvlt.data.rows; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
     )

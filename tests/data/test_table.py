@@ -17,7 +17,9 @@ from openvlt.types import Problem, UserError
 PLAIN = {"id": "q1", "question": "How many?", "answer": "3", "images": []}
 
 
-def problem(row: dict, columns: Columns | None = None, root: Path = Path("."), default_id: str | None = None) -> Problem:
+def problem(
+    row: dict, columns: Columns | None = None, root: Path = Path("."), default_id: str | None = None
+) -> Problem:
     return to_problem(
         row, columns or Columns(), root=root, where="rows.jsonl, line 7", source="s", default_id=default_id
     )
@@ -230,8 +232,8 @@ def test_traces_are_read_with_their_problems(write):
 # --- real files ------------------------------------------------------------------------------------------------------
 
 
-def test_all_sixty_k12_rows_with_their_pictures(data):
-    file = data / "train_sources" / "mm_eureka_k12" / "k12.json"
+def test_all_sixty_k12_rows_with_their_pictures(data_dir):
+    file = data_dir / "train_sources" / "mm_eureka_k12" / "k12.json"
     columns = Columns(images=["images", "image", "image_path"])
     made = [to_problem(row, columns, root=file.parent, where=f"row {number}") for number, row in read_rows(file)]
     assert len({item.id for item in made}) == 60
@@ -239,8 +241,8 @@ def test_all_sixty_k12_rows_with_their_pictures(data):
     assert len(set(sizes)) > 30 and all(item.question and item.answer for item in made)
 
 
-def test_choices_given_with_an_index_are_refused_on_real_rows(data):
-    file = data / "train_sources" / "scienceqa" / "problems.json"
+def test_choices_given_with_an_index_are_refused_on_real_rows(data_dir):
+    file = data_dir / "train_sources" / "scienceqa" / "problems.json"
     row = json.loads(file.read_text())["42"] | {"id": "42"}
     with pytest.raises(UserError, match=r"\(id '42'\): the answer 1 is none of the choices"):
         problem(row, Columns(images=None))

@@ -17,44 +17,140 @@ def tagged(*answers: str, gold: str = "12") -> Iterator[tuple[str, str]]:
 
 
 def powers() -> Iterator[tuple[str, str]]:
-    yield from tagged("9**9**9**9", "9^{9^{9^{9}}}", "10**10**8", "10^{10^{8}}", "2^{99999999}", "(2^{4096})^{4096}", "x^{10^{9}}", "(x+1)^{9999999}",
-                      "1e999999999", "1E-999999999", r"1\times 10^{-99999999}", r"1 \times 10^{99999999999999999999}", "0^{-1}", "0^0", "(-8)^{1/3}",
-                      r"\sqrt[999999999]{2}", r"\sqrt[0]{2}", r"2^{1/99999999999}", "e^{e^{e^{e^{10}}}}", r"\pi^{\pi^{\pi^{\pi}}}", "9^9^9^9^9^9^9^9",
-                      "^".join(["2"] * 5_000), "2" + "^{2" * 600 + "}" * 600, "(" * 50 + "2" + ")^9" * 50, "1.0000001^{4000}",
-                      r"\left(\frac{123456789}{987654321}\right)^{4000}", "(((2^{60})^{60})^{60})^{60}")
+    yield from tagged(
+        "9**9**9**9",
+        "9^{9^{9^{9}}}",
+        "10**10**8",
+        "10^{10^{8}}",
+        "2^{99999999}",
+        "(2^{4096})^{4096}",
+        "x^{10^{9}}",
+        "(x+1)^{9999999}",
+        "1e999999999",
+        "1E-999999999",
+        r"1\times 10^{-99999999}",
+        r"1 \times 10^{99999999999999999999}",
+        "0^{-1}",
+        "0^0",
+        "(-8)^{1/3}",
+        r"\sqrt[999999999]{2}",
+        r"\sqrt[0]{2}",
+        r"2^{1/99999999999}",
+        "e^{e^{e^{e^{10}}}}",
+        r"\pi^{\pi^{\pi^{\pi}}}",
+        "9^9^9^9^9^9^9^9",
+        "^".join(["2"] * 5_000),
+        "2" + "^{2" * 600 + "}" * 600,
+        "(" * 50 + "2" + ")^9" * 50,
+        "1.0000001^{4000}",
+        r"\left(\frac{123456789}{987654321}\right)^{4000}",
+        "(((2^{60})^{60})^{60})^{60}",
+    )
     yield from tagged("(x+y+z)^{4000}", "x^{4096}y^{4096}", "((x^2+1)^{99})^{99}", gold="(x+y+z)^{2}")
 
 
 def factorials() -> Iterator[tuple[str, str]]:
-    yield from tagged("1000000!", "99999999999!", "((((9!)!)!)!)!", "3" + "!" * 500, "170!!", r"\binom{10^9}{10^8}", r"\binom{99999999}{49999999}",
-                      r"\frac{100000!}{99999!}", "(-1)!", "0.5!", r"\binom{-3}{2}", r"\binom{4000}{2000}")
+    yield from tagged(
+        "1000000!",
+        "99999999999!",
+        "((((9!)!)!)!)!",
+        "3" + "!" * 500,
+        "170!!",
+        r"\binom{10^9}{10^8}",
+        r"\binom{99999999}{49999999}",
+        r"\frac{100000!}{99999!}",
+        "(-1)!",
+        "0.5!",
+        r"\binom{-3}{2}",
+        r"\binom{4000}{2000}",
+    )
 
 
 def nestings() -> Iterator[tuple[str, str]]:
     deep = 3_000
-    yield from tagged(r"\frac{1}{" * deep + "2" + "}" * deep, "(" * deep + "12" + ")" * deep, "[" * deep + "12" + "]" * deep, "{" * deep + "12" + "}" * deep,
-                      r"\sqrt{" * deep + "2" + "}" * deep, r"\{" * deep + "12" + r"\}" * deep, r"\left(" * deep + "12" + r"\right)" * deep, "|" * deep + "12" + "|" * deep,
-                      r"\text{" * deep + "12" + "}" * deep, "(" * 4_000, ")" * 4_000, "{" * 8_000, "}" * 8_000, "([" * 900 + "12" + "])" * 900, r"\sin " * deep + "1",
-                      "-" * 5_000 + "12", "+-" * 2_500 + "12", "1" + "%" * 900, r"\frac" * deep, "12" + "'" * 900, "x" + "_{x" * 400 + "}" * 400,
-                      r"\frac{1}{1+" * 250 + "1" + "}" * 250, r"\boxed{" * 30 + "12" + "}" * 30)
+    yield from tagged(
+        r"\frac{1}{" * deep + "2" + "}" * deep,
+        "(" * deep + "12" + ")" * deep,
+        "[" * deep + "12" + "]" * deep,
+        "{" * deep + "12" + "}" * deep,
+        r"\sqrt{" * deep + "2" + "}" * deep,
+        r"\{" * deep + "12" + r"\}" * deep,
+        r"\left(" * deep + "12" + r"\right)" * deep,
+        "|" * deep + "12" + "|" * deep,
+        r"\text{" * deep + "12" + "}" * deep,
+        "(" * 4_000,
+        ")" * 4_000,
+        "{" * 8_000,
+        "}" * 8_000,
+        "([" * 900 + "12" + "])" * 900,
+        r"\sin " * deep + "1",
+        "-" * 5_000 + "12",
+        "+-" * 2_500 + "12",
+        "1" + "%" * 900,
+        r"\frac" * deep,
+        "12" + "'" * 900,
+        "x" + "_{x" * 400 + "}" * 400,
+        r"\frac{1}{1+" * 250 + "1" + "}" * 250,
+        r"\boxed{" * 30 + "12" + "}" * 30,
+    )
     yield "12", r"\boxed{" * 5_000 + "12" + "}" * 5_000
     yield "12", r"\boxed{" * 20_000
 
 
 def giants() -> Iterator[tuple[str, str]]:
     million = 1_000_000
-    yield from tagged("1" * million, "0." + "3" * million, "12" + " " * million, "+".join(["1"] * 20_000), "*".join(["x"] * 20_000), ",".join(map(str, range(20_000))),
-                      r"\{" + ",".join(map(str, range(20_000))) + r"\}", "1/" + "0" * 5_000 + "1", "a" * million, "12 " * 30_000, "-" + "9" * 4_000, "0" * 1_900 + "12",
-                      "1,234," * 300 + "567", "1" * 399 + "." + "1" * 399, "7" * 1_400 + "^{7}", "(1,2)," * 300 + "(1,2)", "1:" * 900 + "2", "12 or " * 300 + "12",
-                      r"\frac{" + "1" * 390 + "}{" + "3" * 390 + "}", "sqrt(" + "7" * 390 + ")")
+    yield from tagged(
+        "1" * million,
+        "0." + "3" * million,
+        "12" + " " * million,
+        "+".join(["1"] * 20_000),
+        "*".join(["x"] * 20_000),
+        ",".join(map(str, range(20_000))),
+        r"\{" + ",".join(map(str, range(20_000))) + r"\}",
+        "1/" + "0" * 5_000 + "1",
+        "a" * million,
+        "12 " * 30_000,
+        "-" + "9" * 4_000,
+        "0" * 1_900 + "12",
+        "1,234," * 300 + "567",
+        "1" * 399 + "." + "1" * 399,
+        "7" * 1_400 + "^{7}",
+        "(1,2)," * 300 + "(1,2)",
+        "1:" * 900 + "2",
+        "12 or " * 300 + "12",
+        r"\frac{" + "1" * 390 + "}{" + "3" * 390 + "}",
+        "sqrt(" + "7" * 390 + ")",
+    )
     yield "1" * 5_000, "<answer>" + "1" * 5_000 + "</answer>"
 
 
 def operators() -> Iterator[tuple[str, str]]:
-    yield from tagged(r"\sum_{n=1}^{10^{12}} n", r"\prod_{k=1}^{\infty} (1-2^{-k})", r"\int_0^{\infty} e^{-x^2} \, dx", r"\int \frac{\sin(\cos(\tan x))}{x^x} dx",
-                      r"\lim_{n\to\infty} (1+\frac1n)^n", r"\sum_{i=1}^{9999}\sum_{j=1}^{9999} ij", r"\gcd(10^{999}, 6^{999})", r"\operatorname{lcm}(1,2,3)", r"\zeta(3)",
-                      r"\log_{1} 2", r"\ln 0", r"\tan 90^\circ", r"\arcsin 10^{300}", r"\sin(10^{300})", r"\sin(10^{1200})", r"\lfloor 10^{1200}/7 \rfloor", r"\log_{0} 0",
-                      r"\cosh(10^{6})", r"\max(1, i)", r"\frac{0}{0}", r"\infty - \infty", r"\frac{\infty}{\infty}", r"0 \cdot \infty", "i^{i^{i^{i}}}")
+    yield from tagged(
+        r"\sum_{n=1}^{10^{12}} n",
+        r"\prod_{k=1}^{\infty} (1-2^{-k})",
+        r"\int_0^{\infty} e^{-x^2} \, dx",
+        r"\int \frac{\sin(\cos(\tan x))}{x^x} dx",
+        r"\lim_{n\to\infty} (1+\frac1n)^n",
+        r"\sum_{i=1}^{9999}\sum_{j=1}^{9999} ij",
+        r"\gcd(10^{999}, 6^{999})",
+        r"\operatorname{lcm}(1,2,3)",
+        r"\zeta(3)",
+        r"\log_{1} 2",
+        r"\ln 0",
+        r"\tan 90^\circ",
+        r"\arcsin 10^{300}",
+        r"\sin(10^{300})",
+        r"\sin(10^{1200})",
+        r"\lfloor 10^{1200}/7 \rfloor",
+        r"\log_{0} 0",
+        r"\cosh(10^{6})",
+        r"\max(1, i)",
+        r"\frac{0}{0}",
+        r"\infty - \infty",
+        r"\frac{\infty}{\infty}",
+        r"0 \cdot \infty",
+        "i^{i^{i^{i}}}",
+    )
 
 
 def environments() -> Iterator[tuple[str, str]]:
@@ -62,39 +158,144 @@ def environments() -> Iterator[tuple[str, str]]:
         return r"\begin{pmatrix}" + r"\\".join([" & ".join([cell] * columns)] * rows) + r"\end{pmatrix}"
 
     gold = matrix(2, 2)
-    yield from tagged(matrix(500, 500), matrix(9, 9, "x^{2}+y"), matrix(1, 5_000), r"\begin{pmatrix}" * 900, r"\begin{pmatrix}" * 60 + "1" + r"\end{pmatrix}" * 60,
-                      r"\det" + matrix(9, 9, "a"), r"\begin{cases}" + r"x=1\\" * 300 + r"\end{cases}", matrix(2, 2, "9^{9^{9^{9}}}"), matrix(2, 2) + "^{99999}", gold=gold)
+    yield from tagged(
+        matrix(500, 500),
+        matrix(9, 9, "x^{2}+y"),
+        matrix(1, 5_000),
+        r"\begin{pmatrix}" * 900,
+        r"\begin{pmatrix}" * 60 + "1" + r"\end{pmatrix}" * 60,
+        r"\det" + matrix(9, 9, "a"),
+        r"\begin{cases}" + r"x=1\\" * 300 + r"\end{cases}",
+        matrix(2, 2, "9^{9^{9^{9}}}"),
+        matrix(2, 2) + "^{99999}",
+        gold=gold,
+    )
 
 
 def relations() -> Iterator[tuple[str, str]]:
-    yield from tagged("x^{99}+x+1=0", "x=y=z=" * 200 + "1", r"\sin x = x^{77} + \cos x", r"\frac{1}{x^{50}+1}+\frac{1}{x^{49}+x}=1", r"y=\frac{1}{x^{x}}", gold=r"\frac{1}{x}+\frac{1}{y}=1")
-    yield from tagged(r"\frac{1}{(x+y)^{300}}+\frac{1}{(x-y)^{299}}=1", r"\frac{(x+y)^{200}}{x}=\frac{y}{(x-y)^{200}}", gold=r"\frac{1}{x}+\frac{1}{y}=1")
-    yield from tagged("x^{99}+x^{98}-7x+1<0", r"\sin(\cos(x^2))>x^{55}", r"x^{x^{x}}<2", r"\frac{x^{60}-3x+1}{x^{61}+x-5}>0", r"\tan(x^3)\le \ln|x|", gold=r"x>3 \text{ or } x<-1")
+    yield from tagged(
+        "x^{99}+x+1=0",
+        "x=y=z=" * 200 + "1",
+        r"\sin x = x^{77} + \cos x",
+        r"\frac{1}{x^{50}+1}+\frac{1}{x^{49}+x}=1",
+        r"y=\frac{1}{x^{x}}",
+        gold=r"\frac{1}{x}+\frac{1}{y}=1",
+    )
+    yield from tagged(
+        r"\frac{1}{(x+y)^{300}}+\frac{1}{(x-y)^{299}}=1",
+        r"\frac{(x+y)^{200}}{x}=\frac{y}{(x-y)^{200}}",
+        gold=r"\frac{1}{x}+\frac{1}{y}=1",
+    )
+    yield from tagged(
+        "x^{99}+x^{98}-7x+1<0",
+        r"\sin(\cos(x^2))>x^{55}",
+        r"x^{x^{x}}<2",
+        r"\frac{x^{60}-3x+1}{x^{61}+x-5}>0",
+        r"\tan(x^3)\le \ln|x|",
+        gold=r"x>3 \text{ or } x<-1",
+    )
     yield from tagged("<" * 900, "x<" * 500 + "1", "=" * 1_900, "x=" * 900, gold="0<x<1")
     yield from tagged(r"\cup".join(["(1,2)"] * 90), r"(1,2)\cup" * 400 + "(3,4)", gold=r"(1,2)\cup(3,4)")
 
 
 def unicode() -> Iterator[tuple[str, str]]:
-    yield from tagged("1\u200b2\u200b" * 400, "\u202e21\u202c" * 300, "12" + "\x00" * 1_000, "\ud800" * 500, "12\udfff", "\ufeff" * 5_000 + "12", "１" * 1_500, "½" * 900, "²" * 900, "x" + "⁹" * 900,
-                      "\u0301" * 2_000, "ﷺ" * 900, "🧮" * 900, "\u2028\u2029" * 500, "Ⅻ", "٣" * 500, "千" * 900, "百分之" * 300, "\U000e0041" * 500)
+    yield from tagged(
+        "1\u200b2\u200b" * 400,
+        "\u202e21\u202c" * 300,
+        "12" + "\x00" * 1_000,
+        "\ud800" * 500,
+        "12\udfff",
+        "\ufeff" * 5_000 + "12",
+        "１" * 1_500,
+        "½" * 900,
+        "²" * 900,
+        "x" + "⁹" * 900,
+        "\u0301" * 2_000,
+        "ﷺ" * 900,
+        "🧮" * 900,
+        "\u2028\u2029" * 500,
+        "Ⅻ",
+        "٣" * 500,
+        "千" * 900,
+        "百分之" * 300,
+        "\U000e0041" * 500,
+    )
 
 
 def responses() -> Iterator[tuple[str, str]]:
     million = 1_000_000
-    for text in ("the answer is " * 60_000, "the answer is 12. wait, " * 40_000, "$" * million, r"\boxed{1}" * 80_000, "<answer>" * 80_000, "</answer>" * 80_000, "<answer>1</answer>" * 60_000,
-                 "<think>" * 100_000, "</think>" * 100_000, "word " * 200_000, "1 " * 400_000, "1, 2, " * 150_000, "\n" * million, "therefore " * 90_000, "(A) " * 200_000, "**" * 400_000,
-                 "= " * 400_000, r"\frac{1}{2} " * 80_000, "{" * million, "a" * million, " " * million, "答案是" * 200_000, "答案：" + "一" * million, "answer" + " " * million, "#" * million,
-                 "the answer to of for here in that " * 30_000, "if the answer is 12 " * 40_000, "," * million, "1," * 400_000, "-" * million, "| a " * 200_000, "x = " * 200_000, "there are " * 90_000):
+    for text in (
+        "the answer is " * 60_000,
+        "the answer is 12. wait, " * 40_000,
+        "$" * million,
+        r"\boxed{1}" * 80_000,
+        "<answer>" * 80_000,
+        "</answer>" * 80_000,
+        "<answer>1</answer>" * 60_000,
+        "<think>" * 100_000,
+        "</think>" * 100_000,
+        "word " * 200_000,
+        "1 " * 400_000,
+        "1, 2, " * 150_000,
+        "\n" * million,
+        "therefore " * 90_000,
+        "(A) " * 200_000,
+        "**" * 400_000,
+        "= " * 400_000,
+        r"\frac{1}{2} " * 80_000,
+        "{" * million,
+        "a" * million,
+        " " * million,
+        "答案是" * 200_000,
+        "答案：" + "一" * million,
+        "answer" + " " * million,
+        "#" * million,
+        "the answer to of for here in that " * 30_000,
+        "if the answer is 12 " * 40_000,
+        "," * million,
+        "1," * 400_000,
+        "-" * million,
+        "| a " * 200_000,
+        "x = " * 200_000,
+        "there are " * 90_000,
+    ):
         yield "12", text
 
 
 def code(canary: str) -> Iterator[str]:
     write = f"open({canary!r},'w').write('x')"
     shell = f"touch {canary}"
-    for text in (f"__import__('os').system('{shell}')", f"eval(\"{write}\")", f"exec(\"{write}\")", write, f"(lambda: {write})()", f"[{write} for _ in [1]]",
-                 f"().__class__.__bases__[0].__subclasses__() or {write}", f"print({write})", f"$({shell})", f"`{shell}`", f"; {shell} ;", f"{{{{{write}}}}}", f"${{{write}}}", f"f'{{{write}}}'",
-                 f"\\text{{{write}}}", f"\\input{{|{shell}}}", f"\\immediate\\write18{{{shell}}}", f"Symbol('x').subs({write})", f"sympify(\"{write}\")", f"x.__init__.__globals__['os'].system('{shell}')",
-                 f"cos\nos\n(S'{shell}'\ntR.", f"!!python/object/apply:os.system ['{shell}']", f"<script>{write}</script>", f"%s{write}%n", f"12 if {write} else 12", f"12 # {write}",
-                 f"12\\par{{{write}}}", f"import os; os.system('{shell}')", f"help() or {write}", f"globals()['__builtins__']['{write}']"):
+    for text in (
+        f"__import__('os').system('{shell}')",
+        f'eval("{write}")',
+        f'exec("{write}")',
+        write,
+        f"(lambda: {write})()",
+        f"[{write} for _ in [1]]",
+        f"().__class__.__bases__[0].__subclasses__() or {write}",
+        f"print({write})",
+        f"$({shell})",
+        f"`{shell}`",
+        f"; {shell} ;",
+        f"{{{{{write}}}}}",
+        f"${{{write}}}",
+        f"f'{{{write}}}'",
+        f"\\text{{{write}}}",
+        f"\\input{{|{shell}}}",
+        f"\\immediate\\write18{{{shell}}}",
+        f"Symbol('x').subs({write})",
+        f'sympify("{write}")',
+        f"x.__init__.__globals__['os'].system('{shell}')",
+        f"cos\nos\n(S'{shell}'\ntR.",
+        f"!!python/object/apply:os.system ['{shell}']",
+        f"<script>{write}</script>",
+        f"%s{write}%n",
+        f"12 if {write} else 12",
+        f"12 # {write}",
+        f"12\\par{{{write}}}",
+        f"import os; os.system('{shell}')",
+        f"help() or {write}",
+        f"globals()['__builtins__']['{write}']",
+    ):
         yield f"<think>t</think><answer>{text}</answer>"
         yield f"So the answer is \\boxed{{{text}}}."

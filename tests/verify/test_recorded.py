@@ -15,8 +15,14 @@ from openvlt.verify import verify
 def test_mathvision(data: Path, model: str) -> None:
     folder = data / "recorded_outputs" / "mathvision"
     test = {row["id"]: row for row in rows(folder / "test.jsonl")}
-    agreed = [(verify(test[row["id"]]["answer"], row["response"], choices=test[row["id"]]["options"] or None) is Verdict.CORRECT) == row["correct"]
-              for row in rows(folder / f"{model}.jsonl")]
+    agreed = [
+        (
+            verify(test[row["id"]]["answer"], row["response"], choices=test[row["id"]]["options"] or None)
+            is Verdict.CORRECT
+        )
+        == row["correct"]
+        for row in rows(folder / f"{model}.jsonl")
+    ]
     assert sum(agreed) / len(agreed) >= 0.985
 
 
@@ -28,6 +34,8 @@ def test_mathvista(data: Path, model: str, least: float) -> None:
     agreed = []
     for row in rows(folder / f"{model}.jsonl"):
         problem = test[row["pid"]]
-        verdict = verify(problem["answer"], row["response"], choices=problem["choices"], answer_type=problem["answer_type"])
+        verdict = verify(
+            problem["answer"], row["response"], choices=problem["choices"], answer_type=problem["answer_type"]
+        )
         agreed.append((verdict is Verdict.CORRECT) == row["true_false"])
     assert sum(agreed) / len(agreed) >= least

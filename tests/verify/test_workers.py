@@ -26,7 +26,13 @@ def test_order_is_kept() -> None:
 
 
 def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
-    items = [("7", "<answer>7</answer>"), HANGS, ("x=1", "<answer>x=1</answer>"), HANGS, (r"y=\frac{1}{x}", "<answer>xy=1</answer>")]
+    items = [
+        ("7", "<answer>7</answer>"),
+        HANGS,
+        ("x=1", "<answer>x=1</answer>"),
+        HANGS,
+        (r"y=\frac{1}{x}", "<answer>xy=1</answer>"),
+    ]
     verify_batch(items[-1:], workers=0, deadline_s=5)
     for count in (0, 2):
         start = time.monotonic()
@@ -51,16 +57,27 @@ def test_a_worker_that_dies_is_replaced() -> None:
 
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = subprocess.run(
-        [sys.executable, "-c", "import resource, openvlt.verify.worker as w\n"
-         "resource.setrlimit(resource.RLIMIT_AS, (w.MEMORY, w.MEMORY))\n"
-         "try:\n bytearray(600 * 2**20)\nexcept MemoryError:\n print('refused')"], cwd=ROOT, capture_output=True, text=True, check=True)
+        [
+            sys.executable,
+            "-c",
+            "import resource, openvlt.verify.worker as w\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (w.MEMORY, w.MEMORY))\n"
+            "try:\n bytearray(600 * 2**20)\nexcept MemoryError:\n print('refused')",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert limits.stdout.strip() == "refused"
 
 
 def test_threads_share_the_pool() -> None:
     found: list[list[Verdict]] = []
     items = [(str(i), f"<answer>{i}</answer>") for i in range(100)]
-    threads = [threading.Thread(target=lambda: found.append(verify_batch(items, workers=2, deadline_s=2))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(verify_batch(items, workers=2, deadline_s=2))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -69,7 +86,12 @@ def test_threads_share_the_pool() -> None:
 
 
 def _judge_here(queue: multiprocessing.Queue) -> None:
-    queue.put((verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>"), verify_batch([("7", "<answer>7</answer>")] * 9, workers=1, deadline_s=5)))
+    queue.put(
+        (
+            verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>"),
+            verify_batch([("7", "<answer>7</answer>")] * 9, workers=1, deadline_s=5),
+        )
+    )
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -94,15 +116,24 @@ def test_wrong_items_are_the_users_mistake() -> None:
 
 
 def test_no_processes_are_left_behind() -> None:
-    script = ("from openvlt.verify import verify_batch\nfrom openvlt.verify.workers import pool\n"
-              "verify_batch([('7','7')]*4, workers=2, deadline_s=5)\nprint(pool('judge', 2).parent.pid)")
-    pid = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    script = (
+        "from openvlt.verify import verify_batch\nfrom openvlt.verify.workers import pool\n"
+        "verify_batch([('7','7')]*4, workers=2, deadline_s=5)\nprint(pool('judge', 2).parent.pid)"
+    )
+    pid = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert not Path(f"/proc/{pid}").exists()
 
 
 def test_importing_is_light() -> None:
     script = "import sys, openvlt.verify\nprint([m for m in ('sympy', 'mpmath', 'torch', 'numpy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_command_line() -> None:
