@@ -11,15 +11,16 @@ from openvlt.types import Problem, UserError
 
 def open_image(image: Path | Image.Image, row: str) -> Image.Image:
     """RGB pixels of one image. Raises UserError that names the row when the file is missing or can't be decoded."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
     try:
+        if isinstance(image, Image.Image):
+            return _rgb(image)
         with Image.open(image) as file:
             return _rgb(file)
     except FileNotFoundError:
         raise UserError(f"row {row!r}: image {image} does not exist; image paths are relative to the data file") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"row {row!r}: image {image} can't be read ({error}); replace the file or remove the row") from error
+        what = "the image in the row" if isinstance(image, Image.Image) else f"image {image}"
+        raise UserError(f"row {row!r}: {what} can't be read ({error}); replace it or remove the row") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

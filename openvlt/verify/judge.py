@@ -156,8 +156,8 @@ def _longer_form(wanted: str, given: str) -> bool:
         rf"(?<![\w-]){re.escape(wanted)}(?![\w-])", given) is not None
 
 
-_ALTERNATIVE = re.compile(r"\b(?:and|or|than|either|maybe|perhaps|possibly|versus|vs|anything|any|some|all|but|like|almost)\b"
-                          r"|[/?]|和|或")
+_ALTERNATIVE = re.compile(r"\b(?:and|or|than|either|maybe|perhaps|possibly|versus|vs|anything|any|some|all|but|"
+                          r"like|almost)\b|[/?]|和|或")
 _REASON = re.compile(r"\s*(?:,|;|\.\s|\(|\bbecause\b|\bsince\b|\bas\b|\bdue to\b|，|因为)")
 _COPULA = re.compile(
     r"(?:.*\b(?:is|are|was|were|be|called|named|in|on|at|during|equals|of|as|by|will|would|should|must|to)|"

@@ -78,11 +78,10 @@ WITHDRAWN = re.compile(r"that(?:'s| is| was) (?:wrong|incorrect|not right|not co
                        r"scratch that|这是错|不对", re.IGNORECASE)
 # What a correction says without the word "answer".
 WEAK_CLAIM = re.compile(
-    r"\b(?:wait|actually|no|correction|rather)\s*[,:]\s*(?=[-$\\(]*\d)|\b(?:should (?:actually |really )?(?:be|have been|read|say)|must be|is actually|is really|is in fact|it(?:'s|"
-    r" is)|this is|that is|"
-    r"becomes|equals?|we get|i get|gives|get)\b\s*(?:equal to\s+|actually\s+|not \S+ but\s+)?|=|"
-    r"应该是|应当是|应为|应是|其实是|"
-    r"实际上是|而是|改为|是", re.IGNORECASE)
+    r"\b(?:wait|actually|no|correction|rather)\s*[,:]\s*(?=[-$\\(]*\d)|"
+    r"\b(?:should (?:actually |really )?(?:be|have been|read|say)|must be|is actually|is really|is in fact|it(?:'s| is)"
+    r"|this is|that is|becomes|equals?|we get|i get|gives|get)\b\s*(?:equal to\s+|actually\s+|not \S+ but\s+)?|=|"
+    r"应该是|应当是|应为|应是|其实是|实际上是|而是|改为|是", re.IGNORECASE)
 
 CONCLUSION = re.compile(
     r"(?:^|[\s,;(*])(?:therefore|thus|hence|so|consequently|in conclusion|to conclude|in summary|overall|finally|"

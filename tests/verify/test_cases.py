@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import rows
-from own_cases import ANSWERS, CHOICES, RESPONSES
+from own_cases import ANSWERS, CHOICE_RESPONSES, CHOICES, RESPONSES
 
 from openvlt.types import Verdict
 from openvlt.verify import explain, extract, verify
@@ -49,6 +49,15 @@ def test_responses(category: str) -> None:
         f"{gold!r} <- {response!r}: {explain(gold, response)}"
         for gold, response, expected in RESPONSES[category]
         if (verify(gold, response) is Verdict.CORRECT) != expected
+    ]
+    assert not failures, "\n".join(failures)
+
+
+def test_choices_in_prose() -> None:
+    failures = [
+        f"{gold!r} <- {response!r}: {explain(gold, response, choices=choices)}"
+        for gold, response, choices, expected in CHOICE_RESPONSES
+        if (verify(gold, response, choices=choices) is Verdict.CORRECT) != expected
     ]
     assert not failures, "\n".join(failures)
 

@@ -54,7 +54,9 @@ def test_none_is_credited(hostile: list[tuple[str, str, str]]) -> None:
     """Of the kinds that don't just dress the right answer up in brackets, boxes or invisible characters."""
     kinds = ("code", "operators", "environments", "relations", "powers", "factorials", "giants")
     assert [
-        name for name, gold, response in hostile if name.startswith(kinds) and len(gold) < 100 and verify(gold, response) is Verdict.CORRECT
+        name
+        for name, gold, response in hostile
+        if name.startswith(kinds) and len(gold) < 100 and verify(gold, response) is Verdict.CORRECT
     ] == []
 
 

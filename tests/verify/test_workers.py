@@ -15,7 +15,7 @@ from openvlt.types import UserError, Verdict
 from openvlt.verify import verify, verify_batch, workers
 
 ROOT = Path(__file__).parents[2]
-HANGS = (r"x>3 \text{ or } x<-1", r"<answer>\tan(x^3)\le \ln|x|</answer>")
+HANGS = ("(x+y+z)^{2}", "<answer>(x+y+z)^{4000}</answer>")
 
 
 def test_order_is_kept() -> None:
