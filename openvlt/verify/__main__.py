@@ -16,8 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--answer-type")
     args = parser.parse_args(argv)
     result = explain(args.gold, args.response, choices=args.choices, answer_type=args.answer_type)
-    for name, value in vars(result).items():
-        print(f"{name:16} {value.value if hasattr(value, 'value') else value}")
+    print("\n".join(result.lines()))
 
 
 if __name__ == "__main__":

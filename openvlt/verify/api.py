@@ -31,12 +31,12 @@ def explain(gold: str, response: str, *, choices: Sequence[str] | None = None,
             answer_type: str | None = None) -> Explanation:
     """`verify` with its reasons."""
     result = core.explain(gold, response, choices, answer_type)
-    return result if result.pending is None else _settled(result)
+    return _settled(result) if result.pending else result
 
 
 def _settled(result: Explanation) -> Explanation:
-    (_, verdict), = workers.pool("symbolic", 1).map([result.pending], DEADLINE_S)
-    return replace(result, verdict=Verdict(verdict), why="by sympy in a worker process", pending=None)
+    (_, verdict), = workers.pool("symbolic", 1).map([result.values], DEADLINE_S)
+    return replace(result, verdict=Verdict(verdict), why="by sympy in a worker process", pending=False)
 
 
 def extract(response: str, *, choices: Sequence[str] | None = None) -> str | None:
@@ -74,7 +74,7 @@ _pool = workers.pool
 
 
 def _told(result: Explanation) -> tuple[str, Any]:
-    return ("done", result.verdict.value) if result.pending is None else ("pending", result.pending)
+    return ("pending", result.values) if result.pending else ("done", result.verdict.value)
 
 
 def _arguments(item: Mapping[str, Any] | Sequence[str], index: int) -> dict[str, Any]:

@@ -9,15 +9,16 @@ from functools import lru_cache
 from openvlt.types import Verdict
 from openvlt.verify.extraction import find
 from openvlt.verify.judge import judge
-from openvlt.verify.values import Value
+from openvlt.verify.values import Value, show
 
 
 @dataclass(frozen=True)
 class Explanation:
     """How a verdict came about: what was extracted and by which rule, which rule decided, and why.
 
-    `pending` holds both values when typed comparison could not tell and a symbolic comparison may (the verdict is
-    UNPARSED).
+    `values` are gold and answer as they were read, where they were read as mathematics. `pending`: typed comparison
+    could
+    not tell and a symbolic one may (the verdict is UNPARSED until then).
     """
 
     verdict: Verdict
@@ -25,7 +26,16 @@ class Explanation:
     extraction_rule: str
     decided_by: str
     why: str
-    pending: tuple[Value, Value] | None = field(default=None, repr=False)
+    values: tuple[Value, Value] | None = field(default=None, repr=False)
+    pending: bool = field(default=False, repr=False)
+
+    def lines(self) -> list[str]:
+        """For people: one step of the way per line."""
+        rows = [("verdict", self.verdict.value), ("extracted", self.extracted), ("extracted by", self.extraction_rule)]
+        if self.values is not None:
+            rows += [("gold read as", show(self.values[0])), ("answer read as", show(self.values[1]))]
+        rows.append(("decided by", f"{self.decided_by}: {self.why}"))
+        return [f"{name:18}{text}" for name, text in rows]
 
 
 def explain(gold: str, response: str, choices: Sequence[str] | None = None,
@@ -35,7 +45,8 @@ def explain(gold: str, response: str, choices: Sequence[str] | None = None,
     if found.text is None:
         return Explanation(found.verdict, None, found.rule, "extraction", found.rule)
     ruling = judge(_gold_answer(gold), found.text, choices, answer_type)
-    return Explanation(ruling.verdict, found.text, found.rule, ruling.rule, ruling.why, ruling.pending)
+    return Explanation(ruling.verdict, found.text, found.rule, ruling.rule, ruling.why, ruling.values,
+                       ruling.pending)
 
 
 _LONGEST_GOLD = 200

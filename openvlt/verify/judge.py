@@ -21,12 +21,16 @@ from openvlt.verify.words import REFUSAL, YES_NO, yes_no
 
 @dataclass(frozen=True)
 class Ruling:
-    """A verdict, the rule that decided it and the reason in words."""
+    """A verdict, the rule that decided it, the reason in words, and both sides as they were read, if they were.
+
+    `pending`: typed comparison could not tell (the verdict is UNPARSED), a symbolic one may.
+    """
 
     verdict: Verdict
     rule: str
     why: str
-    pending: tuple[Value, Value] | None = None
+    values: tuple[Value, Value] | None = None
+    pending: bool = False
 
 
 def _ruling(same: bool, rule: str, why: str) -> Ruling:
@@ -34,7 +38,7 @@ def _ruling(same: bool, rule: str, why: str) -> Ruling:
 
 
 def judge(gold: str, answer: str, choices: Sequence[str] | None = None, answer_type: str | None = None) -> Ruling:
-    """The ruling on one extracted answer; `pending` holds both values where typed comparison cannot tell."""
+    """The ruling on one extracted answer; `pending` where typed comparison cannot tell."""
     if choices:
         ruling = _by_choice(gold, answer, tuple(map(str, choices)), answer_type)
         if ruling is not None:
@@ -84,14 +88,16 @@ def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
         given = _predicate(answer)
     same = compare(wanted, given, ordered=answer_type == "list")
     if same is not None:
-        return _ruling(same, type(given).__name__.lower(), "equal" if same else "not equal")
+        verdict = Verdict.CORRECT if same else Verdict.WRONG
+        return Ruling(verdict, type(given).__name__.lower(), "equal" if same else "not equal", (wanted, given))
     if isinstance(given, Words):
         readable = not re.search(r"[\d\\]", answer)
         verdict = Verdict.WRONG if readable else Verdict.UNPARSED
         return Ruling(verdict, "words", "the answer cannot be read as mathematics")
     if not _askable(wanted, given):
-        return Ruling(Verdict.UNPARSED, type(given).__name__.lower(), "has no finite value to compare")
-    return Ruling(Verdict.UNPARSED, "symbolic", "typed comparison cannot tell", (wanted, given))
+        why = "has no finite value to compare"
+        return Ruling(Verdict.UNPARSED, type(given).__name__.lower(), why, (wanted, given))
+    return Ruling(Verdict.UNPARSED, "symbolic", "typed comparison cannot tell", (wanted, given), pending=True)
 
 
 def _askable(gold: Value, answer: Value) -> bool:

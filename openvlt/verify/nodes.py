@@ -210,3 +210,15 @@ def substitute(node: Node, name: str, value: Fraction) -> Node:
     if node == ("sym", name):
         return ("num", value)
     return tuple(substitute(part, name, value) if isinstance(part, tuple) else part for part in node)
+
+
+def text_of(node: Node) -> str:
+    """The expression in plain infix, fully bracketed."""
+    kind = node[0]
+    if kind in ("num", "sym", "const"):
+        return str(node[1])
+    if kind in ("add", "mul", "pow"):
+        return "(" + {"add": " + ", "mul": "*", "pow": "^"}[kind].join(map(text_of, node[1:])) + ")"
+    if kind == "call":
+        return f"{node[1]}({', '.join(map(text_of, node[2:]))})"
+    return text_of(node[1]) + {"pct": "%", "deg": "°"}[kind]

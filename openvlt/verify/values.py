@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openvlt.verify.nodes import Node
+from openvlt.verify.nodes import Node, text_of
 from openvlt.verify.quantity import Quantity
 
 
@@ -62,3 +62,40 @@ class Ratio:
 
 
 Value = Words | Quantity | Relation | Range | Group | Matrix | Ratio
+
+
+def show(value: Value) -> str:
+    """A value in a few words, for people."""
+    if isinstance(value, Quantity):
+        return _show_quantity(value)
+    if isinstance(value, Relation):
+        left = value.label or _side(value.left)
+        return f"{left} {value.op} {_side(value.right) if value.value is None else show(value.value)}"
+    if isinstance(value, Range):
+        low = "-∞" if value.low is None else show(value.low)
+        high = "∞" if value.high is None else show(value.high)
+        return f"from {low} ({_ENDS[value.closed[0]]}) to {high} ({_ENDS[value.closed[1]]})"
+    if isinstance(value, Group):
+        joint = {",": ", ", "or": " or ", "u": " ∪ "}[value.joint]
+        return value.brackets[:1] + joint.join(map(show, value.items)) + value.brackets[1:]
+    if isinstance(value, Matrix):
+        return "matrix " + "; ".join(" ".join(map(show, row)) for row in value.rows)
+    if isinstance(value, Ratio):
+        return " : ".join(map(show, value.parts))
+    return f"the words {value.text!r}"
+
+
+_ENDS = {True: "with it", False: "without it"}
+
+
+def _side(node: Node | None) -> str:
+    return "…" if node is None else text_of(node)
+
+
+def _show_quantity(value: Quantity) -> str:
+    number = str(value.value) if value.value is not None else text_of(value.node)
+    rounding = "" if value.ulp is None else f" (to {value.ulp})"
+    unit = "" if value.unit is None else " × " + " ".join(f"{name}^{exponent}" for name, exponent in value.unit.dims)
+    scale = "" if value.unit is None or value.unit.scale == 1 else f" × {float(value.unit.scale):.4g}"
+    percent, magnitude = " %" * value.percent, f" × {value.magnitude}" if value.magnitude != 1 else ""
+    return f"{number}{percent}{magnitude}{rounding}{scale}{unit}{' ' * bool(value.noun)}{value.noun}"

@@ -28,7 +28,7 @@ def _judging() -> Callable[[Any], Any]:
 
     def judge_one(item: dict[str, Any]) -> tuple[str, Any]:
         result = explain(**item)
-        return ("done", result.verdict.value) if result.pending is None else ("pending", result.pending)
+        return ("pending", result.values) if result.pending else ("done", result.verdict.value)
 
     return judge_one
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from openvlt.data.images import open_images
-from openvlt.data.rows import Hub, Mixture, Rows, allotment, apportion
+from openvlt.data.rows import Hub, Mixture, Rows, allotment, apportion, fill
 from openvlt.data.source import Selection
 from openvlt.data.table import Columns
 from openvlt.types import UserError
@@ -263,3 +263,10 @@ def test_sources_import_neither_torch_nor_datasets_nor_sklearn():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_short_parts_give_all_they_have_and_the_others_fill_up() -> None:
+    assert fill(10, {"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 9, "c": 9}) == {"a": 2, "b": 4, "c": 4}
+    assert fill(12, {"a": 1, "b": 1, "c": 2}, {"a": 1, "b": 3, "c": 99}) == {"a": 1, "b": 3, "c": 8}
+    with pytest.raises(UserError, match="20 problems wanted"):
+        fill(20, {"a": 1, "b": 1}, {"a": 9, "b": 9})

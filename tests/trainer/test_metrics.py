@@ -1,0 +1,69 @@
+"""metrics.csv and rollouts.jsonl: whole rows only, whatever moment a run was killed at, whatever the model said."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from openvlt.grpo.observe import Transcripts
+from openvlt.trainer.fit import read_metrics
+from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
+
+
+def test_metrics_come_back_as_numbers(tmp_path):
+    file = tmp_path / "metrics.csv"
+    file.write_text("step,loss,length_correct\n1,0.5,nan\n2,1e-05,12.25\n")
+    rows = read_metrics(file)
+    assert rows[1] == {"step": 2.0, "loss": 1e-5, "length_correct": 12.25}
+    assert math.isnan(rows[0]["length_correct"]) and len(rows) == 2
+
+
+def test_a_row_cut_anywhere_is_left_out(tmp_path):
+    """A kill can leave any part of the last line: also one that ends in a comma or inside a number."""
+    file, text = tmp_path / "metrics.csv", "step,loss,reward\n1,0.5,0.25\n2,0.25,1.5e-05\n"
+    start = text.index("2,")
+    for end in range(start, len(text)):
+        file.write_text(text[:end])
+        assert [row["step"] for row in read_metrics(file)] == [1.0], repr(text[start:end])
+    file.write_text(text)
+    assert [row["step"] for row in read_metrics(file)] == [1.0, 2.0]
+
+
+def rollouts(text: str) -> Rollouts:
+    ids = torch.ones(2, 1).long()
+    prompts = Prompts(ids[:1], ids[:1], ids[:1], torch.zeros(1).long())
+    return Rollouts(
+        problems=(Problem("p", "What?", "1"),),
+        completions=(Completion((1,), text, True), Completion((1,), "1", True)),
+        prompts=prompts,
+        ids_NT=ids,
+        mask_NT=ids,
+        group_N=torch.zeros(2).long(),
+        policy_version=0,
+        verdicts=(Verdict.WRONG, Verdict.CORRECT),
+        reward_N=torch.tensor([0.0, 1.0]),
+        adv_N=torch.tensor([-0.5, 0.5]),
+        keep_N=torch.tensor([True, True]),
+    )
+
+
+@pytest.mark.parametrize("text", ["plain", "two\nlines\r\n", "a\u2028b", "a\x85b\x0b\x0c\x1c\x1d\x1e\u2029", 'quote " \\ \x00'])
+def test_transcripts_keep_whatever_was_said(tmp_path, text):
+    """A model may say any character, line separators too; a restart reads the lines back."""
+    from pyarrow import parquet
+
+    transcripts = Transcripts(tmp_path, 1)
+    transcripts.add(rollouts(text), 0)
+    transcripts.add(rollouts("later"), 1)
+    restarted = Transcripts(tmp_path, 1)
+    restarted.drop_after(1)
+    restarted.add(rollouts("again"), 1)
+    restarted.close()
+    rows = parquet.read_table(tmp_path / "rollouts.parquet").to_pylist()
+    assert [(row["step"], row["response"]) for row in rows] == [(0, text), (0, "1"), (1, "again"), (1, "1")]
+    assert rows[1] == {
+        "step": 0, "problem": "p", "question": "What?", "gold": "1", "response": "1", "tokens": 1, "finished": True,
+        "verdict": "correct", "reward": 1.0, "advantage": 0.5, "kept": True,
+    }  # fmt: skip
