@@ -18,7 +18,7 @@ def run(config: DictConfig) -> None:
     lab = make_lab(config)
     problems = lab.source.problems(build(config.select, "select"), config.seed)
     with resumable(folder):
-        counts = build(config.author, "author").run(lab.load("base"), problems, folder=folder, seed=config.seed)
+        counts = build(config.distill, "distill").run(lab.load("base"), problems, folder=folder, seed=config.seed)
     write_json(folder / "results.json", counts)
     print("  ".join(f"{name} {value:g}" for name, value in counts.items()))
     print(folder / "traces.jsonl")

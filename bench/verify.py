@@ -1,12 +1,10 @@
 """Verifier against Math-Verify and MathRuler on recorded answers, interleaved row by row in one process.
 
 Command: `python bench/verify.py [--rows N]`, with `pip install "math-verify[antlr4_13_2]" mathruler` in the same
-environment to have
-the peers (bench-only; they need another antlr than hydra, so give the bench its own environment). Writes
-bench/results/verify.json:
-accuracy on the hand-decided cases by category, agreement with the official verdicts, then verdicts per second,
-median, p99, maximum.
-Data: the folder named by OPENVLT_TEST_DATA (default ../shared/data).
+environment to have the peers (bench-only; they need another antlr than hydra, so give the bench its own environment).
+Writes bench/results/verify.json: accuracy on the hand-decided cases by category, agreement with the official
+verdicts, then verdicts per second, median, p99, maximum. Data: the folder named by OPENVLT_TEST_DATA (default
+../shared/data).
 """
 
 from __future__ import annotations

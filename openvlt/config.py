@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -160,10 +161,15 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
     from yaml import YAMLError
 
     sys.argv[1:] = normalise(sys.argv[1:], CONF)
+    # idle OpenMP threads sleep: spinning ones slow a shared machine down fivefold (docs/LOG.md)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises, so that its errors can be told in our words
     told = (UserError, HydraException, OmegaConfBaseException, YAMLError)
 
     def framed(config: DictConfig) -> None:
+        if (job := HydraConfig.get()).mode == RunMode.MULTIRUN:
+            # children of a multi-process job run its command again: they must get this job, not the whole sweep
+            sys.argv[1:] = [*job.overrides.task, f"hydra.run.dir={job.runtime.output_dir}"]
         with telling(told, _DISK):
             run(config)
 

@@ -12,10 +12,13 @@ from typing import Any
 from openvlt.benchmark.statistics import wilson
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.data.source import Selection, Source
+from openvlt.data.table import stored_images
 from openvlt.model.load import VLM
 from openvlt.reward.accuracy import judge
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.types import Completion, Problem, UserError, Verdict, unique_ids
+
+WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Evaluation:
         verdicts = judge(problems, answers, workers=self.workers, deadline_s=self.deadline_s)
         if rows is not None:
             write_rows(rows, problems, answers, verdicts)
-        return summary(problems, answers, verdicts)
+        return {**summary(problems, answers, verdicts), "skipped_rows": getattr(source, "skipped", {})}
 
     def _answers(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> Iterator[Completion]:
         renderer = Renderer(vlm.processor, self.prompt)
@@ -76,9 +79,9 @@ def accuracy(right: Sequence[bool]) -> dict[str, Any]:
 def write_rows(
     file: Path, problems: Sequence[Problem], answers: Sequence[Completion], verdicts: Sequence[Verdict]
 ) -> None:
-    """One JSON line per answer: id, question, gold, response, verdict, tokens."""
-    with file.open("w") as lines:
-        for problem, answer, verdict in zip(problems, answers, verdicts, strict=True):
+    """One JSON line per answer: id, question, gold, response, verdict, tokens; the first ones name their images too."""
+    with file.open("w", encoding="utf-8", newline="\n") as lines:
+        for index, (problem, answer, verdict) in enumerate(zip(problems, answers, verdicts, strict=True)):
             row = {
                 "id": problem.id,
                 "level": problem.level,
@@ -89,4 +92,6 @@ def write_rows(
                 "tokens": len(answer.token_ids),
                 "finished": answer.finished,
             }
+            if index < WITH_IMAGES:
+                row["images"] = stored_images(problem, file.parent)
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from openvlt.data import figures
+from openvlt.data import figures, lessons
 from openvlt.types import Problem, UserError
 
 HIGHEST = 9
@@ -74,7 +74,7 @@ def generate(
 
 
 def pretraining(
-    amount: int, *, seed: int, mix: tuple[float, float, float] = (0.6, 0.2, 0.2), size: int = 56
+    amount: int, *, seed: int, mix: tuple[float, float, float] = lessons.MIX, size: int = 56
 ) -> Iterator[tuple[Problem, str]]:
-    """As `figures.pretraining`, with values up to 9 in pictures, arithmetic and texts; only `train` scans."""
-    return figures.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, look=_look("train"))
+    """As `lessons.pretraining`, with values up to 9 in pictures, arithmetic and texts; only `train` scans."""
+    return lessons.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, look=_look("train"))

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -63,25 +63,26 @@ def combinations(split: str, highest: int = HIGHEST) -> tuple[tuple[int, ...], .
 
 
 def _bars(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
-    width, unit = size // 4, (size - 4) / HIGHEST
+    width, unit = size // 3, (size - 4) / HIGHEST
     for step in range(1, HIGHEST, 2):
         y = size - 1 - round(step * unit)
         draw.line([0, y, size, y], fill=_GREY)
-    for column, name in zip(sorted(rng.sample(range(4), len(values))), values):
-        left = column * width + rng.randint(1, 3)
+    for column, name in enumerate(values):
+        left = column * width + rng.randint(1, 4)
         if values[name]:
-            draw.rectangle([left, size - 1 - round(values[name] * unit), left + width - 5, size - 1], fill=COLOURS[name])
+            draw.rectangle([left, size - 1 - round(values[name] * unit), left + width - 6, size - 1], fill=COLOURS[name])
 
 
 def _shapes(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
-    cell = size // 4
-    places = rng.sample([(x, y) for x in range(4) for y in range(4)], sum(values.values()))
-    names = [name for name, count in values.items() for _ in range(count)]
-    for name, (column, row) in zip(names, places):
-        radius = cell // 2 - 2
-        x, y = (place * cell + cell // 2 + rng.randint(-1, 1) for place in (column, row))
+    """Shapes to count, stacked by colour (a pictograph)."""
+    width, cell = size // 3, size // HIGHEST
+    radius = cell // 2 - 1
+    for column, (name, count) in enumerate(values.items()):
         outline = rng.choice((draw.ellipse, draw.rectangle))
-        outline([x - radius, y - radius, x + radius, y + radius], fill=COLOURS[name])
+        for place in range(count):
+            x = column * width + width // 2 + rng.randint(-3, 3)
+            y = size - 1 - place * cell - cell // 2
+            outline([x - radius, y - radius, x + radius, y + radius], fill=COLOURS[name])
 
 
 def _table(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
@@ -193,7 +194,7 @@ def reading(values: Mapping[str, int], question: str) -> str:
 # --- problems ----------------------------------------------------------------------------------------------------------
 
 
-def _draft(kind: str, level: int, split: str, rng: random.Random, highest: int) -> tuple[str, int, dict[str, int], str]:
+def draft(kind: str, level: int, split: str, rng: random.Random, highest: int) -> tuple[str, int, dict[str, int], str]:
     """A kind, a level, values of the split and a question about them whose running totals are 0 or more."""
     while True:
         values = dict(zip(COLOURS, rng.choice(combinations(split, highest))))
@@ -202,8 +203,8 @@ def _draft(kind: str, level: int, split: str, rng: random.Random, highest: int) 
             return kind, level, values, question
 
 
-def _problem(draft: tuple[str, int, dict[str, int], str], name: str, rng: random.Random, size: int, look: Look) -> Problem:
-    kind, level, values, question = draft
+def _problem(drafted: tuple[str, int, dict[str, int], str], name: str, rng: random.Random, size: int, look: Look) -> Problem:
+    kind, level, values, question = drafted
     equations, result = chain(values, question)
     return Problem(
         id=f"{look.name}-{name}-{kind}-{level}",
@@ -240,8 +241,8 @@ def generate(
         rng = random.Random(f"{split}/{seed}/{index}")
         level, kind = turns[index % len(turns)]
         for _ in range(1000):
-            draft = _draft(kind, level, split, rng, look.highest)
-            key = (kind, *draft[2].values(), draft[3])
+            drafted = draft(kind, level, split, rng, look.highest)
+            key = (kind, *drafted[2].values(), drafted[3])
             if split == "train" or key not in seen:
                 break
         else:
@@ -249,62 +250,5 @@ def generate(
                 f"{look.name}: {amount} {split} problems of {kind}, level {level}: there aren't that many; ask for less"
             )
         seen.add(key)
-        problems.append(_problem(draft, f"{split}-{seed}-{index}", rng, size, look))
+        problems.append(_problem(drafted, f"{split}-{seed}-{index}", rng, size, look))
     return problems
-
-
-# --- pretraining -------------------------------------------------------------------------------------------------------
-
-
-def _arithmetic(rng: random.Random, highest: int) -> tuple[str, str]:
-    """A bare expression of two to six small numbers, worked step by step."""
-    while True:
-        first = rng.randint(0, rng.choice((highest, 3 * highest)))
-        terms = [("+", first)] + [(rng.choice("+-"), rng.randint(0, highest)) for _ in range(rng.randint(1, 5))]
-        equations, _ = work(terms)
-        if "=-" not in equations:
-            expression = str(first) + "".join(f" {sign} {number}" for sign, number in terms[1:])
-            return f"Work out {expression}.", f"So {equations}."
-
-
-def _algebra(rng: random.Random, highest: int) -> tuple[str, str]:
-    """What a text model knows of reasoning: values given in words, a question about them, and the worked answer."""
-    _, _, values, question = _draft("text", rng.choice(LEVELS), "train", rng, highest)
-    equations, result = chain(values, question)
-    response = f"<think>I see {reading(values, question)}. So {equations}.</think><answer>{result}</answer>"
-    return f"{caption(values)}. {question}", response
-
-
-def _seen(rng: random.Random, kinds: Sequence[str], size: int, look: Look) -> tuple[str, str, Image.Image]:
-    """A picture to describe. Asked a question, the base says which of the values matter, and doesn't answer."""
-    kind, _, values, question = _draft(rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng, look.highest)
-    image = look.draw(kind, values, rng, size)
-    if rng.random() < 0.4:
-        return DESCRIBE, caption(values), image
-    return question, f"I see {reading(values, question)}.", image
-
-
-def pretraining(
-    amount: int,
-    *,
-    seed: int,
-    kinds: Sequence[str] = KINDS,
-    mix: tuple[float, float, float] = (0.6, 0.2, 0.2),
-    size: int = 56,
-    look: Look = FIGURES,
-) -> Iterator[tuple[Problem, str]]:
-    """(problem, response) pairs that teach to see and to calculate, but never to answer a question about a picture.
-
-    `mix` weighs captions of pictures, bare arithmetic, and arithmetic on values named in the text (these two without picture).
-    Only `train` values occur in pictures.
-    """
-    for index in range(amount):
-        rng = random.Random(f"pretraining/{seed}/{index}")
-        task = rng.choices(("caption", "arithmetic", "algebra"), mix)[0]
-        images: tuple[Image.Image, ...] = ()
-        if task == "caption":
-            question, response, image = _seen(rng, kinds, size, look)
-            images = (image,)
-        else:
-            question, response = (_arithmetic if task == "arithmetic" else _algebra)(rng, look.highest)
-        yield Problem(f"pretraining-{seed}-{index}", question, "", images, source="pretraining", meta={"task": task}), response

@@ -241,6 +241,11 @@ class Mixture:
     sources: Mapping[str, Source]
     fill: bool = False
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Bad rows left out so far by the parts: row -> reason."""
+        return {row: reason for part in self.sources.values() for row, reason in getattr(part, "skipped", {}).items()}
+
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, all of the parts asked for. A part that is short raises UserError."""
         weights = self._weights(selection)

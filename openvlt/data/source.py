@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from openvlt.data import digits, figures
+from openvlt.data.lessons import pretraining
 from openvlt.types import Problem, Trace, UserError
 
 
@@ -45,7 +46,7 @@ class Figures:
     kinds: tuple[str, ...] = figures.KINDS
     levels: tuple[int, ...] = figures.LEVELS
     size: int = 56
-    lesson_amount: int = 19200
+    lesson_amount: int = 14400
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""
@@ -61,7 +62,7 @@ class Figures:
 
     def lessons(self, seed: int) -> list[Trace]:
         """What the embedded base model is pretrained on: captions, look-ups, arithmetic; never an answer to a question."""
-        items = figures.pretraining(self.lesson_amount, seed=seed, kinds=self.kinds, size=self.size)
+        items = pretraining(self.lesson_amount, seed=seed, kinds=self.kinds, size=self.size)
         return [Trace(problem, response, "pretraining") for problem, response in items]
 
 
@@ -71,7 +72,7 @@ class Digits:
 
     levels: tuple[int, ...] = figures.LEVELS
     size: int = 56
-    lesson_amount: int = 19200
+    lesson_amount: int = 14400
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""

@@ -262,13 +262,18 @@ def problem_row(problem: Problem, folder: Path) -> dict[str, Any]:
         "id": problem.id,
         "question": problem.question,
         "answer": problem.answer,
-        "images": [_stored(image, problem.id, index, folder) for index, image in enumerate(problem.images)],
+        "images": stored_images(problem, folder),
         "choices": None if problem.choices is None else list(problem.choices),
         "answer_type": problem.answer_type,
         "level": problem.level,
         "source": problem.source or None,
     }
     return {name: value for name, value in row.items() if value is not None}
+
+
+def stored_images(problem: Problem, folder: Path) -> list[str]:
+    """Paths of a problem's images relative to `folder`; pictures in memory are written to `folder/images` first."""
+    return [_stored(image, problem.id, index, folder) for index, image in enumerate(problem.images)]
 
 
 def _stored(image: Path | Image.Image, row: str, index: int, folder: Path) -> str:

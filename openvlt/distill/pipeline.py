@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections import Counter
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from openvlt.data.lines import append_lines, read_lines
 from openvlt.data.table import problem_row
 from openvlt.distill.teacher import Proposal, Teacher
 from openvlt.model.load import VLM
@@ -54,7 +54,10 @@ class Distillation:
                 chosen = self.select(kept, random.Random(f"select|{seed}|{problem.id}"))
                 rows += [problem_row(problem, folder) | {"response": response} for response in chosen]
         self._check(rows, counts)
-        _write(folder / "traces.jsonl", rows)
+        aside = folder / ".traces.tmp"
+        aside.unlink(missing_ok=True)
+        append_lines(aside, rows)
+        os.replace(aside, folder / "traces.jsonl")
         words = sum(len(row["response"].split()) for row in rows) / len(rows)
         return {"problems": len(problems), "traces": len(rows), "mean_words": words, **counts}
 
@@ -66,16 +69,14 @@ class Distillation:
             )
 
     def _propose(self, vlm: VLM, problems: Sequence[Problem], file: Path, seed: int) -> list[list[Proposal]]:
-        known = _read(file)
+        known = {row["id"]: [Proposal(**item) for item in row["proposals"]] for row in read_lines(file)}
         waiting = [problem for problem in problems if problem.id not in known]
         for start in range(0, len(waiting), self.batch):
             part = waiting[start : start + self.batch]
             groups = self.teacher.propose(vlm, part, self.samples, seed)
-            with file.open("a") as lines:
-                for problem, group in zip(part, groups, strict=True):
-                    row = {"id": problem.id, "proposals": [asdict(item) for item in group]}
-                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    known[problem.id] = group
+            asked = dict(zip((problem.id for problem in part), groups, strict=True))
+            append_lines(file, ({"id": name, "proposals": [asdict(item) for item in group]} for name, group in asked.items()))
+            known |= asked
         return [known[problem.id] for problem in problems]
 
     def _verify(self, problems: Sequence[Problem], proposals: Sequence[Sequence[Proposal]]) -> list[list[Verdict]]:
@@ -91,22 +92,3 @@ class Distillation:
         ]
         flat = iter(verify_batch(items, workers=self.workers, deadline_s=self.deadline_s))
         return [[next(flat) for _ in group] for group in proposals]
-
-
-def _read(file: Path) -> dict[str, list[Proposal]]:
-    """Proposals written so far, by problem id; a half-written last line is cut off, so that appending stays safe."""
-    if not file.is_file():
-        return {}
-    text = file.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        file.write_text(whole)
-    rows = map(json.loads, whole.splitlines())
-    return {row["id"]: [Proposal(**item) for item in row["proposals"]] for row in rows}
-
-
-def _write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    aside = file.with_suffix(".tmp")
-    with aside.open("w") as lines:
-        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    os.replace(aside, file)

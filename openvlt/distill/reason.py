@@ -20,7 +20,7 @@ _DOUBTS = ("Wait, let me check.", "But wait, is that right?", "Wait, did I read 
 class Styles:
     """Probabilities per chain: `terse` skips the reading; of the others, `reflect` doubt, and of those, `astray` go wrong."""
 
-    terse: float = 0.15
+    terse: float = 0.25
     reflect: float = 0.3
     astray: float = 0.25
 

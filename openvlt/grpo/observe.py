@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from openvlt.data.lines import append_lines, read_lines
+from openvlt.data.table import stored_images
 from openvlt.grpo.advantage import group_mean
 from openvlt.types import Rollouts, Verdict
 
@@ -44,41 +45,31 @@ class Transcripts:
 
     def drop_after(self, step: int) -> None:
         """Forgets rollouts of steps that are about to be made again after a restart."""
-        rows = [row for row in self._rows() if row["step"] < step]
+        rows = [row for row in read_lines(self.lines) if row["step"] < step]
         self.lines.unlink(missing_ok=True)
-        self._append(rows)
+        append_lines(self.lines, rows)
 
     def add(self, rollouts: Rollouts, step: int) -> None:
         """Appends the first groups of a rollout."""
         rows = []
         for row, group in enumerate(rollouts.group_N.tolist()):
             if group < self.per_rollout:
-                rows.append(_transcript(rollouts, row, group, step))
-        self._append(rows)
+                rows.append(_transcript(rollouts, row, group, step, self.lines.parent))
+        append_lines(self.lines, rows)
 
     def close(self) -> None:
         """Turns the lines into one Parquet file."""
         import pyarrow as arrow
         from pyarrow import parquet
 
-        if rows := self._rows():
+        if rows := read_lines(self.lines):
             aside = self.table.with_suffix(".tmp")
             parquet.write_table(arrow.Table.from_pylist(rows), aside)
             os.replace(aside, self.table)
         self.lines.unlink(missing_ok=True)
 
-    def _append(self, rows: list[dict[str, Any]]) -> None:
-        with self.lines.open("a") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
-    def _rows(self) -> list[dict[str, Any]]:
-        if not self.lines.is_file():
-            return []
-        whole = [line for line in self.lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        return [json.loads(line) for line in whole]
-
-
-def _transcript(rollouts: Rollouts, row: int, group: int, step: int) -> dict[str, Any]:
+def _transcript(rollouts: Rollouts, row: int, group: int, step: int, folder: Path) -> dict[str, Any]:
     problem, completion = rollouts.problems[group], rollouts.completions[row]
     return {
         "step": step,
@@ -92,4 +83,5 @@ def _transcript(rollouts: Rollouts, row: int, group: int, step: int) -> dict[str
         "reward": float(rollouts.reward_N[row]),
         "advantage": float(rollouts.adv_N[row]),
         "kept": bool(rollouts.keep_N[row]),
+        "images": stored_images(problem, folder),
     }

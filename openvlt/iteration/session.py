@@ -85,7 +85,8 @@ def make_lab(config: DictConfig) -> Lab:
 def announce(config: DictConfig, folder: Path) -> None:
     """One line at the start: which scale this is, which model and data, and where the results go."""
     model = config.model.get("path") or "the embedded tiny model"
-    print(f"scale={config.scale}: {model}, data {config.data._target_.rpartition('.')[2].lower()}, seed {config.seed} -> {folder}", flush=True)
+    data = config.data._target_.rpartition(".")[2].lower()
+    print(f"scale={config.scale}: {model}, data {data}, seed {config.seed} -> {folder}", flush=True)
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ class Traces:
     def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
         problems = lab.source.problems(self.select, seed)
         counts = self.distillation.run(lab.load(self.author), problems, folder=folder, seed=seed)
-        return {"start": self.author, "distillation": counts}
+        return {"start": self.author, "distillation": counts, "skipped_rows": getattr(lab.source, "skipped", {})}
 
 
 @dataclass(frozen=True)

@@ -153,8 +153,8 @@ def make_vlm(corpus: Iterable[str], shape: Shape, seed: int) -> VLM:
 class TinyModel(PretrainedModel):
     """`conf/model/tiny.yaml`: makes the base model on first use, then behaves like any pretrained folder.
 
-    `sizes` are the architecture's, `lessons(seed=...)` gives the traces to pretrain on, `training` an object with `train(vlm, traces, folder=, seed=)`, None leaves the
-    random weights, `corpus()` the texts that the tokenizer is learned from.
+    `sizes` are the architecture's, `corpus()` gives the texts that the tokenizer is learned from, `lessons(seed=...)` the traces to
+    pretrain on, and `training` is an object with `train(vlm, traces, folder=, seed=)`; None leaves the random weights.
     """
 
     path: str = ""

@@ -24,8 +24,9 @@ from openvlt.trainer.module import StepModule
 
 @dataclass(frozen=True)
 class Fit:
-    """`conf/trainer/*.yaml`. `checkpoint_every` optimiser steps a resumable `last.ckpt` is written; `loggers` and `callbacks` are Lightning's.
+    """`conf/trainer/*.yaml`. Every `checkpoint_every` optimiser steps a resumable `last.ckpt` is written.
 
+    `accelerator`, `devices`, `precision`, `strategy`, `loggers` and `callbacks` are Lightning's.
     `workers` prepare batches that don't depend on the policy (images of SFT data) ahead of time.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from openvlt.types import Verdict
 from openvlt.verify import phrases as p
 from openvlt.verify.text import clean
-from openvlt.verify.words import NOTHING, REFUSAL
+from openvlt.verify.words import NOTHING, refuses
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def announced(text: str, choices: Sequence[str] | None) -> Found | None:
     claims = _claims(text, lower, p.CLAIMS)
     if choices and any(trigger in lower for trigger in p.CLAIM_BEFORE.triggers):
         claims += [(m.start(), m.end(), m[1] or m[2]) for m in p.CLAIM_BEFORE.regex.finditer(text)]
-    return _last_claim(text, claims) or _last_claim(text, _claims(text, lower, p.WEAK_CLAIMS))
+    return _last_claim(text, claims, choices) or _last_claim(text, _claims(text, lower, p.WEAK_CLAIMS), choices)
 
 
 def _claims(text: str, lower: str, patterns: Iterable[p.Pattern]) -> list[tuple[int, int, str | None]]:
@@ -49,14 +49,14 @@ def _claims(text: str, lower: str, patterns: Iterable[p.Pattern]) -> list[tuple[
     return found
 
 
-def _last_claim(text: str, claims: list[tuple[int, int, str | None]]) -> Found | None:
+def _last_claim(text: str, claims: list[tuple[int, int, str | None]], choices: Sequence[str] | None) -> Found | None:
     for start, end, before in sorted(claims, key=lambda claim: claim[:2], reverse=True):
         if p.CONDITIONAL.search(text[max(0, start - 200):start]):
             continue
         answer, stop = (before, end) if before else _claimed(text, end)
         if says_nothing(answer) or p.NEGATED.match(answer) or _lists_options(answer, text[stop:stop + 40]):
             continue
-        if REFUSAL.search(answer):
+        if refuses(answer, choices):
             return Found(None, "a refusal")
         return corrected(text[stop:]) or Found(answer, "announcement")
     return None

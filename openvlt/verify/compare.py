@@ -18,8 +18,8 @@ from openvlt.verify.text import fold
 from openvlt.verify.values import Group, Matrix, Range, Ratio, Relation, Value, Words
 
 ROUNDED_DIGITS = 4
-"""A decimal answers an irrational or repeating gold when it is its correct rounding to at least this many
-significant digits."""
+"""A decimal answers an irrational or repeating gold when it is its correct rounding to at least this many significant
+digits."""
 
 
 def compare(gold: Value, answer: Value, *, ordered: bool = False) -> bool | None:

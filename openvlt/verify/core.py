@@ -17,8 +17,7 @@ class Explanation:
     """How a verdict came about: what was extracted and by which rule, which rule decided, and why.
 
     `values` are gold and answer as they were read, where they were read as mathematics. `pending`: typed comparison
-    could
-    not tell and a symbolic one may (the verdict is UNPARSED until then).
+    could not tell and a symbolic one may (the verdict is UNPARSED until then).
     """
 
     verdict: Verdict

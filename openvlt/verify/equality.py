@@ -1,8 +1,9 @@
-"""Whether two expressions are equal: exactly, else refuted in floats, else confirmed in sixty digits at several points.
+"""Whether two expressions are equal: exactly, else refuted in floats, else confirmed in sixty digits at several
+points.
 
 Two different expressions of at most 400 tokens that agree to forty digits at four unrelated points don't occur as
-answers, so
-agreement decides. What has no value at the points (or only at some) is left to `symbolic`, in a worker process.
+answers, so agreement decides. What has no value at the points (or only at some) is left to `symbolic`, in a worker
+process.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from openvlt.verify.prose import SENTENCE_VERB, SEVERAL, conclusion
 from openvlt.verify.reading import read
 from openvlt.verify.text import balanced, visible
 from openvlt.verify.values import Words
-from openvlt.verify.words import REFUSAL
+from openvlt.verify.words import refuses
 
 TAIL = 20_000
 """Characters of a response that are searched for boxes, announcements and conclusions, from its end."""
@@ -115,14 +115,14 @@ def _outermost(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
 
 def _bare(text: str, choices: Sequence[str] | None) -> Found:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) == 1 and len(lines[0]) <= 200 and _stands_alone(lines[0]):
+    if len(lines) == 1 and len(lines[0]) <= 200 and _stands_alone(lines[0], choices):
         return Found(lines[0], "bare answer")
     answer, rule = conclusion(lines, choices)
     return Found(answer, rule, Verdict.WRONG if rule == SEVERAL else Verdict.NO_ANSWER)
 
 
-def _stands_alone(line: str) -> bool:
+def _stands_alone(line: str, choices: Sequence[str] | None) -> bool:
     """A value, or at most three words: not a sentence that has to be searched for its answer."""
-    if REFUSAL.search(line) or SENTENCE_VERB.search(line):
+    if refuses(line, choices) or SENTENCE_VERB.search(line):
         return False
     return len(line.split()) <= 3 and (line.isascii() or len(line) <= 8) or not isinstance(read(line), Words)

@@ -16,7 +16,7 @@ from openvlt.verify.quantity import Quantity
 from openvlt.verify.reading import read
 from openvlt.verify.text import clean, fold
 from openvlt.verify.values import Group, Range, Relation, Value, Words
-from openvlt.verify.words import REFUSAL, YES_NO, yes_no
+from openvlt.verify.words import YES_NO, refuses, yes_no
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,8 @@ def _askable(gold: Value, answer: Value) -> bool:
 def readings(gold: str, answer: str) -> tuple[Value, Value]:
     """Both sides as values, read in the light of each other.
 
-    Unit letters are symbols when the other side uses them as symbols (`2m` against `m + m`), and a comma is a
-    decimal point
-    when the other side is a decimal (`1,22` against `1.22`).
+    Unit letters are symbols when the other side uses them as symbols (`2m` against `m + m`), and a comma is a decimal
+    point when the other side is a decimal (`1,22` against `1.22`).
     """
     wanted, given = read(gold), read(answer)
     for one, other, text in ((wanted, given, answer), (given, wanted, gold)):
@@ -176,7 +175,7 @@ def _words(gold: str, answer: str) -> Ruling:
     wanted, given = fold(gold), fold(answer)
     if wanted == given:
         return _ruling(True, "words", "the same words")
-    if _NEGATION.search(given) and not _NEGATION.search(wanted) or REFUSAL.search(answer):
+    if _NEGATION.search(given) and not _NEGATION.search(wanted) or refuses(answer, (gold,)):
         return _ruling(False, "words", "negated, or alternatives")
     for text in (given, _REASON.split(given, maxsplit=1)[0]):
         copula = _COPULA.match(text)

@@ -1,7 +1,8 @@
 """Expressions as nested tuples, and their value: exactly as a fraction, or numerically in floats or many digits.
 
-A node is `(kind, …)`:  num Fraction · sym name · const name · add/mul nodes · pow base exponent · call name node… ·
-pct node · deg node
+A node is `(kind, …)`: num Fraction · sym name · const name · add/mul nodes · pow base exponent · call name node… ·
+pct node · deg node.
+
 Everything is bounded before it is computed: no power, factorial or root is built whose size isn't known to be small.
 """
 

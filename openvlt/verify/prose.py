@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from openvlt.verify import phrases as p
 from openvlt.verify.choices import mentioned
 from openvlt.verify.text import fold
-from openvlt.verify.words import REFUSAL, SMALL, yes_no
+from openvlt.verify.words import SMALL, refuses, yes_no
 
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z*\\$(\d\"'])|(?<=。)")
 _NUMBER = (r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+|\d+)?\.?\d+(?:\s*(?:/\s*\d+|\\?%|°|percent\b))?"
@@ -58,12 +58,12 @@ def conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tuple[str
     concluding = [s for s in sentences[-4:] if p.CONCLUSION.search(s)]
     emphasised = [s for s in sentences[:2] if len(_BOLD.findall(s)) == 1]
     for sentence in (*reversed(concluding), *emphasised, sentences[-1], sentences[0]):
-        if REFUSAL.search(sentence):
+        if refuses(sentence):
             return None, "a refusal"
         value = value_in(sentence)
         if value is not None:
             return value, "conclusion"
-    if any(REFUSAL.search(sentence) for sentence in closing):
+    if any(map(refuses, closing)):
         return None, "a refusal"
     return sentences[-1][:300], "last sentence"
 
@@ -132,7 +132,7 @@ def _with_unit(sentence: str, number: str) -> str | None:
 def _choice(sentences: Sequence[str], choices: Sequence[str]) -> tuple[str | None, str]:
     """The only option that the last sentence naming any option names."""
     for sentence in reversed(sentences[-6:]):
-        if REFUSAL.search(sentence) and not any(REFUSAL.search(choice) for choice in choices):
+        if refuses(sentence, choices):
             return None, "a refusal"
         marker = list(p.CONCLUSION.finditer(sentence))
         named = (marker and _named(sentence[marker[-1].end():], choices)) or _named(sentence, choices)

@@ -17,9 +17,9 @@ from openvlt.verify.words import FILLER, MAGNITUDES, number_word
 class Quantity:
     """An expression `node` with its rational `value` if it has one.
 
-    `ulp` is the size of the last written decimal (None for integers, fractions and roots: they are exact); `unit`
-    and `noun`
-    what was counted; `percent` and `magnitude` whether "%" or "million" stood there (`value` is the number as written).
+    `ulp` is the size of the last written decimal (None for integers, fractions and roots: they are exact); `unit` and
+    `noun` what was counted; `percent` and `magnitude` whether "%" or "million" stood there (`value` is the number as
+    written).
     """
 
     node: Node

@@ -1,12 +1,12 @@
 """What an answer text says, as a typed value: a quantity, relation, range, group, matrix, ratio, or just words.
 
-Structure (lists, sets, intervals, relations) is found on the text itself, in one scan that counts brackets; each
-leaf is a
-`Quantity`. Nothing here can fail: what cannot be read as mathematics is `Words`.
+Structure (lists, sets, intervals, relations) is found on the text itself, in one scan that counts brackets; each leaf
+is a `Quantity`. Nothing here can fail: what cannot be read as mathematics is `Words`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from functools import lru_cache
 
@@ -234,10 +234,8 @@ def _equation(op: str, sides: list[str], units: bool, level: int) -> Value:
     if op == "in":
         return _renamed(value, label)
     left = None
-    try:
+    with contextlib.suppress(Unreadable):
         left = quantity(sides[0], units=False).node
-    except Unreadable:
-        pass
     right = value.node if isinstance(value, Quantity) else None
     named = left is not None and left[0] == "sym" or _LABEL.fullmatch(label) is not None
     if not named and (left is None or not symbols(left)) and len(sides) >= 2 and not isinstance(value, Words):

@@ -1,8 +1,7 @@
 """What typed comparison leaves open, by sympy: built by constructors from a bounded tree, never from text.
 
-Runs in a worker process that is killed at its deadline (`workers`); nothing outside a worker may import this
-module's sympy
-half, and importing the module itself doesn't.
+Runs in a worker process that is killed at its deadline (`workers`); nothing outside a worker may import this module's
+sympy half, and importing the module itself doesn't.
 """
 
 from __future__ import annotations

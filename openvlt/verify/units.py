@@ -1,8 +1,8 @@
 """Units of measurement: a table of names, and a reader for what stands after a number.
 
 An own table and not pint: answers use some hundred spellings (English, abbreviated, Chinese), pint knows none of the
-Chinese,
-takes 0.3 s to import and reads text with a tokenizer that has to be guarded like any other parser of foreign text.
+Chinese, takes 0.3 s to import and reads text with a tokenizer that has to be guarded like any other parser of foreign
+text.
 """
 
 from __future__ import annotations

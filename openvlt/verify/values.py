@@ -17,8 +17,8 @@ class Words:
 
 @dataclass(frozen=True)
 class Relation:
-    """`left op right`; `label` is the left side when it is only a name (x, f(x), S_{ABC}) and `value` what it is
-    said to be."""
+    """`left op right`; `label` is the left side when it is only a name (x, f(x), S_{ABC}) and `value` what it is said
+    to be."""
 
     op: str
     left: Node | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 SMALL = {word: n for n, word in enumerate(
@@ -38,6 +39,11 @@ FILLER = re.compile(
     r"total of|precisely|circa|also|therefore|thus|hence|so|then|now|that|is|are|was|be|it is|it's|there are|there is|"
     r"约为|约|大约是|大约|等于|共|一共|为|是|有)"
     r"(?=[\s\d\\$:(\-]|[^\x00-\x7f])|\\approx|\\sim|[=:≈~])\s*:?\s*", re.IGNORECASE)
+
+
+def refuses(text: str, choices: Sequence[str] | None = None) -> bool:
+    """Whether a text declines to answer; where an option says so too ("it cannot be determined"), it is an answer."""
+    return REFUSAL.search(text) is not None and not any(REFUSAL.search(str(choice)) for choice in choices or ())
 
 
 def number_word(text: str) -> Fraction | None:

@@ -1,9 +1,8 @@
 """The far side of `workers`: one parent process that forks disposable children and, on request, kills them.
 
 Started by `workers.Pool` as `python -m openvlt.verify.worker TASK`, with a socket as standard input. It imports what
-the task
-needs once; a child is then a fork of a few milliseconds with everything loaded. Children are killed only here, by the
-process that will reap them, so that a recycled process number can never be hit.
+the task needs once; a child is then a fork of a few milliseconds with everything loaded. Children are killed only
+here, by the process that will reap them, so that a recycled process number can never be hit.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Disposable worker processes: kept warm, killed at the deadline, replaced at once. No signals, so any thread may
-use them.
+"""Disposable worker processes: kept warm, killed at the deadline, replaced at once. No signals, so any thread may use
+them.
 
 Works in the main thread, in other threads, in daemonic processes and after a fork (a forked process starts its own
-pool):
-processes are started by `subprocess`, never by `multiprocessing`, which forbids children to daemons.
+pool): processes are started by `subprocess`, never by `multiprocessing`, which forbids children to daemons.
 """
 
 from __future__ import annotations
@@ -77,8 +76,8 @@ class Pool:
         self.workers = [self._spawn() for _ in range(count)]
 
     def map(self, items: Sequence[Any], deadline_s: float) -> list[tuple[str, Any]]:
-        """`(kind, answer)` per item, in order; `("done", "timeout")` for each that overran. Raises RuntimeError for
-        a bug."""
+        """`(kind, answer)` per item, in order; `("done", "timeout")` for each that overran. Raises RuntimeError for a
+        bug."""
         with self.lock:
             results: list[tuple[str, Any] | None] = [None] * len(items)
             waiting = deque(range(len(items)))

@@ -9,7 +9,7 @@ import re
 import pytest
 from PIL import Image
 
-from openvlt.data import figures
+from openvlt.data import figures, lessons
 from openvlt.types import Problem, UserError
 
 SPLITS = ("train", "val", "test")
@@ -174,7 +174,7 @@ def test_captions_and_questions_are_read_back():
 
 def test_lessons_never_answer_a_question_about_a_picture_and_show_training_values_only():
     train, tasks = set(figures.combinations("train")), set()
-    for problem, response in figures.pretraining(500, seed=4):
+    for problem, response in lessons.pretraining(500, seed=4):
         tasks.add(problem.meta["task"])
         assert bool(problem.images) == (problem.meta["task"] == "caption")
         if problem.images:

@@ -169,7 +169,9 @@ def test_a_generator_without_log_probabilities_is_fine(make, mixed):
 
 
 @pytest.mark.parametrize("updates", [1, 2])
-@pytest.mark.parametrize("optimizer", [partial(adamw, learning_rate=0.1, weight_decay=0.1), partial(muon, learning_rate=0.1, muon_learning_rate=0.1)])
+@pytest.mark.parametrize(
+    "optimizer", [partial(adamw, learning_rate=0.1, weight_decay=0.1), partial(muon, learning_rate=0.1, muon_learning_rate=0.1)]
+)
 def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(make, mixed, tmp_path, updates, optimizer):
     from openvlt.trainer.fit import Fit, read_metrics
 
@@ -213,7 +215,9 @@ def test_a_real_rollout_has_ratio_one_and_no_mismatch(fresh, mixed):
     chain = Chain(
         generator=PrefixGenerator(),
         sampling=Sampling(n=3, max_new_tokens=8, temperature=0.8),
-        reward=Reward({"length": lambda rollouts, services: torch.tensor([sum(c.token_ids) % 7 / 7 for c in rollouts.completions])}, {"length": 1.0}),
+        reward=Reward(
+            {"length": lambda rollouts, services: torch.tensor([sum(c.token_ids) % 7 / 7 for c in rollouts.completions])}, {"length": 1.0}
+        ),
         advantage=group_normalised,
         gate=keep_unequal,
     )

@@ -92,7 +92,7 @@ def test_loss_is_the_formula_token_by_token(double, batch):
 def test_without_stored_log_probabilities_the_ratio_is_one(double, batch, gradients, same_gradients):
     on_policy = replace(batch, old_logp_NT=None)
     loss, sums = total(module(double, Objective(token_mean), 4), on_policy)
-    assert loss.item() == pytest.approx(-sum(a * n for a, n in zip(ADVANTAGES.tolist(), LENGTHS)) / batch.totals.tokens)
+    assert loss.item() == pytest.approx(-sum(a * n for a, n in zip(ADVANTAGES.tolist(), LENGTHS, strict=True)) / batch.totals.tokens)
     assert sums["clipped_low"] == 0 and sums["clipped_high"] == 0
     logp, _ = completion_logp(double, batch.prompts, batch.ids_NT, batch.mask_NT, GROUPS)
     reinforce = -(logp * ADVANTAGES[:, None] * batch.mask_NT).sum() / batch.totals.tokens

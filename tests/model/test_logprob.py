@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 from peft import LoraConfig
+from PIL import Image
 from torch import Tensor
 
+from openvlt.data.render import PromptStyle, Renderer
 from openvlt.model import forward, logprob
 from openvlt.model.load import VLM, freeze, with_adapter
 from openvlt.model.logprob import completion_logp, token_logp
+from openvlt.types import Problem
 
 LENGTHS = [3, 7, 1, 5, 4, 6, 2, 3]
 GROUPS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
@@ -187,3 +191,21 @@ def test_lora_off_is_the_base_and_saving_merges_it(fresh, vlm, scored, tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(completion_logp(merged, *scored)[0], moved, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(completion_logp(adapted, *scored)[0], moved, atol=1e-5, rtol=1e-5)  # still usable
+
+
+def test_real_photographs_of_all_sizes(vlm, data_dir, ragged):
+    """The first K12 problems, resized to between 56 x 56 and 112 x 112 pixels' area, whatever their shape."""
+    folder = data_dir / "train_sources" / "mm_eureka_k12"
+    rows = json.loads((folder / "k12.json").read_text())[:6]
+    asked = []
+    for row in rows:
+        with Image.open(folder / row["image_path"]) as image:
+            asked.append(Problem(row["id"], row["question"][:200], row["answer"], (image.convert("RGB"),)))
+    prompts, (ids, mask) = Renderer(vlm.processor, PromptStyle()).prompts(asked), ragged([4, 2, 5, 3, 1, 6])
+    assert len({tuple(grid) for grid in prompts.vision["image_grid_thw"].tolist()}) >= 3
+    with torch.no_grad():
+        logp, _ = completion_logp(vlm, prompts, ids, mask, torch.arange(6))
+        for row, problem in enumerate(asked):
+            own = ids[row][mask[row].bool()]
+            expected = reference(vlm, problem, own.tolist()).gather(1, own[:, None])[:, 0]
+            torch.testing.assert_close(logp[row, : len(own)], expected, atol=1e-5, rtol=1e-5)

@@ -122,9 +122,7 @@ def test_behaviour_equals_scored_log_probabilities(chatty, mixed, render, temper
     for row, c in enumerate(said):
         behaviour[row, : len(c.logp)] = torch.tensor(c.logp)
     with torch.no_grad():
-        scored, _ = completion_logp(
-            chatty, render(mixed), ids, mask, torch.arange(4).repeat_interleave(3), temperature=temperature
-        )
+        scored, _ = completion_logp(chatty, render(mixed), ids, mask, torch.arange(4).repeat_interleave(3), temperature=temperature)
     torch.testing.assert_close(scored, behaviour, atol=1e-5, rtol=1e-5)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from conftest import rows
-from own_cases import ANSWERS, CHOICE_RESPONSES, CHOICES, RESPONSES
+from verify_own_cases import ANSWERS, CHOICE_RESPONSES, CHOICES, RESPONSES
 
 from openvlt.types import Verdict
 from openvlt.verify import explain, extract, verify
@@ -68,10 +68,10 @@ def test_there_are_cases_enough() -> None:
     assert count >= 400
 
 
-def test_given_cases(data: Path) -> None:
+def test_given_cases(data_dir: Path) -> None:
     right: dict[str, list[bool]] = defaultdict(list)
     failures = []
-    for row in rows(data / "verify_cases.jsonl"):
+    for row in map(json.loads, (data_dir / "verify_cases.jsonl").read_text(encoding="utf-8").splitlines()):
         result = explain(row["gold"], row["response"], choices=row.get("choices"), answer_type=row.get("answer_type"))
         right[row["category"]].append((result.verdict is Verdict.CORRECT) == row["expected"])
         if not right[row["category"]][-1]:

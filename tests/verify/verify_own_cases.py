@@ -784,7 +784,13 @@ RESPONSES = {
     ],
 }
 
+_OPEN = ["40 cm", "48 cm", "60 cm", "It is impossible to determine"]
 CHOICE_RESPONSES = [
+    ("D", "The answer is that it is impossible to determine.", _OPEN, True),
+    ("D", "<answer>It is impossible to determine</answer>", _OPEN, True),
+    ("D", "It is impossible to determine.", _OPEN, True),
+    ("C", "It is impossible to determine.", _OPEN, False),
+    ("B", "It is impossible to determine.", ["10 cm", "12 cm"], False),
     ("C", "故选：C。", _LETTERS, True),
     ("C", "答案选C", _LETTERS, True),
     ("C", "正确答案是C。", _LETTERS, True),

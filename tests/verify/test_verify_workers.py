@@ -108,7 +108,7 @@ def test_daemonic_processes_have_their_own(method: str) -> None:
 
 
 def test_wrong_items_are_the_users_mistake() -> None:
-    for items in (["12"], [{"gold": "12"}], [{"gold": "1", "response": "1", "choice": []}], [("1", "2", "3")]):
+    for items in (["12"], [{"gold": "12"}], [{"gold": "1", "response": "1", "choice": []}], [("1", "2", "3")], [("1",)]):
         with pytest.raises(UserError):
             verify_batch(items, workers=0, deadline_s=1)
     with pytest.raises(UserError):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile import inputs
+from hostile_answers import inputs
 
 from openvlt.types import Verdict
 from openvlt.verify import explain, verify, verify_batch

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import rows
 
 from openvlt.types import Verdict
 from openvlt.verify import verify
 
 
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.mark.parametrize("model", ["InternLM-XComposer2-VL-CoT", "LLaVA-v1.5-13B"])
-def test_mathvision(data: Path, model: str) -> None:
-    folder = data / "recorded_outputs" / "mathvision"
+def test_mathvision(data_dir: Path, model: str) -> None:
+    folder = data_dir / "recorded_outputs" / "mathvision"
     test = {row["id"]: row for row in rows(folder / "test.jsonl")}
     agreed = [
         (
@@ -27,9 +32,9 @@ def test_mathvision(data: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize(("model", "least"), [("bard", 0.97), ("llava_llama_2_13b", 0.90)])
-def test_mathvista(data: Path, model: str, least: float) -> None:
+def test_mathvista(data_dir: Path, model: str, least: float) -> None:
     """Lower by nature: the official rule asks a language model, and takes the nearest option for no answer."""
-    folder = data / "recorded_outputs" / "mathvista"
+    folder = data_dir / "recorded_outputs" / "mathvista"
     test = {row["pid"]: row for row in rows(folder / "testmini.jsonl")}
     agreed = []
     for row in rows(folder / f"{model}.jsonl"):

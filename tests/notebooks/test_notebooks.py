@@ -1,0 +1,27 @@
+"""Every notebook runs from top to bottom, shortened by settings only."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+SHORT = (
+    "data.lesson_amount=640 sft.epochs=1 grpo.steps=2 grpo.prompts_per_rollout=8 grpo.prompts_per_update=8 grpo.group_size=4 "
+    "evaluation.selection.amount=60 trainer.progress=false distill=gold distill@self_distill=gold "
+    + " ".join(f"cycles.{cycle}.{what}={value}" for cycle in ("one", "two", "three") for what, value in (
+        ("traces.amount", 40), ("problems.amount", 24), ("sft", "{}"), ("grpo", "{}")))
+)
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENVLT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("OPENVLT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENVLT_NOTEBOOK_OVERRIDES", SHORT)
+    notebook = nbformat.read(NOTEBOOKS / "01_quickstart.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
+    assert "questions:" in outputs[-1]["text"]

@@ -1,0 +1,133 @@
+"""Rewards: verdicts on finished and unfinished answers, terms that may not apply, weights that must fit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from openvlt.reward.accuracy import Accuracy, EmptySummary, judge
+from openvlt.reward.combine import Reward, weighted_sum
+from openvlt.types import Completion, Problem, Prompts, Rollouts, UserError, Verdict
+
+NAN = float("nan")
+
+
+def said(text: str, finished: bool = True) -> Completion:
+    return Completion((1, 2), text, finished)
+
+
+def rollouts(texts: list[str], answers: tuple[str, ...] = ("5",), finished: list[bool] | None = None) -> Rollouts:
+    """Rows of as many problems as there are answers, equally many each."""
+    count = len(texts) // len(answers)
+    ids = torch.ones(len(texts), 2).long()
+    blank = torch.ones(len(answers), 1).long()
+    return Rollouts(
+        problems=tuple(Problem(str(index), "?", answer) for index, answer in enumerate(answers)),
+        completions=tuple(said(text, end) for text, end in zip(texts, finished or [True] * len(texts), strict=True)),
+        prompts=Prompts(blank, blank, blank, torch.zeros(len(answers)).long()),
+        ids_NT=ids,
+        mask_NT=ids,
+        group_N=torch.arange(len(answers)).repeat_interleave(count),
+        policy_version=0,
+    )
+
+
+def test_only_a_finished_answer_can_be_right():
+    problem = Problem("p", "How many?", "5")
+    right, wrong, none = "<think>2+3</think><answer>5</answer>", "<answer>6</answer>", "<think>I cannot tell.</think>"
+    asked = [said(right), said(right, finished=False), said(wrong), said(none), said(wrong, finished=False)]
+    verdicts = judge([problem] * 5, asked)
+    assert verdicts[:3] == (Verdict.CORRECT, Verdict.NO_ANSWER, Verdict.WRONG)
+    assert verdicts[3] is not Verdict.CORRECT and verdicts[4] is Verdict.NO_ANSWER
+    assert judge([], []) == ()
+
+
+def test_each_completion_is_judged_against_its_own_problem():
+    problems = [Problem("a", "?", "5"), Problem("b", "?", "(B)", choices=("3", "7")), Problem("c", "?", "yes")]
+    texts = ["<answer>5</answer>", "<answer>B</answer>", "<answer>yes</answer>"]
+    assert judge(problems, [said(text) for text in texts]) == (Verdict.CORRECT,) * 3
+    assert Verdict.CORRECT not in judge(problems, [said(text) for text in (texts[2], texts[0], texts[1])])
+    by_text = judge(problems[1:2] * 2, [said("<answer>7</answer>"), said("<answer>3</answer>")])
+    assert by_text == (Verdict.CORRECT, Verdict.WRONG)
+
+
+def test_accuracy_is_one_for_correct_and_zero_for_all_else():
+    every = rollouts(["x"] * 5).with_(verdicts=tuple(Verdict))
+    assert Accuracy()(every).tolist() == [float(verdict is Verdict.CORRECT) for verdict in Verdict]
+    assert Accuracy()(every).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "penalty"),
+    [
+        ("<think>a</think><answer>5</answer>", -1),
+        ("<think>a</think> \n\t <answer>5</answer>", -1),
+        ("<think>a</think>So five.<answer>5</answer>", 0),
+        ("<think>a</think>\nSo\nfive.\n<answer>5</answer>", 0),
+        ("<answer>5</answer>", 0),  # no thought, nothing to summarise
+        ("<think>a</think>5", 0),
+        ("", 0),
+    ],
+)
+def test_an_empty_summary_costs_one(text: str, penalty: float):
+    assert EmptySummary()(rollouts([text])).tolist() == [penalty]
+
+
+def test_weighted_sum_on_paper():
+    terms = {"a": torch.tensor([1.0, 0.0, 1.0]), "b": torch.tensor([-1.0, -1.0, 0.0])}
+    assert weighted_sum(terms, {"a": 1.0, "b": 0.5}).tolist() == [0.5, -0.5, 1.0]
+    assert weighted_sum(terms, {"a": 0.0, "b": 2.0}).tolist() == [-2.0, -2.0, 0.0]
+
+
+def test_a_term_that_does_not_apply_is_left_out_of_the_row():
+    terms = {"a": torch.tensor([1.0, NAN, NAN]), "b": torch.tensor([NAN, 2.0, NAN])}
+    total = weighted_sum(terms, {"a": 3.0, "b": 0.5}).tolist()
+    assert total[:2] == [3.0, 1.0] and math.isnan(total[2])  # nothing applies: no number is made up
+    assert math.isnan(terms["a"][1]) and math.isnan(terms["b"][0])  # the caller's columns are untouched
+
+
+def test_reward_fills_verdicts_terms_and_their_sum():
+    texts = ["<think>a</think>ok<answer>5</answer>", "<think>a</think><answer>5</answer>"] * 2
+    before = rollouts(texts, ("5", "6"), [True, True, True, False])
+    reward = Reward({"accuracy": Accuracy(), "summary": EmptySummary()}, {"accuracy": 1.0, "summary": 0.5})
+    after = reward(before)
+    assert after.verdicts == (Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG, Verdict.NO_ANSWER)
+    assert after.rewards["accuracy"].tolist() == [1, 1, 0, 0] and after.rewards["summary"].tolist() == [0, -1, 0, -1]
+    assert after.reward_N.tolist() == [1.0, 0.5, 0.0, -0.5]
+    assert before.reward_N is None and before.verdicts == ()
+
+
+def test_a_term_sees_the_verdicts_and_the_services():
+    seen = []
+
+    def term(judged: Rollouts, services) -> torch.Tensor:
+        seen.append((judged.verdicts, services))
+        return torch.zeros(1)
+
+    Reward({"mine": term}, {"mine": 1.0})(rollouts(["<answer>5</answer>"]), "services")
+    assert seen == [((Verdict.CORRECT,), "services")]
+
+
+def test_a_term_of_the_wrong_length_is_named():
+    terms = {"accuracy": Accuracy(), "short": lambda rollouts, services: torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"Rollouts\.rewards\['short'\]: expected \(2,\), got \(1,\)"):
+        Reward(terms, {"accuracy": 1.0, "short": 1.0})(rollouts(["a", "b"]))
+
+
+def test_weights_and_terms_must_be_the_same_names():
+    with pytest.raises(UserError, match=r"reward weights name \['acuracy'\], terms are \['accuracy'\]; give every term"):
+        Reward({"accuracy": Accuracy()}, {"acuracy": 1.0})
+    with pytest.raises(UserError, match="exactly one weight"):
+        Reward({"accuracy": Accuracy()}, {})
+    with pytest.raises(UserError, match="reward.terms is empty"):
+        Reward({}, {})
+
+
+def test_a_term_that_crashes_is_not_a_zero():
+    def broken(judged: Rollouts, services) -> torch.Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Reward({"broken": broken}, {"broken": 1.0})(rollouts(["a"]))
