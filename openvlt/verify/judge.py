@@ -143,12 +143,13 @@ def _predicate(answer: str) -> Value:
         return Words(text)
     match = _COPULA.match(text)
     value = read(text[match.end():]) if match else Words(text)
-    if isinstance(value, Words) and "\\" not in text and re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", text):
+    if isinstance(value, Words) and not _NO_PROSE.search(text) and re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", text):
         named = value_in(text)
         return value if named is None else read(named)
     return value
 
 
+_NO_PROSE = re.compile(r"[#_\"{}<>\[\]@&|\\~^`]|\w\(|\)\.\w")
 _HEDGE = re.compile(
     r"\b(?:not|less|more|fewer|greater|than|least|most|between|or|maybe|perhaps|either|neither|if|unless|except|"
     r"over|under|up to)\b|"
