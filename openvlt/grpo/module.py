@@ -48,9 +48,11 @@ class Objective:
 class GRPOModule(StepModule):
     """`updates` batches may follow one rollout; a batch from an older policy than that stops the run."""
 
-    def __init__(self, vlm: VLM, optimisation: Optimisation, steps: int, objective: Objective, **sizes: int) -> None:
+    def __init__(
+        self, vlm: VLM, optimisation: Optimisation, steps: int, objective: Objective, *, updates: int, micro_batch: int
+    ) -> None:
         super().__init__(vlm, optimisation, steps)
-        self.objective, self.updates, self.micro_batch = objective, sizes["updates"], sizes["micro_batch"]
+        self.objective, self.updates, self.micro_batch = objective, updates, micro_batch
 
     def split(self, batch: GRPOBatch) -> Iterator[Part]:
         if not 0 <= self.version - batch.policy_version < self.updates:

@@ -27,6 +27,7 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     """
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     folder = Path(config.paths.run)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     saved = folder / "config.yaml"
     if config.resume is not None:
         if not saved.is_file():

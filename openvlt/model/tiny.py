@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -154,7 +153,7 @@ class TinyModel(PretrainedModel):
     """`conf/model/tiny.yaml`: makes the base model on first use, then behaves like any pretrained folder.
 
     `sizes` are the architecture's, `corpus()` gives the texts that the tokenizer is learned from, `lessons(seed=...)` the traces to
-    pretrain on, and `training` is an object with `train(vlm, traces, folder=, seed=)`; None leaves the random weights.
+    pretrain on, and `training` is an object with `train(vlm, traces, folder=, seed=, title=)`; None leaves the random weights.
     """
 
     path: str = ""
@@ -173,19 +172,20 @@ class TinyModel(PretrainedModel):
         if folder.is_dir():
             return str(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-        vlm = make_vlm(corpus, self.sizes, self.seed)
-        if lessons:
-            size = sum(parameter.numel() for parameter in vlm.model.parameters())
-            print(f"making the embedded base model ({size / 1e6:.2f} M parameters), once per seed: {folder}", flush=True)
-            self.training.train(vlm, lessons, folder=aside, seed=self.seed)
-        vlm.save(aside)
-        try:
-            os.rename(aside, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            shutil.rmtree(aside)  # another process was first; its model is the same
+        with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+            model, workshop = Path(aside) / "model", Path(aside) / "training"
+            workshop.mkdir()
+            vlm = make_vlm(corpus, self.sizes, self.seed)
+            if lessons:
+                size = sum(parameter.numel() for parameter in vlm.model.parameters())
+                print(f"making the embedded base model ({size / 1e6:.2f} M parameters), once per seed: {folder}", flush=True)
+                self.training.train(vlm, lessons, folder=workshop, seed=self.seed, title="base")
+            vlm.save(model)
+            try:
+                os.rename(model, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was first; its model is the same
+                    raise
         return str(folder)
 
     def _key(self, corpus: Sequence[str], lessons: Sequence[Trace]) -> str:

@@ -6,7 +6,7 @@ import csv
 import logging
 import os
 import signal
-import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,8 +66,8 @@ class Fit:
         except SystemExit as stop:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from stop
         finally:
-            if sys.is_finalizing() is False and _in_main_thread():
-                signal.signal(signal.SIGINT, handler)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal after the first one
 
     def _trainer(self, callbacks: list[Callback]) -> lightning.Trainer:
         for name in ("lightning.pytorch", "lightning.fabric"):
@@ -88,12 +88,6 @@ class Fit:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-
-
-def _in_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
 
 
 class _Steps(Dataset):
