@@ -25,7 +25,7 @@ from openvlt.data.figures import (
 )
 from openvlt.types import Problem
 
-MIX = (0.5, 0.3, 0.2)
+MIX = (0.52, 0.13, 0.35)
 
 
 def _arithmetic(rng: random.Random, highest: int) -> tuple[str, str]:
@@ -51,7 +51,7 @@ def _seen(rng: random.Random, kinds: Sequence[str], size: int, look: Look) -> tu
     """A picture to describe. Asked a question, the base says which of the values matter, and doesn't answer."""
     kind, _, values, question = draft(rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng, look.highest)
     image = look.draw(kind, values, rng, size)
-    if rng.random() < 0.4:
+    if rng.random() < 0.25:
         return DESCRIBE, caption(values), image
     return question, f"I see {reading(values, question)}.", image
 

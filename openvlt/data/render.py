@@ -49,7 +49,10 @@ class Renderer:
         self.processor, self.style = processor, style
 
     def text(self, problem: Problem) -> str:
-        """The prompt as the model reads it, image marks not yet expanded."""
+        """The prompt as the model reads it, image marks not yet expanded. Raises UserError when the question spells a mark itself."""
+        question = question_text(problem)
+        if marks := [token for token in self.processor.tokenizer.all_special_tokens if token in question]:
+            raise UserError(f"row {problem.id!r}: its text contains the model's own mark {marks[0]}; remove it from the row")
         return self.processor.apply_chat_template(self.style.messages(problem), add_generation_prompt=True, tokenize=False)
 
     def prompts(self, problems: Sequence[Problem]) -> Prompts:
@@ -79,7 +82,9 @@ class Renderer:
     def responses(self, texts: Sequence[str], max_tokens: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask (N,T) of responses, each closed by the end of turn, padded on the right, cut at `max_tokens`."""
         tokenizer = self.processor.tokenizer
-        rows = [tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] for text in texts]
+        # special tokens that a text spells out stay text: <|image_pad|> in a response has probability 0 and would make the loss infinite
+        plain = {"add_special_tokens": False, "split_special_tokens": True}
+        rows = [tokenizer(text, **plain).input_ids + [tokenizer.eos_token_id] for text in texts]
         return pad_right([row[:max_tokens] for row in rows], tokenizer.pad_token_id)
 
     def sft_batch(self, traces: Sequence[Trace], max_tokens: int | None = None) -> SFTBatch:

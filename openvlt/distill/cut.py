@@ -18,7 +18,7 @@ def reflections(trace: str, *, keywords: Sequence[str] = KEYWORDS) -> str | None
     if parts is None:
         return trace
     starts = "|".join(re.escape(keyword) for keyword in sorted(keywords, key=len, reverse=True))
-    found = re.search(rf"(?:^|(?<=[.!?\n])\s*|(?<=[.!?])\s+)(?:{starts})\b", parts["thought"])
+    found = re.search(rf"(?:^\s*|(?<=[.!?\n])\s*|(?<=[.!?])\s+)(?:{starts})\b", parts["thought"])
     if found is None:
         return trace
     kept = parts["thought"][: found.start()].rstrip()

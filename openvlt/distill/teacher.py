@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.render import PromptStyle, Renderer, question_text
 from openvlt.model.load import VLM
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.types import Completion, Problem
@@ -36,7 +36,8 @@ def _generate(
 
 @dataclass(frozen=True)
 class CaptionTeacher:
-    """The model describes the image; `reasoner(caption, question, rng)` sees that text and the question, never the image."""
+    """The model describes the image; `reasoner(caption, question, rng)` sees that text and the question with its
+    options, never the image."""
 
     generator: Generator
     prompt: PromptStyle
@@ -56,7 +57,7 @@ class CaptionTeacher:
 
     def _chain(self, problem: Problem, caption: str, seed: int, sample: int) -> Proposal:
         rng = random.Random(f"{seed}|{problem.id}|{sample}")
-        return Proposal(self.reasoner(caption, problem.question, rng), caption)
+        return Proposal(self.reasoner(caption, question_text(problem), rng), caption)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ def group_sizes(group_N: Tensor) -> Tensor:
 
 
 def group_mean(value_N: Tensor, group_N: Tensor) -> Tensor:
-    """Mean over the row's group, at every row: (N,)."""
-    total_P = torch.zeros(int(group_N.max()) + 1, dtype=value_N.dtype).index_add(0, group_N, value_N)
-    return total_P[group_N] / group_sizes(group_N)
+    """Mean over the row's group, at every row: (N,). Summed in float64, so that the mean of equal float32 values is that value."""
+    total_P = torch.zeros(int(group_N.max()) + 1, dtype=torch.float64).index_add(0, group_N, value_N.double())
+    return (total_P[group_N] / group_sizes(group_N)).to(value_N.dtype)
 
 
 def group_normalised(reward_N: Tensor, group_N: Tensor, *, eps: float = 1e-6) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
-from openvlt.model.processor import load_processor, save_processor
+from openvlt.model.processor import first_line, load_processor, save_processor
 from openvlt.types import UserError
 
 transformers_logging.disable_progress_bar()  # one bar a stage is enough
@@ -136,8 +136,7 @@ def load_weights(path: str, *, dtype: str, attn_implementation: str) -> nn.Modul
     try:
         return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model {path!r} can't be loaded: {reason}; check the path, the hub id or the network") from error
+        raise UserError(f"model {path!r} can't be loaded: {first_line(error)}; check the path, the hub id or the network") from error
 
 
 def build_on_meta(path: str) -> nn.Module:

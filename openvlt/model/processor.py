@@ -35,7 +35,7 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
         processor = _load(path)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"{path}: no usable processor ({str(error).splitlines()[0]}); a model folder needs tokenizer.json, "
+            f"{path}: no usable processor ({first_line(error)}); a model folder needs tokenizer.json, "
             "preprocessor_config.json (or processor_config.json) and a chat template: copy them from the base model"
         ) from error
     if processor.tokenizer.chat_template and not processor.chat_template:
@@ -47,9 +47,16 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
     return processor
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its name when it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _load(path: str | Path) -> ProcessorMixin:
     if AutoConfig.from_pretrained(path).model_type in IMAGE_ONLY_TYPES:
         tokenizer = AutoTokenizer.from_pretrained(path)
+        if "<|image_pad|>" not in tokenizer.get_vocab():
+            raise ValueError("its tokenizer is missing, or has no <|image_pad|>")
         images = AutoImageProcessor.from_pretrained(path, backend="pil")
         return ImageOnlyProcessor(images, tokenizer, chat_template=tokenizer.chat_template or _template_file(path))
     processor = AutoProcessor.from_pretrained(path)

@@ -48,4 +48,9 @@ class Reward:
         verdicts = judge(problems, rollouts.completions, workers=self.workers, deadline_s=self.deadline_s)
         judged = rollouts.with_(verdicts=verdicts)
         rewards = {name: term(judged, services) for name, term in self.terms.items()}
-        return judged.with_(rewards=rewards, reward_N=weighted_sum(rewards, self.weights))
+        judged = judged.with_(rewards=rewards)  # checks each term's shape
+        reward_N = weighted_sum(rewards, self.weights)
+        if reward_N.isnan().any():
+            row = int(reward_N.isnan().nonzero()[0])
+            raise UserError(f"problem {problems[row].id!r}: no reward term applies to it; add one that does, e.g. accuracy")
+        return judged.with_(reward_N=reward_N)

@@ -51,7 +51,7 @@ class Generator(Protocol):
 @contextlib.contextmanager
 def generating(model: nn.Module) -> Iterator[None]:
     """Borrows a model for generation: eval mode, cache on, no gradient; train mode and cache use come back as they were."""
-    was_training, config = model.training, model.config.get_text_config()
+    modes, config = [(part, part.training) for part in model.modules()], model.config.get_text_config()
     use_cache = config.use_cache
     model.eval()
     config.use_cache = True
@@ -61,7 +61,8 @@ def generating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         config.use_cache = use_cache
-        model.train(was_training)
+        for part, training in modes:  # each its own: a frozen tower may be in eval mode inside a training model
+            part.training = training
 
 
 def row_uniforms(problems: Sequence[Problem], sampling: Sampling, seed: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
 
 
@@ -58,7 +58,7 @@ class Fit:
         workers = self.workers if ahead else 0
         loader = DataLoader(_Steps(make, module.steps), sampler=_Remaining(module), batch_size=None, num_workers=workers)
         every = max(1, self.checkpoint_every // boundary) * boundary
-        callbacks = [_Metrics(folder / "metrics.csv"), _Checkpoint(last, every), *self.callbacks]
+        callbacks = [MetricsFile(folder / "metrics.csv"), _Checkpoint(last, every), *self.callbacks]
         trainer = self._trainer([*callbacks, _Bar(title)] if self.progress else callbacks)
         handler = signal.getsignal(signal.SIGINT)
         try:
@@ -72,7 +72,7 @@ class Fit:
     def _trainer(self, callbacks: list[Callback]) -> lightning.Trainer:
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*GPU available but not used.*"):
+        for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*dataloader is not resumable.*"):
             warnings.filterwarnings("ignore", message=message)
         return lightning.Trainer(
             accelerator=self.accelerator,
@@ -114,42 +114,6 @@ class _Remaining(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.module.version, self.module.steps))
-
-
-class _Metrics(Callback):
-    """Appends one row per optimiser step to metrics.csv; after a restart the rows past the checkpoint are dropped first."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def on_train_start(self, trainer: lightning.Trainer, module: StepModule) -> None:
-        if self.file.is_file():
-            kept = [row for row in read_metrics(self.file) if row["step"] <= module.version]
-            self.file.unlink()
-            for row in kept:
-                self._append(row)
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
-        row = {"step": module.version, **module.metrics}
-        self._append(row)
-        for logger in trainer.loggers:
-            logger.log_metrics(module.metrics, module.version)
-
-    def _append(self, row: dict[str, float]) -> None:
-        new = not self.file.is_file()
-        with self.file.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-
-
-def read_metrics(file: Path) -> list[dict[str, float]]:
-    """Rows of a metrics.csv; a half-written last line is left out."""
-    with file.open(newline="") as lines:
-        return [
-            {name: float(value) for name, value in row.items()} for row in csv.DictReader(lines) if None not in row.values()
-        ]
 
 
 class _Checkpoint(Callback):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TINY = [  # a model of 50 thousand random parameters; SFT on gold answers teaches it the form, so that some of its guesses are right
-    *(f"model.sizes.{name}={size}" for name, size in {"hidden": 48, "mlp": 96, "layers": 2, "vision_hidden": 48}.items()),
-    *(f"model.sizes.{name}={size}" for name, size in {"vision_mlp": 96, "vision_layers": 2}.items()),
+    *(f"++model.sizes.{name}={size}" for name, size in {"hidden": 48, "mlp": 96, "layers": 2, "vision_hidden": 48}.items()),
+    *(f"++model.sizes.{name}={size}" for name, size in {"vision_mlp": 96, "vision_layers": 2}.items()),
     "model.training=null",
     "evaluation.selection.amount=24",
     "tokens.caption=8",

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from entry_scripts import CYCLES, FIGURES, ITER1, Cli
 from pyarrow import parquet
 from safetensors.torch import load_file
 
-from openvlt.trainer.fit import read_metrics
-
-from entry_scripts import CYCLES, FIGURES, ITER1, Cli
+from openvlt.trainer.metrics import read_metrics
 
 CLOCKS = {"generate_s", "reward_s", "tokens_per_s"}  # the only columns that may differ between two runs of the same seed
 

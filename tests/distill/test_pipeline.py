@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from openvlt.data.render import PromptStyle
+from openvlt.data.render import PromptStyle, question_text
 from openvlt.data.table import read_traces
 from openvlt.distill.cut import nothing, reflections
 from openvlt.distill.pipeline import Distillation
@@ -150,7 +150,7 @@ class Recorder:
 
 
 def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed):
-    secret = [replace(problem, answer="SECRET", choices=("SECRET", "other")) for problem in mixed]
+    secret = [replace(problem, answer="SECRET", choices=("one", "other")) for problem in mixed]
     generator, heard = Recorder(), []
 
     def reasoner(*told, **more) -> str:
@@ -163,7 +163,7 @@ def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed):
     assert [len(group) for group in groups] == [3] * 4 and len(heard) == 12
     for index, told in enumerate(heard):
         problem = secret[index // 3]
-        assert told[:2] == (f"caption of {problem.id}", problem.question) and len(told) == 3
+        assert told[:2] == (f"caption of {problem.id}", question_text(problem)) and len(told) == 3
         assert "SECRET" not in repr(told)
     ((asked, prompts, sampling),) = generator.shown
     assert [p.question for p in asked] == ["Describe the image."] * 4 and sampling.greedy and sampling.n == 1

@@ -173,7 +173,8 @@ def test_a_generator_without_log_probabilities_is_fine(make, mixed):
     "optimizer", [partial(adamw, learning_rate=0.1, weight_decay=0.1), partial(muon, learning_rate=0.1, muon_learning_rate=0.1)]
 )
 def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(make, mixed, tmp_path, updates, optimizer):
-    from openvlt.trainer.fit import Fit, read_metrics
+    from openvlt.trainer.fit import Fit
+    from openvlt.trainer.metrics import read_metrics
 
     experience = make(rewards=[1.0] * 8, updates=updates)
     _, batches = experience.collect(mixed, seed=0, version=0)
@@ -193,7 +194,8 @@ def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(mak
 @pytest.mark.parametrize("pattern", ["full empty full", "empty full full"])
 def test_an_empty_step_keeps_its_row_and_columns_in_the_metrics(make, mixed, tmp_path, pattern):
     """Every row means what the header says, also that of a step in which nothing was learned."""
-    from openvlt.trainer.fit import Fit, read_metrics
+    from openvlt.trainer.fit import Fit
+    from openvlt.trainer.metrics import read_metrics
 
     made = {"full": make(), "empty": make(rewards=[1.0] * 8)}
     batches = [made[kind].collect(mixed, seed=0, version=step)[1][0] for step, kind in enumerate(pattern.split())]

@@ -15,13 +15,27 @@ SHORT = (
 )
 
 
+def run(name: str) -> nbformat.NotebookNode:
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+    NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    return notebook
+
+
+def test_every_notebook_is_run_here() -> None:
+    assert sorted(file.name for file in NOTEBOOKS.glob("*.ipynb")) == ["01_quickstart.ipynb", "04_verifier.ipynb"]
+
+
+def test_verifier() -> None:
+    outputs = [output for cell in run("04_verifier.ipynb").cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
 @pytest.mark.slow
 def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENVLT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("OPENVLT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OPENVLT_NOTEBOOK_OVERRIDES", SHORT)
-    notebook = nbformat.read(NOTEBOOKS / "01_quickstart.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    notebook = run("01_quickstart.ipynb")
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
     assert "questions:" in outputs[-1]["text"]

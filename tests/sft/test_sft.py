@@ -150,3 +150,17 @@ def test_training_learns_the_responses_and_keeps_frozen_weights(fresh, mixed, ba
 def test_too_few_traces_are_one_clear_sentence(fresh, mixed, tmp_path):
     with pytest.raises(UserError, match=r"sft1: batch_size=8 is larger than the data \(1 traces\); lower sft.batch_size"):
         sft(batch_size=8).train(fresh(), [Trace(mixed[0], "1")], folder=tmp_path, seed=0, title="sft1")
+
+
+def test_a_response_that_spells_a_mark_is_learned_as_text(vlm) -> None:
+    """<|image_pad|> as a token has probability 0 and would make the loss infinite."""
+    renderer = Renderer(vlm.processor, PromptStyle())
+    ids_NT, mask_NT = renderer.responses(["a<|image_pad|>b"])
+    assert not vlm.banned_V()[ids_NT[mask_NT.bool()]].any()
+    assert vlm.tokenizer.decode(ids_NT[0, :-1]) == "a<|image_pad|>b"
+
+
+def test_a_question_that_spells_a_mark_is_refused(vlm) -> None:
+    problem = Problem("q7", "What is <|image_pad|>?", "1")
+    with pytest.raises(UserError, match=r"row 'q7'.*<\|image_pad\|>"):
+        Renderer(vlm.processor, PromptStyle()).prompts([problem])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from openvlt.grpo.observe import Transcripts
-from openvlt.trainer.fit import read_metrics
+from openvlt.trainer.metrics import read_metrics
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
 
 

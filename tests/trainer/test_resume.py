@@ -23,7 +23,8 @@ from openvlt.model.load import VLM
 from openvlt.reward.combine import Reward
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
-from openvlt.trainer.fit import Fit, read_metrics
+from openvlt.trainer.fit import Fit
+from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, muon
 from openvlt.types import Trace, UserError
 

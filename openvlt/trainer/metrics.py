@@ -1,0 +1,53 @@
+"""metrics.csv: one row per optimiser step, whole at any moment, continued after a restart."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from openvlt.trainer.module import StepModule
+
+
+class MetricsFile(Callback):
+    """Appends each step's metrics, and passes them to Lightning's loggers; after a restart the rows past the checkpoint go first."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.columns = file, []
+
+    def on_train_start(self, trainer: lightning.Trainer, module: StepModule) -> None:
+        if self.file.is_file():
+            self._rewrite([row for row in read_metrics(self.file) if row["step"] <= module.version])
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
+        self._append({"step": module.version, **module.metrics})
+        for logger in trainer.loggers:
+            logger.log_metrics(module.metrics, module.version)
+
+    def _append(self, row: dict[str, float]) -> None:
+        """A step that learned nothing lacks columns (nan in the file); a first step may bring fewer than later ones."""
+        if not set(row) <= set(self.columns):
+            self._rewrite([*(read_metrics(self.file) if self.file.is_file() else []), row])
+            return
+        with self.file.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns, restval="nan").writerow(row)
+
+    def _rewrite(self, rows: list[dict[str, float]]) -> None:
+        self.columns = list(dict.fromkeys(name for row in rows for name in row))
+        aside = self.file.with_suffix(".tmp")
+        with aside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, restval="nan")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(aside, self.file)
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """Rows of a metrics.csv; a half-written last line is left out."""
+    text = file.read_text()
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(whole)]
