@@ -14,7 +14,7 @@ from openvlt.sft.module import SFT, SFTModule
 from openvlt.trainer.fit import Fit
 from openvlt.trainer.module import Optimisation
 from openvlt.trainer.optimizer import adamw, constant
-from openvlt.types import Prompts, SFTBatch, Trace, UserError
+from openvlt.types import Problem, Prompts, SFTBatch, Trace, UserError
 
 RESPONSES = ("<think>I see 1.</think><answer>1</answer>", "5", "<answer>no</answer>", "red + green = 2, so <answer>4</answer>")
 

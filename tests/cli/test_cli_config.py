@@ -1,0 +1,298 @@
+"""The configuration: every file composes and builds with the tiny model, the paper's numbers are the paper's, and a mistake is told."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from entry_scripts import ROOT, environment
+from omegaconf import DictConfig, OmegaConf
+
+from openvlt.config import CONF, build, new_run_id, normalise
+from openvlt.types import UserError
+
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+PLACED = {"optimizer": "optimizer@sft.optimizer", "scheduler": "scheduler@grpo.scheduler", "experiment": "+experiment", "recipe": "+recipe"}
+NEEDED = {  # what a file leaves for the user to say
+    "data=jsonl": ["data.path=rows.jsonl"],
+    "data=hub": ["data.path=owner/name"],
+    "model=pretrained": ["model.path=owner/name"],
+    "scale=7b": ["reasoner={_target_: openvlt.distill.reason.reason, _partial_: true}"],
+    "optimizer=adamw": ["~sft.optimizer.muon_learning_rate"],  # scale=tiny gives it to the muon that it chose
+}
+NODES = ("model", "adapter", "data", "rollout", "reward", "trainer", "sft", "grpo", "distill", "self_distill", "evaluation", "iteration")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_at_conf() -> Iterator[None]:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def compose(*overrides: str, name: str = "train") -> DictConfig:
+    return hydra.compose(name, overrides=list(overrides))
+
+
+def choice(file: str) -> list[str]:
+    """`group=name` where the group stands in the tree, and what else it needs."""
+    group, _, name = file.partition("=")
+    return [f"{PLACED.get(group, group)}={name}", *NEEDED.get(file, [])]
+
+
+# --- every file ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_file_composes_and_builds(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    config = compose(*choice(file), f"paths.runs={tmp_path}", f"paths.cache={tmp_path}")
+    built = {node: build(config[node], node) for node in NODES}
+    assert all(callable(getattr(built[node], "train", None)) for node in ("sft", "grpo"))
+    assert callable(built["data"].problems) and callable(built["rollout"].generate) and callable(built["reward"])
+    assert set(built["iteration"].stages) == set(config.iteration.stages)
+    assert not list(tmp_path.iterdir())  # building makes nothing
+
+
+@pytest.mark.parametrize("name", ["evaluate", "distill"])
+def test_the_other_scripts_compose_and_build(name: str) -> None:
+    config = compose(name=name)
+    for node in (n for n in (*NODES, "author", "select") if n in config):
+        build(config[node], node)
+    assert config.name == name
+
+
+def test_the_groups_are_the_architectures() -> None:
+    known = "scale model adapter data rollout reward grpo sft distill benchmark iteration optimizer scheduler trainer logger callbacks paths"
+    assert set(GROUPS) <= {*known.split(), "experiment", "recipe", "hydra"}
+    assert {"tiny", "7b"} <= {file.stem for file in (CONF / "scale").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("file", [*CONF.glob("experiment/*.yaml"), *CONF.glob("recipe/*.yaml")], ids=lambda file: file.stem)
+def test_experiments_open_with_command_hardware_time_and_outcome(file: Path) -> None:
+    head = re.match(r"(?:#.*\n)+", file.read_text())[0]
+    for word in ("Command", "Hardware", "Time", "Outcome"):
+        assert re.search(rf"^# {word}: +\S", head, re.MULTILINE), f"{file.name} says no {word}"
+    command = re.search(r"^# Command: +python (\w+\.py) (\S+)", head, re.MULTILINE)
+    assert (ROOT / command[1]).is_file() and command[2] == f"+{file.parent.name}={file.stem}"
+
+
+@pytest.mark.parametrize("cycle", ["cycle1", "cycle2", "cycle3", "three_cycles", "controlled", "smoke"])
+def test_the_shipped_stages_are_in_order(cycle: str) -> None:
+    from openvlt.iteration.run import check_stages
+    from openvlt.iteration.session import make_lab
+
+    config = compose(f"iteration={cycle}")
+    iteration = build(config.iteration, "iteration")
+    check_stages(iteration.stages, make_lab(config))
+    names = list(iteration.stages)
+    if cycle == "controlled":  # the loop itself comes first, its control beside it afterwards
+        assert names[:10] == list(build(compose("iteration=three_cycles").iteration).stages) and len(names) == 14
+        loop, control = iteration.stages, {name: iteration.stages[f"control_{name}"] for name in ("traces2", "sft2", "traces3", "sft3")}
+        assert [control[name].select for name in ("traces2", "traces3")] == [loop[name].select for name in ("traces2", "traces3")]
+        assert [control[name].settings for name in ("sft2", "sft3")] == [loop[name].settings for name in ("sft2", "sft3")]
+        assert [control["traces2"].author, control["traces3"].author] == ["sft1", "control_sft2"]
+
+
+@pytest.mark.parametrize("stage, change", [("sft1", {"traces": ["later"]}), ("sft1", {"start": "later"}), ("traces1", {"author": "later"})])
+def test_a_stage_that_needs_a_later_one_is_told(stage: str, change: dict[str, Any]) -> None:
+    from openvlt.iteration.run import check_stages
+    from openvlt.iteration.session import make_lab
+
+    config = compose("iteration=cycle1")
+    config.iteration.stages[stage].update({key: ["grpo1"] if isinstance(value, list) else "grpo1" for key, value in change.items()})
+    with pytest.raises(UserError, match=f"{stage} needs grpo1, which comes after it; reorder"):
+        check_stages(build(config.iteration, "iteration").stages, make_lab(config))
+
+
+# --- the paper's numbers (design/paper.md) ------------------------------------------------------------------------------
+
+SEEN = ["figureqa", "geos", "geometry3k", "tabmwp", "vizwiz", "ai2d"]
+HARDER = [*SEEN, "clevr", "superclevr", "iconqa", "mapqa", "scienceqa"]
+RL = {"geometry3k", "geos", "figureqa", "clevr", "superclevr"}
+
+
+@pytest.fixture(scope="module", params=["iter1", "iter2", "iter3", "openvlthinker"])
+def paper(request: pytest.FixtureRequest) -> DictConfig:
+    return compose(f"+experiment={request.param}", "scale=7b", *NEEDED["scale=7b"])
+
+
+def test_sft_has_the_papers_settings(paper: DictConfig) -> None:
+    assert paper.sft.optimizer.learning_rate == 5e-7
+    assert (paper.sft.batch_size, paper.sft.epochs, paper.sft.warmup) == (32, 1, 0.1)
+    assert paper.sft.scheduler._target_ == "transformers.get_cosine_schedule_with_warmup"
+    assert paper.sft.batch_size % paper.sft.micro_batch == 0
+    assert paper.trainer.precision == "bf16-true" and paper.model.dtype == "bfloat16"
+    assert list(paper.model.freeze) == ["vision", "projector"] and paper.model.max_pixels == 262144
+    assert paper.model.path == "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
+def test_grpo_has_the_papers_settings(paper: DictConfig) -> None:
+    grpo = paper.grpo
+    assert (grpo.prompts_per_rollout, grpo.prompts_per_update, grpo.group_size) == (512, 128, 5)
+    assert (grpo.temperature, grpo.top_p, grpo.clip, grpo.kl, grpo.warmup) == (1.0, 0.99, 1.0, 1e-2, 0.0)
+    assert (grpo.optimizer.learning_rate, grpo.optimizer.weight_decay) == (1e-6, 1e-2)
+    assert grpo.optimizer._target_ == "openvlt.trainer.optimizer.adamw"
+    assert grpo.scheduler._target_ == "openvlt.trainer.optimizer.constant"
+    assert (paper.prompt.max_tokens, grpo.max_new_tokens, paper.evaluation.sampling.max_new_tokens) == (6144, 2048, 2048)
+    assert grpo.aggregate._target_ == "openvlt.grpo.aggregate.sequence_mean" and grpo.denominator == "all"  # (1/G) sum (1/|o|) sum
+    assert grpo.advantage._target_ == "openvlt.grpo.advantage.group_normalised"
+    assert (grpo.clip_low, grpo.clip_high) == (0.2, 0.2)
+    assert list(paper.reward.terms) == ["accuracy"] and dict(paper.reward.weights) == {"accuracy": 1.0}
+
+
+def test_distillation_has_the_papers_settings(paper: DictConfig) -> None:
+    for author in (paper.distill, paper.self_distill):
+        assert (author.samples, author.select._target_) == (4, "openvlt.distill.select.shortest")
+    assert paper.distill.teacher._target_.endswith("CaptionTeacher") and paper.distill.cut._target_.endswith("reflections")
+    assert paper.self_distill.teacher._target_.endswith("PolicyTeacher")
+
+
+def test_stages_draw_the_papers_amounts_from_its_sources(paper: DictConfig) -> None:
+    stages = build(paper.iteration, "iteration").stages
+    cycles = {"iter1": "1", "iter2": "2", "iter3": "3"}.get(paper.name, "123")
+    assert list(stages) == (["base"] if "1" in cycles else []) + [f"{kind}{n}" for n in cycles for kind in ("traces", "sft", "grpo")]
+    for number in cycles:
+        traces, problems = stages[f"traces{number}"].select, stages[f"grpo{number}"].select
+        assert traces.amount == (25000 if number == "1" else 5000) and problems.amount == 5000
+        assert set(traces.sources) == set(SEEN if number == "1" else HARDER) and len(set(traces.sources.values())) == 1
+        assert set(problems.sources) == RL
+        larger = {name for name, share in problems.sources.items() if share > min(problems.sources.values())}
+        assert larger == ({"geometry3k", "superclevr"} if number == "3" else set())
+        assert stages[f"sft{number}"].start == "base" and stages[f"grpo{number}"].start == f"sft{number}"
+    authors = {f"traces{n}": author for n, author in zip("123", ("base", "grpo1", "grpo2"), strict=True)}
+    assert all(stages[name].author == author for name, author in authors.items() if name in stages)
+
+
+def test_iter2_and_iter3_continue_the_one_before(paper: DictConfig) -> None:
+    assert paper.iteration.previous == {"iter2": "iter1", "iter3": "iter2"}.get(paper.name)
+    assert paper.scale == "7b"
+
+
+@pytest.mark.parametrize("model, parameters", [("qwen2_5_vl_7b", 8_292_166_656), ("qwen2_5_vl_3b", 3_754_622_976)])
+def test_the_papers_models_build_on_meta_without_a_download(model: str, parameters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    made = build(compose("scale=7b", f"model={model}").model).on_meta()
+    assert sum(p.numel() for p in made.parameters()) == parameters
+    assert {p.device.type for p in made.parameters()} == {"meta"}
+    from openvlt.model.load import freeze
+
+    freeze(made, ["vision", "projector"])
+    assert all(p.requires_grad == ("visual" not in name) for name, p in made.named_parameters())
+
+
+# --- build() ------------------------------------------------------------------------------------------------------------
+
+
+def node(**keys: Any) -> DictConfig:
+    return OmegaConf.create({"_target_": "openvlt.data.source.Selection", **keys})
+
+
+def test_build_makes_plain_objects() -> None:
+    made = build(OmegaConf.create({"_target_": "openvlt.data.source.Selection", "amount": 3, "levels": [1, 2], "sources": {"a": 1}}))
+    assert (made.amount, made.levels, made.sources) == (3, [1, 2], {"a": 1})
+    assert type(made.levels) is list and type(made.sources) is dict
+    assert build(OmegaConf.create({"x": [node(amount=2)]}))["x"][0].amount == 2
+
+
+@pytest.mark.parametrize(
+    "config, name, said",
+    [
+        (lambda: node(ammount=3), "data", r"data has unknown key 'ammount'; openvlt\.data\.source\.Selection takes amount, levels, sources, split"),
+        (lambda: node(a=1, b=2), "select", r"select has unknown keys 'a', 'b'"),
+        (lambda: OmegaConf.create({"deep": [node(bad=1)]}), "x", r"x\.deep\[0\] has unknown key 'bad'"),
+        (lambda: node(amount="???"), "select", r"no value for select\.amount; .*select\.amount=<value>"),
+        (lambda: node(amount=0), "select", r"amount=0 asks for no problems; give a positive number"),
+        (lambda: compose("+grpo.stepz=3").grpo, "grpo", r"grpo has unknown key 'stepz'; .*steps"),
+        (lambda: compose("grpo.steps=ten").grpo, "grpo", r"grpo\.steps='ten' is no int; give grpo\.steps=<int>"),
+        (lambda: compose("grpo.kl=true").grpo, "grpo", r"grpo\.kl=True is no float"),
+        (lambda: compose("grpo.group_size=2.5").grpo, "grpo", r"grpo\.group_size=2\.5 is no int"),
+        (lambda: compose("trainer.progress=maybe").trainer, "trainer", r"trainer\.progress='maybe' is no bool"),
+        (lambda: compose("grpo.denominator=sum").grpo, "grpo", r"grpo\.denominator='sum'; it is all .* or kept"),
+        (lambda: compose("grpo.kl=-1").grpo, "grpo", r"grpo\.kl=-1.* is negative"),
+        (lambda: compose("grpo.prompts_per_update=5").grpo, "grpo", r"is no multiple of grpo\.prompts_per_update=5"),
+        (lambda: compose("reward.weights={precision: 1}").reward, "reward", r"reward weights name .*terms are \['accuracy'\]; give every term"),
+        (lambda: OmegaConf.create({"_target_": "openvlt.data.source.Selction"}), "x", r"x\._target_=openvlt\.data\.source\.Selction can't be imported"),
+        (lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}), "x", r"no_such_package.*can't be imported .*install its package"),
+        (lambda: compose("scale=7b").iteration, "iteration", r"no value for .*reasoner"),
+    ],
+)
+def test_build_says_what_is_wrong_and_what_is_allowed(config: Callable[[], DictConfig], name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build(config(), name)
+
+
+def test_unknown_settings_of_a_stage_are_told() -> None:
+    from openvlt.iteration.stages import adjusted
+
+    with pytest.raises(UserError, match=r"sft1: settings name \['epoch'\]; SFT has .*'epochs'"):
+        adjusted(build(compose().sft), {"epoch": 2}, "sft1")
+
+
+# --- resolvers, arguments, folders --------------------------------------------------------------------------------------
+
+
+def test_run_ids_never_collide() -> None:
+    ids = [new_run_id() for _ in range(1000)]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]+", name) for name in ids)
+
+
+def test_a_new_run_gets_one_folder_wherever_it_is_named(tmp_path: Path) -> None:
+    config = compose(f"paths.runs={tmp_path}", "name=x")
+    assert config.paths.run == config.paths.new == config.paths.run
+    assert Path(config.paths.run).parent == tmp_path / "x"
+    assert compose(f"paths.runs={tmp_path}", "name=x").paths.run != config.paths.run
+
+
+def test_resume_names_a_folder_or_the_newest(tmp_path: Path) -> None:
+    for name in ("20250101-000000-aaaa", "20250102-000000-bbbb"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "config.yaml").touch()
+    (tmp_path / "train" / "20250103-000000-cccc").mkdir()  # no run
+    assert compose(f"paths.runs={tmp_path}", "resume=latest").paths.run == str(tmp_path / "train" / "20250102-000000-bbbb")
+    assert compose("resume=some/where").paths.run == "some/where"
+
+
+@pytest.mark.parametrize(
+    "written, meant",
+    [
+        (["experiment=iter1"], ["+experiment=iter1"]),
+        (["+experiment=iter1"], ["+experiment=iter1"]),
+        (["recipe=dapo", "seed=2"], ["+recipe=dapo", "seed=2"]),
+        (["model=tiny"], ["model=tiny"]),
+        (["model=owner/name"], ["model=pretrained", "model.path=owner/name"]),
+        (["model=./here"], ["model=pretrained", "model.path=./here"]),
+        (["model=pretrained", "model.path=x/y"], ["model=pretrained", "model.path=x/y"]),
+        (["name=a=b", "-m", "seed=1,2"], ["name=a=b", "-m", "seed=1,2"]),
+    ],
+)
+def test_arguments_as_users_write_them(written: list[str], meant: list[str]) -> None:
+    assert normalise(written, CONF) == meant
+
+
+def test_a_model_folder_needs_no_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert normalise(["model=mine"], CONF) == ["model=pretrained", "model.path=mine"]
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "distill.py"])
+def test_cfg_job_answers_at_once_and_imports_nothing_heavy(script: str) -> None:
+    began = time.monotonic()
+    command = [sys.executable, "-X", "importtime", script, "+experiment=iter2", "--cfg", "job"]
+    command.remove("+experiment=iter2") if script != "train.py" else None
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert time.monotonic() - began < 3
+    assert OmegaConf.create(done.stdout).seed == 1
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "omegaconf" in loaded  # the list is one
+    assert not loaded & {"torch", "transformers", "lightning", "numpy", "PIL", "pyarrow", "matplotlib", "datasets", "wandb"}
