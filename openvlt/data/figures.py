@@ -197,7 +197,7 @@ def reading(values: Mapping[str, int], question: str) -> str:
 def draft(kind: str, level: int, split: str, rng: random.Random, highest: int) -> tuple[str, int, dict[str, int], str]:
     """A kind, a level, values of the split and a question about them whose running totals are 0 or more."""
     while True:
-        values = dict(zip(COLOURS, rng.choice(combinations(split, highest))))
+        values = dict(zip(COLOURS, rng.choice(combinations(split, highest)), strict=True))
         question = _question(level, rng)
         if _totals_are_natural(values, question):
             return kind, level, values, question

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from openvlt.data.images import open_images
-from openvlt.data.rows import Hub, Mixture, Rows, allotment, apportion, fill
+from openvlt.data.mixture import Mixture, apportion, fill
+from openvlt.data.rows import Hub, Rows, allotment
 from openvlt.data.source import Selection
 from openvlt.data.table import Columns
 from openvlt.types import UserError
