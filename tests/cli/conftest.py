@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
-from entry_scripts import ITER1, ROOT, Cli, Done, environment
+from entry_scripts import ITER1, ROOT, Cli, environment
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -28,31 +28,13 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
 @pytest.fixture(scope="session")
 def iter1(cli: Cli) -> Path:
     """The folder of a finished `+experiment=iter1`: KL to a reference, two updates per rollout, a process of its own."""
-    process = cli.start("train.py", "+experiment=iter1", *ITER1)
-    out, err = process.communicate(timeout=300)
-    Done(process.returncode, out, err).ok()
-    return Path(re.search(r"-> (\S+)", out)[1])
-
-
-@pytest.fixture
-def wait_for() -> Callable[[Callable[[], Any], subprocess.Popen[str]], None]:
-    """`wait_for(condition, process)`: until it holds; fails when the process ends first or nothing happens for two minutes."""
-
-    def wait(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-        began = time.monotonic()
-        while not condition():
-            assert process.poll() is None, f"ended too early:\n{process.communicate()}"
-            assert time.monotonic() - began < 120, "nothing happened for two minutes"
-            time.sleep(0.005)
-
-    return wait
+    done = cli.process("train.py", "+experiment=iter1", *ITER1).ok()
+    return Path(re.search(r"-> (\S+)", done.out)[1])
 
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Callable[..., str]:
     """`picture(name, size=)` saves a square of noise beside the test's rows and gives its name."""
-    import numpy as np
-    from PIL import Image
 
     def save(name: str, *, size: int) -> str:
         noise = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)

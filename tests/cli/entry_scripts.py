@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
-TINY = [  # a model of 50 thousand random parameters; SFT on gold answers teaches it the form, so that some of its guesses are right
-    *(f"++model.sizes.{name}={size}" for name, size in {"hidden": 48, "mlp": 96, "layers": 2, "vision_hidden": 48}.items()),
-    *(f"++model.sizes.{name}={size}" for name, size in {"vision_mlp": 96, "vision_layers": 2}.items()),
-    "model.training=null",
+SIZES = {"hidden": 48, "mlp": 96, "layers": 2, "vision_hidden": 48, "vision_mlp": 96, "vision_layers": 2}
+MODEL = ["model.training=null", *(f"++model.sizes.{name}={size}" for name, size in SIZES.items())]  # 0.1 M random parameters
+TINY = [  # SFT on gold answers teaches such a model their form in 32 steps, so that one guess in ten is right and GRPO has a signal
     "evaluation.selection.amount=24",
     "tokens.caption=8",
     "tokens.response=8",
@@ -46,11 +50,10 @@ class Done:
     @property
     def error(self) -> str:
         """The one sentence on a user's mistake; fails when there is none, more than one, or a traceback."""
-        assert self.status not in (0, -9), self.out
+        assert self.status in (1, 2), f"status {self.status}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.err + self.out, self.err
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1 and self.err.strip() == lines[0], f"expected one `error: ...` line, got:\n{self.err}"
-        return lines[0].removeprefix("error: ")
+        assert self.err.startswith("error: ") and len(self.err.splitlines()) == 1, f"expected one line `error: ...`, got:\n{self.err}"
+        return self.err.removeprefix("error: ").rstrip()
 
     def ok(self) -> Done:
         """Itself; fails when the script did."""
@@ -59,36 +62,68 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Running:
+    """A run on its way."""
+
+    pid: int
+    files: tuple[Path, Path]
+    ask: Callable[[dict[str, Any]], Any]
+
+    def wait(self) -> Done:
+        return Done(self.ask({"pid": self.pid, "wait": True}), *(file.read_text() for file in self.files))
+
+    def after(self, condition: Callable[[], Any], number: signal.Signals) -> Done:
+        """Sends a signal once the condition holds. Fails when the run ends first, or nothing happens for two minutes."""
+        began = time.monotonic()
+        while not condition():
+            ended = self.ask({"pid": self.pid, "wait": False})
+            assert ended is None, f"ended too early with {ended}:\n{self.files[0].read_text()}\n{self.files[1].read_text()}"
+            assert time.monotonic() - began < 120, "nothing happened for two minutes"
+            time.sleep(0.005)
+        os.kill(self.pid, number)
+        return self.wait()
+
+
+@dataclass(frozen=True)
 class Cli:
     """Runs entry scripts with the tiny settings. `work` holds the run folders (`work/runs`) and the cached base model."""
 
     work: Path
     server: subprocess.Popen[str]
+    numbers: Any = field(default_factory=itertools.count)
 
     def __call__(self, script: str, *arguments: str, tiny: bool = True) -> Done:
-        """One run in a fork (see forks.py). `tiny=False` leaves every setting at its default."""
-        out, err = self.work / "out", self.work / "err"
-        self.server.stdin.write(json.dumps({"argv": self.argv(script, arguments, tiny), "out": str(out), "err": str(err)}) + "\n")
-        self.server.stdin.flush()
-        return Done(int(self.server.stdout.readline()), out.read_text(), err.read_text())
+        """One run in a fork (see forks.py), to its end. `tiny=False` gives nothing but the arguments."""
+        return self.start(script, *arguments, tiny=tiny).wait()
 
-    def start(self, script: str, *arguments: str, tiny: bool = True) -> subprocess.Popen[str]:
-        """A process of its own, as from a shell, to be waited for, interrupted or killed."""
-        command = [sys.executable, *self.argv(script, arguments, tiny)]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    def start(self, script: str, *arguments: str, tiny: bool = True) -> Running:
+        """As calling it, to be waited for, interrupted or killed."""
+        number = next(self.numbers)
+        files = (self.work / f"{number}.out", self.work / f"{number}.err")
+        pid = self._ask({"argv": self.argv(script, *arguments, tiny=tiny), "out": str(files[0]), "err": str(files[1])})
+        return Running(pid, files, self._ask)
 
-    def argv(self, script: str, arguments: tuple[str, ...], tiny: bool) -> list[str]:
-        """The command line; what a test gives comes after the tiny settings, so that it wins."""
-        settings = [*self.places(), *TINY] if tiny else []
+    def process(self, script: str, *arguments: str, **variables: str) -> Done:
+        """One run in a process of its own, as from a shell."""
+        command = [sys.executable, *self.argv(script, *arguments)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment() | variables)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def argv(self, script: str, *arguments: str, tiny: bool = True) -> list[str]:
+        """The command line; what a test gives takes the place of a tiny setting."""
         given = {argument.partition("=")[0] for argument in arguments}
+        places = [f"paths.runs={self.work / 'runs'}", f"paths.cache={self.work / 'cache'}"]
+        settings = [*places, *([] if "model" in given else MODEL), *TINY] if tiny else []
         return [script, *(setting for setting in settings if setting.partition("=")[0] not in given), *arguments]
-
-    def places(self) -> list[str]:
-        return [f"paths.runs={self.work / 'runs'}", f"paths.cache={self.work / 'cache'}"]
 
     def newest(self, name: str) -> Path:
         """The newest run folder of that name."""
         return sorted((self.work / "runs" / name).iterdir())[-1]
+
+    def _ask(self, job: dict[str, Any]) -> Any:
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
 
 
 def environment() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Runs the entry scripts in forks of one process that has the heavy imports behind it: a run costs its own second, not eight of imports.
 
-One JSON object a line on stdin ({argv, out, err}); one line with the exit status comes back. A fork does what `python train.py ...` does:
-its own arguments, its own standard files, the script as `__main__`, and the interpreter's own way of ending.
+One JSON object a line on stdin, one line back: {argv, out, err} starts a fork and gives its process id, {pid, wait} its exit status, or
+null while it runs and `wait` is false. A fork does what `python train.py ...` does: its own arguments, its own standard files, the script
+as `__main__`, and the interpreter's own way of ending.
 """
 
 import importlib
@@ -16,11 +17,15 @@ print("ready", flush=True)
 
 while line := sys.stdin.readline():
     job = json.loads(line)
-    if (child := os.fork()) == 0:
+    if "pid" in job:
+        pid, status = os.waitpid(job["pid"], 0 if job["wait"] else os.WNOHANG)
+        print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
+    elif child := os.fork():
+        print(child, flush=True)
+    else:
         for number, file in ((1, job["out"]), (2, job["err"])):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = job["argv"]
         runpy.run_path(sys.argv[0], run_name="__main__")
         sys.exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

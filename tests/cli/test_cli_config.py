@@ -13,7 +13,8 @@ from typing import Any
 import hydra
 import pytest
 from entry_scripts import ROOT, environment
-from omegaconf import DictConfig, OmegaConf
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from openvlt.config import CONF, build, new_run_id, normalise
 from openvlt.types import UserError
@@ -101,13 +102,14 @@ def test_the_shipped_stages_are_in_order(cycle: str) -> None:
         assert [control["traces2"].author, control["traces3"].author] == ["sft1", "control_sft2"]
 
 
-@pytest.mark.parametrize("stage, change", [("sft1", {"traces": ["later"]}), ("sft1", {"start": "later"}), ("traces1", {"author": "later"})])
+@pytest.mark.parametrize("stage, change", [("sft1", {"traces": ["grpo1"]}), ("sft1", {"start": "grpo1"}), ("traces1", {"author": "grpo1"})])
 def test_a_stage_that_needs_a_later_one_is_told(stage: str, change: dict[str, Any]) -> None:
     from openvlt.iteration.run import check_stages
     from openvlt.iteration.session import make_lab
 
     config = compose("iteration=cycle1")
-    config.iteration.stages[stage].update({key: ["grpo1"] if isinstance(value, list) else "grpo1" for key, value in change.items()})
+    with open_dict(config):
+        config.iteration.stages[stage].update(change)
     with pytest.raises(UserError, match=f"{stage} needs grpo1, which comes after it; reorder"):
         check_stages(build(config.iteration, "iteration").stages, make_lab(config))
 
@@ -218,7 +220,7 @@ def test_build_makes_plain_objects() -> None:
         (lambda: compose("grpo.denominator=sum").grpo, "grpo", r"grpo\.denominator='sum'; it is all .* or kept"),
         (lambda: compose("grpo.kl=-1").grpo, "grpo", r"grpo\.kl=-1.* is negative"),
         (lambda: compose("grpo.prompts_per_update=5").grpo, "grpo", r"is no multiple of grpo\.prompts_per_update=5"),
-        (lambda: compose("reward.weights={precision: 1}").reward, "reward", r"reward weights name .*terms are \['accuracy'\]; give every term"),
+        (lambda: compose("+reward.weights.precision=1").reward, "reward", r"reward weights name .*terms are \['accuracy'\]; give every term"),
         (lambda: OmegaConf.create({"_target_": "openvlt.data.source.Selction"}), "x", r"x\._target_=openvlt\.data\.source\.Selction can't be imported"),
         (lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}), "x", r"no_such_package.*can't be imported .*install its package"),
         (lambda: compose("scale=7b").iteration, "iteration", r"no value for .*reasoner"),
@@ -271,11 +273,19 @@ def test_resume_names_a_folder_or_the_newest(tmp_path: Path) -> None:
         (["model=owner/name"], ["model=pretrained", "model.path=owner/name"]),
         (["model=./here"], ["model=pretrained", "model.path=./here"]),
         (["model=pretrained", "model.path=x/y"], ["model=pretrained", "model.path=x/y"]),
-        (["name=a=b", "-m", "seed=1,2"], ["name=a=b", "-m", "seed=1,2"]),
+        (["name=a=b", "seed=1,2", "-m"], ["name=a=b", "seed=1,2", "-m"]),
     ],
 )
 def test_arguments_as_users_write_them(written: list[str], meant: list[str]) -> None:
     assert normalise(written, CONF) == meant
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_sweep_switch_stands_anywhere(place: int) -> None:
+    """argparse alone takes no `a=1 -m b=2`."""
+    words = ["+experiment=iter2", "seed=1,2"]
+    parsed = get_args_parser().parse_args(normalise([*words[:place], "-m", *words[place:]], CONF))
+    assert parsed.multirun and parsed.overrides == words
 
 
 def test_a_model_folder_needs_no_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

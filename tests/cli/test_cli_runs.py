@@ -104,26 +104,20 @@ def test_resuming_a_finished_run_does_nothing(cli: Cli, iter1: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_and_killed_run_ends_with_the_same_bits(cli: Cli, iter1: Path, wait_for: Callable[..., None], tmp_path: Path) -> None:
+def test_an_interrupted_and_killed_run_ends_with_the_same_bits(cli: Cli, iter1: Path, tmp_path: Path) -> None:
     def rows() -> int:
         file = next(tmp_path.glob("runs/iter1/*/03-grpo1/metrics.csv"), None)
         return 0 if file is None else len(file.read_text().splitlines()) - 1
 
-    process = cli.start("train.py", "+experiment=iter1", *ITER1, f"paths.runs={tmp_path / 'runs'}")
-    wait_for(lambda: rows() >= 1, process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err, err
-    command = shlex.split(re.search(r"python (train\.py resume=.*)", err)[1])  # the very words that the user is told to type
+    done = cli.start("train.py", "+experiment=iter1", *ITER1, f"paths.runs={tmp_path / 'runs'}").after(lambda: rows() >= 1, signal.SIGINT)
+    assert done.status == 130 and "Traceback" not in done.err, done.err
+    command = shlex.split(re.search(r"python (train\.py resume=.*)", done.err)[1])  # the very words that the user is told to type
     folder = Path(command[1].removeprefix("resume="))
     assert not (folder / "03-grpo1" / "results.json").exists() and not (folder / "results.json").exists()
 
-    seen = rows()
-    process = cli.start(*command, tiny=False)
-    wait_for(lambda: rows() >= max(4, seen + 1), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL and not (folder / "03-grpo1" / "model").exists()
+    enough = max(3, rows() + 1)
+    done = cli.start(*command, tiny=False).after(lambda: rows() >= enough, signal.SIGKILL)
+    assert done.status == -signal.SIGKILL and not (folder / "03-grpo1" / "model").exists()
 
     done = cli(*command, tiny=False).ok()
     assert done.out.count("finished before: skipped") == 3  # base, traces and SFT
@@ -139,8 +133,8 @@ def test_an_interrupted_and_killed_run_ends_with_the_same_bits(cli: Cli, iter1: 
 
 
 def test_iter2_sweeps_from_the_newest_iter1(cli: Cli, iter1: Path) -> None:
-    policy = ["distill@self_distill=policy", "self_distill.samples=8", "sft.batch_size=4"]  # traces by grpo1 itself, looking at the image
-    done = cli("train.py", "experiment=iter2", "-m", *FIGURES, *[c for c in CYCLES if "self_distill" not in c], *policy).ok()
+    policy = ["distill@self_distill=policy", "cycles.two.traces.amount=64", "sft.batch_size=4", "sft.epochs=1"]  # traces by grpo1 itself, looking at the image
+    done = cli("train.py", "experiment=iter2", *FIGURES, *(change for change in CYCLES if "self_distill" not in change), *policy, "-m").ok()
     assert "Traceback" not in done.err
     runs = sorted((cli.work / "runs" / "iter2").glob("*/results.json"))
     assert len(runs) == 2
@@ -206,7 +200,7 @@ def test_evaluate_rows_of_ones_own_with_choices(cli: Cli, iter1: Path, picture: 
 
 
 def test_distill_writes_rows_that_training_and_evaluation_read(cli: Cli) -> None:
-    done = cli("distill.py", "distill=gold", *FIGURES, "select.amount=20", "select.levels=[1]").ok()
+    done = cli("distill.py", "distill=gold", *FIGURES, "cycles.one.traces.amount=20", "cycles.one.traces.levels=[1]").ok()
     folder = cli.newest("distill")
     assert json.loads((folder / "results.json").read_text())["traces"] == 20 and "traces.jsonl" in done.out
     rows = [json.loads(line) for line in (folder / "traces.jsonl").read_text().splitlines()]
@@ -227,7 +221,7 @@ def test_distill_writes_rows_that_training_and_evaluation_read(cli: Cli) -> None
 
 def test_lora_leaves_a_merged_plain_checkpoint(cli: Cli) -> None:
     """`experiment=` without the plus; SFT and GRPO through an adapter, the reference being the model with the adapter off."""
-    tiny = ["data.lesson_amount=0", "iteration.stages.traces.select.amount=64", "grpo.kl=0.01", "iteration.stages.grpo.settings.steps=2"]
+    tiny = ["data.lesson_amount=0", "+iteration.stages.traces.select.amount=64", "grpo.kl=0.01", "iteration.stages.grpo.settings.steps=2"]
     cli("train.py", "experiment=smoke", "adapter=lora", *tiny).ok()
     run = cli.newest("smoke")
     for stage in ("01-sft", "02-grpo"):
@@ -246,7 +240,8 @@ def test_a_sweep_of_two_jobs_makes_two_folders(cli: Cli, picture: Callable[..., 
     rows = [{"n": n, "problem": f"What is {n} + 1?", "solution": n + 1, "picture": picture(f"{n}.png", size=60)} for n in range(16)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     columns = ["data.columns.question=problem", "data.columns.answer=solution", "data.columns.images=[picture]", "data.columns.id=n"]
-    done = cli("train.py", "+experiment=smoke", "-m", "seed=3,4", "data=jsonl", f"data.path={tmp_path / 'rows.json'}", *columns, "name=own").ok()
+    small = ["name=own", "evaluation.selection.amount=16"]
+    done = cli("train.py", "+experiment=smoke", "seed=3,4", "data=jsonl", f"data.path={tmp_path / 'rows.json'}", *columns, *small, "-m").ok()
     folders = sorted((cli.work / "runs" / "own").glob("*/results.json"))
     assert [json.loads(file.read_text())["seed"] for file in sorted(folders, key=lambda file: file.parent.name[-1])] == [3, 4]
     assert done.out.count("scale=tiny:") == 2

@@ -184,3 +184,17 @@ def test_lessons_never_answer_a_question_about_a_picture_and_show_training_value
         if caption := figures.parse_caption(response if problem.images else problem.question):
             assert tuple(caption.values()) in train
     assert tasks == {"caption", "arithmetic", "algebra"}
+
+
+def test_rows_of_ones_own_start_from_the_same_base_as_figures() -> None:
+    """data=jsonl has no lessons: the base is then taught by `Figures()`, which must be what conf/data/figures.yaml says."""
+    from hydra import compose, initialize_config_dir
+
+    from openvlt.config import CONF, build
+    from openvlt.data.source import Figures
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        shipped = build(compose("train", ["name=x"]).data, "data")
+    for name in ("kinds", "levels", "size", "lesson_amount"):
+        ours, default = getattr(shipped, name), getattr(Figures(), name)
+        assert (tuple(ours) if isinstance(ours, list) else ours) == default
