@@ -57,7 +57,7 @@ def build(config: Any, name: str = "") -> Any:
             raise UserError(str(cause)) from error
         raise
     except OmegaConfBaseException as error:
-        raise UserError(_first_line(error)) from error
+        raise UserError(first_line(str(error))) from error
 
 
 def _no_value(missing: list[str]) -> str:
@@ -210,15 +210,16 @@ def explain(error: Exception) -> str:
     text = str(error)
     if (mark := getattr(error, "problem_mark", None)) is not None:
         return f"{mark.name}, line {mark.line + 1}: this is no valid YAML ({error.problem}); mend the line"
-    if found := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text):
-        return _unknown_key(next(group for group in found.groups() if group), text)
+    if "Could not override" in text or "not in struct" in text:
+        found = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
+        return _unknown_key(found[1] if found else first_line(text))
     if found := re.search(r"Could not find '([^']+)'", text):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        return f"there is no config {found[1]!r}; choose from {', '.join(options)}" if options else _first_line(error)
-    return _first_line(error) if not isinstance(error, UserError) else text
+        return f"there is no config {found[1]!r}; choose from {', '.join(options)}" if options else first_line(str(error))
+    return first_line(str(error)) if not isinstance(error, UserError) else text
 
 
-def _unknown_key(key: str, text: str) -> str:
+def _unknown_key(key: str) -> str:
     last = key.rpartition(".")[2]
     known = sorted({match for file in CONF.rglob("*.yaml") for match in re.findall(r"^\s*(\w+):", file.read_text(), re.MULTILINE)})
     close = difflib.get_close_matches(last, known, 3)
@@ -226,8 +227,9 @@ def _unknown_key(key: str, text: str) -> str:
     return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def first_line(text: str) -> str:
+    """The first line of a message."""
+    return next(iter(text.strip().splitlines()), "no message")
 
 
 def normalise(arguments: list[str], conf: Path) -> list[str]:

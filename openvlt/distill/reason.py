@@ -18,7 +18,11 @@ _DOUBTS = ("Wait, let me check.", "But wait, is that right?", "Wait, did I read 
 
 @dataclass(frozen=True)
 class Styles:
-    """Probabilities per chain: `terse` skips the reading; of the others, `reflect` doubt, and of those, `astray` go wrong."""
+    """Probabilities per chain: `terse` skips the reading; of the others, `reflect` doubt, and of those, `astray` go wrong.
+
+    With 4 chains per problem and the shortest right one kept (the paper's rule), terse = 0.25 leaves about two thirds of the traces
+    without reasoning: the model tuned on them guesses, and GRPO finds that reasoning pays.
+    """
 
     terse: float = 0.25
     reflect: float = 0.3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import hydra
 import pytest
 from entry_scripts import ROOT, environment
 from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from openvlt.config import CONF, build, new_run_id, normalise
+from openvlt.config import CONF, build, explain, new_run_id, normalise
 from openvlt.types import UserError
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
@@ -48,14 +51,31 @@ def choice(file: str) -> list[str]:
     return [f"{PLACED.get(group, group)}={name}", *NEEDED.get(file, [])]
 
 
+@functools.cache
+def default_parts() -> dict[str, Any]:
+    return {node: build(default()[node], node) for node in NODES}
+
+
+@functools.cache
+def default() -> DictConfig:
+    return compose()
+
+
+def same_as_default(config: DictConfig, node: str) -> bool:
+    """The node says what it says without any choice: built once for all files."""
+    return OmegaConf.to_container(config[node], resolve=True) == OmegaConf.to_container(default()[node], resolve=True)
+
+
 # --- every file ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_file_composes_and_builds(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    config = compose(*choice(file), f"paths.runs={tmp_path}", f"paths.cache={tmp_path}")
-    built = {node: build(config[node], node) for node in NODES}
+    monkeypatch.chdir(tmp_path)
+    config = compose(*choice(file))
+    built = {node: build(config[node], node) for node in NODES if not same_as_default(config, node)}
+    built = {node: built.get(node, default_parts()[node]) for node in NODES}
     assert all(callable(getattr(built[node], "train", None)) for node in ("sft", "grpo"))
     assert callable(built["data"].problems) and callable(built["rollout"].generate) and callable(built["reward"])
     assert set(built["iteration"].stages) == set(config.iteration.stages)
@@ -223,12 +243,37 @@ def test_build_makes_plain_objects() -> None:
         (lambda: compose("+reward.weights.precision=1").reward, "reward", r"reward weights name .*terms are \['accuracy'\]; give every term"),
         (lambda: OmegaConf.create({"_target_": "openvlt.data.source.Selction"}), "x", r"x\._target_=openvlt\.data\.source\.Selction can't be imported"),
         (lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}), "x", r"no_such_package.*can't be imported .*install its package"),
-        (lambda: compose("scale=7b").iteration, "iteration", r"no value for .*reasoner"),
+        (lambda: compose("scale=7b").iteration, "iteration", r"no value for reasoner.*reasoner="),
+        (lambda: compose("+iteration.stages.sft1.amount=-5").iteration, "iteration", r"amount=-5"),
     ],
 )
 def test_build_says_what_is_wrong_and_what_is_allowed(config: Callable[[], DictConfig], name: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         build(config(), name)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["modle=tiny"], ["'modle'", "did you mean model"]),
+        (["sede=3"], ["'sede'", "did you mean seed"]),
+        (["data=figurs"], ["'data/figurs'", "figures", "jsonl"]),
+        (["seed=[1"], ["seed=[1"]),
+        (["seed"], ["seed"]),
+        (["cycles.one.sft.batch_size=8"], ["+cycles.one.sft.batch_size=8"]),  # not written out in the file, and yet allowed
+        (["model.sizes.hidden=64"], ["+model.sizes.hidden=64"]),
+        (["+seed=3"], ["seed"]),
+        (["~grpo.stepz"], ["grpo.stepz"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_word_that_hydra_refuses_is_told_with_its_fix(words: list[str], said: list[str]) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        compose(*words)
+    message = explain(caught.value)
+    assert "\n" not in message
+    for part in said:
+        assert part in message, message
 
 
 def test_unknown_settings_of_a_stage_are_told() -> None:

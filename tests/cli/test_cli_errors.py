@@ -20,33 +20,18 @@ EVALUATE = ["evaluation.selection.split=train", "evaluation.selection.amount=nul
     "script, words, said",
     [
         ("train.py", ["grpo.stepz=3"], ["no setting 'grpo.stepz'", "steps"]),
-        ("train.py", ["sede=3"], ["no setting 'sede'", "seed"]),
-        ("train.py", ["+grpo.stepz=3"], ["grpo has unknown key 'stepz'", "steps"]),
         ("train.py", ["grpo.denominator=sum"], ["grpo.denominator='sum'", "all", "kept"]),
-        ("train.py", ["grpo.steps=many"], ["grpo.steps='many' is no int"]),
         ("train.py", ["grpo=papr"], ["'grpo/papr'", "paper"]),
         ("train.py", ["experiment=iter9"], ["'experiment/iter9'", "iter1", "quickstart"]),
-        ("train.py", ["scale=70b"], ["'scale/70b'", "7b", "tiny"]),
-        ("train.py", ["modle=tiny"], ["'modle'", "model"]),
-        ("train.py", ["seed"], ["seed"]),
-        ("train.py", ["seed=[1"], ["seed"]),
-        ("train.py", ["+iteration.stages.sft1.amount=-5"], ["amount", "-5"]),
         ("train.py", ["iteration.stages.sft1.settings={epoch: 2}"], ["sft1", "epoch", "epochs"]),
-        ("train.py", ["+iteration.stages.sft1.start=grpo3"], ["sft1 needs grpo3, which comes after it", "reorder"]),
         ("train.py", ["+iteration.stages.sft1.start=sft0"], ["sft0"]),
         ("train.py", ["iteration.previous=nowhere"], ["'nowhere'", "iteration.previous="]),
         ("train.py", ["scale=7b"], ["reasoner", "reasoner="]),
         ("train.py", ["data.levels=[7]"], ["7", "level"]),
-        ("train.py", ["+evaluation.selection.sources={geos: 1}"], ["one source", "data=openvlthinker"]),
         ("train.py", ["evaluation.selection.split=tset"], ["tset", "test"]),
         ("train.py", ["model.freeze=[eyes]"], ["eyes", "vision", "projector", "language"]),
-        ("train.py", ["model.dtype=float33"], ["float33", "bfloat16"]),
         ("train.py", ["trainer.accelerator=abacus"], ["abacus"]),
-        ("train.py", ["trainer.precision=17"], ["17", "precision"]),
         ("evaluate.py", ["data=jsonl"], ["data.path", "data.path=<"]),
-        ("evaluate.py", ["model=pretrained"], ["model.path", "model.path=<"]),
-        ("evaluate.py", ["data=figurs"], ["'data/figurs'", "figures", "jsonl"]),
-        ("distill.py", ["distill=captons"], ["'distill/captons'", "captions"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
@@ -89,42 +74,38 @@ def rows(picture: Callable[..., str], tmp_path: Path) -> Callable[..., Path]:
     "spoil, said",
     [
         (lambda rows: rows.__setitem__(2, '{"id": "row-2", "question":'), ["rows.jsonl, line 3", "not valid JSON"]),
-        (lambda rows: rows.__setitem__(2, "[1, 2]"), ["line 3", "expected an object"]),
         (lambda rows: rows[1].update(images=["gone.png"]), ["row-1", "gone.png", "does not exist", "relative to the data file"]),
-        (lambda rows: rows[3].pop("answer"), ["row-3", "answer", "data.columns.answer"]),
         (lambda rows: [line.pop("question") for line in rows], ["no column question", "data.columns.question"]),
         (lambda rows: rows[2].update(id="row-1"), ["'row-1' occurs twice"]),
-        (lambda rows: rows[0].update(question=" "), ["row-0", "'question' is empty"]),
-        (lambda rows: rows.clear(), ["no rows"]),
     ],
-    ids=["broken line", "no object", "no image", "no answer", "no column", "same id", "empty", "no rows"],
+    ids=["broken line", "no image", "no column", "same id"],
 )
-def test_a_bad_row_is_named(cli: Cli, rows: Callable[..., Path], spoil: Callable[[list], None], said: list[str]) -> None:
-    error = cli("evaluate.py", "data=jsonl", f"data.path={rows(spoil)}", *EVALUATE).error
+def test_a_bad_row_is_named(cli: Cli, iter1: Path, rows: Callable[..., Path], spoil: Callable[[list], None], said: list[str]) -> None:
+    error = cli("evaluate.py", f"model={iter1}", "data=jsonl", f"data.path={rows(spoil)}", *EVALUATE).error
     for part in said:
         assert part in error, error
 
 
-def test_a_corrupt_image_names_its_row(cli: Cli, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_corrupt_image_names_its_row(cli: Cli, iter1: Path, rows: Callable[..., Path], tmp_path: Path) -> None:
     file = rows()
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:200])
-    error = cli("evaluate.py", "data=jsonl", f"data.path={file}", *EVALUATE).error
+    error = cli("evaluate.py", f"model={iter1}", "data=jsonl", f"data.path={file}", *EVALUATE).error
     assert "row-2" in error and "2.png" in error and "replace it or remove the row" in error
 
 
-def test_a_missing_data_file(cli: Cli, tmp_path: Path) -> None:
-    error = cli("evaluate.py", "data=jsonl", f"data.path={tmp_path / 'no.jsonl'}", *EVALUATE).error
+def test_a_missing_data_file(cli: Cli, iter1: Path, tmp_path: Path) -> None:
+    error = cli("evaluate.py", f"model={iter1}", "data=jsonl", f"data.path={tmp_path / 'no.jsonl'}", *EVALUATE).error
     assert "no.jsonl does not exist" in error and "correct the path" in error
 
 
-def test_held_out_rows_that_are_not_there(cli: Cli, rows: Callable[..., Path]) -> None:
-    error = cli("evaluate.py", "data=jsonl", f"data.path={rows()}", "evaluation.selection.amount=null").error
+def test_held_out_rows_that_are_not_there(cli: Cli, iter1: Path, rows: Callable[..., Path]) -> None:
+    error = cli("evaluate.py", f"model={iter1}", "data=jsonl", f"data.path={rows()}", "evaluation.selection.amount=null").error
     assert "no test rows" in error and "data.test_path=" in error and "data.heldout=0.1" in error
 
 
-def test_bad_rows_may_be_skipped_and_are_counted(cli: Cli, rows: Callable[..., Path]) -> None:
+def test_bad_rows_may_be_skipped_and_are_counted(cli: Cli, iter1: Path, rows: Callable[..., Path]) -> None:
     file = rows(lambda good: good[1].update(images=["gone.png"]))
-    cli("evaluate.py", "data=jsonl", f"data.path={file}", "data.skip_bad=true", *EVALUATE).ok()
+    cli("evaluate.py", f"model={iter1}", "data=jsonl", f"data.path={file}", "data.skip_bad=true", *EVALUATE).ok()
     results = json.loads((cli.newest("evaluate") / "results.json").read_text())
     assert results["n"] == 3 and len(results["skipped_rows"]) == 1 and "gone.png" in str(results["skipped_rows"])
 
@@ -139,7 +120,7 @@ def test_a_model_folder_that_is_not_there(cli: Cli) -> None:
 
 def test_a_hub_model_that_cannot_be_had(cli: Cli) -> None:
     error = cli("evaluate.py", "model=no-one/nothing", *FIGURES).error
-    assert "no-one/nothing" in error and "check the" in error
+    assert "no-one/nothing" in error and "hub id" in error and "copy them" not in error
 
 
 def test_a_model_folder_without_processor(cli: Cli, iter1: Path, tmp_path: Path) -> None:
@@ -170,7 +151,7 @@ def test_a_run_folder_without_a_finished_stage(cli: Cli, tmp_path: Path) -> None
     "change, said",
     [
         ("sft.batch_size=200", ["batch_size=200 is larger than the data (128 traces)", "lower sft.batch_size"]),
-        ("cycles.one.sft={batch_size: 200}", ["sft1", "batch_size=200", "128 traces"]),
+        ("+cycles.one.sft.batch_size=200", ["sft1", "batch_size=200", "128 traces"]),
     ],
 )
 def test_an_sft_batch_larger_than_the_data(cli: Cli, change: str, said: list[str]) -> None:
@@ -195,8 +176,11 @@ def test_more_problems_than_rows_is_said_before_anything_runs(cli: Cli, rows: Ca
 # --- places -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["/proc/nowhere", "{file}/runs"], ids=["no permission", "below a file"])
-@pytest.mark.parametrize("words", [[], ["seed=1,2", "-m"]], ids=["run", "sweep"])
+@pytest.mark.parametrize(
+    "place, words",
+    [("/proc/nowhere", []), ("{file}/runs", []), ("/proc/nowhere", ["seed=1,2", "-m"])],
+    ids=["no permission", "below a file", "sweep"],
+)
 def test_a_place_that_cannot_be_written(cli: Cli, tmp_path: Path, place: str, words: list[str]) -> None:
     (tmp_path / "file").touch()
     place = place.format(file=tmp_path / "file")
@@ -214,8 +198,11 @@ def test_a_folder_that_is_no_run(cli: Cli, tmp_path: Path) -> None:
     error = cli("train.py", f"resume={tmp_path}", tiny=False).error
     assert f"resume={tmp_path}" in error and "no config.yaml" in error and "give a run folder" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_to_resume_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     error = cli("train.py", f"resume={tmp_path / 'typo'}", tiny=False).error
-    assert "no config.yaml" in error and not (tmp_path / "typo").exists()
+    assert "no config.yaml" in error and not (tmp_path / "typo").exists()  # a slip of the pen leaves no folder
 
 
 def test_the_newest_of_no_runs(cli: Cli, tmp_path: Path) -> None:
@@ -250,14 +237,14 @@ def test_a_settings_file_that_is_no_yaml(cli: Cli, tmp_path: Path) -> None:
     """A study of one's own, kept outside the repository."""
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\nseed: [1\ngrpo:\n")
-    error = cli("train.py", "--config-dir", str(tmp_path), "+experiment=mine").error
+    error = cli("train.py", "+experiment=mine", "--config-dir", str(tmp_path)).error
     assert "mine.yaml, line " in error and "no valid YAML" in error
 
 
 def test_a_settings_file_with_an_unknown_key(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\ngrpo: {clip_hi: 0.28}\n")
-    error = cli("train.py", "--config-dir", str(tmp_path), "+experiment=mine").error
+    error = cli("train.py", "+experiment=mine", "--config-dir", str(tmp_path)).error
     assert "clip_hi" in error and "clip_high" in error
 
 
