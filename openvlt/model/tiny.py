@@ -11,8 +11,9 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +190,29 @@ class TinyModel(PretrainedModel):
         return str(folder)
 
     def _key(self, corpus: Sequence[str], lessons: Sequence[Trace]) -> str:
-        """Everything that decides the weights: shape, seed, texts, pictures, and the training's settings."""
-        digest = hashlib.sha256(json.dumps([asdict(self.sizes), self.seed, list(corpus), repr(self.training)]).encode())
+        """Everything that decides the weights: shape, seed, texts, pictures, and the training's settings but for its progress bar."""
+        training = {} if self.training is None else describe(self.training)[1]
+        training.pop("fit", None)
+        settings = [asdict(self.sizes), self.seed, list(corpus), training]
+        digest = hashlib.sha256(json.dumps(settings).encode())
         for trace in lessons[:200]:
             digest.update(f"{trace.problem.question}|{trace.response}".encode())
             for image in trace.problem.images:
                 digest.update(image.tobytes())
         digest.update(str(len(lessons)).encode())
         return digest.hexdigest()[:12]
+
+
+def describe(value: Any) -> Any:
+    """Settings as plain data, the same in every process (a `repr` names functions by their address)."""
+    if isinstance(value, partial):
+        return [describe(value.func), describe(value.args), describe(value.keywords)]
+    if is_dataclass(value):
+        return [type(value).__qualname__, {entry.name: describe(getattr(value, entry.name)) for entry in fields(value)}]
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(item) for item in value]
+    if callable(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value

@@ -223,10 +223,10 @@ def mean(values: Iterable[float]) -> float:
 
 
 def ends(values: Sequence[float]) -> tuple[float, float] | None:
-    """The means of the first and of the last tenth of the values (one value at least); None of no values."""
+    """The means of the first and of the last third of the values (one value at least); None of no values."""
     kept = finite(values)
-    tenth = max(1, len(kept) // 10)
-    return (mean(kept[:tenth]), mean(kept[-tenth:])) if kept else None
+    third = max(1, len(kept) // 3)
+    return (mean(kept[:third]), mean(kept[-third:])) if kept else None
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

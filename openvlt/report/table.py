@@ -46,7 +46,7 @@ def stages_table(stages: Sequence[Stage]) -> Table:
     """One row for each stage that trains or is evaluated; the time of the others is in the note. No empty columns.
 
     `L1 %` is the accuracy on questions of level 1, `tokens` the mean length of an evaluated answer, `sampled reward`
-    the mean of the first tenth of GRPO's steps and of the last.
+    the mean of the first third of GRPO's steps and of the last.
     """
     shown = [stage for stage in stages if stage.kind != "distill" or stage.evaluation]
     levels = sorted({level for stage in shown for level in _levels(stage)}, key=lambda level: (len(level), level))

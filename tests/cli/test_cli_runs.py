@@ -219,20 +219,21 @@ def test_distill_writes_rows_that_training_and_evaluation_read(cli: Cli) -> None
 # --- variants -----------------------------------------------------------------------------------------------------------
 
 
-def test_lora_leaves_a_merged_plain_checkpoint(cli: Cli) -> None:
-    """`experiment=` without the plus; SFT and GRPO through an adapter, the reference being the model with the adapter off."""
-    tiny = ["data.lesson_amount=0", "+iteration.stages.traces.select.amount=64", "grpo.kl=0.01", "iteration.stages.grpo.settings.steps=2"]
-    cli("train.py", "experiment=smoke", "adapter=lora", *tiny).ok()
+def test_lora_leaves_a_merged_plain_checkpoint(cli: Cli, iter1: Path) -> None:
+    """`experiment=` without the plus, from a run's model; SFT and GRPO through an adapter, the reference being the adapter off."""
+    few = ["+iteration.stages.traces.select.amount=64", "grpo.kl=0.01", "iteration.stages.grpo.settings.max_new_tokens=8"]
+    gentle = ["sft.optimizer.learning_rate=1e-4", "sft.optimizer.muon_learning_rate=1e-3"]
+    cli("train.py", "experiment=smoke", "adapter=lora", f"model={iter1}", *FIGURES, *few, *gentle).ok()
     run = cli.newest("smoke")
     for stage in ("01-sft", "02-grpo"):
         loads_in_plain_transformers(run / stage / "model")
-    base = load_file(next(cli.work.glob("cache/tiny-*/model.safetensors")))
-    tuned = weights(run / "01-sft")
-    assert base.keys() == tuned.keys()
-    changed = {name for name in base if not torch.equal(base[name], tuned[name])}
-    assert changed == {name for name in base if re.search(r"layers\.\d+\.\w+\.(q|k|v|o|gate|up|down)_proj\.weight$", name) and "visual" not in name}
+    base, tuned, trained = weights(iter1 / "03-grpo1"), weights(run / "01-sft"), weights(run / "02-grpo")
+    inner = {name for name in base if re.search(r"layers\.\d+\.\w+\.(q|k|v|o|gate|up|down)_proj\.weight$", name) and "visual" not in name}
+    for before, after in ((base, tuned), (tuned, trained)):
+        assert before.keys() == after.keys()
+        assert {name for name in before if not torch.equal(before[name], after[name])} == inner
     kl = [row["kl"] for row in read_metrics(run / "02-grpo" / "metrics.csv")]
-    assert len(kl) == 2 and kl[0] == pytest.approx(0, abs=1e-6)
+    assert len(kl) == 3 and kl[0] == pytest.approx(0, abs=1e-6) and kl[-1] > 0
 
 
 def test_a_sweep_of_two_jobs_makes_two_folders(cli: Cli, picture: Callable[..., str], tmp_path: Path) -> None:

@@ -189,3 +189,16 @@ def test_pixel_bounds_are_areas(folder):
     assert size(max_pixels=40 * 40) == (40 * 40, 40 * 40)  # below the folder's own lower bound
     with pytest.raises(UserError, match="min_pixels=9000 is more than max_pixels=5000"):
         size(min_pixels=9000, max_pixels=5000)
+
+
+def test_the_base_is_found_again_by_another_process(tmp_path: Path) -> None:
+    """Its key must not depend on where functions lie in memory."""
+    script = (
+        "from hydra import compose, initialize_config_dir\nfrom openvlt.config import CONF, build\n"
+        "with initialize_config_dir(str(CONF), version_base='1.3'):\n"
+        f"    model = build(compose('train', ['name=x', 'data.lesson_amount=40', 'paths.cache={tmp_path}']).model, 'model')\n"
+        "print(model._key(list(model.corpus()), list(model.lessons(seed=model.seed))))"
+    )
+    run = [sys.executable, "-c", script]
+    keys = {subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1] for _ in range(2)}
+    assert len(keys) == 1
