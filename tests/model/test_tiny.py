@@ -200,5 +200,5 @@ def test_the_base_is_found_again_by_another_process(tmp_path: Path) -> None:
         "print(model._key(list(model.corpus()), list(model.lessons(seed=model.seed))))"
     )
     run = [sys.executable, "-c", script]
-    keys = {subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1] for _ in range(2)}
+    keys = {subprocess.run(run, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout.split()[-1] for _ in range(2)}
     assert len(keys) == 1

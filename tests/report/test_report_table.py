@@ -17,7 +17,7 @@ def rewards(*values: float) -> str:
 
 
 def test_rows_hold_accuracy_interval_levels_length_reward_and_seconds(write_run, three):
-    folder = write_run(three, files={"02-grpo1/metrics.csv": rewards(*[0.1] * 2, *[0.9] * 16, *[0.4] * 2)})
+    folder = write_run(three, files={"02-grpo1/metrics.csv": rewards(*[0.1] * 2, *[0.9] * 2, *[0.4] * 2)})
     head, rule, base, sft, grpo = cells(results_table(read_json(folder / "results.json"), folder))
     titles = ["stage", "accuracy %", "95 % interval", "n", "L1 %", "tokens", "sampled reward", "seconds"]
     assert head == titles and set("".join(rule)) == {"-", ":"}
