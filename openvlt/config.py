@@ -235,10 +235,12 @@ def first_line(text: str) -> str:
 def normalise(arguments: list[str], conf: Path) -> list[str]:
     """Arguments as users write them, in the form Hydra wants.
 
-    `experiment=x` becomes `+experiment=x` (likewise recipe), and `model=<path or hub id>` becomes `model=pretrained model.path=<it>`.
+    `experiment=x` becomes `+experiment=x` (likewise recipe), `model=<path or hub id>` becomes `model=pretrained model.path=<it>`, and
+    `-m` goes to the end (Hydra's parser gives up on settings that follow it).
     """
+    sweep = [argument for argument in arguments if argument in ("-m", "--multirun")]
     result = []
-    for argument in arguments:
+    for argument in (argument for argument in arguments if argument not in sweep):
         key, equals, value = argument.partition("=")
         if equals and key in APPENDED:
             argument = f"+{argument}"
@@ -246,7 +248,7 @@ def normalise(arguments: list[str], conf: Path) -> list[str]:
             result.append("model=pretrained")
             argument = f"model.path={value}"
         result.append(argument)
-    return result
+    return result + sweep[:1]
 
 
 def _is_place(value: str) -> bool:
