@@ -29,7 +29,11 @@ def run(config: DictConfig) -> None:
     from openvlt.report.table import results_table
 
     print(results_table(results, folder))
-    print(f"{iterations_figure(folder)}\n{write_page(folder)}")
+    drawn = folder / "report.html"
+    if not drawn.is_file() or drawn.stat().st_mtime < (folder / "results.json").stat().st_mtime:
+        iterations_figure(folder)
+        write_page(folder)
+    print(f"{folder / 'iterations.png'}\n{drawn}")
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def _listed(keys: list[str]) -> str:
 
 def new_run_id() -> str:
     """Time and a short random part: two jobs that start in the same second still get folders of their own."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
 def _run_folder(runs: str, name: str, resume: str | None) -> str:
@@ -127,6 +127,8 @@ def _run_folder(runs: str, name: str, resume: str | None) -> str:
     if resume is None:
         return str(Path(runs) / name / new_run_id())
     if resume != "latest":
+        if not (Path(resume) / "config.yaml").is_file():
+            raise UserError(f"resume={resume}: no config.yaml there; give a run folder, or leave resume out")
         return resume
     folders = sorted(path.parent for path in (Path(runs) / name).glob("*/config.yaml"))
     if not folders:
@@ -177,7 +179,7 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(framed)()
 
 
-_DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+_DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)
 
 
 @contextlib.contextmanager
@@ -206,25 +208,30 @@ def _fail(message: str) -> int:
 def explain(error: Exception) -> str:
     """One sentence for the errors that a user can mend."""
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.filename or 'the disk'}: {error.strerror}; free space, or choose another place with paths.runs=<folder>"
-    text = str(error)
+        place = error.filename or "the disk"
+        return f"{place}: {error.strerror}; free space, or choose other places with paths.runs=<folder> paths.cache=<folder>"
+    text = str(error).partition("UserError raised while resolving interpolation: ")[2] or str(error)
+    if (override := getattr(error, "override", None)) is not None:
+        return f"{override!r} can't be read ({first_line(text)}); write key=value, quote lists and braces: 'key=[1,2]'"
     if (mark := getattr(error, "problem_mark", None)) is not None:
         return f"{mark.name}, line {mark.line + 1}: this is no valid YAML ({error.problem}); mend the line"
     if "Could not override" in text or "not in struct" in text:
         found = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
-        return _unknown_key(found[1] if found else first_line(text))
+        return _unknown_key(found[1] if found else first_line(text), re.search(r"use (\+.+)", text))
     if found := re.search(r"Could not find '([^']+)'", text):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         return f"there is no config {found[1]!r}; choose from {', '.join(options)}" if options else first_line(str(error))
-    return first_line(str(error)) if not isinstance(error, UserError) else text
+    return text if isinstance(error, UserError) else first_line(text)
 
 
-def _unknown_key(key: str) -> str:
+def _unknown_key(key: str, append: re.Match[str] | None) -> str:
     last = key.rpartition(".")[2]
-    known = sorted({match for file in CONF.rglob("*.yaml") for match in re.findall(r"^\s*(\w+):", file.read_text(), re.MULTILINE)})
-    close = difflib.get_close_matches(last, known, 3)
+    known = {match for file in CONF.rglob("*.yaml") for match in re.findall(r"^\s*(\w+):", file.read_text(), re.MULTILINE)}
+    known |= {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    close = [word for word in difflib.get_close_matches(last, sorted(known), 4) if word != last][:3]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings"
+    added = f", {append[1]} adds it if its part takes it" if append else ""
+    return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings{added}"
 
 
 def first_line(text: str) -> str:

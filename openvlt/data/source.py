@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from openvlt.data import digits, figures
@@ -106,7 +106,8 @@ def lessons(source: Source, seed: int) -> list[Trace]:
 
 def corpus(source: Source) -> list[str]:
     """Texts to learn the embedded model's tokenizer from: lessons, questions and traces of the generated data."""
-    taught = [f"{trace.problem.question}\n{trace.response}" for trace in lessons(source, 0)[:2000]]
+    teacher = source if hasattr(source, "lessons") else Figures()
+    taught = [f"{trace.problem.question}\n{trace.response}" for trace in replace(teacher, lesson_amount=2000).lessons(0)]
     problems = Figures().problems(Selection(amount=900), 0)
     asked = [f"{problem.question}\n{problem.meta['caption']}, {problem.meta['equations']}" for problem in problems]
     return taught + asked + ["user\n", "assistant\n"] * 300

@@ -10,7 +10,7 @@ from typing import Protocol
 from openvlt.data.render import PromptStyle, Renderer, question_text
 from openvlt.model.load import VLM
 from openvlt.rollout.generator import Generator, Sampling
-from openvlt.types import Completion, Problem
+from openvlt.types import Completion, Problem, UserError
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,14 @@ class CaptionTeacher:
     def _chain(self, problem: Problem, caption: str, seed: int, sample: int) -> Proposal:
         rng = random.Random(f"{seed}|{problem.id}|{sample}")
         return Proposal(self.reasoner(caption, question_text(problem), rng), caption)
+
+
+def reasoner_wanted() -> None:
+    """Stands where a configuration leaves the reasoner open. Raises UserError as soon as it is built."""
+    raise UserError(
+        "no value for reasoner: traces from captions need a text model that reasons; give 'reasoner={_target_: "
+        "<callable (caption, question, rng) -> chain>, _partial_: true}', or start from traces of your own"
+    )
 
 
 @dataclass(frozen=True)

@@ -51,21 +51,20 @@ def finished_stages(run: Path) -> dict[str, Path]:
     return {file.parent.name.partition("-")[2]: file.parent for file in sorted(run.glob("[0-9]*-*/results.json"))}
 
 
-def newest_run(runs: Path, name: str, *, finished: bool) -> Path | None:
-    """The newest run folder of that name; only complete ones if asked (their results.json is written last)."""
-    folders = [folder for folder in sorted((runs / name).glob("*")) if (folder / "config.yaml").is_file()]
-    if finished:
-        folders = [folder for folder in folders if (folder / "results.json").is_file()]
-    return folders[-1] if folders else None
+def newest_run(runs: Path, name: str, seed: int) -> Path | None:
+    """The newest finished run of that name (its results.json is written last), one with the same seed if there is any."""
+    finished = sorted((runs / name).glob("*/results.json"))
+    same = [file for file in finished if json.loads(file.read_text()).get("seed") == seed]
+    return (same or finished)[-1].parent if finished else None
 
 
-def previous_run(value: str | None, runs: Path) -> Path | None:
+def previous_run(value: str | None, runs: Path, seed: int) -> Path | None:
     """`iteration.previous`: a run folder, or a run's name for its newest finished run. Raises UserError when there is none."""
     if value is None:
         return None
     if Path(value).is_dir():
         return Path(value)
-    if (found := newest_run(runs, value, finished=True)) is None:
+    if (found := newest_run(runs, value, seed)) is None:
         raise UserError(
             f"this run continues from {value!r}, but there is no finished run of it under {runs / value}; run "
             f"`python train.py +experiment={value}` first, or set iteration.previous=<run folder>"

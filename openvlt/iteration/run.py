@@ -24,15 +24,17 @@ class Iteration:
 
     def run(self, lab: Lab, folder: Path, *, runs: Path, name: str, scale: str) -> dict[str, Any]:
         """Runs what isn't finished in `folder` and gives the run's results; a finished run does nothing."""
-        earlier = previous_run(self.previous, runs)
+        earlier = previous_run(self.previous, runs, lab.seed)
         folders = {} if earlier is None else dict(finished_stages(earlier))
-        results = []
+        results, fresh = [], False
         for number, (stage_name, stage) in enumerate(self.stages.items()):
             home = folder / f"{number:02d}-{stage_name}"
+            fresh = fresh or not (home / "results.json").is_file()
             results.append(_finish(stage, replace(lab, folders=dict(folders)), stage_name, home, lab.seed + 1000 * number))
             folders[stage_name] = home
         final = {"name": name, "scale": scale, "seed": lab.seed, "stages": results}
-        write_json(folder / "results.json", final)
+        if fresh or not (folder / "results.json").is_file():
+            write_json(folder / "results.json", final)
         return final
 
 

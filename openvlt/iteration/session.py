@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,13 +33,23 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     if config.resume is not None:
         if not saved.is_file():
             raise UserError(f"resume={config.resume}: no config.yaml in {folder}; give a run folder, or leave resume out")
+        _same_script(folder)
         return _resumed(config, OmegaConf.load(saved), overrides), folder
     folder.mkdir(parents=True, exist_ok=True)
+    if saved.exists():
+        raise UserError(f"{folder} holds another run already; start again, or continue it with resume={folder}")
     resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     write_text(folder / "overrides", "\n".join(overrides) + "\n")
     write_json(folder / "manifest.json", manifest(config.seed))
     write_text(saved, OmegaConf.to_yaml(resolved))
     return resolved, folder
+
+
+def _same_script(folder: Path) -> None:
+    """Raises UserError when the run to resume was made by another entry script."""
+    began = json.loads((folder / "manifest.json").read_text())["command"][0]
+    if HydraConfig.initialized() and began != Path(sys.argv[0]).name:
+        raise UserError(f"{folder} was made by {began}; resume it with: python {began} resume={folder}")
 
 
 def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> DictConfig:
@@ -72,10 +83,12 @@ def make_lab(config: DictConfig) -> Lab:
     model = build(config.model, "model")
     if model.path and Path(model.path).is_dir():
         model = replace(model, path=str(model_of_run(Path(model.path))))
+    sft = build(config.sft, "sft")
+    sft.fit.check()
     return Lab(
         model=model,
         source=source,
-        sft=build(config.sft, "sft"),
+        sft=sft,
         grpo=build(config.grpo, "grpo"),
         evaluation=build(config.evaluation, "evaluation"),
         seed=config.seed,

@@ -104,6 +104,10 @@ class Tune:
     settings: Mapping[str, Any] = field(default_factory=dict)
     kind: ClassVar[str] = "sft"
 
+    def __post_init__(self) -> None:
+        if self.amount is not None and self.amount < 1:
+            raise UserError(f"amount={self.amount} keeps no traces; give a positive number, or null for all of them")
+
     def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
         sft, vlm = adjusted(lab.sft, self.settings, name), lab.load(self.start, adapter=True)
         traces = self._traces(lab)

@@ -34,6 +34,8 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
     try:
         processor = _load(path)
     except (OSError, ValueError, ImportError) as error:
+        if not Path(path).exists():
+            raise UserError(f"{path}: can't be fetched ({first_line(error)}); check the hub id or the network, or give a folder") from error
         raise UserError(
             f"{path}: no usable processor ({first_line(error)}); a model folder needs tokenizer.json, "
             "preprocessor_config.json (or processor_config.json) and a chat template: copy them from the base model"

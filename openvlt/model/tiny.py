@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,12 @@ class TinyModel(PretrainedModel):
     training: Any = None
 
     def base(self) -> str:
-        """The cached base model's folder, made now if it isn't there. Written aside and renamed: never half a model."""
+        """The cached base model's folder, made now if it isn't there."""
+        return self._made
+
+    @cached_property
+    def _made(self) -> str:
+        """Written aside and renamed: never half a model."""
         lessons = [] if self.lessons is None or self.training is None else list(self.lessons(seed=self.seed))
         corpus = list(self.corpus())
         folder = Path(self.cache).absolute() / f"tiny-{self._key(corpus, lessons)}"

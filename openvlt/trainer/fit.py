@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
+from openvlt.types import UserError
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,16 @@ class Fit:
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal after the first one
+
+    def check(self) -> None:
+        """Raises UserError when this machine can't give what is asked for; better now than after an hour of captions."""
+        try:
+            self._trainer([])
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(
+                f"trainer (accelerator={self.accelerator}, devices={self.devices}, precision={self.precision}, strategy={self.strategy}) "
+                f"doesn't work here: {error}; trainer.accelerator=auto takes what there is"
+            ) from error
 
     def _trainer(self, callbacks: list[Callback]) -> lightning.Trainer:
         for name in ("lightning.pytorch", "lightning.fabric"):

@@ -34,15 +34,15 @@ def muon(
     """Muon on 2-D weights inside the network, AdamW (`learning_rate`) on embeddings, head, norms, biases and convolutions."""
     named = list(parameters)
     inner = {name for name, value in named if value.ndim == 2 and "embed" not in name and "lm_head" not in name}
-    hidden = Muon(
-        [value for name, value in named if name in inner],
-        lr=muon_learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        ns_steps=newton_schulz_steps,
-    )
+    hidden = [value for name, value in named if name in inner]
     rest = [value for name, value in named if name not in inner]
-    return [hidden, _adamw(rest, learning_rate, weight_decay, betas)]
+    optimizers: list[Optimizer] = []
+    if hidden:
+        settings = {"momentum": momentum, "weight_decay": weight_decay, "ns_steps": newton_schulz_steps}
+        optimizers.append(Muon(hidden, lr=muon_learning_rate, **settings))
+    if rest:  # none under LoRA, whose weights are all 2-D
+        optimizers.append(_adamw(rest, learning_rate, weight_decay, betas))
+    return optimizers
 
 
 def _adamw(values: list[nn.Parameter], learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> Optimizer:

@@ -305,7 +305,8 @@ def test_resume_names_a_folder_or_the_newest(tmp_path: Path) -> None:
         (tmp_path / "train" / name / "config.yaml").touch()
     (tmp_path / "train" / "20250103-000000-cccc").mkdir()  # no run
     assert compose(f"paths.runs={tmp_path}", "resume=latest").paths.run == str(tmp_path / "train" / "20250102-000000-bbbb")
-    assert compose("resume=some/where").paths.run == "some/where"
+    first = str(tmp_path / "train" / "20250101-000000-aaaa")
+    assert compose(f"resume={first}").paths.run == first
 
 
 @pytest.mark.parametrize(

@@ -160,9 +160,8 @@ def test_an_sft_batch_larger_than_the_data(cli: Cli, change: str, said: list[str
         assert part in error, error
 
 
-def test_a_rollout_larger_than_the_data(cli: Cli, rows: Callable[..., Path]) -> None:
-    """Said before any stage runs: the problems are counted beforehand, so nobody waits for SFT to hear it."""
-    small = ["evaluation.selection.amount=4", "iteration.stages.sft.settings.batch_size=4"]
+def test_a_rollout_larger_than_the_data(cli: Cli, iter1: Path, rows: Callable[..., Path]) -> None:
+    small = [f"model={iter1}", "evaluation.selection.amount=4", "iteration.stages.sft.settings.batch_size=4"]
     done = cli("train.py", "+experiment=smoke", "data=jsonl", f"data.path={rows()}", *small)
     assert "prompts_per_rollout=8 is larger than the data (4 problems)" in done.error and "lower it" in done.error
 

@@ -132,6 +132,7 @@ def test_an_interrupted_and_killed_run_ends_with_the_same_bits(cli: Cli, iter1: 
 # --- one run continues another ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_iter2_sweeps_from_the_newest_iter1(cli: Cli, iter1: Path) -> None:
     policy = ["distill@self_distill=policy", "cycles.two.traces.amount=64", "sft.batch_size=4", "sft.epochs=1"]  # traces by grpo1 itself, looking at the image
     done = cli("train.py", "experiment=iter2", *FIGURES, *(change for change in CYCLES if "self_distill" not in change), *policy, "-m").ok()
@@ -236,12 +237,12 @@ def test_lora_leaves_a_merged_plain_checkpoint(cli: Cli, iter1: Path) -> None:
     assert len(kl) == 3 and kl[0] == pytest.approx(0, abs=1e-6) and kl[-1] > 0
 
 
-def test_a_sweep_of_two_jobs_makes_two_folders(cli: Cli, picture: Callable[..., str], tmp_path: Path) -> None:
+def test_a_sweep_of_two_jobs_makes_two_folders(cli: Cli, iter1: Path, picture: Callable[..., str], tmp_path: Path) -> None:
     """On rows of one's own, with a column mapping, without a KL term; GRPO's groups may all be equal, and the run still ends."""
     rows = [{"n": n, "problem": f"What is {n} + 1?", "solution": n + 1, "picture": picture(f"{n}.png", size=60)} for n in range(16)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     columns = ["data.columns.question=problem", "data.columns.answer=solution", "data.columns.images=[picture]", "data.columns.id=n"]
-    small = ["name=own", "evaluation.selection.amount=16"]
+    small = ["name=own", f"model={iter1}", "evaluation.selection.amount=16"]
     done = cli("train.py", "+experiment=smoke", "seed=3,4", "data=jsonl", f"data.path={tmp_path / 'rows.json'}", *columns, *small, "-m").ok()
     folders = sorted((cli.work / "runs" / "own").glob("*/results.json"))
     assert [json.loads(file.read_text())["seed"] for file in sorted(folders, key=lambda file: file.parent.name[-1])] == [3, 4]
