@@ -156,14 +156,15 @@ def test_iter2_without_iter1_says_what_to_run_first(cli: Cli, tmp_path: Path) ->
 def test_the_previous_run_is_the_newest_finished_one(tmp_path: Path) -> None:
     from openvlt.iteration.folder import previous_run
 
-    for name, finished in (("20250101-000000-a", True), ("20250102-000000-b", True), ("20250103-000000-c", False)):
+    for name, seed in (("20250101-000000-a", 1), ("20250102-000000-b", 2), ("20250103-000000-c", None)):
         (tmp_path / "iter1" / name).mkdir(parents=True)
         (tmp_path / "iter1" / name / "config.yaml").touch()
-        if finished:
-            (tmp_path / "iter1" / name / "results.json").touch()
-    assert previous_run("iter1", tmp_path).name == "20250102-000000-b"
-    assert previous_run(str(tmp_path / "iter1" / "20250101-000000-a"), tmp_path).name == "20250101-000000-a"
-    assert previous_run(None, tmp_path) is None
+        if seed is not None:
+            (tmp_path / "iter1" / name / "results.json").write_text(json.dumps({"seed": seed}))
+    assert previous_run("iter1", tmp_path, 9).name == "20250102-000000-b"
+    assert previous_run("iter1", tmp_path, 1).name == "20250101-000000-a", "a run with the same seed comes first"
+    assert previous_run(str(tmp_path / "iter1" / "20250101-000000-a"), tmp_path, 2).name == "20250101-000000-a"
+    assert previous_run(None, tmp_path, 1) is None
 
 
 # --- evaluate.py and distill.py -----------------------------------------------------------------------------------------
