@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ class Fit:
     """`conf/trainer/*.yaml`. Every `checkpoint_every` optimiser steps a resumable `last.ckpt` is written.
 
     `accelerator`, `devices`, `precision`, `strategy`, `loggers` and `callbacks` are Lightning's.
-    `workers` prepare batches that don't depend on the policy (images of SFT data) ahead of time.
+    `workers` (on Linux) prepare batches that don't depend on the policy (images of SFT data) ahead of time.
     """
 
     accelerator: str = "auto"
@@ -57,8 +58,11 @@ class Fit:
         A checkpoint falls on multiples of `boundary` steps only. `ahead` lets workers make batches before they are needed.
         """
         last = folder / "last.ckpt"
-        workers = self.workers if ahead else 0
-        loader = DataLoader(_Steps(make, module.steps), sampler=_Remaining(module), batch_size=None, num_workers=workers)
+        # workers are forked: `make` holds a processor and rows, which other start methods would have to pickle
+        workers = self.workers if ahead and sys.platform == "linux" else 0
+        context = {"multiprocessing_context": "fork"} if workers else {}
+        batches = _Steps(make, module.steps)
+        loader = DataLoader(batches, sampler=_Remaining(module), batch_size=None, num_workers=workers, **context)
         every = max(1, self.checkpoint_every // boundary) * boundary
         callbacks = [MetricsFile(folder / "metrics.csv"), _Checkpoint(last, every), *self.callbacks]
         trainer = self._trainer([*callbacks, _Bar(title)] if self.progress else callbacks)
