@@ -18,7 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
@@ -116,7 +116,12 @@ class _Steps(Dataset):
         return self.steps
 
     def __getitem__(self, step: int) -> Any:
-        return self.make(step)
+        try:
+            return self.make(step)
+        except UserError as error:
+            if get_worker_info() is None:
+                raise
+            return error  # raised by the module: a worker's exception would reach the user wrapped in a traceback
 
 
 class _Remaining(Sampler[int]):

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from openvlt.model.load import VLM
 from openvlt.trainer.optimizer import schedule
+from openvlt.types import UserError
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class StepModule(lightning.LightningModule):
         return batch
 
     def training_step(self, batch: Any, index: int) -> None:
+        if isinstance(batch, UserError):
+            raise batch
         sums: dict[str, Tensor] = {}
         for part in self.split(batch):
             loss, shares = self.loss(part)

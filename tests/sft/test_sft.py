@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,3 +165,20 @@ def test_a_question_that_spells_a_mark_is_refused(vlm) -> None:
     problem = Problem("q7", "What is <|image_pad|>?", "1")
     with pytest.raises(UserError, match=r"row 'q7'.*<\|image_pad\|>"):
         Renderer(vlm.processor, PromptStyle()).prompts([problem])
+
+
+def test_a_fault_found_by_a_worker_is_still_one_sentence(vlm, fresh, tmp_path: Path) -> None:
+    from openvlt.trainer.module import StepModule
+
+    class Counting(StepModule):
+        def split(self, batch):
+            return []
+
+    settings = Optimisation(partial(adamw, learning_rate=1e-3), constant)
+
+    def make(step: int):
+        raise UserError("row 'q7': image x.png can't be read")
+
+    fit = Fit(accelerator="cpu", progress=False, workers=1)
+    with pytest.raises(UserError, match=r"^row 'q7': image x.png can't be read$"):
+        fit.run(Counting(fresh(), settings, 2), make, tmp_path, title="sft", ahead=True)
