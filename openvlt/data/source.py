@@ -100,14 +100,17 @@ def check_amount(problems: Sequence[Problem], selection: Selection, where: str) 
 
 def lessons(source: Source, seed: int) -> list[Trace]:
     """What the embedded base model learns first: the source's own lessons, figures' where it has none (your own rows)."""
-    teacher = source if hasattr(source, "lessons") else Figures()
-    return teacher.lessons(seed)
+    return _teacher(source).lessons(seed)
+
+
+def _teacher(source: Source) -> Figures | Digits:
+    return source if hasattr(source, "lessons") else Figures()
 
 
 def corpus(source: Source) -> list[str]:
     """Texts to learn the embedded model's tokenizer from: lessons, questions and traces of the generated data."""
-    teacher = source if hasattr(source, "lessons") else Figures()
-    taught = [f"{trace.problem.question}\n{trace.response}" for trace in replace(teacher, lesson_amount=2000).lessons(0)]
+    first = replace(_teacher(source), lesson_amount=2000).lessons(0)
+    taught = [f"{trace.problem.question}\n{trace.response}" for trace in first]
     problems = Figures().problems(Selection(amount=900), 0)
     asked = [f"{problem.question}\n{problem.meta['caption']}, {problem.meta['equations']}" for problem in problems]
     return taught + asked + ["user\n", "assistant\n"] * 300
