@@ -7,22 +7,42 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from openvlt.types import UserError
+
 
 def append_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows at the end, one JSON object per line."""
-    with file.open("a", encoding="utf-8", newline="\n") as lines:
-        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """Adds rows at the end, one JSON object per line. A half-written last line is cut off first."""
+    with file.open("ab") as lines:
+        if file.stat().st_size:
+            lines.truncate(_whole(file))
+        lines.writelines(f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """All whole rows; none if the file isn't there. A half-written last line is cut off the file, so that appending stays safe.
+    """The objects of all whole lines; [] if the file isn't there. Never writes. Raises UserError with the number of a broken line."""
+    rows = []
+    for number, line in enumerate(whole_lines(file) if file.is_file() else (), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{file}, line {number} is not valid JSON ({error}); restore the file") from error
+    return rows
 
-    Lines end at a line feed only: text that a model wrote may hold any other separator.
-    """
-    if not file.is_file():
-        return []
+
+def whole_lines(file: Path) -> list[str]:
+    """Lines that end in a line feed and hold something: text that a model wrote may hold any other separator."""
     text = file.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        file.write_bytes(whole)
-    return [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
+    return [line for line in text[: text.rfind(b"\n") + 1].decode("utf-8").split("\n") if line.strip()]
+
+
+def _whole(file: Path) -> int:
+    """Bytes up to and with the last line feed, found from the end."""
+    with file.open("rb") as text:
+        end = text.seek(0, 2)
+        while end > 0:
+            begin = text.seek(max(0, end - 65536))
+            place = text.read(end - begin).rfind(b"\n")
+            if place >= 0:
+                return begin + place + 1
+            end = begin
+    return 0

@@ -14,7 +14,7 @@ import yaml
 from openvlt.report.figures import curves_figure, iterations_figure
 from openvlt.report.records import Run, Stage, read_run, write
 from openvlt.report.table import percent, stages_table
-from openvlt.report.transcripts import Pictures, Transcript, answers, followed, samples, traces
+from openvlt.report.transcripts import Pictures, Transcript, answers, cut, followed, samples, traces
 from openvlt.types import UserError, Verdict
 
 _FIRST = ("command", "overrides", "scale", "seed", "seeds", "commit", "hardware", "versions")
@@ -113,8 +113,7 @@ def _fact(name: str, value: Any) -> Fact:
     if isinstance(value, Mapping):
         return Fact(title, lines=tuple(flat(value)))
     text = shown(value)
-    cut = f"{text[:_LONGEST]} … [{len(text) - _LONGEST} more characters]" if len(text) > _LONGEST else text
-    return Fact(title, cut, long=len(text) > 300 or "\n" in text)
+    return Fact(title, cut(text, _LONGEST), long=len(text) > 300 or "\n" in text)
 
 
 def shown(value: Any) -> str:

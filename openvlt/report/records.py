@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from openvlt.data.lines import whole_lines
 from openvlt.types import UserError
 
 CONTROL = "control"
@@ -163,19 +164,6 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; [] when it isn't there. A half-written last line is left out."""
-    if not file.is_file():
-        return []
-    rows = []
-    for number, line in enumerate(whole_lines(file), start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{file}, line {number} is not valid JSON ({error}); restore the file") from error
-    return rows
-
-
 def read_columns(file: Path) -> dict[str, list[float]]:
     """metrics.csv as columns, an empty cell as NaN; a half-written last line is left out."""
     reader = csv.DictReader(io.StringIO("\n".join(whole_lines(file))))
@@ -188,12 +176,6 @@ def read_columns(file: Path) -> dict[str, list[float]]:
                 fault = f"{file}, line {number}: {name} is {row[name]!r}, a number is expected"
                 raise UserError(f"{fault}; restore the file") from error
     return columns
-
-
-def whole_lines(file: Path) -> list[str]:
-    """Lines that end in a newline and hold something: the rest is still being written."""
-    text = file.read_text(encoding="utf-8")
-    return [line for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
 
 
 def write(file: Path, content: bytes) -> Path:

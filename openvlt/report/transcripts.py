@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.data.images import open_image
-from openvlt.report.records import Run, Stage, read_lines
+from openvlt.data.lines import read_lines
+from openvlt.report.records import Run, Stage
 from openvlt.types import UserError, Verdict
 
 RIGHT = Verdict.CORRECT.value
@@ -108,6 +109,11 @@ def traces(stage: Stage, pictures: Pictures, amount: int = 4) -> list[Transcript
     return [_transcript(row, stage.folder, pictures) for row in rows[:amount]]
 
 
+def cut(text: str, longest: int) -> str:
+    """The text, or its first `longest` characters and how many more there are."""
+    return f"{text[:longest]} … [{len(text) - longest} more characters]" if len(text) > longest else text
+
+
 def right_and_wrong(
     rows: Sequence[dict[str, Any]], seen: Callable[[dict[str, Any]], bool], amount: int
 ) -> list[dict[str, Any]]:
@@ -139,12 +145,9 @@ def _rollouts(stage: Stage) -> list[dict[str, Any]]:
 
 
 def _transcript(row: Mapping[str, Any], folder: Path, pictures: Pictures, note: str = "") -> Transcript:
-    response = str(row["response"])
-    if len(response) > _LONGEST:
-        response = f"{response[:_LONGEST]} … [{len(response) - _LONGEST} more characters]"
     gold = str(row.get("gold", row.get("answer", "")))
     shown = tuple(map(picture, pictures.find(row, folder)))
-    return Transcript(str(row["question"]), gold, response, row.get("verdict", ""), note, shown)
+    return Transcript(str(row["question"]), gold, cut(str(row["response"]), _LONGEST), row.get("verdict", ""), note, shown)
 
 
 def _length(row: Mapping[str, Any]) -> str:
