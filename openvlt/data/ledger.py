@@ -1,0 +1,106 @@
+"""An append-only file of rows filed under keys: what makes a stage of calls resumable, and repeats free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_HEAD, _WIDTH = b'{"key": "', 32
+
+
+def content_key(*parts: Any) -> str:
+    """32 hexadecimal digits that stand for these values: equal for equal content, in any process."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_WIDTH // 2).hexdigest()
+
+
+class Ledger:
+    """Rows of one file by key (`content_key`). A row is on disk when `append` returns; a half-written last line is cut off.
+
+    Rows stay on disk: memory is 16 bytes a row, whatever it holds. The first row of a key counts.
+    """
+
+    def __init__(self, file: Path) -> None:
+        import numpy as np
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.file = file
+        self._handle = file.open("a+b")
+        self._keys, self._places = np.empty(0, np.uint64), np.empty(0, np.uint64)
+        self._recent: dict[int, int] = {}
+        self._end = 0
+        self._scan()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._handle.close()
+
+    def __len__(self) -> int:
+        return len(self._keys) + len(self._recent)
+
+    def __contains__(self, key: str) -> bool:
+        return self._place(key) is not None
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The row of this key, without the key; None when it isn't there."""
+        place = self._place(key)
+        if place is None:
+            return None
+        self._handle.seek(place)
+        row = json.loads(self._handle.readline())
+        del row["key"]
+        return row
+
+    def append(self, key: str, row: Mapping[str, Any]) -> None:
+        """Files a row; nothing happens when the key is there."""
+        if key in self:
+            return
+        line = json.dumps({"key": key, **row}, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        self._handle.write(line)
+        self._handle.flush()
+        self._note(key, self._end)
+        self._end += len(line)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All rows in the order in which they were filed, with their keys."""
+        with self.file.open("rb") as lines:
+            yield from map(json.loads, lines)
+
+    def _scan(self) -> None:
+        self._handle.seek(0)
+        for line in self._handle:
+            if not line.endswith(b"\n"):
+                self._handle.truncate(self._end)
+                break
+            if not line.startswith(_HEAD):
+                raise ValueError(f"{self.file}: the line at byte {self._end} has no key; this is no ledger")
+            key = line[len(_HEAD) : len(_HEAD) + _WIDTH].decode()
+            if key not in self:
+                self._note(key, self._end)
+            self._end += len(line)
+
+    def _note(self, key: str, place: int) -> None:
+        """Recent rows stand in a dictionary; now and then they join the sorted arrays, which are ten times smaller."""
+        import numpy as np
+
+        self._recent[int(key[:16], 16)] = place
+        if len(self._recent) >= 8192:
+            keys = np.concatenate([self._keys, np.fromiter(self._recent.keys(), np.uint64)])
+            places = np.concatenate([self._places, np.fromiter(self._recent.values(), np.uint64)])
+            order = keys.argsort(kind="stable")
+            self._keys, self._places, self._recent = keys[order], places[order], {}
+
+    def _place(self, key: str) -> int | None:
+        import numpy as np
+
+        number = int(key[:16], 16)
+        if number in self._recent:
+            return self._recent[number]
+        row = int(np.searchsorted(self._keys, np.uint64(number)))
+        return int(self._places[row]) if row < len(self._keys) and int(self._keys[row]) == number else None
