@@ -1,6 +1,13 @@
-"""Advantages: what a reward says about a completion, compared with its siblings. Pure functions, (N,) in, (N,) out."""
+"""Advantages: what a reward says about a completion, compared with others. Pure functions of tensors, (N,) or (N,T) out.
+
+A parameter's name says which column it wants (`docs/grpo.md`). A reward of NaN (no term applies) is outside every baseline and standard
+deviation and has advantage 0; so has a completion without siblings. Groups may be ragged. Standard deviations are unbiased, as in TRL
+and verl. Sums are taken in float64, so that equal rewards have advantage 0 exactly.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,22 +19,85 @@ def group_sizes(group_N: Tensor) -> Tensor:
 
 
 def group_mean(value_N: Tensor, group_N: Tensor) -> Tensor:
-    """Mean over the row's group, at every row: (N,). Summed in float64, so that the mean of equal float32 values is that value."""
-    total_P = torch.zeros(int(group_N.max()) + 1, dtype=torch.float64).index_add(0, group_N, value_N.double())
-    return (total_P[group_N] / group_sizes(group_N)).to(value_N.dtype)
+    """Mean over the row's group, NaN left out, at every row: (N,); NaN for a group of nothing but NaN."""
+    known_N = ~value_N.isnan()
+    return (_group_sum(value_N, group_N) / _group_sum(known_N.double(), group_N)).to(value_N.dtype)
 
 
-def group_normalised(reward_N: Tensor, group_N: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """A = (r - mean) / (std + eps) over the completions of a problem (GRPO, arXiv 2402.03300, section 4.1.2).
+def group_std(value_N: Tensor, group_N: Tensor) -> Tensor:
+    """Unbiased standard deviation in the row's group, NaN left out, at every row: (N,); 0 for a group of one."""
+    centred_N = value_N - group_mean(value_N, group_N)
+    freedom_N = (_group_sum((~value_N.isnan()).double(), group_N) - 1).clamp(min=1)
+    return (_group_sum(centred_N.square(), group_N) / freedom_N).sqrt().to(value_N.dtype)
 
-    std is the unbiased one (G - 1), as in TRL and verl; a group of one has std 0 and advantage 0. Groups may be ragged.
-    """
-    centred_N = reward_N - group_mean(reward_N, group_N)
-    freedom_N = (group_sizes(group_N) - 1).clamp(min=1)
-    variance_N = group_mean(centred_N.square(), group_N) * group_sizes(group_N) / freedom_N
-    return centred_N / (variance_N.sqrt() + eps)
+
+def _group_sum(value_N: Tensor, group_N: Tensor) -> Tensor:
+    """Float64 sum over the row's group, NaN as 0, at every row: (N,)."""
+    total_P = torch.zeros(int(group_N.max()) + 1 if len(group_N) else 0, dtype=torch.float64)
+    return total_P.index_add(0, group_N, value_N.double().nan_to_num(0.0))[group_N]
 
 
 def group_centred(reward_N: Tensor, group_N: Tensor) -> Tensor:
     """A = r - mean: no division by the standard deviation (Dr. GRPO, arXiv 2503.20783, eq. 3)."""
-    return reward_N - group_mean(reward_N, group_N)
+    return (reward_N - group_mean(reward_N, group_N)).nan_to_num(0.0)
+
+
+def group_normalised(reward_N: Tensor, group_N: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """A = (r - mean) / (std + eps) over the completions of a problem (GRPO, arXiv 2402.03300, section 4.1.2)."""
+    return group_centred(reward_N, group_N) / (group_std(reward_N, group_N) + eps)
+
+
+def batch_normalised(reward_N: Tensor, group_N: Tensor, *, eps: float = 1e-4) -> Tensor:
+    """A = (r - mean of its group) / (std of all rewards of the rollout batch + eps) (TRL's scale_rewards=batch; arXiv 2508.08221)."""
+    everyone_N = torch.zeros_like(group_N)
+    return group_centred(reward_N, group_N) / (group_std(reward_N, everyone_N) + eps)
+
+
+def leave_one_out(reward_N: Tensor, group_N: Tensor) -> Tensor:
+    """A = r - mean of the other completions of its problem (RLOO, arXiv 2402.14740) = (r - mean) G / (G - 1)."""
+    count_N = _group_sum((~reward_N.isnan()).double(), group_N)
+    return group_centred(reward_N, group_N) * (count_N / (count_N - 1).clamp(min=1)).to(reward_N.dtype)
+
+
+def reinforce_pp(reward_N: Tensor, penalty_NT: Tensor, mask_NT: Tensor, *, discount: float = 1.0) -> Tensor:
+    """REINFORCE++ (arXiv 2501.03262): discounted sums of what follows a token, whitened over all tokens of the rollout batch. (N,T).
+
+    A token earns -penalty (its share of the KL term in the reward), the last one also the completion's reward.
+    """
+    mask_NT = mask_NT * (~reward_N.isnan())[:, None]
+    last_NT = mask_NT * (mask_NT.cumsum(1) == mask_NT.sum(1, keepdim=True))
+    earned_NT = reward_N.nan_to_num(0.0).double()[:, None] * last_NT - penalty_NT.double() * mask_NT
+    return_NT, following_N = torch.zeros_like(earned_NT), torch.zeros_like(earned_NT[:, 0])
+    for place in reversed(range(earned_NT.shape[1])):
+        following_N = earned_NT[:, place] + discount * following_N
+        return_NT[:, place] = following_N
+    return whitened(return_NT, mask_NT).to(reward_N.dtype)
+
+
+def reinforce_pp_baseline(reward_N: Tensor, group_N: Tensor, mask_NT: Tensor) -> Tensor:
+    """REINFORCE++-baseline (arXiv 2501.03262): r - mean of its group, whitened over all tokens of the rollout batch. (N,T)."""
+    known_NT = mask_NT * (~reward_N.isnan())[:, None]
+    return whitened(group_centred(reward_N, group_N).double()[:, None] * known_NT, known_NT).to(reward_N.dtype)
+
+
+def whitened(value_NT: Tensor, mask_NT: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) over the tokens of `mask_NT` (unbiased, as verl's masked_whiten), 0 elsewhere."""
+    count = mask_NT.sum()
+    centred_NT = (value_NT - (value_NT * mask_NT).sum() / count.clamp(min=1)) * mask_NT
+    variance = centred_NT.square().sum() / (count - 1).clamp(min=1)
+    return centred_NT / (variance + eps).sqrt()
+
+
+def gdpo(rewards: Mapping[str, Tensor], weights: Mapping[str, float], group_N: Tensor, *, eps: float = 1e-4) -> Tensor:
+    """GDPO (arXiv 2601.05242): each term is normalised in its group first, then weighed, added, and normalised over the batch.
+
+    TRL's multi_objective_aggregation=normalize_then_sum. Terms of very different spread keep their say.
+    """
+    terms = torch.stack([weights[name] * normalised_or_nan(term_N, group_N, eps) for name, term_N in rewards.items()])
+    total_N = terms.nansum(0).masked_fill(terms.isnan().all(0), torch.nan)
+    return group_normalised(total_N, torch.zeros_like(group_N), eps=eps)
+
+
+def normalised_or_nan(value_N: Tensor, group_N: Tensor, eps: float) -> Tensor:
+    """As `group_normalised`, but NaN stays NaN: (N,)."""
+    return group_normalised(value_N, group_N, eps=eps).masked_fill(value_N.isnan(), torch.nan)

@@ -1,14 +1,18 @@
 """From a loss per token to a scalar. Every mean names its denominator, and the denominator is the whole optimiser step's.
 
 `totals` counts tokens and completions over all micro-batches and ranks of a step; the value for one micro-batch is its share of the
-step's loss, so shares add up to the same loss and gradient however the step was split.
+step's loss, so shares add up to the same loss and gradient however the step was split. `loss_NT` may be (N,1): one value per completion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from openvlt.types import Totals
+
+Aggregate = Callable[[Tensor, Tensor, Totals], Tensor]
 
 
 def token_mean(loss_NT: Tensor, mask_NT: Tensor, totals: Totals) -> Tensor:
@@ -20,3 +24,19 @@ def sequence_mean(loss_NT: Tensor, mask_NT: Tensor, totals: Totals) -> Tensor:
     """Sum over completions of (their token mean) / completions of the step: (1/G) sum 1/|o| sum, as the paper and GRPO write it."""
     per_row_N = (loss_NT * mask_NT).sum(1) / mask_NT.sum(1).clamp(min=1)
     return per_row_N.sum() / totals.sequences
+
+
+def sequence_sum(loss_NT: Tensor, mask_NT: Tensor, totals: Totals) -> Tensor:
+    """Sum over tokens / completions of the step: a completion counts by its length, as the gradient of log pi(completion) does."""
+    return (loss_NT * mask_NT).sum() / totals.sequences
+
+
+def constant_length(loss_NT: Tensor, mask_NT: Tensor, totals: Totals, *, length: int) -> Tensor:
+    """Sum over tokens / (completions of the step x `length`): no bias by length (Dr. GRPO, arXiv 2503.20783, section 3.2).
+
+    `length` is a constant such as the token limit of a completion, not the padded width of a batch, which differs from split to split.
+    """
+    return (loss_NT * mask_NT).sum() / (totals.sequences * length)
+
+
+ADDING_UP = (sequence_sum, constant_length)  # a value per completion would be counted once per token

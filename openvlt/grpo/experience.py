@@ -55,8 +55,8 @@ class Experience:
         generated = time.perf_counter()
         rollouts = self.chain.reward(rollouts)
         rollouts = rollouts.with_(adv_N=self.chain.advantage(rollouts.reward_N, rollouts.group_N))
-        gate = keep_all if self.chain.kl else self.chain.gate
-        rollouts = rollouts.with_(keep_N=gate(rollouts.reward_N, rollouts.group_N))
+        keep_N = keep_all(rollouts.group_N) if self.chain.kl else self.chain.gate(rollouts.reward_N, rollouts.group_N)
+        rollouts = rollouts.with_(keep_N=keep_N)
         metrics = rollout_metrics(rollouts, generate_s=generated - began, reward_s=time.perf_counter() - generated)
         shares = [self._share(rollouts, part) for part in range(self.updates)]
         return rollouts, [self._batch(rollouts, share, metrics) for share in shares]

@@ -1,19 +1,31 @@
-"""Which groups of completions are learned from."""
+"""Which groups of completions are learned from: bool (N,), the same for all rows of a group. Rewards of NaN say nothing."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from openvlt.grpo.advantage import group_mean
+
+Gate = Callable[..., Tensor]
+
 
 def keep_unequal(reward_N: Tensor, group_N: Tensor) -> Tensor:
-    """Bool (N,): groups whose rewards differ. With equal rewards every advantage is 0, so without KL their gradient is exactly 0."""
-    size = int(group_N.max()) + 1
-    low_P = torch.full((size,), torch.inf, dtype=reward_N.dtype).scatter_reduce(0, group_N, reward_N, "amin")
-    high_P = torch.full((size,), -torch.inf, dtype=reward_N.dtype).scatter_reduce(0, group_N, reward_N, "amax")
+    """Groups whose rewards differ. With equal rewards every advantage is 0, so without KL their gradient is exactly 0."""
+    size, known_N = int(group_N.max()) + 1, ~reward_N.isnan()
+    low_P = torch.full((size,), torch.inf, dtype=reward_N.dtype).scatter_reduce(0, group_N[known_N], reward_N[known_N], "amin")
+    high_P = torch.full((size,), -torch.inf, dtype=reward_N.dtype).scatter_reduce(0, group_N[known_N], reward_N[known_N], "amax")
     return (high_P > low_P)[group_N]
 
 
-def keep_all(reward_N: Tensor, group_N: Tensor) -> Tensor:
-    """Bool (N,): every group; needed when a KL term gives a gradient to groups with equal rewards too."""
+def keep_all(group_N: Tensor) -> Tensor:
+    """Every group; needed where groups with equal rewards have something to teach too (a KL term in the reward)."""
     return torch.ones_like(group_N, dtype=torch.bool)
+
+
+def accuracy_band(correct_N: Tensor, group_N: Tensor, *, low: float = 0.01, high: float = 0.99) -> Tensor:
+    """Groups whose share of correct answers is within [low, high]: dynamic sampling (DAPO, arXiv 2503.14476, eq. 11; EasyR1's bounds)."""
+    share_N = group_mean(correct_N, group_N)
+    return (share_N >= low) & (share_N <= high)

@@ -1,25 +1,113 @@
-"""Token losses: pure functions of tensors, (N,T) in and (N,T) out, no reduction."""
+"""Token losses: pure functions `(logp_NT, old_NT, adv_NT, mask_NT) -> (N,T)`, no reduction.
+
+logp are the policy's log-probabilities of the sampled tokens (with gradient), old those of the policy that is being improved on
+(without), rho = exp(logp - old). `adv_NT` may be (N,1): one advantage per completion. Losses with one value per completion return (N,1),
+which every aggregate spreads over the completion's tokens. docs/grpo.md lists formula, source and denominator of each.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+TokenLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
 
 def clipped_surrogate(
-    logp_NT: Tensor, old_logp_NT: Tensor, adv_N: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
+    logp_NT: Tensor,
+    old_NT: Tensor,
+    adv_NT: Tensor,
+    mask_NT: Tensor | None = None,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual: float | None = None,
 ) -> Tensor:
-    """PPO's clipped objective per token, negated (arXiv 1707.06347, eq. 7), with the completion's advantage at each of its tokens."""
-    ratio_NT = (logp_NT - old_logp_NT).exp()
-    adv_N1 = adv_N[:, None]
-    return -torch.minimum(ratio_NT * adv_N1, ratio_NT.clamp(1 - clip_low, 1 + clip_high) * adv_N1)
+    """PPO's clipped objective per token, negated (arXiv 1707.06347, eq. 7): -min(rho A, clip(rho, 1 - low, 1 + high) A).
+
+    `dual` bounds the loss at -dual x A where A < 0, however large rho is (dual clip, arXiv 1912.09729).
+    """
+    return _clipped((logp_NT - old_NT).exp(), adv_NT, clip_low, clip_high, dual)
 
 
-def clip_fractions(
-    logp_NT: Tensor, old_logp_NT: Tensor, adv_N: Tensor, mask_NT: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
-) -> tuple[Tensor, Tensor]:
-    """Tokens whose gradient the clip removes, below and above: two scalar counts."""
-    ratio_NT, positive_N1 = (logp_NT - old_logp_NT).exp(), adv_N[:, None] > 0
-    low = (ratio_NT < 1 - clip_low) & ~positive_N1 & (adv_N[:, None] != 0)
-    high = (ratio_NT > 1 + clip_high) & positive_N1
-    return (low & mask_NT.bool()).sum(), (high & mask_NT.bool()).sum()
+def _clipped(ratio: Tensor, adv: Tensor, clip_low: float, clip_high: float, dual: float | None = None) -> Tensor:
+    loss = -torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
+    return loss if dual is None else torch.where(adv < 0, torch.minimum(loss, -dual * adv), loss)
+
+
+def gspo(
+    logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor, *, clip_low: float = 3e-4, clip_high: float = 4e-4
+) -> Tensor:
+    """GSPO (arXiv 2507.18071, eq. 5 and 7): the clipped objective of s = exp(mean over the completion of log rho). (N,1)."""
+    return _clipped(mean_over_tokens(logp_NT - old_NT, mask_NT).exp(), adv_NT, clip_low, clip_high)
+
+
+def gspo_token(
+    logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor, *, clip_low: float = 3e-4, clip_high: float = 4e-4
+) -> Tensor:
+    """GSPO's token form (arXiv 2507.18071, eq. 13 and 14): s_t = sg[s] x pi / sg[pi], so that A may differ from token to token. (N,T)."""
+    sequence_N1 = mean_over_tokens((logp_NT - old_NT).detach(), mask_NT)
+    return _clipped((sequence_N1 + logp_NT - logp_NT.detach()).exp(), adv_NT, clip_low, clip_high)
+
+
+def sequence_surrogate(
+    logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
+) -> Tensor:
+    """The clipped objective of a whole completion's ratio, the product of its tokens' rho (TRL's RLOO trainer). (N,1)."""
+    return _clipped(((logp_NT - old_NT) * mask_NT).sum(1, keepdim=True).exp(), adv_NT, clip_low, clip_high)
+
+
+def cispo(
+    logp_NT: Tensor,
+    old_NT: Tensor,
+    adv_NT: Tensor,
+    mask_NT: Tensor | None = None,
+    *,
+    ratio_low: float = 0.0,
+    ratio_high: float = 5.0,
+) -> Tensor:
+    """CISPO (MiniMax-M1, arXiv 2506.13585, eq. 4 and 5): -sg[clip(rho)] A log pi. No token loses its gradient, its weight is bounded."""
+    weight_NT = (logp_NT.detach() - old_NT).exp().clamp(ratio_low, ratio_high)
+    return -weight_NT * adv_NT * logp_NT
+
+
+def sapo(
+    logp_NT: Tensor,
+    old_NT: Tensor,
+    adv_NT: Tensor,
+    mask_NT: Tensor | None = None,
+    *,
+    positive: float = 1.0,
+    negative: float = 1.05,
+) -> Tensor:
+    """SAPO (arXiv 2511.20347): -A (4 / tau) sigmoid(tau (rho - 1)), a soft gate whose tau depends on the sign of A."""
+    tau_NT = torch.full_like(adv_NT, negative).masked_fill(adv_NT > 0, positive)
+    return -adv_NT * (4 / tau_NT) * (tau_NT * ((logp_NT - old_NT).exp() - 1)).sigmoid()
+
+
+def policy_gradient(logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor | None = None) -> Tensor:
+    """REINFORCE (Williams 1992): -A log pi; for one update per rollout, since nothing accounts for an older policy."""
+    return -adv_NT * logp_NT
+
+
+SEQUENCE_LEVEL = (gspo, sequence_surrogate)  # one value per completion
+
+
+def mean_over_tokens(value_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """Mean over each completion's own tokens: (N,1)."""
+    return (value_NT * mask_NT).sum(1, keepdim=True) / mask_NT.sum(1, keepdim=True).clamp(min=1)
+
+
+def silenced(loss: TokenLoss, logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens whose gradient the loss removes although A isn't 0: two counts, where A < 0 and where A > 0.
+
+    Works for any loss: its own derivative is asked, so GSPO counts whole completions and CISPO none.
+    """
+    leaf_NT = logp_NT.detach().requires_grad_()
+    with torch.enable_grad():
+        value = (loss(leaf_NT, old_NT, adv_NT, mask_NT) * mask_NT).sum()
+        (slope_NT,) = torch.autograd.grad(value, leaf_NT)
+    gone_NT = (slope_NT == 0) & mask_NT.bool()
+    return (gone_NT & (adv_NT < 0)).sum(), (gone_NT & (adv_NT > 0)).sum()

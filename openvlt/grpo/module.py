@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from openvlt.data.order import batch_rows
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.grpo.experience import Chain, Experience, micro_batches, take
 from openvlt.grpo.kl import k3
-from openvlt.grpo.loss import clip_fractions, clipped_surrogate
+from openvlt.grpo.loss import clipped_surrogate, silenced
 from openvlt.grpo.observe import Transcripts
 from openvlt.model.load import VLM
 from openvlt.model.logprob import completion_logp
@@ -70,11 +71,11 @@ class GRPOModule(StepModule):
         batch, rows, goal = part.batch, part.rows, self.objective
         scored = take(batch.prompts, batch.ids_NT, batch.mask_NT, batch.group_N, rows, self.device)
         logp_NT, entropy_NT = completion_logp(self.vlm, *scored, temperature=goal.temperature)
-        mask_NT, adv_N = scored[2], batch.adv_N[rows].to(logp_NT)
+        mask_NT, adv_N1 = scored[2], batch.adv_N[rows].to(logp_NT)[:, None]
         old_NT = logp_NT.detach() if batch.old_logp_NT is None else self._column(batch.old_logp_NT, rows, mask_NT)
-        clip = {"clip_low": goal.clip_low, "clip_high": goal.clip_high}
-        loss_NT = clipped_surrogate(logp_NT, old_NT, adv_N, **clip)
-        shares = self._shares(part, logp_NT.detach(), old_NT, adv_N, mask_NT, clip)
+        token_loss = partial(clipped_surrogate, clip_low=goal.clip_low, clip_high=goal.clip_high)
+        loss_NT = token_loss(logp_NT, old_NT, adv_N1, mask_NT)
+        shares = self._shares(part, old_NT, mask_NT, silenced(token_loss, logp_NT, old_NT, adv_N1, mask_NT))
         if goal.kl:
             kl_NT = k3(logp_NT, self._column(batch.ref_logp_NT, rows, mask_NT))
             loss_NT = loss_NT + goal.kl * kl_NT
@@ -86,10 +87,8 @@ class GRPOModule(StepModule):
         """The micro-batch's part of a stored column, on this device."""
         return column_NT[rows, : mask_NT.shape[1]].to(self.device)
 
-    def _shares(
-        self, part: Part, logp_NT: Tensor, old_NT: Tensor, adv_N: Tensor, mask_NT: Tensor, clip: dict[str, float]
-    ) -> dict[str, Tensor]:
-        low, high = clip_fractions(logp_NT, old_NT, adv_N, mask_NT, **clip)
+    def _shares(self, part: Part, old_NT: Tensor, mask_NT: Tensor, clipped: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        low, high = clipped
         tokens = part.batch.mask_NT.sum()
         shares = {"clipped_low": low / tokens, "clipped_high": high / tokens}
         if part.batch.behaviour_logp_NT is not None:
