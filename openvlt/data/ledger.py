@@ -90,7 +90,7 @@ class Ledger:
         import numpy as np
 
         self._recent[int(key[:16], 16)] = place
-        if len(self._recent) >= 8192:
+        if len(self._recent) >= 2048:
             keys = np.concatenate([self._keys, np.fromiter(self._recent.keys(), np.uint64)])
             places = np.concatenate([self._places, np.fromiter(self._recent.values(), np.uint64)])
             order = keys.argsort(kind="stable")

@@ -173,8 +173,8 @@ def test_grpo_has_the_papers_settings(paper: DictConfig) -> None:
 def test_distillation_has_the_papers_settings(paper: DictConfig) -> None:
     for author in (paper.distill, paper.self_distill):
         assert (author.samples, author.select._target_) == (4, "openvlt.distill.select.shortest")
-    assert paper.distill.teacher._target_.endswith("CaptionTeacher") and paper.distill.cut._target_.endswith("reflections")
-    assert paper.self_distill.teacher._target_.endswith("PolicyTeacher")
+    assert paper.distill.caption.greedy and paper.distill.reason._target_.endswith("Function") and paper.distill.cut._target_.endswith("reflections")
+    assert "caption" not in paper.self_distill and paper.self_distill.reason._target_.endswith("Local")
 
 
 def test_stages_draw_the_papers_amounts_from_its_sources(paper: DictConfig) -> None:

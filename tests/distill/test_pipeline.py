@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,43 +14,61 @@ from PIL import Image
 from openvlt.data.render import PromptStyle, question_text
 from openvlt.data.table import read_traces
 from openvlt.distill.cut import nothing, reflections
+from openvlt.distill.engine import Function, Gold, Local, Question
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import everything, shortest
-from openvlt.distill.teacher import CaptionTeacher, GoldTeacher, PolicyTeacher, Proposal
+from openvlt.distill.stages import STAGES
+from openvlt.rollout.protocol import Reply, Usage
 from openvlt.types import Completion, Problem, UserError
 
 PROBLEMS = [Problem(f"p{number}", f"What is {number} + 1?", str(number + 1)) for number in range(5)]
-
-
-class Fake:
-    """Answers by script (`says[id]`), counts what it was asked, and dies when asked for `dies`."""
-
-    def __init__(self, says: dict[str, list[str]] | None = None, dies: str | None = None) -> None:
-        self.says, self.dies, self.asked = says or {}, dies, []
-
-    def propose(self, vlm, problems, samples, seed) -> list[list[Proposal]]:
-        if any(problem.id == self.dies for problem in problems):
-            raise KeyboardInterrupt
-        self.asked.append([problem.id for problem in problems])
-        return [[Proposal(text, "a caption") for text in self.says.get(p.id, [right(p)])] for p in problems]
 
 
 def right(problem: Problem, thought: str = "So.") -> str:
     return f"<think>{thought}</think><answer>{problem.answer}</answer>"
 
 
-def distil(teacher, folder: Path, problems=PROBLEMS, **changes) -> dict:
-    settings = Distillation(teacher=teacher, cut=nothing, select=shortest, samples=2, batch=2)
+@dataclass
+class Fake:
+    """Answers by script (`says[id]`), notes what it was asked, and dies when asked for `dies`."""
+
+    says: dict[str, list[str]] = field(default_factory=dict)
+    dies: str | None = None
+    name: str = "fake"
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    local: bool = False
+
+    def signature(self, vlm) -> str:
+        return self.name
+
+    def write(self, vlm, questions, samples, seed, usage):
+        for question in questions:
+            for sample in question.missing:
+                if question.problem.id == self.dies:
+                    raise KeyboardInterrupt
+                self.asked.append((question.problem.id, sample))
+                texts = self.says.get(question.problem.id, [right(question.problem)] * samples)
+                reply = Reply(texts[sample], output_tokens=3) if sample < len(texts) else Reply("", error="no answer")
+                usage.count(reply)
+                yield question, sample, reply
+
+
+def distil(reason, folder: Path, problems: Sequence[Problem] = PROBLEMS, **changes) -> dict:
+    settings = Distillation(reason=reason, cut=nothing, select=shortest, samples=2)
     return replace(settings, **changes).run(None, problems, folder=folder, seed=1)
 
 
+def rows(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_bytes().decode().split("\n") if line]
+
+
 def ids(folder: Path) -> list[str]:
-    return [json.loads(line)["id"] for line in (folder / "traces.jsonl").read_text().splitlines()]
+    return [row["id"] for row in rows(folder / "traces.jsonl")]
 
 
 def test_right_answers_are_kept_cut_and_selected(tmp_path):
     p0, p1, p2, p3, p4 = PROBLEMS
-    teacher = Fake(
+    writer = Fake(
         {
             "p0": [right(p0, "A long way to it."), right(p0, "Short."), "<think>No.</think><answer>77</answer>"],
             "p1": ["<think>So.</think><answer>77</answer>", "<think>I cannot tell.</think>"],
@@ -57,7 +77,7 @@ def test_right_answers_are_kept_cut_and_selected(tmp_path):
             "p4": [],
         }
     )
-    counts = distil(teacher, tmp_path, cut=reflections, select=everything)
+    counts = distil(writer, tmp_path, cut=reflections, select=everything, samples=3)
     traces = read_traces(tmp_path / "traces.jsonl")
     assert [(trace.problem.id, trace.response) for trace in traces] == [
         ("p0", right(p0, "A long way to it.")),
@@ -66,15 +86,16 @@ def test_right_answers_are_kept_cut_and_selected(tmp_path):
     ]
     assert traces[0].problem.question == p0.question and traces[0].problem.answer == p0.answer
     assert (counts["problems"], counts["traces"], counts["solved_problems"], counts["dropped_by_cut"]) == (5, 3, 3, 1)
-    assert (counts["correct"], counts["wrong"]) == (5, 2) and counts["mean_words"] == pytest.approx((5 + 1 + 1) / 3)
-    proposals = {row["id"]: row["proposals"] for row in map(json.loads, (tmp_path / "proposals.jsonl").read_text().splitlines())}
-    assert len(proposals["p0"]) == 3 and proposals["p0"][0]["caption"] == "a caption" and proposals["p4"] == []
+    assert (counts["correct"], counts["wrong"], counts["no_answer"], counts["missing"]) == (5, 2, 1, 7)
+    assert counts["mean_words"] == pytest.approx((5 + 1 + 1) / 3)
+    assert [row["sample"] for row in rows(tmp_path / "reason.jsonl") if row["id"] == "p0"] == [0, 1, 2]
+    assert {row["kept"] for row in rows(tmp_path / "cut.jsonl") if row["id"] == "p3"} == {None}
 
 
-def test_a_finished_batch_is_never_asked_for_again(tmp_path):
-    teacher = Fake()
-    first = distil(teacher, tmp_path)
-    assert teacher.asked == [["p0", "p1"], ["p2", "p3"], ["p4"]]
+def test_what_was_answered_is_never_asked_for_again(tmp_path):
+    writer = Fake()
+    first = distil(writer, tmp_path)
+    assert writer.asked == [(f"p{number}", sample) for number in range(5) for sample in range(2)]
     again = Fake()
     assert distil(again, tmp_path) == first and again.asked == []
 
@@ -83,39 +104,68 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         distil(Fake(dies="p3"), tmp_path / "cut")
     assert not (tmp_path / "cut" / "traces.jsonl").exists()
-    teacher = Fake()
-    counts = distil(teacher, tmp_path / "cut")
-    assert teacher.asked == [["p2", "p3"], ["p4"]]
+    writer = Fake()
+    counts = distil(writer, tmp_path / "cut")
+    assert writer.asked == [("p3", 0), ("p3", 1), ("p4", 0), ("p4", 1)]
     assert counts == distil(Fake(), tmp_path / "whole")
-    assert (tmp_path / "cut" / "traces.jsonl").read_bytes() == (tmp_path / "whole" / "traces.jsonl").read_bytes()
-    assert (tmp_path / "cut" / "proposals.jsonl").read_bytes() == (tmp_path / "whole" / "proposals.jsonl").read_bytes()
+    for name in ("traces", *STAGES):
+        assert (tmp_path / "cut" / f"{name}.jsonl").read_bytes() == (tmp_path / "whole" / f"{name}.jsonl").read_bytes()
+
+
+def test_a_request_that_failed_is_asked_again_and_only_that(tmp_path):
+    counts = distil(Fake({"p2": [right(PROBLEMS[2])], "p4": []}), tmp_path)
+    assert counts["missing"] == 3 and ids(tmp_path) == ["p0", "p1", "p2", "p3"]
+    writer = Fake()
+    assert distil(writer, tmp_path)["missing"] == 0 and writer.asked == [("p2", 1), ("p4", 0), ("p4", 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [({}, 0), ({"cut": reflections}, 0), ({"select": everything}, 0), ({"samples": 3}, 5), ({"reason": Fake(name="other")}, 10)],
+    ids=["nothing", "cut", "select", "samples", "reasoner"],
+)
+def test_other_settings_cost_only_the_calls_that_they_change(tmp_path, change, asked):
+    distil(Fake({"p0": [right(PROBLEMS[0], "So. Wait, no.")] * 3}), tmp_path)
+    writer = change.get("reason", Fake())
+    distil(writer, tmp_path, **{name: value for name, value in change.items() if name != "reason"})
+    assert len(writer.asked) == asked
+    assert ("Wait" in rows(tmp_path / "traces.jsonl")[0]["response"]) == (change.keys() <= {"select"})
+
+
+def test_other_captions_are_other_questions(tmp_path):
+    reasoner = Fake()
+    settings = {"caption": Fake({p.id: ["one"] for p in PROBLEMS}), "samples": 1}
+    distil(reasoner, tmp_path, **settings)
+    distil(reasoner, tmp_path, **settings)
+    assert len(reasoner.asked) == 5 == len(settings["caption"].asked)
+    distil(reasoner, tmp_path, caption=Fake({p.id: ["one" if p.id != "p3" else "two"] for p in PROBLEMS}, name="better"), samples=1)
+    assert reasoner.asked[5:] == [("p3", 0)]  # the same words ask for nothing new
+
+
+def test_a_problem_without_a_caption_is_left_for_the_next_time(tmp_path):
+    captions = {p.id: ["seen"] for p in PROBLEMS}
+    reasoner = Fake()
+    counts = distil(reasoner, tmp_path, caption=Fake(captions | {"p1": []}), samples=1)
+    assert counts["missing"] == 1 and ids(tmp_path) == ["p0", "p2", "p3", "p4"]
+    assert distil(reasoner, tmp_path, caption=Fake(captions), samples=1)["missing"] == 0 and reasoner.asked[-1] == ("p1", 0)
 
 
 @pytest.mark.parametrize("left", [1, 20, -1])
 def test_a_half_written_last_line_is_asked_for_again(tmp_path, left):
-    expected = distil(Fake(), tmp_path)
-    whole = (tmp_path / "proposals.jsonl").read_text()
-    last = whole.splitlines(keepends=True)[-1]
-    (tmp_path / "proposals.jsonl").write_text(whole[: -len(last)] + last[:left])
-    teacher = Fake()
-    assert distil(teacher, tmp_path) == expected and teacher.asked == [["p4"]]
-    assert (tmp_path / "proposals.jsonl").read_text() == whole
-
-
-def test_a_kill_inside_a_character_is_survived(tmp_path):
-    says = {"p4": [right(PROBLEMS[4], "数学")]}
+    says = {"p4": [right(PROBLEMS[4], "数学")] * 2}
     expected = distil(Fake(says), tmp_path)
-    whole = (tmp_path / "proposals.jsonl").read_bytes()
-    (tmp_path / "proposals.jsonl").write_bytes(whole[: whole.index("学".encode()) + 1])
-    teacher = Fake(says)
-    assert distil(teacher, tmp_path) == expected and teacher.asked == [["p4"]]
-    assert (tmp_path / "proposals.jsonl").read_bytes() == whole
+    whole = (tmp_path / "reason.jsonl").read_bytes()
+    last = whole.splitlines(keepends=True)[-1]
+    (tmp_path / "reason.jsonl").write_bytes(whole[: -len(last)] + (last[:left] if left > 1 else last[: last.index("学".encode()) + 1]))
+    writer = Fake(says)
+    assert distil(writer, tmp_path) == expected and writer.asked == [("p4", 1)]
+    assert (tmp_path / "reason.jsonl").read_bytes() == whole
 
 
 @pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x0b\x0c\x1c\x1d\x1e\u2029", "\r\n", "数学 👩‍👧 \x00"])
 def test_whatever_a_model_says_is_read_back(tmp_path, odd):
     """Line separators other than a new line are ordinary characters of an answer."""
-    says = {"p0": [right(PROBLEMS[0], f"So{odd}on.")]}
+    says = {"p0": [right(PROBLEMS[0], f"So{odd}on.")] * 2}
     first = distil(Fake(says), tmp_path)
     again = Fake(says)
     assert distil(again, tmp_path) == first and again.asked == []
@@ -132,10 +182,36 @@ def test_pictures_are_saved_beside_the_traces(tmp_path):
 
 def test_nothing_kept_and_repeated_ids_are_clear_sentences(tmp_path):
     wrong = {problem.id: ["<think>So.</think><answer>77</answer>"] for problem in PROBLEMS}
-    with pytest.raises(UserError, match="distillation kept no trace .*'wrong': 5.* look at proposals.jsonl"):
-        distil(Fake(wrong), tmp_path)
+    with pytest.raises(UserError, match="distillation kept no trace .*'wrong': 5.* look at .*reason.jsonl"):
+        distil(Fake(wrong), tmp_path, samples=1)
     with pytest.raises(UserError, match="id 'p0' occurs twice"):
         distil(Fake(), tmp_path / "other", [PROBLEMS[0], PROBLEMS[0]])
+
+
+def test_memory_does_not_grow_with_the_problems(tmp_path):
+    """Streamed: what a problem leaves in memory is its place in the ledgers, whatever its chains hold."""
+
+    class Many(Sequence):
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def __len__(self) -> int:
+            return self.size
+
+        def __getitem__(self, number: int) -> Problem:
+            if number >= self.size:
+                raise IndexError(number)
+            return Problem(f"p{number}", "What is 1 + 1?", "2")
+
+    long = f"<think>{'word' * 2000} So.</think><answer>2</answer>"
+    writer = Function(lambda caption, question, rng: long)
+    peaks = []
+    for size in (150, 400):
+        tracemalloc.start()
+        distil(writer, tmp_path / str(size), Many(size), caption=Fake({f"p{n}": ["seen"] for n in range(size)}), samples=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 250 * 2500  # 250 problems more, with 8 KB each in four files
 
 
 class Recorder:
@@ -149,18 +225,26 @@ class Recorder:
         return [Completion((1,), f" caption of {p.id} \n", True) for p in problems for _ in range(sampling.n)]
 
 
-def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed):
+def written(engine, vlm, problems: Sequence[Problem], samples: int, seed: int, captions: Sequence[str | None] | None = None) -> list[list[Reply]]:
+    captions = [None] * len(problems) if captions is None else captions
+    asked = [Question(problem, caption, tuple(range(samples))) for problem, caption in zip(problems, captions, strict=True)]
+    replies = [reply for _, _, reply in engine.write(vlm, iter(asked), samples, seed, Usage())]
+    return [replies[start : start + samples] for start in range(0, len(replies), samples)]
+
+
+def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed, tmp_path):
     secret = [replace(problem, answer="SECRET", choices=("one", "other")) for problem in mixed]
     generator, heard = Recorder(), []
 
     def reasoner(*told, **more) -> str:
         assert not more
         heard.append(told)
-        return f"{told[0]}|{told[2].random()}"
+        return f"<answer>SECRET</answer>{told[2].random()}"
 
-    teacher = CaptionTeacher(generator, PromptStyle(), reasoner, "Describe the image.", max_new_tokens=9)
-    groups = teacher.propose(vlm, secret, 3, seed=1)
-    assert [len(group) for group in groups] == [3] * 4 and len(heard) == 12
+    captioner = Local(generator, PromptStyle(), max_new_tokens=9, greedy=True)
+    settings = Distillation(Function(reasoner), nothing, everything, caption=captioner, samples=3)
+    settings.run(vlm, secret, folder=tmp_path, seed=1)
+    assert len(heard) == 12 and len({told[2].random() for told in heard}) == 12  # chains of a caption differ
     for index, told in enumerate(heard):
         problem = secret[index // 3]
         assert told[:2] == (f"caption of {problem.id}", question_text(problem)) and len(told) == 3
@@ -170,22 +254,45 @@ def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed):
     text = vlm.tokenizer.batch_decode(prompts.ids_PL)
     assert all("Describe the image." in each and "SECRET" not in each and "red" not in each for each in text)
     assert prompts.images_P.tolist() == [1, 0, 2, 1]
-    assert all(item.caption == f"caption of {p.id}" for p, group in zip(secret, groups, strict=True) for item in group)
-    assert len({item.response for group in groups for item in group}) == 12  # chains of a caption differ
-    assert teacher.propose(vlm, secret[2:3], 3, seed=1) == groups[2:3]  # a chain doesn't depend on its batch
-    assert teacher.propose(vlm, secret[2:3], 3, seed=2) != groups[2:3]
 
 
-def test_the_policy_proposes_finished_answers_only(vlm, mixed):
+def test_a_chain_does_not_depend_on_its_batch(mixed):
+    writer = Function(lambda caption, question, rng: f"{caption} {rng.random()}")
+    whole = written(writer, None, mixed, 3, 1, ["seen"] * 4)
+    assert written(writer, None, mixed[2:3], 3, 1, ["seen"]) == whole[2:3] != written(writer, None, mixed[2:3], 3, 2, ["seen"])
+    with pytest.raises(UserError, match="reasons over captions, but this distillation makes none"):
+        written(writer, None, mixed, 3, 1)
+
+
+def test_a_model_that_looks_is_asked_as_configured_and_unfinished_answers_are_no_candidates(vlm, mixed, tmp_path):
     class Half:
         def generate(self, vlm, problems, prompts, sampling, seed) -> list[Completion]:
             assert (sampling.n, sampling.temperature, sampling.top_p, sampling.greedy) == (2, 0.7, 0.9, False)
-            return [Completion((1,), f"{p.id}{k}", p.id != "two" and k == 0) for p in problems for k in range(2)]
+            return [Completion((1,), f"<answer>{p.answer}</answer>{k}", p.id != "two" and k == 0) for p in problems for k in range(2)]
 
-    teacher = PolicyTeacher(Half(), PromptStyle(), temperature=0.7, top_p=0.9)
-    assert teacher.propose(vlm, mixed, 2, seed=0) == [[Proposal("one0")], [Proposal("none0")], [], [Proposal("wide0")]]
+    looks = Local(Half(), PromptStyle(), temperature=0.7, top_p=0.9, batch=3)
+    assert [[reply.finished for reply in group] for group in written(looks, vlm, mixed, 2, 0)] == [[True, False], [True, False], [False] * 2, [True, False]]
+    counts = Distillation(looks, nothing, shortest, samples=2).run(vlm, mixed, folder=tmp_path, seed=0)
+    assert (counts["correct"], counts["unfinished"], counts["traces"]) == (3, 5, 3) and ids(tmp_path) == ["one", "none", "wide"]
 
 
-def test_the_gold_teacher_gives_what_verification_accepts(tmp_path):
-    counts = distil(GoldTeacher(), tmp_path)
+def test_a_model_of_ones_own_reads_captions(vlm, mixed):
+    """`model` is loaded for the engine alone; with a caption it is shown no image."""
+
+    class Other:
+        path = "other"
+
+        def load(self):
+            return vlm
+
+    generator = Recorder()
+    engine = Local(generator, PromptStyle(instruction="Think."), model=Other())
+    written(engine, None, mixed[:1], 1, 0, ["A red bar of 3."])
+    ((asked, prompts, _),) = generator.shown
+    assert not engine.local and asked[0].question == "Description:\nA red bar of 3.\n\nQuestion:\nWhat is red?" and asked[0].images == ()
+    assert prompts.images_P.tolist() == [0]
+
+
+def test_gold_is_what_verification_accepts(tmp_path):
+    counts = distil(Gold(), tmp_path, samples=1)
     assert counts["correct"] == counts["traces"] == 5 and ids(tmp_path) == [problem.id for problem in PROBLEMS]
