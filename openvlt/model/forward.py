@@ -1,20 +1,27 @@
 """The model's hooks, in one place: prompts to embeddings and positions, rows to the hidden states that predict completions.
 
-Families listed in `SHARED` are driven through their public parts (`get_image_features`, `get_rope_index`, `language_model`), so the
-vision tower runs once per problem however many completions it has. Others go through their own `forward`, whole rows at a time.
+Families listed in `SHARED` are driven through their public parts (`get_image_features`, `get_rope_index`, `language_model`): a group is
+one packed sequence, so vision tower and prompt run once per problem however many completions it has. Others go through their own
+`forward`, whole rows at a time, and say so once.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
+import transformers
 from torch import Tensor, nn
 
+from openvlt.model.attention import NAME, Attend, PackedAttention
 from openvlt.model.load import VLM
+from openvlt.model.packing import Packing, pack
+from openvlt.model.vision import image_features
 from openvlt.types import Prompts
 
-SHARED = ("qwen2_vl", "qwen2_5_vl")
+SHARED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+TESTED = "5.23"
 
 
 def shares_prefix(model: nn.Module) -> bool:
@@ -24,57 +31,121 @@ def shares_prefix(model: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Prompts ready for the language model: embeddings (P,L,D) with image features in place, m-rope positions (3,P,L)."""
+    """Prompts ready for the language model, one after another without padding: S tokens in all.
 
-    embeds_PLD: Tensor
-    positions_3PL: Tensor
-    mask_PL: Tensor
+    `embeds_SD` has image features in place, `positions_3S` are m-rope's, `image_S` marks image tokens and `deep` holds what some
+    families add there after the first layers (DeepStack; empty elsewhere). `next_P` is the position of each first completion token.
+    """
 
-    @property
-    def next_P(self) -> Tensor:
-        """Position of the first completion token of each prompt, equal on all three axes."""
-        return self.positions_3PL.amax((0, 2)) + 1
+    embeds_SD: Tensor
+    positions_3S: Tensor
+    image_S: Tensor
+    deep: tuple[Tensor, ...]
+    next_P: Tensor
 
 
 def encode(vlm: VLM, prompts: Prompts) -> Prefix:
-    """Runs the vision tower once per image and places its features at the prompt's image tokens."""
-    model = vlm.core
-    embeds_PLD = model.get_input_embeddings()(prompts.ids_PL)
+    """Runs the vision tower once per image (or takes its stored features) and places its features at the prompt's image tokens."""
+    model, real_PL = vlm.core, prompts.mask_PL.bool()
+    _require(model, ("get_input_embeddings", "get_image_features"), model)
+    _require(model, ("get_rope_index", "language_model"), model.model)
+    ids_S = prompts.ids_PL[real_PL]
+    embeds_SD, deep = model.get_input_embeddings()(ids_S), ()
+    image_S = ids_S == model.config.image_token_id
     if prompts.vision:
-        features = model.get_image_features(**prompts.vision).pooler_output
-        features = torch.cat(list(features)) if isinstance(features, (tuple, list)) else features
-        is_image_PL1 = (prompts.ids_PL == model.config.image_token_id)[..., None]
-        embeds_PLD = embeds_PLD.masked_scatter(is_image_PL1, features.to(embeds_PLD.dtype))
+        features, deep = image_features(vlm, prompts)
+        embeds_SD = embeds_SD.masked_scatter(image_S[:, None], features.to(embeds_SD.dtype))
     positions_3PL, _ = model.model.get_rope_index(
         prompts.ids_PL,
         mm_token_type_ids=prompts.token_type_PL,
         image_grid_thw=prompts.vision.get("image_grid_thw"),
         attention_mask=prompts.mask_PL,
     )
-    return Prefix(embeds_PLD, positions_3PL, prompts.mask_PL)
+    return Prefix(embeds_SD, positions_3PL[:, real_PL], image_S, deep, positions_3PL.amax((0, 2)) + 1)
 
 
 def completion_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
-    """Hidden states (N,T,D) from which each completion token is predicted: the prompt's last row, then the completion's own."""
+    """As `scored_hidden`, in rows: (N,T,D), 0 where `mask_NT` is 0."""
+    hidden_MD = scored_hidden(vlm, prompts, ids_NT, mask_NT, group_N)
+    rows_NT1 = mask_NT.bool()[..., None]
+    return hidden_MD.new_zeros(*ids_NT.shape, hidden_MD.shape[-1]).masked_scatter(rows_NT1, hidden_MD)
+
+
+def scored_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
+    """Hidden states (M,D) from which each completion token is predicted, row by row: the prompt's last, then the completion's own."""
     if not shares_prefix(vlm.core):
-        return _plain_hidden(vlm, prompts, ids_NT, mask_NT, group_N)
+        _say_plain(vlm.core.config.model_type)
+        return _plain_hidden(vlm, prompts, ids_NT, mask_NT, group_N)[mask_NT.bool()]
+    packing = pack(prompts.mask_PL, mask_NT, group_N)
     prefix = encode(vlm, prompts)
-    return continue_hidden(vlm, prefix, ids_NT, mask_NT, group_N)
+    hidden_SD = packed_hidden(vlm, prefix, ids_NT, group_N, packing, PackedAttention(packing))
+    return hidden_SD.index_select(0, packing.source_M)
 
 
-def continue_hidden(vlm: VLM, prefix: Prefix, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
-    """As `completion_hidden`, from prompts that are encoded already. The last token predicts nothing and isn't fed."""
-    model, width, steps = vlm.core, prefix.mask_PL.shape[1], ids_NT.shape[1]
-    fed_NT = ids_NT[:, :-1]
-    embeds = torch.cat([prefix.embeds_PLD[group_N], model.get_input_embeddings()(fed_NT)], 1)
-    steps_1T = torch.arange(steps - 1, device=ids_NT.device)[None]
-    next_3NT = (prefix.next_P[group_N][:, None] + steps_1T).expand(3, -1, -1)
-    positions = torch.cat([prefix.positions_3PL[:, group_N], next_3NT], 2)
-    mask = torch.cat([prefix.mask_PL[group_N], mask_NT[:, :-1]], 1)
-    hidden = model.model.language_model(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
-    ).last_hidden_state
-    return hidden[:, width - 1 :]
+def packed_hidden(vlm: VLM, prefix: Prefix, ids_NT: Tensor, group_N: Tensor, packing: Packing, attend: Attend) -> Tensor:
+    """Hidden states (S,D) of a packed sequence, in its order."""
+    fed = packing.fed_tokens
+    embeds_SD, positions_3S, image_S = prefix.embeds_SD, prefix.positions_3S, prefix.image_S
+    if len(fed):
+        row, step = fed // ids_NT.shape[1], fed % ids_NT.shape[1]
+        own_SD = vlm.core.get_input_embeddings()(ids_NT.flatten()[fed])
+        embeds_SD = torch.cat([embeds_SD, own_SD])
+        positions_3S = torch.cat([positions_3S, (prefix.next_P[group_N[row]] + step).expand(3, -1)], 1)
+        image_S = torch.cat([image_S, image_S.new_zeros(len(fed))])
+    order = packing.order_S
+    deep = {}
+    if prefix.deep:
+        # features come in the batch's order of image tokens, the packed sequence has an order of its own
+        place_S = torch.cumsum(image_S, 0)[order][image_S[order]] - 1
+        deep = {"visual_pos_masks": image_S[order][None], "deepstack_visual_embeds": [layer[place_S] for layer in prefix.deep]}
+    return language(vlm.core, embeds_SD[order][None], positions_3S[:, order][:, None], attend, **deep)[0]
+
+
+def language(model: nn.Module, embeds_BSD: Tensor, positions_3BS: Tensor, attend: Attend, **deep: object) -> Tensor:
+    """The language model's last hidden states (B,S,D) with `attend` as the attention of every layer.
+
+    Raises RuntimeError when the installed transformers no longer hands `attend` to its layers: results would be silently wrong.
+    """
+    config = model.model.language_model.config
+    if config._attn_implementation != NAME:
+        model.set_attn_implementation({"text_config": NAME})
+    called: set[int] = set()
+
+    def counted(layer: int, *rest: object) -> Tensor:
+        called.add(layer)
+        return attend(layer, *rest)
+
+    # a mask of four dimensions is handed on as it is: no mask is made, `attend` needs none
+    output = model.model.language_model(
+        inputs_embeds=embeds_BSD,
+        position_ids=positions_3BS,
+        attention_mask=embeds_BSD.new_zeros(1, 1, 1, 1),
+        use_cache=False,
+        attend=counted,
+        **deep,
+    )
+    if len(called) != config.num_hidden_layers:
+        raise RuntimeError(_broken(model, f"only {len(called)} of {config.num_hidden_layers} layers asked for our attention"))
+    return output.last_hidden_state
+
+
+def _require(model: nn.Module, names: tuple[str, ...], owner: nn.Module) -> None:
+    if missing := [name for name in names if not hasattr(owner, name)]:
+        raise RuntimeError(_broken(model, f"{type(owner).__name__} has no {', '.join(missing)}"))
+
+
+def _broken(model: nn.Module, what: str) -> str:
+    return (
+        f"transformers {transformers.__version__} changed a hook that the shared-prefix path of {model.config.model_type} needs ({what}); "
+        f"install transformers {TESTED}, the version it is tested with"
+    )
+
+
+def _say_plain(model_type: str) -> None:
+    warnings.warn(
+        f"model type {model_type!r} isn't one of {', '.join(SHARED)}: every completion runs its own prompt and images, correct but slow",
+        stacklevel=3,
+    )
 
 
 def _plain_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ from openvlt.types import Completion, Problem, Prompts
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to decode: `n` completions per problem; `greedy` ignores the rest. top_p 1 and top_k 0 mean no truncation."""
+    """How to decode: `n` completions per problem; `greedy` ignores the rest. top_p 1 and top_k 0 mean no truncation.
+
+    `stop` are strings that end a completion as a stop token does; they stay in its text.
+    """
 
     n: int = 1
     max_new_tokens: int = 2048
@@ -26,6 +29,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     greedy: bool = False
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_new_tokens < 1:
@@ -35,6 +39,8 @@ class Sampling:
                 f"Sampling: temperature={self.temperature} must be above 0 (greedy=true for argmax), top_p={self.top_p} in (0, 1], "
                 f"top_k={self.top_k} at least 0"
             )
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise ValueError(f"Sampling: stop={self.stop!r} must be a list of strings, none empty")
 
 
 class Generator(Protocol):

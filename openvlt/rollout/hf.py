@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from openvlt.model.load import VLM
 from openvlt.rollout.generator import Sampling, generating, row_uniforms
 from openvlt.rollout.sample import next_tokens
+from openvlt.rollout.stop import Stops
 from openvlt.types import Completion, Problem, Prompts
 
 
@@ -51,9 +52,17 @@ class _Choose(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
 
+class _Stop(StoppingCriteria):
+    def __init__(self, stops: Stops, prompt_tokens: int) -> None:
+        self.stops, self.prompt_tokens = stops, prompt_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **rest: object) -> torch.Tensor:
+        return self.stops.ended(input_ids[:, self.prompt_tokens :])
+
+
 def _generate(vlm: VLM, prompts: Prompts, sampling: Sampling, draws_NT: torch.Tensor | None) -> list[Completion]:
     width = prompts.ids_PL.shape[1]
-    choose = _Choose(vlm, width, sampling, draws_NT)
+    choose, stops = _Choose(vlm, width, sampling, draws_NT), Stops(vlm, sampling.stop)
     extra = {"mm_token_type_ids": prompts.token_type_PL} if prompts.token_type_PL.any() else {}
     output = vlm.core.generate(
         input_ids=prompts.ids_PL,
@@ -63,19 +72,20 @@ def _generate(vlm: VLM, prompts: Prompts, sampling: Sampling, draws_NT: torch.Te
         do_sample=False,
         max_new_tokens=sampling.max_new_tokens,
         logits_processor=LogitsProcessorList([choose]),
+        stopping_criteria=StoppingCriteriaList([_Stop(stops, width)]),
         repetition_penalty=1.0,
         temperature=None,
         top_p=None,
         top_k=None,
     )
-    return _cut(vlm, output[:, width:].tolist(), torch.stack(choose.logp, 1).tolist())
+    return _cut(vlm, stops, output[:, width:].tolist(), torch.stack(choose.logp, 1).tolist())
 
 
-def _cut(vlm: VLM, rows: list[list[int]], logp: list[list[float]]) -> list[Completion]:
-    """Rows up to and with their first stop token."""
-    stop, completions = set(vlm.stop_ids), []
+def _cut(vlm: VLM, stops: Stops, rows: list[list[int]], logp: list[list[float]]) -> list[Completion]:
+    """Rows up to and with the token that ends them."""
+    completions = []
     for row, values in zip(rows, logp, strict=True):
-        end = next((place + 1 for place, token in enumerate(row) if token in stop), len(row))
+        end = stops.end(row)
         text = vlm.tokenizer.decode(row[:end], skip_special_tokens=True)
-        completions.append(Completion(tuple(row[:end]), text, row[end - 1] in stop, tuple(values[:end])))
+        completions.append(Completion(tuple(row[:end]), text, stops.finishes(row[:end]), tuple(values[:end])))
     return completions

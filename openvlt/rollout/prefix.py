@@ -7,13 +7,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from openvlt.model.forward import encode, shares_prefix
+from openvlt.model.attention import PackedAttention
+from openvlt.model.forward import encode, language, packed_hidden, shares_prefix
+from openvlt.model.linear import prepacked
 from openvlt.model.load import VLM
+from openvlt.model.packing import pack
+from openvlt.rollout.cache import PrefixCache
 from openvlt.rollout.generator import Sampling, generating, row_uniforms
 from openvlt.rollout.sample import next_tokens
+from openvlt.rollout.stop import Stops
 from openvlt.types import Completion, Problem, Prompts, UserError
+
+LEAVE = 8  # finished rows leave when they are an eighth of the batch: moving the others costs something, too
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,11 @@ class PrefixGenerator:
             raise UserError(f"rollout=prefix doesn't know model type {vlm.core.config.model_type!r}; use rollout=hf")
         per_batch = max(1, self.max_rows // sampling.n)
         completions: list[Completion] = []
-        for start in range(0, len(problems), per_batch):
-            rows = range(start, min(start + per_batch, len(problems)))
-            part = [problems[row] for row in rows]
-            selected = prompts if len(rows) == len(prompts) else prompts.select(rows)
-            with generating(vlm.model):
+        with generating(vlm.model), prepacked(vlm.core):
+            for start in range(0, len(problems), per_batch):
+                rows = range(start, min(start + per_batch, len(problems)))
+                part = [problems[row] for row in rows]
+                selected = prompts if len(rows) == len(prompts) else prompts.select(rows)
                 completions += _Decoding(vlm, selected.to(vlm.device), sampling).run(part, seed)
         return completions
 
@@ -44,72 +50,66 @@ class _Decoding:
 
     def __init__(self, vlm: VLM, prompts: Prompts, sampling: Sampling) -> None:
         self.vlm, self.sampling = vlm, sampling
-        self.language_model, self.head = vlm.core.model.language_model, vlm.core.get_output_embeddings()
+        self.embed, self.head = vlm.core.get_input_embeddings(), vlm.core.get_output_embeddings()
         self.banned_V = vlm.banned_V()
-        self.stop = torch.tensor(vlm.stop_ids, device=vlm.device)
+        self.stops = Stops(vlm, sampling.stop)
         self._prefill(prompts)
 
     def _prefill(self, prompts: Prompts) -> None:
-        prefix = encode(self.vlm, prompts)
-        self.cache = DynamicCache(config=self.vlm.core.config.get_text_config())
-        hidden = self.language_model(
-            inputs_embeds=prefix.embeds_PLD,
-            position_ids=prefix.positions_3PL,
-            attention_mask=prefix.mask_PL,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        n = self.sampling.n
-        self.cache.batch_repeat_interleave(n)
-        self.mask = prefix.mask_PL.repeat_interleave(n, 0)
+        """One packed pass over the prompts; every row then starts from the logits of its prompt's last token."""
+        size, device, n = len(prompts), self.vlm.device, self.sampling.n
+        first_P1, own_P = torch.ones(size, 1, dtype=torch.long, device=device), torch.arange(size, device=device)
+        packing, prefix = pack(prompts.mask_PL, first_P1, own_P), encode(self.vlm, prompts)
+        attend = PackedAttention(packing, keep=True)
+        hidden_SD = packed_hidden(self.vlm, prefix, first_P1, own_P, packing, attend)
+        place_S = packing.prompt_tokens[packing.order_S]
+        kept = [tuple(_padded(half, place_S, prompts.mask_PL) for half in attend.kept.pop(layer)) for layer in sorted(attend.kept)]
+        self.cache = PrefixCache(kept, prompts.mask_PL, n)
         self.position_N = prefix.next_P.repeat_interleave(n, 0)
-        self.logits_NV = self.head(hidden).repeat_interleave(n, 0)
+        self.logits_NV = self.head(hidden_SD[packing.source_M]).repeat_interleave(n, 0)
 
     def run(self, problems: Sequence[Problem], seed: int) -> list[Completion]:
         rows = torch.arange(len(self.logits_NV), device=self.vlm.device)
         said = torch.full((len(rows), self.sampling.max_new_tokens), self.vlm.pad_id, device=self.vlm.device)
-        logp = torch.zeros(said.shape, device=said.device)
-        length = torch.full((len(rows),), said.shape[1], device=said.device)
-        draws = None if self.sampling.greedy else torch.from_numpy(row_uniforms(problems, self.sampling, seed))
-        draws = draws if draws is None else draws.to(said.device)
+        logp, length = torch.zeros(said.shape, device=said.device), torch.full((len(rows),), said.shape[1], device=said.device)
+        draws = None if self.sampling.greedy else torch.from_numpy(row_uniforms(problems, self.sampling, seed)).to(said.device)
+        going = torch.ones_like(rows, dtype=torch.bool)
         for step in range(said.shape[1]):
             uniform = None if draws is None else draws[rows, step]
             tokens, token_logp = next_tokens(self.logits_NV, uniform, self.banned_V, self.sampling)
-            said[rows, step], logp[rows, step] = tokens, token_logp
-            stopped = torch.isin(tokens, self.stop)
-            length[rows[stopped]] = step + 1
-            running = (~stopped).nonzero()[:, 0]
-            if not len(running) or step == said.shape[1] - 1:
+            said[rows, step], logp[rows, step] = tokens, token_logp  # what a finished row says more is cut off below
+            stopped = self.stops.ended(said[rows, : step + 1] if self.sampling.stop else tokens[:, None])
+            length[rows[stopped & going]] = step + 1
+            going &= ~stopped
+            running = int(going.sum())
+            if not running or step == said.shape[1] - 1:
                 break
-            if len(running) < len(rows):
-                rows, tokens = rows[running], tokens[running]
-                self._keep(running)
+            if LEAVE * (len(rows) - running) >= len(rows):
+                (stay,) = going.nonzero(as_tuple=True)
+                rows, tokens, going = rows[stay], tokens[stay], going[stay]
+                self.cache.keep(stay)
+                self.position_N = self.position_N[stay]
             self._feed(tokens)
         return self._completions(said.tolist(), logp.tolist(), length.tolist())
 
-    def _keep(self, running: Tensor) -> None:
-        """Finished rows leave: nothing is computed for them any more."""
-        self.cache.batch_select_indices(running)
-        self.mask, self.position_N = self.mask[running], self.position_N[running]
-
     def _feed(self, tokens_N: Tensor) -> None:
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
-        embeds = self.vlm.core.get_input_embeddings()(tokens_N[:, None])
-        hidden = self.language_model(
-            inputs_embeds=embeds,
-            position_ids=self.position_N[None, :, None].expand(3, -1, -1),
-            attention_mask=self.mask,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        positions_3N1 = self.position_N[None, :, None].expand(3, -1, -1)
+        hidden_N1D = language(self.vlm.core, self.embed(tokens_N[:, None]), positions_3N1, self.cache)
+        self.cache.advance()
         self.position_N = self.position_N + 1
-        self.logits_NV = self.head(hidden)
+        self.logits_NV = self.head(hidden_N1D[:, 0])
 
     def _completions(self, said: list[list[int]], logp: list[list[float]], length: list[int]) -> list[Completion]:
         ids = [tuple(row[:size]) for row, size in zip(said, length, strict=True)]
         texts = self.vlm.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        stop = set(self.vlm.stop_ids)
         return [
-            Completion(token_ids=row, text=text, finished=row[-1] in stop, logp=tuple(values[: len(row)]))
+            Completion(token_ids=row, text=text, finished=self.stops.finishes(row), logp=tuple(values[: len(row)]))
             for row, text, values in zip(ids, texts, logp, strict=True)
         ]
+
+
+def _padded(half_KSD: Tensor, place_S: Tensor, mask_PL: Tensor) -> Tensor:
+    """Keys or values of the packed prompts as (P,K,L,D)."""
+    kinds, _, size = half_KSD.shape
+    padded = half_KSD.new_zeros(kinds, mask_PL.numel(), size).index_copy_(1, place_S, half_KSD)
+    return padded.view(kinds, *mask_PL.shape, size).transpose(0, 1).contiguous()

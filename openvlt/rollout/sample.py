@@ -7,6 +7,8 @@ from torch import Tensor
 
 from openvlt.rollout.generator import Sampling
 
+BLOCK = 256  # tokens whose probabilities are summed first where the vocabulary is large
+
 
 def next_tokens(logits_NV: Tensor, uniform_N: Tensor | None, banned_V: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Tokens (N,) and their log-probabilities (N,) under the tempered, banned distribution *before* top-p and top-k.
@@ -14,30 +16,45 @@ def next_tokens(logits_NV: Tensor, uniform_N: Tensor | None, banned_V: Tensor, s
     Greedy when `uniform_N` is None. Sampling inverts the cumulative distribution at `uniform_N`, which is several times faster than
     `multinomial` on a CPU and lets every row bring its own random numbers.
     """
-    logp_NV = (logits_NV.float() / sampling.temperature).masked_fill(banned_V, -torch.inf).log_softmax(-1)
-    if uniform_N is None:
-        token_N = logp_NV.argmax(-1)
-    else:
-        token_N = _invert(_truncate(logp_NV.exp(), sampling), uniform_N)
-    return token_N, logp_NV.gather(1, token_N[:, None])[:, 0]
+    z_NV = (logits_NV.float() / sampling.temperature).masked_fill_(banned_V, -torch.inf)
+    top_N, best_N = z_NV.max(-1)
+    weight_NV = (z_NV - top_N[:, None]).exp_()
+    token_N = best_N if uniform_N is None else _invert(_truncate(weight_NV, sampling), uniform_N.to(torch.float64))
+    return token_N, z_NV.gather(1, token_N[:, None])[:, 0] - top_N - weight_NV.sum(-1).log()
 
 
-def _invert(probability_NV: Tensor, uniform_N: Tensor) -> Tensor:
-    """The first token whose cumulative probability exceeds the row's draw; never one of probability zero."""
-    cumulative_NV = probability_NV.cumsum(-1, dtype=torch.float64)
-    target_N1 = uniform_N[:, None].to(cumulative_NV) * cumulative_NV[:, -1:]
-    return torch.searchsorted(cumulative_NV, target_N1, right=True)[:, 0].clamp_(max=probability_NV.shape[1] - 1)
+def _invert(weight_NV: Tensor, uniform_N: Tensor) -> Tensor:
+    """The first token whose cumulative share exceeds the row's draw; never one of weight zero.
+
+    Of a large vocabulary only the sums of blocks are accumulated, then the weights inside the block that was hit.
+    """
+    tokens = weight_NV.shape[1]
+    if tokens <= 2 * BLOCK:
+        cumulative_NV = weight_NV.cumsum(-1, dtype=torch.float64)
+        target_N1 = uniform_N[:, None].clamp(max=1 - 1e-12) * cumulative_NV[:, -1:]
+        return torch.searchsorted(cumulative_NV, target_N1, right=True)[:, 0]
+    whole = tokens // BLOCK * BLOCK
+    sums_NB = weight_NV[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
+    sums_NB = torch.cat([sums_NB, weight_NV[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
+    cumulative_NB = sums_NB.cumsum(-1)
+    target_N1 = uniform_N[:, None].clamp(max=1 - 1e-12) * cumulative_NB[:, -1:]
+    block_N1 = torch.searchsorted(cumulative_NB, target_N1, right=True)
+    size_N1 = sums_NB.gather(1, block_N1)
+    inside_N1 = ((target_N1 - cumulative_NB.gather(1, block_N1) + size_N1) / size_N1).clamp(0, 1)
+    places_NB = block_N1 * BLOCK + torch.arange(BLOCK, device=weight_NV.device)
+    inner_NB = weight_NV.gather(1, places_NB.clamp(max=tokens - 1)).masked_fill(places_NB >= tokens, 0.0)
+    return block_N1[:, 0] * BLOCK + _invert(inner_NB, inside_N1[:, 0])
 
 
-def _truncate(probability_NV: Tensor, sampling: Sampling) -> Tensor:
-    """Zeroes what top-k and top-p leave out; the remainder needs no renormalising, `_invert` scales by its sum."""
-    vocabulary = probability_NV.shape[1]
+def _truncate(weight_NV: Tensor, sampling: Sampling) -> Tensor:
+    """Zeroes what top-k and top-p leave out; weights needn't sum to 1, `_invert` scales by their sum."""
+    vocabulary = weight_NV.shape[1]
     if sampling.top_k and sampling.top_k < vocabulary:
-        smallest_N1 = probability_NV.topk(sampling.top_k, -1).values[:, -1:]
-        probability_NV = probability_NV.where(probability_NV >= smallest_N1, 0.0)
+        smallest_N1 = weight_NV.topk(sampling.top_k, -1).values[:, -1:]
+        weight_NV = weight_NV.where(weight_NV >= smallest_N1, 0.0)
     if sampling.top_p < 1:
-        ranked_NV, order_NV = probability_NV.sort(-1, descending=True)
+        ranked_NV, order_NV = weight_NV.sort(-1, descending=True)
         before_NV = ranked_NV.cumsum(-1) - ranked_NV
         ranked_NV = ranked_NV.where(before_NV < sampling.top_p * ranked_NV.sum(-1, keepdim=True), 0.0)
-        probability_NV = torch.zeros_like(probability_NV).scatter(-1, order_NV, ranked_NV)
-    return probability_NV
+        weight_NV = torch.zeros_like(weight_NV).scatter(-1, order_NV, ranked_NV)
+    return weight_NV

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,7 +68,8 @@ def test_the_tolerance_would_notice_a_missing_image_or_shifted_positions(vlm, sc
         blank = {**prompts.vision, "pixel_values": torch.zeros_like(prompts.vision["pixel_values"])}
         blind = type(prompts)(prompts.ids_PL, prompts.mask_PL, prompts.token_type_PL, prompts.images_P, blank)
         unseen, _ = completion_logp(vlm, blind, ids, mask, group)
-        monkeypatch.setattr(forward.Prefix, "next_P", property(lambda self: self.positions_3PL.amax((0, 2)) + 2))
+        encode = forward.encode
+        monkeypatch.setattr(forward, "encode", lambda *args: replace(encoded := encode(*args), next_P=encoded.next_P + 1))
         shifted, _ = completion_logp(vlm, *scored)
     seen = scored[0].images_P[group] > 0
     assert ((right - unseen).abs().amax(1)[seen] > 1e-2).all() and (right - unseen)[~seen].abs().max() < 1e-6
@@ -106,13 +108,33 @@ def loss_of(vlm: VLM, scored) -> Tensor:
     return (logp * torch.linspace(-1, 2, logp.numel(), dtype=logp.dtype).view_as(logp)).sum()
 
 
+@pytest.mark.parametrize("banned", [True, False])
+def test_the_head_equals_autograds_own(banned):
+    """Chunked, with gradients through log-probabilities and entropy, against log_softmax on whole logits."""
+    rng = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(6, 11, bias=False).double()
+    hidden, ids = torch.randn(9, 6, generator=rng, dtype=torch.float64), torch.arange(9) + banned
+    mask = torch.zeros(11, dtype=torch.bool)
+    mask[0] = banned
+    weight = torch.randn(2, 9, generator=rng, dtype=torch.float64)
+    found = []
+    for score in (token_logp, logprob._head_logp):
+        rows = hidden.clone().requires_grad_()
+        logp, entropy = score(head, rows, ids, mask, 0.7)
+        head.zero_grad()
+        (logp * weight[0] + entropy * weight[1]).sum().backward()
+        found.append((logp.detach(), entropy.detach(), rows.grad, head.weight.grad.clone()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 def test_the_chunked_head_equals_the_whole_one(fresh, scored, gradients, same_gradients, monkeypatch):
     model = fresh(torch.float64)
     whole = loss_of(model, scored)
     expected = gradients(model.model, whole)
     calls = []
-    plain = logprob._head_logp
-    monkeypatch.setattr(logprob, "_head_logp", lambda *args: calls.append(len(args[2])) or plain(*args))
+    plain = logprob._logits
+    monkeypatch.setattr(logprob, "_logits", lambda hidden, *args: calls.append(len(hidden)) or plain(hidden, *args))
     monkeypatch.setattr(logprob, "CHUNK_LOGITS", 5 * len(model.banned_V()) + 3)
     chunked = loss_of(model, scored)
     assert calls == [5] * 6 + [1] and sum(LENGTHS) == 31

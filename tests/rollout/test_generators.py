@@ -91,9 +91,10 @@ def test_finished_rows_leave_the_batch(chatty, mixed, render, monkeypatch):
     fed, plain = [], prefix._Decoding._feed
     monkeypatch.setattr(prefix._Decoding, "_feed", lambda self, tokens: fed.append(len(tokens)) or plain(self, tokens))
     said = PrefixGenerator().generate(chatty, mixed, render(mixed), SAMPLED, 11)
-    running = [sum(len(c.token_ids) > step + 1 for c in said) for step in range(13)]
-    assert fed == [rows for rows in running if rows]
-    assert fed[0] < 12 and fed == sorted(fed, reverse=True)
+    running = [rows for step in range(13) if (rows := sum(len(c.token_ids) > step + 1 for c in said))]
+    assert len(fed) == len(running) and fed == sorted(fed, reverse=True) and fed[-1] < fed[0]
+    for rows, needed in zip(fed, running, strict=True):
+        assert needed <= rows < needed * prefix.LEAVE / (prefix.LEAVE - 1)  # at most an eighth of the batch waits to leave
 
 
 def test_images_and_prompts_run_once_per_problem(vlm, mixed, render):
@@ -108,7 +109,7 @@ def test_images_and_prompts_run_once_per_problem(vlm, mixed, render):
         hook.remove()
         feed.remove()
     assert [isinstance(each, dict) for each in seen] == [True, False, False, False]
-    assert seen[1] == tuple(render(mixed).ids_PL.shape)
+    assert seen[1] == (1, int(render(mixed).mask_PL.sum()))  # one sequence without padding
     assert all(15 < rows <= 20 and width == 1 for rows, width in seen[2:])
 
 
