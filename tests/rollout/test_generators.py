@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from openvlt.data.render import pad_right
+from openvlt.model import linear
 from openvlt.model.load import VLM
 from openvlt.model.logprob import completion_logp
 from openvlt.rollout import prefix
@@ -85,6 +86,26 @@ def test_completions_end_at_their_stop_token(chatty, mixed, render):
         assert c.finished == (c.token_ids[-1] in stop) and (c.finished or len(c.token_ids) == 14)
         assert c.text == chatty.tokenizer.decode(c.token_ids, skip_special_tokens=True)
     assert not chatty.banned_V()[torch.tensor([token for c in said for token in c.token_ids])].any()
+
+
+def test_stop_strings_end_a_completion_with_the_token_that_completes_them(chatty, mixed, render):
+    free = PrefixGenerator().generate(chatty, mixed, render(mixed), replace(SAMPLED, n=6), 2)
+    longest = max(free, key=lambda c: len(c.text))
+    middle = len(longest.text) // 2
+    stop = (longest.text[middle : middle + 3], "never said")
+    stopped = PrefixGenerator().generate(chatty, mixed, render(mixed), replace(SAMPLED, n=6, stop=stop), 2)
+    assert HFGenerator().generate(chatty, mixed, render(mixed), replace(SAMPLED, n=6, stop=stop), 2) == [
+        replace(c, logp=pytest.approx(c.logp, abs=1e-5)) for c in stopped
+    ]
+    assert any(len(cut.token_ids) < len(whole.token_ids) for cut, whole in zip(stopped, free, strict=True))
+    for cut, whole in zip(stopped, free, strict=True):
+        assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]  # up to there the same draws
+        before = chatty.tokenizer.decode(cut.token_ids[:-1], skip_special_tokens=True)
+        assert stop[0] not in before and (cut.finished or len(cut.token_ids) == 14)
+        assert len(cut.token_ids) == len(whole.token_ids) or stop[0] in cut.text
+    for wrong in ("end", ("",)):
+        with pytest.raises(ValueError, match="must be a list of strings, none empty"):
+            Sampling(stop=wrong)
 
 
 def test_finished_rows_leave_the_batch(chatty, mixed, render, monkeypatch):
@@ -193,6 +214,22 @@ def test_training_works_after_generating(fresh, mixed, render, ragged):
     ids, mask = ragged([3, 2, 4, 1])
     completion_logp(model, render(mixed), ids, mask, torch.arange(4))[0].sum().backward()
     assert all(value.grad is not None for value in model.model.parameters())
+
+
+def test_packed_weights_multiply_alike_and_are_given_back(fresh, monkeypatch):
+    model = fresh().model
+    monkeypatch.setattr(linear, "LEAST", 1)
+    part, rows = model.model.language_model.layers[0].mlp.up_proj, torch.randn(3, 1, 64)
+    biased = model.model.language_model.layers[0].self_attn.q_proj
+    with torch.no_grad():
+        plain = part(rows), biased(rows)
+        with linear.prepacked(model):
+            packed = part(rows), biased(rows)
+            assert "forward" in vars(part)
+        assert not any("forward" in vars(each) for each in model.modules())
+        torch.testing.assert_close(packed, plain, atol=1e-5, rtol=1e-5)
+    with linear.prepacked(model.double()):
+        assert not any("forward" in vars(each) for each in model.modules())  # another precision: nothing changes
 
 
 def test_an_unknown_family_is_sent_to_the_plain_generator(vlm, mixed, render, monkeypatch):

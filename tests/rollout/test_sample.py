@@ -110,3 +110,18 @@ def test_every_row_has_random_numbers_of_its_own():
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="Sampling: .*" + next(iter(wrong))):
         Sampling(**wrong)
+
+
+def test_large_vocabularies_are_inverted_block_by_block():
+    """1,300 tokens, some of probability 0: the same token as the plain cumulative sum gives, also in the last, smaller block."""
+    rng = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1, 1300, generator=rng, dtype=torch.float64)
+    banned = torch.rand(1300, generator=rng) < 0.2
+    banned[1280:], logits[0, 1299] = torch.arange(1280, 1300) < 1299, 2.0
+    uniform = torch.cat([torch.rand(400, generator=rng, dtype=torch.float64), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)])
+    tokens, logp = next_tokens(logits.expand(402, -1), uniform, banned, Sampling())
+    exact = logits[0].float().masked_fill(banned, -torch.inf).softmax(-1)
+    expected = torch.searchsorted(exact.double().cumsum(-1), uniform * exact.double().sum(), right=True).clamp(max=1299)
+    assert (tokens == expected).float().mean() > 0.99  # float32 sums may move a border
+    assert not banned[tokens].any() and tokens[-1] == 1299
+    torch.testing.assert_close(logp, exact[tokens].log())
