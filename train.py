@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from openvlt.config import build, entry
+from openvlt.ranks import is_main
 
 
 def run(config: DictConfig) -> None:
@@ -24,6 +25,8 @@ def run(config: DictConfig) -> None:
     check_stages(iteration.stages, lab)
     with resumable(folder):
         results = iteration.run(lab, folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale)
+    if not is_main():
+        return
     from openvlt.report.figures import iterations_figure
     from openvlt.report.page import write_page
     from openvlt.report.table import results_table

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from openvlt import ranks
 from openvlt.types import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,14 +169,25 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
     told = (UserError, HydraException, OmegaConfBaseException, YAMLError)
 
     def framed(config: DictConfig) -> None:
-        if (job := HydraConfig.get()).mode == RunMode.MULTIRUN:
-            # children of a multi-process job run its command again: they must get this job, not the whole sweep
-            sys.argv[1:] = [*job.overrides.task, f"hydra.run.dir={job.runtime.output_dir}"]
         with telling(told, _DISK):
+            if not ranks.launched() and _processes(config) > 1:
+                with contextlib.suppress(OSError):
+                    Path(config.paths.run).rmdir()  # Hydra made it for this process; the ranks' run has its own
+                sys.exit(ranks.launch(_processes(config)))  # the whole command, a sweep too: ranks go through it side by side
+            ranks.join()
             run(config)
 
     with telling((*told, OSError), ()):  # before the run begins, any trouble with a file is one with the place to run in
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(framed)()
+
+
+def _processes(config: DictConfig) -> int:
+    """`trainer.devices`; of a run to resume what it had, unless the command line says otherwise."""
+    devices, saved = config.trainer.devices, Path(config.paths.run) / "config.yaml"
+    given = any(override.startswith("trainer.devices=") for override in HydraConfig.get().overrides.task)
+    if config.resume is not None and saved.is_file() and not given:
+        devices = OmegaConf.load(saved).trainer.devices
+    return ranks.processes(devices)
 
 
 _DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)
@@ -201,6 +212,7 @@ def telling(errors: tuple[type[Exception], ...], numbers: tuple[int, ...]) -> It
 
 
 def _fail(message: str) -> int:
+    ranks.let_main_speak()  # all ranks meet the same mistake
     print(f"error: {message}", file=sys.stderr)
     return 2
 

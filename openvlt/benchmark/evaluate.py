@@ -16,6 +16,7 @@ from openvlt.data.table import stored_images
 from openvlt.model.load import VLM
 from openvlt.reward.accuracy import judge
 from openvlt.rollout.generator import Generator, Sampling
+from openvlt.rollout.spread import generate
 from openvlt.types import Completion, Problem, UserError, Verdict, unique_ids
 
 WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page
@@ -49,7 +50,7 @@ class Evaluation:
         renderer = Renderer(vlm.processor, self.prompt)
         for start in range(0, len(problems), self.batch):
             part = problems[start : start + self.batch]
-            yield from self.generator.generate(vlm, part, renderer.prompts(part), self.sampling, seed)
+            yield from generate(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
 
 
 def summary(

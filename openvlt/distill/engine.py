@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from openvlt import ranks
 from openvlt.data.ledger import content_key
 from openvlt.data.render import PromptStyle, Renderer, question_text
 from openvlt.distill.wire import data_url
@@ -17,6 +18,7 @@ from openvlt.model.load import VLM
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.rollout.protocol import Ask, Reply, Usage
 from openvlt.rollout.server import Server
+from openvlt.rollout.spread import generate
 from openvlt.types import Problem, UserError
 
 TOLD = "Description:\n{caption}\n\nQuestion:\n{question}"
@@ -91,7 +93,7 @@ class Local:
             vlm = vlm or self.model.load()
             told = [question.told(self.template) for question in part]
             prompts = Renderer(vlm.processor, self.prompt).prompts(told)
-            rows = iter(self.generator.generate(vlm, told, prompts, sampling, seed))
+            rows = iter(generate(self.generator, vlm, told, prompts, sampling, seed))
             for question in part:
                 for sample in range(samples):
                     row = next(rows)
@@ -136,7 +138,19 @@ class Served:
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
-        """See `Engine`; every sample is a request of its own, with a seed of its own, and only the missing ones are sent."""
+        """See `Engine`; every sample is a request of its own, with a seed of its own, and only the missing ones are sent, by one rank."""
+        if ranks.is_main():
+            sent = []
+            for question, sample, reply in self._ask(questions, seed, usage):
+                sent.append((question.problem.id, sample, reply))
+                yield question, sample, reply
+            ranks.agreed(sent)
+        else:
+            known = {question.problem.id: question for question in questions}
+            for name, sample, reply in ranks.agreed(()):
+                yield known[name], sample, reply
+
+    def _ask(self, questions: Iterable[Question], seed: int, usage: Usage) -> Iterator[tuple[Question, int, Reply]]:
         asked: dict[str, tuple[Question, int]] = {}
 
         def asks() -> Iterator[Ask]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openvlt import ranks
 from openvlt.data.render import Renderer, pad_right
 from openvlt.grpo.gate import keep_all
 from openvlt.grpo.observe import rollout_metrics
@@ -23,6 +24,7 @@ from openvlt.model.load import VLM
 from openvlt.model.logprob import completion_logp
 from openvlt.reward.combine import Reward
 from openvlt.rollout.generator import Generator, Sampling, generating
+from openvlt.rollout.spread import generate
 from openvlt.types import Completion, GRPOBatch, Problem, Prompts, Rollouts, Totals
 
 
@@ -64,7 +66,7 @@ class Experience:
     def roll(self, problems: Sequence[Problem], *, seed: int, version: int) -> Rollouts:
         """Completions of each problem with the log-probabilities they were sampled with."""
         prompts, sampling = self.renderer.prompts(problems), self.chain.sampling
-        completions = self.chain.generator.generate(self.vlm, problems, prompts, sampling, seed)
+        completions = generate(self.chain.generator, self.vlm, problems, prompts, sampling, seed)
         ids_NT, mask_NT = pad_right([completion.token_ids for completion in completions], self.vlm.pad_id)
         return Rollouts(
             problems=tuple(problems),
@@ -112,13 +114,14 @@ class Experience:
             return self.score(self.vlm, **columns)
 
     def score(self, vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
-        """Log-probabilities (N,T) without gradient, in micro-batches of whole groups."""
+        """Log-probabilities (N,T) without gradient, in micro-batches of whole groups, shared out among the ranks."""
         logp_NT = torch.zeros(ids_NT.shape)
         with generating(vlm.model):
             for rows in micro_batches(group_N, self.chain.micro_batch):
                 part = take(prompts, ids_NT, mask_NT, group_N, rows, vlm.device)
                 scored, _ = completion_logp(vlm, *part, temperature=self.chain.sampling.temperature)
                 logp_NT[rows, : scored.shape[1]] = scored.cpu().float()
+        ranks.add_up([logp_NT])
         return logp_NT
 
 
@@ -133,9 +136,9 @@ def _behaviour(completions: Sequence[Completion], mask_NT: Tensor) -> Tensor | N
 
 
 def micro_batches(group_N: Tensor, rows: int) -> list[Tensor]:
-    """Row indices of consecutive whole groups, at most `rows` together (a larger group stands alone)."""
+    """Row indices of this rank's whole groups, at most `rows` together (a larger group stands alone)."""
     parts: list[list[int]] = []
-    for group in group_N.unique().tolist():
+    for group in ranks.share(group_N.unique().tolist()):
         members = (group_N == group).nonzero()[:, 0].tolist()
         if parts and len(parts[-1]) + len(members) <= rows:
             parts[-1] += members

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from openvlt import ranks
 from openvlt.model.load import VLM
 from openvlt.types import UserError
 
@@ -33,10 +34,16 @@ def write_json(file: Path, value: Any) -> None:
 def publish(vlm: VLM, folder: Path) -> None:
     """Saves `folder/model` (a plain Hugging Face checkpoint): complete, or not there."""
     aside, final = folder / ".model.tmp", folder / "model"
-    shutil.rmtree(aside, ignore_errors=True)
-    vlm.save(aside)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(aside, final)
+    vlm.merged()  # on every rank: what is evaluated next is the model that is saved
+    if ranks.is_main():
+        shutil.rmtree(aside, ignore_errors=True)
+        vlm.save(aside)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(aside, final)
+    saved = Path(ranks.agreed(str(final.absolute())))  # comes when the model is there
+    if not ranks.is_main():
+        final.unlink(missing_ok=True)
+        final.symlink_to(saved)
 
 
 def saved_model(folder: Path) -> Path:

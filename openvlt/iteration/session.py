@@ -13,19 +13,30 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from openvlt import ranks
 from openvlt.config import build
 from openvlt.iteration.folder import manifest, model_of_run, write_json, write_text
 from openvlt.iteration.stages import Lab
 from openvlt.types import UserError
 
-PLACES = ("resume", "paths")  # what may differ between a run and its continuation: where, not what
+PLACES = ("resume", "paths", "trainer.devices")  # what may differ between a run and its continuation: where, not what
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     """The run's config and folder. A new run writes config.yaml, overrides and manifest.json; a resumed one is held to them.
 
-    Raises UserError when the folder to resume is no run, or when its config and the given one differ.
+    On the main rank; the others follow it, in a folder of their own. Raises UserError when the folder to resume is no run, or when
+    its config and the given one differ.
     """
+    opened = _open(config) if ranks.is_main() else None
+    opened, folder = ranks.agreed(opened)
+    if not ranks.is_main():
+        with contextlib.suppress(OSError):  # it isn't empty: the folder to resume
+            Path(config.paths.run).rmdir()
+    return opened, ranks.workplace(folder)
+
+
+def _open(config: DictConfig) -> tuple[DictConfig, Path]:
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     folder = Path(config.paths.run)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
@@ -53,8 +64,8 @@ def _same_script(folder: Path) -> None:
 
 
 def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> DictConfig:
-    """The saved config. With more on the command line than `resume`, all of it has to agree with what was saved."""
-    if any(not override.startswith(("resume=", "paths.")) for override in overrides):
+    """The saved config. With more on the command line than `resume` and places, all of it has to agree with what was saved."""
+    if any(not override.startswith(PLACES) for override in overrides):
         now = OmegaConf.to_container(config, resolve=True)
         if different := sorted(_differences(OmegaConf.to_container(saved), now)):
             shown = "; ".join(different[:4]) + (f"; and {len(different) - 4} more" if len(different) > 4 else "")
@@ -62,6 +73,8 @@ def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> Dic
                 f"resume={config.resume}: that run was made with another config ({shown}); resume it with `resume=` alone, or "
                 "start a new run"
             )
+    if any(override.startswith("trainer.devices=") for override in overrides):
+        saved.trainer.devices = config.trainer.devices
     return saved
 
 
@@ -70,9 +83,9 @@ def _differences(was: Any, now: Any, path: str = "") -> list[str]:
     if isinstance(was, dict) and isinstance(now, dict):
         found = []
         for key in was.keys() | now.keys():
-            if not path and key in PLACES:
-                continue
-            found += _differences(was.get(key, "absent"), now.get(key, "absent"), f"{path}.{key}".lstrip("."))
+            here = f"{path}.{key}".lstrip(".")
+            if here not in PLACES:
+                found += _differences(was.get(key, "absent"), now.get(key, "absent"), here)
         return found
     return [] if was == now else [f"{path}: {was}, now {now}"]
 

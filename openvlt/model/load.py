@@ -73,10 +73,13 @@ class VLM:
             banned_V[token_id] = token_id not in self.stop_ids
         return banned_V
 
+    def merged(self) -> nn.Module:
+        """The plain model; an adapter becomes part of its weights, in place."""
+        return self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
+
     def save(self, folder: Path) -> None:
         """Writes a plain Hugging Face checkpoint; an adapter is merged into the weights first."""
-        model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
-        model.save_pretrained(folder)
+        self.merged().save_pretrained(folder)
         save_processor(self.processor, folder)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from openvlt import ranks
 from openvlt.data.order import batch_rows
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.model.load import VLM
@@ -30,10 +31,10 @@ class SFTModule(StepModule):
         self.micro_batch = micro_batch
 
     def split(self, batch: SFTBatch) -> Iterator[tuple[SFTBatch, int]]:
-        """Rows of like length together, so that little is computed for padding; the order of rows doesn't change the loss."""
+        """This rank's rows, those of like length together: little is computed for padding, and rows' order doesn't change the loss."""
         tokens = int(batch.mask_NT.sum())
         order = (batch.prompts.mask_PL.sum(1) + batch.mask_NT.sum(1)).argsort(descending=True)
-        for rows in order.split(self.micro_batch):
+        for rows in order[ranks.rank() :: ranks.count()].split(self.micro_batch):
             width = int(batch.mask_NT[rows].sum(1).max())
             columns = (column[rows, :width].to(self.device) for column in (batch.ids_NT, batch.mask_NT))
             yield SFTBatch(batch.prompts.select(rows.tolist()).to(self.device), *columns), tokens

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from openvlt import ranks
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
 from openvlt.types import UserError
@@ -29,14 +31,14 @@ from openvlt.types import UserError
 class Fit:
     """`conf/trainer/*.yaml`. Every `checkpoint_every` optimiser steps a resumable `last.ckpt` is written.
 
-    `accelerator`, `devices`, `precision`, `strategy`, `loggers` and `callbacks` are Lightning's.
+    `devices` is a number of GPUs (or CPU processes) of this machine or `auto`: one process each, weights replicated, gradients summed
+    (`openvlt.ranks`). `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
     `workers` (on Linux) prepare batches that don't depend on the policy (images of SFT data) ahead of time.
     """
 
     accelerator: str = "auto"
     devices: int | str = 1
     precision: str = "32-true"
-    strategy: str = "auto"
     checkpoint_every: int = 20
     workers: int = 0
     progress: bool = True
@@ -77,11 +79,14 @@ class Fit:
 
     def check(self) -> None:
         """Raises UserError when this machine can't give what is asked for; better now than after an hour of captions."""
+        gpus = torch.cuda.device_count()
+        if gpus and self.accelerator != "cpu" and ranks.processes(self.devices) > gpus:
+            raise UserError(f"trainer.devices={self.devices}, but this machine has {gpus} GPUs; give at most {gpus}, or auto for all")
         try:
             self._trainer([])
         except (ValueError, MisconfigurationException) as error:
             raise UserError(
-                f"trainer (accelerator={self.accelerator}, devices={self.devices}, precision={self.precision}, strategy={self.strategy}) "
+                f"trainer (accelerator={self.accelerator}, precision={self.precision}) "
                 f"doesn't work here: {error}; trainer.accelerator=auto takes what there is"
             ) from error
 
@@ -92,12 +97,12 @@ class Fit:
             warnings.filterwarnings("ignore", message=message)
         return lightning.Trainer(
             accelerator=self.accelerator,
-            devices=self.devices,
+            devices=[torch.cuda.current_device()] if torch.cuda.is_available() and self.accelerator != "cpu" else 1,
             precision=self.precision,
-            strategy=self.strategy,
+            strategy="auto",
             max_epochs=1,
             callbacks=callbacks,
-            logger=list(self.loggers),
+            logger=list(self.loggers) if ranks.is_main() else [],
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -144,11 +149,10 @@ class _Checkpoint(Callback):
         self.file, self.every = file, every
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
-        if module.version % self.every == 0:
+        if module.version % self.every == 0 and ranks.is_main():
             aside = self.file.with_suffix(".tmp")
             trainer.save_checkpoint(aside)
-            if trainer.is_global_zero:
-                os.replace(aside, self.file)
+            os.replace(aside, self.file)
 
 
 class _Bar(Callback):

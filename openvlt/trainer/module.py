@@ -1,4 +1,4 @@
-"""What SFT and GRPO share: one optimiser step per `training_step`, split into micro-batches that don't change its gradient."""
+"""What SFT and GRPO share: one optimiser step per `training_step`, split into micro-batches and ranks that don't change its gradient."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from openvlt import ranks
 from openvlt.model.load import VLM
 from openvlt.trainer.optimizer import schedule
 from openvlt.types import UserError
@@ -42,7 +43,7 @@ class StepModule(lightning.LightningModule):
         self.metrics: dict[str, float] = {}
 
     def split(self, batch: Any) -> Iterable[Any]:
-        """Micro-batches of one optimiser step."""
+        """This rank's micro-batches of one optimiser step."""
         raise NotImplementedError
 
     def loss(self, part: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -60,13 +61,16 @@ class StepModule(lightning.LightningModule):
         for part in self.split(batch):
             loss, shares = self.loss(part)
             self.manual_backward(loss)
-            for name, value in {"loss": loss.detach(), **shares}.items():
-                sums[name] = sums.get(name, 0.0) + value
+            _add(sums, {"loss": loss.detach(), **shares})
         norm = self._step()  # also without a part: schedules and ranks stay in step, weights without gradient stay as they are
         self.version += 1
-        self.metrics = {name: float(value) for name, value in {**sums, "grad_norm": norm}.items()}
+        own, self.metrics = {name: float(value) for name, value in sums.items()}, {}
+        for part in ranks.gathered([own]):
+            _add(self.metrics, part)
+        self.metrics["grad_norm"] = float(norm)
 
     def _step(self) -> Tensor:
+        ranks.add_up_gradients(self._trainable())
         norm = torch.nn.utils.clip_grad_norm_(self._trainable(), self.optimisation.clip)
         for optimizer in self._as_list(self.optimizers()):
             optimizer.step()
@@ -93,3 +97,8 @@ class StepModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.version = checkpoint["version"]
+
+
+def _add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for name, value in more.items():
+        sums[name] = sums.get(name, 0.0) + value

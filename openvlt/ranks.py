@@ -1,0 +1,215 @@
+"""Ranks: the processes of one run, each with a device of its own. With one process, the normal case, nothing here does anything.
+
+Every rank goes through the same program on the same data. Only generation, scoring and micro-batches are shared out (`share`), and what
+comes of them is put together at once (`gathered`, `add_up`), so that everything after is again the same on every rank. Weights are
+replicated; gradients are added up, never averaged, because every loss is already divided by the whole step's totals.
+
+Only the main rank works in the run's folder. The others work in a folder of their own (`workplace`), so no file has two writers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from openvlt.types import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Item = TypeVar("Item")
+_PATIENCE = timedelta(hours=4)  # a rank may wait while the main one asks a server for traces
+_PLACES = "OPENVLT_RANKS"  # the launcher's temporary folder, gone with it
+_HEAVY = ("model", "last.ckpt")  # what ranks read from the main folder instead of having a copy
+
+
+def launched() -> bool:
+    """Whether this process was started as one of several, by `launch` or by torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def processes(devices: int | str) -> int:
+    """How many processes `trainer.devices` asks for on this machine. Raises UserError for a value that is no number and not auto."""
+    if devices == "auto":
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
+        raise UserError(f"trainer.devices={devices!r}; give a number of GPUs (or CPU processes) from 1 on, or auto for all GPUs")
+    return devices
+
+
+def launch(processes: int) -> int:
+    """Runs this very command `processes` times on this machine, one rank each, and gives the exit status of the first that failed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as places:
+        common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), _PLACES: places}
+        ranks = [_start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the main rank too; it says what there is to say
+        while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+            time.sleep(0.1)
+        failed = next((rank.returncode for rank in ranks if rank.returncode), 0)
+        for rank in ranks if failed else ():
+            _end(rank)
+    return failed if failed >= 0 else 128 - failed
+
+
+def _start(variables: dict[str, str]) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=os.environ | variables)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Time to finish by itself, a request, then force."""
+    for ask, patience in ((lambda: None, 1), (process.terminate, 10), (process.kill, None)):
+        ask()
+        try:
+            process.wait(patience)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def join() -> None:
+    """Makes a launched process one of its ranks. Output of the others than the main rank goes nowhere, but for errors."""
+    import torch
+    from torch import distributed
+
+    if not launched() or distributed.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
+    atexit.register(distributed.destroy_process_group)
+    if not is_main():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main rank stops at Ctrl-C, the launcher then ends the others
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open as long as the process lives
+        sys.excepthook = _late
+
+
+def let_main_speak() -> None:
+    """On another rank than the main one a pause: when that one has stopped, the launcher ends this process before it says anything."""
+    if not is_main():
+        time.sleep(10)
+
+
+def _late(*error: Any) -> None:
+    let_main_speak()
+    sys.__excepthook__(*error)
+
+
+def count() -> int:
+    """Ranks of this run, 1 without others."""
+    distributed = _group()
+    return distributed.get_world_size() if distributed else 1
+
+
+def rank() -> int:
+    """This process's number, 0 without others."""
+    distributed = _group()
+    return distributed.get_rank() if distributed else 0
+
+
+def is_main() -> bool:
+    """Whether this rank writes and speaks."""
+    return rank() == 0
+
+
+def _group() -> Any:
+    """torch.distributed where it is in use; torch is not loaded for the question."""
+    torch = sys.modules.get("torch")
+    here = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed if here else None
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """This rank's part: consecutive items, as many as every other rank's or one more."""
+    total, mine = count(), rank()
+    return items[len(items) * mine // total : len(items) * (mine + 1) // total]
+
+
+def gathered(part: Sequence[Item]) -> list[Item]:
+    """The parts of all ranks, one after the other; undoes `share`."""
+    if (distributed := _group()) is None:
+        return list(part)
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, list(part))
+    return [item for one in parts for item in one]
+
+
+def agreed(value: Item) -> Item:
+    """The main rank's value, on every rank."""
+    if (distributed := _group()) is None:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def wait() -> None:
+    """Returns when every rank has come here."""
+    agreed(None)
+    gathered([])
+
+
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Replaces each tensor by its sum over the ranks, in place."""
+    if (distributed := _group()) is not None:
+        for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()
+
+
+def add_up_gradients(parameters: Sequence[Any]) -> None:
+    """Sums gradients over the ranks. A parameter that got one on no rank keeps None: an optimiser must pass over it, as on one rank."""
+    import torch
+
+    if (distributed := _group()) is None or not parameters:
+        return
+    used = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=parameters[0].device)
+    distributed.all_reduce(used)
+    touched = [parameter for parameter, ranks in zip(parameters, used.tolist(), strict=True) if ranks]
+    for parameter in touched:
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    add_up(parameter.grad for parameter in touched)
+
+
+def workplace(folder: Path) -> Path:
+    """The run's folder on the main rank; on another, a temporary folder that shows the same files and is gone at the end.
+
+    Finished stages and everything heavy are links, the rest copies, so that this rank can continue a stage where the main one does.
+    """
+    wait()  # the main rank has written what a run begins with
+    if is_main():
+        wait()
+        return folder
+    place = Path(tempfile.mkdtemp(prefix=f"openvlt-rank{rank()}-", dir=os.environ.get(_PLACES)))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    mirror(folder.absolute(), place)
+    wait()  # the main rank has changed nothing so far
+    return place
+
+
+def mirror(source: Path, place: Path) -> None:
+    """Fills `place` with what lies in `source`: links to finished stages and to heavy files, copies of all else."""
+    place.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        if path.name in _HEAVY or (path.is_dir() and (path / "results.json").is_file()):
+            (place / path.name).symlink_to(path)
+        elif path.is_dir():
+            mirror(path, place / path.name)
+        else:
+            shutil.copy2(path, place / path.name)

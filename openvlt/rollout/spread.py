@@ -1,0 +1,23 @@
+"""Generation on all ranks: each takes its share of the problems, everyone gets all completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from openvlt import ranks
+from openvlt.model.load import VLM
+from openvlt.rollout.generator import Generator, Sampling
+from openvlt.types import Completion, Problem, Prompts
+
+
+def generate(
+    generator: Generator, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
+) -> list[Completion]:
+    """As `Generator.generate`. A completion doesn't depend on its batch mates, so it is the same on any number of ranks."""
+    mine = ranks.share(range(len(problems)))
+    if len(mine) == len(problems):
+        part = generator.generate(vlm, problems, prompts, sampling, seed)
+    else:
+        own = [problems[row] for row in mine]
+        part = generator.generate(vlm, own, prompts.select(mine), sampling, seed) if own else []
+    return ranks.gathered(part)
