@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,16 @@ class Verdict(enum.Enum):
     NO_ANSWER = "no_answer"
     UNPARSED = "unparsed"
     TIMEOUT = "timeout"
+
+
+class Origin(enum.IntEnum):
+    """Where a row of a rollout comes from: the policy, a given text, an earlier rollout, a self-made task, or only to be compared with."""
+
+    POLICY = 0
+    INJECTED = 1
+    REPLAYED = 2
+    AUXILIARY = 3
+    REWARD_ONLY = 4
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,8 @@ class Rollouts:
     """N completions of P problems with the columns that the steps of GRPO fill one by one (`with_`).
 
     `group_N` is the index of each row's problem; `rewards` holds one (N,) tensor per term, NaN where a term does not apply.
+    `logp` holds log-probabilities of the sampled tokens under other models or views (old, ref, view names), `stats` other (N,T) numbers
+    (entropy, ...). The advantage is `adv_N`, or `adv_NT` where it differs from token to token.
     """
 
     problems: tuple[Problem, ...]
@@ -170,14 +182,21 @@ class Rollouts:
     keep_N: Tensor | None = None
     logp: Mapping[str, Tensor] = field(default_factory=dict)
     adv_N: Tensor | None = None
+    adv_NT: Tensor | None = None
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+    origin_N: Tensor | None = None
+    view: tuple[str, ...] = ()
+    token_weight_NT: Tensor | None = None
+    sample_weight_N: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows, tokens = self.ids_NT.shape
-        for name in ("mask_NT", "behaviour_logp_NT"):
+        for name in ("mask_NT", "behaviour_logp_NT", "adv_NT", "token_weight_NT"):
             _check(self, name, (rows, tokens))
-        for name in ("group_N", "reward_N", "keep_N", "adv_N"):
+        for name in ("group_N", "reward_N", "keep_N", "adv_N", "origin_N", "sample_weight_N"):
             _check(self, name, (rows,))
-        for kind, columns, shape in (("rewards", self.rewards, (rows,)), ("logp", self.logp, (rows, tokens))):
+        kinds = (("rewards", self.rewards, (rows,)), ("logp", self.logp, (rows, tokens)), ("stats", self.stats, (rows, tokens)))
+        for kind, columns, shape in kinds:
             for name, column in columns.items():
                 if tuple(column.shape) != shape:
                     raise ValueError(f"Rollouts.{kind}[{name!r}]: expected {shape}, got {tuple(column.shape)}")
@@ -189,6 +208,11 @@ class Rollouts:
     def with_(self, **columns: Any) -> Rollouts:
         """A copy with these columns filled; unknown names raise."""
         return replace(self, **columns)
+
+    @property
+    def advantage(self) -> Tensor:
+        """(N,1), or (N,T) where it differs from token to token."""
+        return self.adv_N[:, None] if self.adv_NT is None else self.adv_NT
 
 
 @dataclass(frozen=True)
@@ -204,32 +228,78 @@ class GRPOBatch:
     """The rows of one optimiser step, whole groups, ready for scoring: everything that needs no gradient is in it already.
 
     `old_logp_NT` None means "the policy that is being updated" (first update after a rollout: the ratio is exactly 1).
-    `totals` are the whole step's, so that any split into micro-batches gives the same gradient.
+    `weight_NT` multiplies the loss (None: 1), `counted_NT` marks the tokens of its denominator (None: `mask_NT`); `views` are
+    log-probabilities under image views, `marks` the tokens of each auxiliary loss. `totals` and `mark_totals` are the whole step's, so
+    that any split into micro-batches gives the same gradient; `trained` counts the tokens of all its rows (metrics' denominator).
     """
 
     prompts: Prompts
     ids_NT: Tensor
     mask_NT: Tensor
     group_N: Tensor
-    adv_N: Tensor
+    adv_N: Tensor | None
     policy_version: int
     totals: Totals
+    adv_NT: Tensor | None = None
+    weight_NT: Tensor | None = None
+    counted_NT: Tensor | None = None
     old_logp_NT: Tensor | None = None
     ref_logp_NT: Tensor | None = None
     behaviour_logp_NT: Tensor | None = None
+    views: Mapping[str, Tensor] = field(default_factory=dict)
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
+    mark_totals: Mapping[str, Totals] = field(default_factory=dict)
+    trained: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    TOKEN_COLUMNS: ClassVar = (
+        "ids_NT", "mask_NT", "adv_NT", "weight_NT", "counted_NT", "old_logp_NT", "ref_logp_NT", "behaviour_logp_NT"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         shape = tuple(self.ids_NT.shape)
-        for name in ("mask_NT", "old_logp_NT", "ref_logp_NT", "behaviour_logp_NT"):
+        for name in self.TOKEN_COLUMNS:
             _check(self, name, shape)
         for name in ("group_N", "adv_N"):
             _check(self, name, shape[:1])
+        for kind in ("views", "marks"):
+            for name, column in getattr(self, kind).items():
+                if tuple(column.shape) != shape:
+                    raise ValueError(f"GRPOBatch.{kind}[{name!r}]: expected {shape}, got {tuple(column.shape)}")
         if shape[0] and int(self.group_N.max()) >= len(self.prompts):
             raise ValueError(f"GRPOBatch.group_N names prompt {int(self.group_N.max())} of {len(self.prompts)}")
 
     def __len__(self) -> int:
         return self.ids_NT.shape[0]
+
+    @property
+    def advantage(self) -> Tensor:
+        """(N,1), or (N,T) where it differs from token to token."""
+        return self.adv_N[:, None] if self.adv_NT is None else self.adv_NT
+
+    def part(self, rows: Tensor, device: Any) -> GRPOBatch:
+        """These rows with their own prompts only, on `device`, cut to their longest completion; totals stay the whole step's."""
+        groups, local_N = self.group_N[rows].unique(return_inverse=True)
+        width = max(1, int(self.mask_NT[rows].sum(1).max()))
+
+        def cut(column_NT: Tensor | None) -> Tensor | None:
+            return None if column_NT is None else column_NT[rows, :width].to(device)
+
+        return replace(
+            self,
+            prompts=self.prompts.select(groups.tolist()).to(device),
+            group_N=local_N.to(device),
+            adv_N=None if self.adv_N is None else self.adv_N[rows].to(device),
+            **{name: cut(getattr(self, name)) for name in self.TOKEN_COLUMNS},
+            views={name: cut(column) for name, column in self.views.items()},
+            marks={name: cut(column) for name, column in self.marks.items()},
+            trained=self.trained_tokens,
+        )
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of the step's rows: the denominator of what is logged per token."""
+        return max(1, int(self.mask_NT.sum()) if self.trained is None else self.trained)
 
 
 def unique_ids(problems: Sequence[Problem], where: str) -> None:

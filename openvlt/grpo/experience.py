@@ -1,137 +1,275 @@
 """The chain of GRPO, the only file that links its parts: problems in, batches for the optimiser out.
 
-sample problems -> generate -> rewards -> advantage -> gate -> log-prob passes -> split into updates
+sample problems -> views and given texts -> generate -> reward terms -> combine -> gate and refill -> log-prob passes -> advantage ->
+shapers -> rollout correction -> split into updates
 
-Everything here is without gradient and computed once on the whole rollout batch: what depends on a row's siblings can't depend on how
-the batch is cut later. Departures from textbook GRPO: groups with equal rewards are left out before scoring when there is no KL term
-(their gradient is 0), and the old policy's log-probabilities are not stored for the first update after a rollout (the ratio is 1).
+Everything here is without gradient and computed once on the whole rollout batch, which every rank has: what depends on other rows
+can't depend on how the batch is cut later. Departures from textbook GRPO: groups that the gate dropped are not scored unless something
+learns from them (an auxiliary loss), and the old policy's log-probabilities are not stored when nobody asks for them and one update
+follows a rollout (the ratio is 1).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from openvlt import ranks
 from openvlt.data.render import Renderer, pad_right
-from openvlt.grpo.gate import keep_all
-from openvlt.grpo.observe import rollout_metrics
+from openvlt.grpo.auxiliary import Auxiliary, RewardKL
+from openvlt.grpo.columns import SCORED, call, own_rows, wanted
+from openvlt.grpo.credit import agreed_rewards, counted, credited, take_reward, totals_of, weights
+from openvlt.grpo.observe import accuracies, rollout_metrics
+from openvlt.grpo.passes import ViewPass
+from openvlt.grpo.plan import Plan, Views, asked, origin
+from openvlt.grpo.refill import kept_groups
+from openvlt.grpo.rows import take_rows
+from openvlt.grpo.schedule import at
+from openvlt.grpo.shape import Shape
+from openvlt.model.divergence import symmetric_kl
 from openvlt.model.load import VLM
 from openvlt.model.logprob import completion_logp
 from openvlt.reward.combine import Reward
+from openvlt.reward.services import Services
 from openvlt.rollout.generator import Generator, Sampling, generating
 from openvlt.rollout.spread import generate
-from openvlt.types import Completion, GRPOBatch, Problem, Prompts, Rollouts, Totals
+from openvlt.rollout.views import seen_through
+from openvlt.types import Completion, GRPOBatch, Origin, Problem, Prompts, Rollouts, Totals
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The parts that `Experience` links, in the order they run. `denominator`: count `all` completions or the `kept` ones."""
+    """The parts that `Experience` links, in the order they run. `denominator`: count `all` completions, the `kept` ones, or only the
+    `selected` tokens, whose weight isn't 0.
+    """
 
     generator: Generator
     sampling: Sampling
     reward: Reward
-    advantage: Callable[[Tensor, Tensor], Tensor]
-    gate: Callable[[Tensor, Tensor], Tensor]
+    advantage: Callable[..., Tensor]
+    gate: Callable[..., Tensor]
+    plan: Plan = Views()
+    refill: Callable[..., Rollouts] | None = None
+    passes: Mapping[str, ViewPass] = field(default_factory=dict)
+    reward_kl: RewardKL | None = None
+    shapers: Mapping[str, Callable[..., Shape]] = field(default_factory=dict)
+    correction: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
+    hooks: Mapping[str, Callable[..., float]] = field(default_factory=dict)
+    judge: Any = None
+    encoder: Any = None
     denominator: str = "all"
-    kl: bool = False
     micro_batch: int = 256
+
+    def needs(self, updates: int) -> set[str]:
+        """What has to be scored: old, reference. Everything that is asked for by name counts."""
+        parts = (self.advantage, *self.shapers.values(), *self.hooks.values())
+        asked_for = {SCORED[name] for part in parts for name in wanted(part) if name in SCORED}
+        asked_for |= {need for aux in self.auxiliary.values() for need in aux.needs if need == "reference"}
+        asked_for |= {"old", "reference"} if self.reward_kl is not None else set()
+        replays = hasattr(self.refill, "state_dict")
+        return asked_for | ({"old"} if updates > 1 or self.passes or self.correction is not None or replays else set())
+
+    @property
+    def every_row(self) -> bool:
+        """Whether rows that the gate dropped are scored all the same."""
+        return bool(self.auxiliary or self.reward_kl or self.shapers or self.passes or self.hooks)
 
 
 class Experience:
     """Makes the batches of one rollout. `updates` optimiser steps share it, each with its own whole groups."""
 
     def __init__(self, chain: Chain, vlm: VLM, renderer: Renderer, reference: VLM | None, updates: int) -> None:
-        if chain.kl and reference is None and not hasattr(vlm.model, "disable_adapter"):
+        if "reference" in chain.needs(updates) and reference is None and not hasattr(vlm.model, "disable_adapter"):
             raise ValueError("a KL term needs a reference model, or an adapter to switch off")
         self.chain, self.vlm, self.renderer, self.reference, self.updates = chain, vlm, renderer, reference, updates
+        self.accuracy: dict[str, float] = {}  # of each problem of the latest rollout, by id
 
-    def collect(self, problems: Sequence[Problem], *, seed: int, version: int) -> tuple[Rollouts, list[GRPOBatch]]:
-        """Rollouts of these problems under the present weights (`version`), and one batch per update."""
-        began = time.perf_counter()
-        rollouts = self.roll(problems, seed=seed, version=version)
-        generated = time.perf_counter()
-        rollouts = self.chain.reward(rollouts)
-        rollouts = rollouts.with_(adv_N=self.chain.advantage(rollouts.reward_N, rollouts.group_N))
-        keep_N = keep_all(rollouts.group_N) if self.chain.kl else self.chain.gate(rollouts.reward_N, rollouts.group_N)
-        rollouts = rollouts.with_(keep_N=keep_N)
-        metrics = rollout_metrics(rollouts, generate_s=generated - began, reward_s=time.perf_counter() - generated)
-        shares = [self._share(rollouts, part) for part in range(self.updates)]
-        return rollouts, [self._batch(rollouts, share, metrics) for share in shares]
+    def collect(
+        self,
+        problems: Sequence[Problem],
+        *,
+        seed: int,
+        version: int,
+        more: Callable[[], Sequence[Problem]] | None = None,
+        step: int = 0,
+        total: int = 1,
+    ) -> tuple[Rollouts, list[GRPOBatch]]:
+        """Rollouts of these problems under the present weights (`version`), and one batch per update.
 
-    def roll(self, problems: Sequence[Problem], *, seed: int, version: int) -> Rollouts:
-        """Completions of each problem with the log-probabilities they were sampled with."""
-        prompts, sampling = self.renderer.prompts(problems), self.chain.sampling
-        completions = generate(self.chain.generator, self.vlm, problems, prompts, sampling, seed)
-        ids_NT, mask_NT = pad_right([completion.token_ids for completion in completions], self.vlm.pad_id)
+        `more()` gives as many other problems to a refill. Schedules have the value of `step` of `total`.
+        """
+        chain, clock = at(self.chain, step, total), {"generate_s": 0.0, "reward_s": 0.0}
+        services = Services(self._writer(chain), chain.judge, chain.encoder)
+
+        def judged(asked_for: Sequence[Problem]) -> Rollouts:
+            began = time.perf_counter()
+            rollouts = self.roll(asked_for, seed=seed, version=version, chain=chain)
+            generated = time.perf_counter()
+            rollouts = agreed_rewards(chain.reward(rollouts, services))
+            rollouts = rollouts.with_(keep_N=call(chain.gate, take_reward(rollouts)))
+            clock["generate_s"] += generated - began
+            clock["reward_s"] += time.perf_counter() - generated
+            return rollouts
+
+        rollouts = judged(problems)
+        asked_for, metrics, self.accuracy = len(rollouts.problems), rollout_metrics(rollouts, **clock), accuracies(rollouts)
+        if chain.refill is not None:
+            rollouts = chain.refill(rollouts, lambda: judged(more()))
+            metrics |= clock
+            metrics["refilled"] = len(kept_groups(rollouts)) / asked_for
+        rollouts = credited(chain, self._scored(chain, take_rows(rollouts, own_rows(rollouts))))
+        metrics |= {name: float(call(hook, rollouts)) for name, hook in chain.hooks.items()}
+        marks = {name: aux.tokens(rollouts) for name, aux in chain.auxiliary.items()}
+        batches = [self._batch(chain, rollouts, marks, part) for part in range(self.updates)]
+        return rollouts, [replace(batch, metrics=metrics) for batch in batches]
+
+    def roll(self, problems: Sequence[Problem], *, seed: int, version: int, chain: Chain) -> Rollouts:
+        """Completions of each problem with the log-probabilities they were sampled with, and the texts that were given."""
+        prompts = self.renderer.prompts(problems)
+        groups: list[list[tuple[Completion, Origin, str]]] = [[] for _ in problems]
+        for name, spec in chain.plan.specs(chain.sampling.n).items():
+            seen = [asked(problem, name, spec, seed) for problem in problems]
+            looked = prompts if spec.view is None else self.renderer.prompts(seen)
+            completions = generate(chain.generator, self.vlm, seen, looked, replace(chain.sampling, n=spec.n), seed)
+            for number, completion in enumerate(completions):
+                groups[number // spec.n].append((completion, origin(problems[number // spec.n], spec), name))
+        for group, problem in zip(groups, problems, strict=True):
+            group += [(self._given(text), Origin.INJECTED, "given") for text in chain.plan.inject(problem)]
+        rows = [row for group in groups for row in group]
+        ids_NT, mask_NT = pad_right([completion.token_ids for completion, _, _ in rows], self.vlm.pad_id)
         return Rollouts(
             problems=tuple(problems),
-            completions=tuple(completions),
+            completions=tuple(completion for completion, _, _ in rows),
             prompts=prompts,
             ids_NT=ids_NT,
             mask_NT=mask_NT,
-            group_N=torch.arange(len(problems)).repeat_interleave(sampling.n),
+            group_N=torch.arange(len(problems)).repeat_interleave(torch.tensor([len(group) for group in groups])),
             policy_version=version,
-            behaviour_logp_NT=_behaviour(completions, mask_NT),
+            behaviour_logp_NT=_behaviour([completion for completion, _, _ in rows], mask_NT),
+            origin_N=torch.tensor([where for _, where, _ in rows]),
+            view=tuple(view for _, _, view in rows),
         )
 
-    def _share(self, rollouts: Rollouts, part: int) -> Tensor:
-        """Rows (M,) of one update: whole groups, in the order they were sampled."""
-        return (rollouts.group_N * self.updates // len(rollouts.problems) == part).nonzero()[:, 0]
+    def _given(self, text: str) -> Completion:
+        ids_NT, _ = self.renderer.responses([text])
+        return Completion(tuple(ids_NT[0].tolist()), text, True)
 
-    def _batch(self, rollouts: Rollouts, share: Tensor, metrics: dict[str, float]) -> GRPOBatch:
-        kept = share[rollouts.keep_N[share]]
-        counted = share if self.chain.denominator == "all" else kept
-        groups, group_N = rollouts.group_N[kept].unique(return_inverse=True)
-        mask_NT, behaviour_NT = rollouts.mask_NT[kept], rollouts.behaviour_logp_NT
-        width = int(mask_NT.sum(1).max()) if len(kept) else 0
-        columns = dict(
-            prompts=rollouts.prompts.select(groups.tolist()),
-            ids_NT=rollouts.ids_NT[kept, :width],
-            mask_NT=mask_NT[:, :width],
-            group_N=group_N,
-        )
-        return GRPOBatch(
-            **columns,
-            adv_N=rollouts.adv_N[kept],
-            old_logp_NT=self.score(self.vlm, **columns) if self.updates > 1 else None,
-            ref_logp_NT=self._reference_logp(columns) if self.chain.kl else None,
-            behaviour_logp_NT=None if behaviour_NT is None else behaviour_NT[kept, :width],
-            policy_version=rollouts.policy_version,
-            totals=Totals(tokens=int(rollouts.mask_NT[counted].sum()), sequences=len(counted)),
-            metrics=metrics,
-        )
+    def _writer(self, chain: Chain) -> Callable[[Sequence[Problem], str], list[str]]:
+        """Greedy responses for reward terms that ask the policy or the reference."""
 
-    def _reference_logp(self, columns: dict) -> Tensor:
+        def write(problems: Sequence[Problem], model: str) -> list[str]:
+            vlm = self.vlm if model == "policy" or self.reference is None else self.reference
+            sampling = Sampling(1, chain.sampling.max_new_tokens, greedy=True)
+            return [c.text for c in generate(chain.generator, vlm, problems, self.renderer.prompts(problems), sampling, 0)]
+
+        return write
+
+    def _scored(self, chain: Chain, rollouts: Rollouts) -> Rollouts:
+        """The log-prob passes: old policy, reference, views; 0 for rows that nothing is learned from."""
+        needs, logp, stats = chain.needs(self.updates), {}, {}
+        rows_N = torch.ones_like(rollouts.keep_N) if chain.every_row else rollouts.keep_N
+        if "old" in needs:
+            logp["old"], stats["entropy"] = self.score(self.vlm, rollouts, rows_N)
+            replayed_N = rollouts.origin_N == Origin.REPLAYED
+            if replayed_N.any():  # said by an earlier policy: the ratio is to that one
+                logp["old"] = torch.where(replayed_N[:, None], rollouts.behaviour_logp_NT, logp["old"])
+        if "reference" in needs:
+            logp["ref"] = self._reference_logp(rollouts, rows_N)
+        for name, each in chain.passes.items():
+            problems = [seen_through(problem, each.view, each.strength, rollouts.policy_version) for problem in rollouts.problems]
+            prompts = self.renderer.prompts(problems)
+            if "logp" in each.outputs:
+                logp[name], _ = self.score(self.vlm, rollouts.with_(prompts=prompts), rows_N)
+            if "sym_kl" in each.outputs:
+                stats[f"sym_kl:{name}"] = self.compare(rollouts, prompts)
+        return rollouts.with_(logp=logp, stats=stats)
+
+    def _reference_logp(self, rollouts: Rollouts, rows_N: Tensor) -> Tensor:
         """Log-probabilities under the reference: the model training started from, or the model with its adapter off."""
         if self.reference is not None:
-            return self.score(self.reference, **columns)
+            return self.score(self.reference, rollouts, rows_N)[0]
         with self.vlm.model.disable_adapter():
-            return self.score(self.vlm, **columns)
+            return self.score(self.vlm, rollouts, rows_N)[0]
 
-    def score(self, vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
-        """Log-probabilities (N,T) without gradient, in micro-batches of whole groups, shared out among the ranks."""
-        logp_NT = torch.zeros(ids_NT.shape)
+    def score(self, vlm: VLM, rollouts: Rollouts, rows_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies (N,T) of these rows without gradient, whole groups shared out among the ranks; 0 elsewhere."""
+        logp_NT, entropy_NT = torch.zeros(rollouts.ids_NT.shape), torch.zeros(rollouts.ids_NT.shape)
         with generating(vlm.model):
-            for rows in micro_batches(group_N, self.chain.micro_batch):
-                part = take(prompts, ids_NT, mask_NT, group_N, rows, vlm.device)
-                scored, _ = completion_logp(vlm, *part, temperature=self.chain.sampling.temperature)
-                logp_NT[rows, : scored.shape[1]] = scored.cpu().float()
-        ranks.add_up([logp_NT])
-        return logp_NT
+            for rows, part in self._parts(vlm, rollouts, rows_N):
+                scored = completion_logp(
+                    vlm, part.prompts, part.ids_NT, part.mask_NT, part.group_N, temperature=self.chain.sampling.temperature
+                )
+                for column_NT, value_NT in zip((logp_NT, entropy_NT), scored, strict=True):
+                    column_NT[rows, : value_NT.shape[1]] = value_NT.cpu().float()
+        ranks.add_up([logp_NT, entropy_NT])
+        return logp_NT, entropy_NT
+
+    def compare(self, rollouts: Rollouts, others: Prompts) -> Tensor:
+        """Symmetric KL (N,T) between the predictions from the rollouts' prompts and from `others`."""
+        kl_NT, temperature = torch.zeros(rollouts.ids_NT.shape), self.chain.sampling.temperature
+        everything_N = torch.ones(len(rollouts.completions), dtype=torch.bool)
+        with generating(self.vlm.model):
+            for rows, part in self._parts(self.vlm, rollouts, everything_N):
+                other = others.select(rollouts.group_N[rows].unique().tolist()).to(self.vlm.device)
+                columns = (part.ids_NT, part.mask_NT, part.group_N)
+                value_NT = symmetric_kl(self.vlm, part.prompts, other, *columns, temperature=temperature)
+                kl_NT[rows, : value_NT.shape[1]] = value_NT.cpu().float()
+        ranks.add_up([kl_NT])
+        return kl_NT
+
+    def _parts(self, vlm: VLM, rollouts: Rollouts, rows_N: Tensor) -> list[tuple[Tensor, GRPOBatch]]:
+        chosen = rows_N.nonzero()[:, 0]
+        whole = GRPOBatch(rollouts.prompts, rollouts.ids_NT, rollouts.mask_NT, rollouts.group_N, None, 0, Totals(0, 0))
+        parts = micro_batches(rollouts.group_N[chosen], self.chain.micro_batch)
+        return [(chosen[rows], whole.part(chosen[rows], vlm.device)) for rows in parts]
+
+    def _batch(self, chain: Chain, whole: Rollouts, marks: Mapping[str, Tensor], part: int) -> GRPOBatch:
+        """The rows of one update that something is learned from; totals also count what `denominator` says."""
+        share_N = whole.group_N * self.updates // len(whole.problems) == part
+        weight_NT = weights(whole)
+        counted_NT, counted_N = counted(whole, weight_NT, chain.denominator)
+        learned_N = share_N & (torch.ones_like(share_N) if chain.auxiliary else (weight_NT != 0).any(1))
+        rows = learned_N.nonzero()[:, 0]
+        groups, group_N = whole.group_N[rows].unique(return_inverse=True)
+        width = int(whole.mask_NT[rows].sum(1).max()) if len(rows) else 0
+
+        def cut(column_NT: Tensor | None) -> Tensor | None:
+            return None if column_NT is None else column_NT[rows, :width]
+
+        return GRPOBatch(
+            prompts=whole.prompts.select(groups.tolist()),
+            ids_NT=cut(whole.ids_NT),
+            mask_NT=cut(whole.mask_NT),
+            group_N=group_N,
+            adv_N=None if whole.adv_NT is not None else whole.adv_N[rows],
+            adv_NT=cut(whole.adv_NT),
+            weight_NT=None if torch.equal(weight_NT[rows], whole.mask_NT[rows].float()) else cut(weight_NT),
+            counted_NT=cut(counted_NT),
+            old_logp_NT=cut(whole.logp.get("old")),
+            ref_logp_NT=cut(whole.logp.get("ref")),
+            behaviour_logp_NT=cut(whole.behaviour_logp_NT),
+            views={name: cut(whole.logp[name]) for name in chain.passes if name in whole.logp},
+            marks={name: cut(mark_NT) for name, mark_NT in marks.items()},
+            mark_totals={name: totals_of(mark_NT, mark_NT.any(1), share_N) for name, mark_NT in marks.items()},
+            policy_version=whole.policy_version,
+            totals=totals_of(counted_NT, counted_N, share_N),
+        )
 
 
 def _behaviour(completions: Sequence[Completion], mask_NT: Tensor) -> Tensor | None:
-    """Log-probabilities (N,T) the completions were sampled with, None when the generator gives none."""
-    if any(len(completion.logp) != len(completion.token_ids) for completion in completions):
+    """Log-probabilities (N,T) the completions were sampled with, NaN for rows without; None when no row has any."""
+    if not any(completion.logp for completion in completions):
         return None
     logp_NT = torch.zeros(mask_NT.shape)
     for row, completion in enumerate(completions):
-        logp_NT[row, : len(completion.logp)] = torch.tensor(completion.logp)
+        missing = len(completion.logp) != len(completion.token_ids)
+        logp_NT[row, : len(completion.token_ids)] = torch.nan if missing else torch.tensor(completion.logp)
     return logp_NT
 
 
@@ -145,13 +283,3 @@ def micro_batches(group_N: Tensor, rows: int) -> list[Tensor]:
         else:
             parts.append(members)
     return [torch.tensor(part) for part in parts]
-
-
-def take(
-    prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor, rows: Tensor, device: torch.device
-) -> tuple[Prompts, Tensor, Tensor, Tensor]:
-    """The rows of one micro-batch with their own prompts only, on `device`, cut to their longest completion."""
-    groups, local_N = group_N[rows].unique(return_inverse=True)
-    width = max(1, int(mask_NT[rows].sum(1).max()))
-    moved = (tensor.to(device) for tensor in (ids_NT[rows, :width], mask_NT[rows, :width], local_N))
-    return prompts.select(groups.tolist()).to(device), *moved

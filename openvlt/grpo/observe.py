@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from openvlt.data.lines import append_lines, read_lines
 from openvlt.data.table import stored_images
 from openvlt.grpo.advantage import group_mean
-from openvlt.types import Rollouts, Verdict
+from openvlt.grpo.rows import take_rows
+from openvlt.types import Completion, Origin, Rollouts, Verdict
 
 
 def rollout_metrics(rollouts: Rollouts, *, generate_s: float, reward_s: float) -> dict[str, float]:
-    """Numbers of one rollout: reward, spread, share of dropped groups, lengths, verdicts, speed."""
+    """Numbers of one rollout: reward, spread, share of dropped groups, lengths, verdicts, speed. Given texts are left out."""
+    own_N = (rollouts.origin_N != Origin.INJECTED) & (rollouts.origin_N != Origin.REWARD_ONLY)
+    rollouts = take_rows(rollouts, own_N)
     length_N = rollouts.mask_NT.sum(1).float()
-    reward_N, rows = rollouts.reward_N, len(rollouts.completions)
+    reward_N, rows = rollouts.reward_N, max(1, len(rollouts.completions))
     spread_N = (reward_N - group_mean(reward_N, rollouts.group_N)).square()
     verdicts = Counter(rollouts.verdicts)
     right_N = length_N.new_tensor([verdict is Verdict.CORRECT for verdict in rollouts.verdicts]).bool()
     return {
-        "reward": float(reward_N.mean()),
-        "reward_group_std": float(group_mean(spread_N, rollouts.group_N).sqrt().mean()),
+        "reward": float(reward_N.nanmean()),
+        "reward_group_std": float(group_mean(spread_N, rollouts.group_N).sqrt().nanmean()),
         "dropped_groups": float((~rollouts.keep_N).float().mean()),
         "length": float(length_N.mean()),
         "length_correct": float(length_N[right_N].mean()) if right_N.any() else float("nan"),
@@ -34,6 +41,22 @@ def rollout_metrics(rollouts: Rollouts, *, generate_s: float, reward_s: float) -
         "reward_s": reward_s,
         "tokens_per_s": float(length_N.sum()) / max(generate_s, 1e-9),
     }
+
+
+def accuracies(rollouts: Rollouts) -> dict[str, float]:
+    """Share of correct completions of each problem, by id."""
+    rollouts = take_rows(rollouts, rollouts.origin_N != Origin.INJECTED)
+    right_N = torch.tensor([float(verdict is Verdict.CORRECT) for verdict in rollouts.verdicts])
+    shares_N = group_mean(right_N, rollouts.group_N).tolist()
+    return {rollouts.problems[group].id: share for group, share in zip(rollouts.group_N.tolist(), shares_N, strict=True)}
+
+
+def distinct_answers(completions: Sequence[Completion], group_N: Tensor) -> float:
+    """A metric hook: mean over groups of different texts / completions; 1 when no two completions of a problem say the same."""
+    said: dict[int, list[str]] = {}
+    for completion, group in zip(completions, group_N.tolist(), strict=True):
+        said.setdefault(group, []).append(completion.text.rpartition("</think>")[2].strip())
+    return sum(len(set(texts)) / len(texts) for texts in said.values()) / max(1, len(said))
 
 
 class Transcripts:
@@ -81,7 +104,7 @@ def _transcript(rollouts: Rollouts, row: int, group: int, step: int, folder: Pat
         "finished": completion.finished,
         "verdict": rollouts.verdicts[row].value,
         "reward": float(rollouts.reward_N[row]),
-        "advantage": float(rollouts.adv_N[row]),
+        "advantage": float(rollouts.advantage[row][: len(completion.token_ids)].mean()),
         "kept": bool(rollouts.keep_N[row]),
         "images": stored_images(problem, folder),
     }

@@ -13,7 +13,7 @@ from openvlt.benchmark.evaluate import Evaluation
 from openvlt.data.source import Selection, Source
 from openvlt.data.table import read_traces
 from openvlt.distill.pipeline import Distillation
-from openvlt.grpo.module import GRPO
+from openvlt.grpo.bundle import GRPO
 from openvlt.iteration.folder import publish, saved_model
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.sft.module import SFT
@@ -132,7 +132,7 @@ class Reinforce:
 
     def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
         grpo, vlm = adjusted(lab.grpo, self.settings, name), lab.load(self.start, adapter=True)
-        reference = lab.load(self.start) if grpo.kl and lab.adapter is None else None
+        reference = lab.load(self.start) if grpo.needs_reference and lab.adapter is None else None
         problems = lab.source.problems(self.select, seed)
         grpo.train(vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
         publish(vlm, folder)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from openvlt.reward.accuracy import judge
-from openvlt.types import Rollouts, UserError
+from openvlt.types import Problem, Rollouts, UserError
 
 Term = Callable[[Rollouts, Any], Tensor]
 
@@ -22,17 +22,29 @@ def weighted_sum(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) ->
     return stacked.nan_to_num(0.0).sum(0).masked_fill(nothing_N, torch.nan)
 
 
+def gated(rewards: Mapping[str, Tensor], weights: Mapping[str, float], *, gates: Mapping[str, str]) -> Tensor:
+    """As `weighted_sum`, but a term counts only where the term it depends on is above 0: `gates={similarity: accuracy}` (VideoRFT)."""
+    if unknown := (set(gates) | set(gates.values())) - set(rewards):
+        raise UserError(f"reward gates name {sorted(unknown)}; terms are {sorted(rewards)}")
+    held = {name: term_N * (rewards[gates[name]] > 0) if name in gates else term_N for name, term_N in rewards.items()}
+    return weighted_sum(held, weights)
+
+
 @dataclass(frozen=True)
 class Reward:
     """`conf/reward/*.yaml`: named terms and a weight for each. Fills `verdicts`, `rewards` and `reward_N`.
 
-    `workers` and `deadline_s` are the verifier's: processes for symbolic comparisons, seconds per answer.
+    `combine(rewards, weights)` makes one number of the terms. `multiplier(problem)` is a factor of the sum that all completions of a
+    problem share; it has no effect on advantages divided by the group's standard deviation, which refuse it. `workers` and `deadline_s`
+    are the verifier's: processes for symbolic comparisons, seconds per answer.
     """
 
     terms: Mapping[str, Term]
-    weights: Mapping[str, float]
+    weights: Mapping[str, Any]
     workers: int = 0
     deadline_s: float = 1.0
+    combine: Callable[[Mapping[str, Tensor], Mapping[str, float]], Tensor] = weighted_sum
+    multiplier: Callable[[Problem], float] | None = None
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -43,14 +55,22 @@ class Reward:
             )
 
     def __call__(self, rollouts: Rollouts, services: Any = None) -> Rollouts:
-        """The same rollouts with verdicts, one column per term, and their weighted sum."""
+        """The same rollouts with verdicts, one column per term, and what they add up to (NaN where no term applies)."""
         problems = [rollouts.problems[group] for group in rollouts.group_N.tolist()]
         verdicts = judge(problems, rollouts.completions, workers=self.workers, deadline_s=self.deadline_s)
         judged = rollouts.with_(verdicts=verdicts)
         rewards = {name: term(judged, services) for name, term in self.terms.items()}
         judged = judged.with_(rewards=rewards)  # checks each term's shape
-        reward_N = weighted_sum(rewards, self.weights)
-        if reward_N.isnan().any():
-            row = int(reward_N.isnan().nonzero()[0])
-            raise UserError(f"problem {problems[row].id!r}: no reward term applies to it; add one that does, e.g. accuracy")
+        reward_N = self.combine(rewards, self.weights)
+        if reward_N.isnan().all():
+            raise UserError(f"no reward term applies to any completion (the first is of problem {problems[0].id!r}); add one that does")
+        if self.multiplier is not None:
+            reward_N = reward_N * torch.tensor([self.multiplier(problem) for problem in problems])
         return judged.with_(reward_N=reward_N)
+
+
+def by_level(problem: Problem, *, weights: Mapping[int, float]) -> float:
+    """A multiplier: the weight of the problem's difficulty (RewardMap: 1, 1.2, 1.5)."""
+    if problem.level not in weights:
+        raise UserError(f"reward.multiplier has no weight for level {problem.level} of problem {problem.id!r}; it has {sorted(weights)}")
+    return weights[problem.level]

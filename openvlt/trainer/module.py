@@ -61,12 +61,12 @@ class StepModule(lightning.LightningModule):
         for part in self.split(batch):
             loss, shares = self.loss(part)
             self.manual_backward(loss)
-            _add(sums, {"loss": loss.detach(), **shares})
+            add(sums, {"loss": loss.detach(), **shares})
         norm = self._step()  # also without a part: schedules and ranks stay in step, weights without gradient stay as they are
         self.version += 1
         own, self.metrics = {name: float(value) for name, value in sums.items()}, {}
         for part in ranks.gathered([own]):
-            _add(self.metrics, part)
+            add(self.metrics, part)
         self.metrics["grad_norm"] = float(norm)
 
     def _step(self) -> Tensor:
@@ -99,6 +99,10 @@ class StepModule(lightning.LightningModule):
         self.version = checkpoint["version"]
 
 
-def _add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
+def add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Puts logged values of another part of a step to those so far: `..._max` and `..._min` are extremes, everything else adds up."""
     for name, value in more.items():
-        sums[name] = sums.get(name, 0.0) + value
+        if name in sums and name.endswith(("_max", "_min")):
+            sums[name] = max(sums[name], value) if name.endswith("_max") else min(sums[name], value)
+        else:
+            sums[name] = sums.get(name, 0.0) + value

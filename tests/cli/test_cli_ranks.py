@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from openvlt.trainer.metrics import read_metrics
 
-CLOCKS = {"generate_s", "reward_s", "tokens_per_s"}
+CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}
 
 
 def score(stage: Path) -> dict:

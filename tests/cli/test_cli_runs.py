@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from openvlt.trainer.metrics import read_metrics
 
-CLOCKS = {"generate_s", "reward_s", "tokens_per_s"}  # the only columns that may differ between two runs of the same seed
+CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}  # the only columns that may differ between two runs of the same seed
 
 
 def weights(stage: Path) -> dict[str, torch.Tensor]:

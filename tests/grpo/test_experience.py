@@ -12,8 +12,10 @@ import torch
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.grpo.advantage import group_centred, group_normalised
 from openvlt.grpo.aggregate import sequence_mean
-from openvlt.grpo.experience import Chain, Experience, take
+from openvlt.grpo.auxiliary import KL
+from openvlt.grpo.experience import Chain, Experience
 from openvlt.grpo.gate import keep_unequal
+from openvlt.grpo.loss import clipped_surrogate
 from openvlt.grpo.module import GRPOModule, Objective
 from openvlt.model.load import VLM, with_adapter
 from openvlt.model.logprob import completion_logp
@@ -22,7 +24,7 @@ from openvlt.rollout.generator import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.trainer.module import Optimisation
 from openvlt.trainer.optimizer import adamw, constant, muon
-from openvlt.types import Completion, Rollouts
+from openvlt.types import Completion, GRPOBatch, Rollouts, Totals
 
 LENGTHS = (3, 5, 2, 4, 6, 1, 4, 2)  # four problems, two completions each
 REWARDS = (1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.5, 0.5)  # groups 1 and 3 are equal
@@ -129,7 +131,7 @@ def test_a_kl_term_keeps_every_group_and_scores_the_reference(make, fresh, mixed
     reference = fresh()
     with torch.no_grad():
         reference.model.model.language_model.norm.weight.mul_(1.3)
-    _, (batch,) = make(kl=True, reference=reference, micro_batch=2).collect(mixed, seed=0, version=0)
+    _, (batch,) = make(auxiliary={"kl": KL(0.1)}, reference=reference, micro_batch=2).collect(mixed, seed=0, version=0)
     assert len(batch) == 8 and batch.totals.tokens == 27
     ids, mask = ragged(LENGTHS)
     with torch.no_grad():
@@ -147,7 +149,7 @@ def test_with_an_adapter_the_reference_is_the_base(make, fresh, vlm, mixed, rend
             if "lora_B" in name:
                 value.fill_(0.3)
     adapted.model.train()
-    _, batches = make(kl=True, model=adapted, updates=2).collect(mixed, seed=0, version=0)
+    _, batches = make(auxiliary={"kl": KL(0.1)}, model=adapted, updates=2).collect(mixed, seed=0, version=0)
     ids, mask = ragged(LENGTHS)
     with torch.no_grad():
         expected, _ = completion_logp(vlm, render(mixed), ids, mask, torch.arange(4).repeat_interleave(2))
@@ -160,7 +162,7 @@ def test_with_an_adapter_the_reference_is_the_base(make, fresh, vlm, mixed, rend
 
 def test_a_kl_term_without_any_reference_is_refused(make):
     with pytest.raises(ValueError, match="needs a reference model, or an adapter"):
-        make(kl=True)
+        make(auxiliary={"kl": KL(0.1)})
 
 
 def test_a_generator_without_log_probabilities_is_fine(make, mixed):
@@ -181,7 +183,7 @@ def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(mak
     assert [len(batch) for batch in batches] == [0] * updates
     assert sum(batch.totals.sequences for batch in batches) == 8 and batches[0].metrics["dropped_groups"] == 1.0
     module = GRPOModule(
-        experience.vlm, Optimisation(optimizer, constant), updates, Objective(sequence_mean), updates=updates, micro_batch=4
+        experience.vlm, Optimisation(optimizer, constant), updates, Objective(clipped_surrogate, sequence_mean), updates=updates, micro_batch=4
     )
     before = {name: value.clone() for name, value in experience.vlm.model.state_dict().items()}
     Fit(accelerator="cpu", progress=False).run(module, lambda step: batches[step], tmp_path, title="empty")
@@ -200,7 +202,7 @@ def test_an_empty_step_keeps_its_row_and_columns_in_the_metrics(make, mixed, tmp
     made = {"full": make(), "empty": make(rewards=[1.0] * 8)}
     batches = [made[kind].collect(mixed, seed=0, version=step)[1][0] for step, kind in enumerate(pattern.split())]
     optimisation = Optimisation(partial(adamw, learning_rate=1e-4), constant)
-    module = GRPOModule(made["full"].vlm, optimisation, 3, Objective(sequence_mean), updates=1, micro_batch=4)
+    module = GRPOModule(made["full"].vlm, optimisation, 3, Objective(clipped_surrogate, sequence_mean), updates=1, micro_batch=4)
     Fit(accelerator="cpu", progress=False).run(module, lambda step: batches[step], tmp_path, title="sometimes empty")
     rows = read_metrics(tmp_path / "metrics.csv")
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -225,7 +227,7 @@ def test_a_real_rollout_has_ratio_one_and_no_mismatch(fresh, mixed):
     )
     experience = Experience(chain, model, Renderer(model.processor, PromptStyle()), None, 2)
     rollouts, batches = experience.collect(mixed, seed=5, version=0)
-    goal = Objective(sequence_mean, temperature=0.8)
+    goal = Objective(clipped_surrogate, sequence_mean, temperature=0.8)
     module = GRPOModule(model, Optimisation(None, None), 2, goal, updates=2, micro_batch=3)
     for batch in batches:
         torch.testing.assert_close(batch.old_logp_NT, batch.behaviour_logp_NT, atol=1e-5, rtol=1e-5)
@@ -234,9 +236,10 @@ def test_a_real_rollout_has_ratio_one_and_no_mismatch(fresh, mixed):
         assert sum(loss for loss, _ in parts).item() == pytest.approx(-batch.adv_N.sum().item() / batch.totals.sequences, abs=1e-5)
 
 
-def test_take_brings_only_the_prompts_that_are_needed(render, mixed, ragged):
+def test_a_part_brings_only_the_prompts_that_are_needed(render, mixed, ragged):
     prompts, (ids, mask) = render(mixed), ragged(LENGTHS)
-    group = torch.arange(4).repeat_interleave(2)
-    part, part_ids, part_mask, part_group = take(prompts, ids, mask, group, torch.tensor([2, 3, 6]), torch.device("cpu"))
-    assert len(part) == 2 and part.images_P.tolist() == [0, 1] and part_group.tolist() == [0, 0, 1]
-    assert part_ids.shape == part_mask.shape == (3, 4) and part_mask.sum(1).tolist() == [2, 4, 4]
+    whole = GRPOBatch(prompts, ids, mask, torch.arange(4).repeat_interleave(2), None, 0, Totals(9, 9), marks={"kl": mask})
+    part = whole.part(torch.tensor([2, 3, 6]), torch.device("cpu"))
+    assert len(part.prompts) == 2 and part.prompts.images_P.tolist() == [0, 1] and part.group_N.tolist() == [0, 0, 1]
+    assert part.ids_NT.shape == part.mask_NT.shape == part.marks["kl"].shape == (3, 4) and part.mask_NT.sum(1).tolist() == [2, 4, 4]
+    assert part.totals == Totals(9, 9) and part.trained_tokens == sum(LENGTHS)

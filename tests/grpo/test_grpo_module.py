@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from openvlt.grpo.aggregate import sequence_mean, token_mean
+from openvlt.grpo.auxiliary import KL
 from openvlt.grpo.experience import micro_batches
+from openvlt.grpo.loss import clipped_surrogate
 from openvlt.grpo.module import GRPOModule, Objective
 from openvlt.model.load import VLM
 from openvlt.model.logprob import completion_logp
-from openvlt.trainer.module import Optimisation
+from openvlt.trainer.module import Optimisation, add
 from openvlt.types import GRPOBatch, Prompts, Totals
 
 LENGTHS = [3, 5, 1, 4, 2, 6, 3, 2, 5]
 GROUPS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3])
 ADVANTAGES = torch.tensor([1.0, -0.5, -0.5, 0.7, -0.7, 1.2, 0.0, -1.2, 0.4], dtype=torch.float64)
+
+
+def objective(aggregate, kl: float = 0.0, **clip: float) -> Objective:
+    """The paper's: a clipped surrogate and, with `kl`, k3."""
+    return Objective(partial(clipped_surrogate, **clip), aggregate, {"kl": KL(kl)} if kl else {})
 
 
 def module(model: VLM, objective: Objective, micro_batch: int, updates: int = 1) -> GRPOModule:
@@ -40,7 +48,7 @@ def batch(double: VLM, mixed, render, ragged) -> GRPOBatch:
     rng = torch.Generator().manual_seed(5)
     old, ref = ((logp + torch.rand(logp.shape, generator=rng) - 0.5) * mask for _ in range(2))
     totals = Totals(tokens=sum(LENGTHS) + 7, sequences=len(LENGTHS) + 2)  # dropped rows count too
-    return GRPOBatch(prompts, ids, mask, GROUPS, ADVANTAGES, 0, totals, old_logp_NT=old, ref_logp_NT=ref)
+    return GRPOBatch(prompts, ids, mask, GROUPS, ADVANTAGES, 0, totals, old_logp_NT=old, ref_logp_NT=ref, marks={"kl": mask}, mark_totals={"kl": totals})
 
 
 def total(made: GRPOModule, batch: GRPOBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -48,8 +56,7 @@ def total(made: GRPOModule, batch: GRPOBatch) -> tuple[Tensor, dict[str, Tensor]
     for part in made.split(batch):
         share, logged = made.loss(part)
         loss = loss + share
-        for name, value in logged.items():
-            sums[name] = sums.get(name, 0.0) + value
+        add(sums, logged)
     return loss, sums
 
 
@@ -58,7 +65,7 @@ def total(made: GRPOModule, batch: GRPOBatch) -> tuple[Tensor, dict[str, Tensor]
 def test_any_split_gives_the_same_loss_gradients_and_metrics(double, batch, gradients, same_gradients, aggregate, kl):
     results = []
     for micro_batch in (1, 5, 1000):  # one group each; the first two groups together; all
-        made = module(double, Objective(aggregate, kl=kl), micro_batch)
+        made = module(double, objective(aggregate, kl=kl), micro_batch)
         loss, sums = total(made, batch)
         results.append((loss.item(), gradients(double.model, loss), sums))
     assert [len(micro_batches(GROUPS, size)) for size in (1, 5, 1000)] == [4, 2, 1]
@@ -73,7 +80,7 @@ def test_any_split_gives_the_same_loss_gradients_and_metrics(double, batch, grad
 
 def test_loss_is_the_formula_token_by_token(double, batch):
     """A slow twin: the paper's objective in plain Python over the scored log-probabilities."""
-    goal = Objective(sequence_mean, kl=0.3, clip_low=0.1, clip_high=0.3)
+    goal = objective(sequence_mean, kl=0.3, clip_low=0.1, clip_high=0.3)
     loss, sums = total(module(double, goal, 5), batch)
     with torch.no_grad():
         logp, _ = completion_logp(double, batch.prompts, batch.ids_NT, batch.mask_NT, GROUPS)
@@ -91,7 +98,7 @@ def test_loss_is_the_formula_token_by_token(double, batch):
 
 def test_without_stored_log_probabilities_the_ratio_is_one(double, batch, gradients, same_gradients):
     on_policy = replace(batch, old_logp_NT=None)
-    loss, sums = total(module(double, Objective(token_mean), 4), on_policy)
+    loss, sums = total(module(double, objective(token_mean), 4), on_policy)
     assert loss.item() == pytest.approx(-sum(a * n for a, n in zip(ADVANTAGES.tolist(), LENGTHS, strict=True)) / batch.totals.tokens)
     assert sums["clipped_low"] == 0 and sums["clipped_high"] == 0
     logp, _ = completion_logp(double, batch.prompts, batch.ids_NT, batch.mask_NT, GROUPS)
@@ -112,8 +119,9 @@ def test_padding_is_inert(double, batch, gradients, same_gradients):
         mask_NT=right(batch.mask_NT, 0),
         old_logp_NT=right(batch.old_logp_NT, 50.0),
         ref_logp_NT=right(batch.ref_logp_NT, -50.0),
+        marks={"kl": right(batch.mask_NT, 0)},
     )
-    made = module(double, Objective(sequence_mean, kl=0.1), 1000)
+    made = module(double, objective(sequence_mean, kl=0.1), 1000)
     one, other = (total(made, each)[0] for each in (batch, padded))
     assert other.item() == pytest.approx(one.item(), rel=1e-6)
     same_gradients(gradients(double.model, one), gradients(double.model, other), 1e-6)
@@ -127,9 +135,10 @@ def test_order_of_siblings_and_groups_is_irrelevant(double, batch, gradients, sa
         prompts=batch.prompts.select(places.tolist()),
         group_N=places.argsort()[GROUPS[order]],
         adv_N=ADVANTAGES[order],
+        marks={"kl": batch.mask_NT[order]},
         **{name: getattr(batch, name)[order] for name in ("ids_NT", "mask_NT", "old_logp_NT", "ref_logp_NT")},
     )
-    made = module(double, Objective(token_mean, kl=0.1), 4)
+    made = module(double, objective(token_mean, kl=0.1), 4)
     one, other = (total(made, each)[0] for each in (batch, shuffled))
     assert other.item() == pytest.approx(one.item(), rel=1e-6)
     same_gradients(gradients(double.model, one), gradients(double.model, other), 1e-6)
@@ -137,15 +146,15 @@ def test_order_of_siblings_and_groups_is_irrelevant(double, batch, gradients, sa
 
 def test_zero_advantages_give_exactly_zero_gradient_without_kl(double, batch, gradients):
     silent = replace(batch, adv_N=torch.zeros(len(LENGTHS), dtype=torch.float64))
-    loss, _ = total(module(double, Objective(sequence_mean), 4), silent)
+    loss, _ = total(module(double, objective(sequence_mean), 4), silent)
     assert loss.item() == 0 and all(value.abs().max() == 0 for value in gradients(double.model, loss).values())
-    with_kl, _ = total(module(double, Objective(sequence_mean, kl=0.1), 4), silent)
+    with_kl, _ = total(module(double, objective(sequence_mean, kl=0.1), 4), silent)
     assert any(value.abs().max() > 0 for value in gradients(double.model, with_kl).values())
 
 
 def test_logged_sums_are_what_they_say(double, batch):
     behaviour = batch.old_logp_NT - 0.25 * batch.mask_NT
-    _, sums = total(module(double, Objective(token_mean), 4), replace(batch, behaviour_logp_NT=behaviour))
+    _, sums = total(module(double, objective(token_mean), 4), replace(batch, behaviour_logp_NT=behaviour))
     k3 = 2.718281828459045**0.25 - 0.25 - 1
     assert sums["mismatch_kl"].item() == pytest.approx(k3, rel=1e-6)
     with torch.no_grad():
@@ -158,7 +167,7 @@ def test_logged_sums_are_what_they_say(double, batch):
 
 @pytest.mark.parametrize(("version", "updates", "good"), [(0, 1, True), (1, 1, False), (1, 2, True), (2, 2, False)])
 def test_a_stale_batch_stops_the_run(double, batch, version: int, updates: int, good: bool):
-    made = module(double, Objective(token_mean), 1, updates)
+    made = module(double, objective(token_mean), 1, updates)
     made.version = version
     if good:
         assert len(list(made.split(batch))) == 4
@@ -169,7 +178,7 @@ def test_a_stale_batch_stops_the_run(double, batch, version: int, updates: int, 
 
 def test_a_batch_from_the_future_stops_the_run(double, batch):
     with pytest.raises(RuntimeError, match="stale"):
-        list(module(double, Objective(token_mean), 4).split(replace(batch, policy_version=1)))
+        list(module(double, objective(token_mean), 4).split(replace(batch, policy_version=1)))
 
 
 def test_micro_batches_are_whole_groups_within_the_limit():

@@ -17,8 +17,8 @@ from pyarrow import parquet
 from openvlt.data.render import PromptStyle
 from openvlt.grpo.advantage import group_normalised
 from openvlt.grpo.aggregate import sequence_mean
+from openvlt.grpo.bundle import GRPO
 from openvlt.grpo.gate import keep_unequal
-from openvlt.grpo.module import GRPO
 from openvlt.model.load import VLM
 from openvlt.reward.combine import Reward
 from openvlt.rollout.prefix import PrefixGenerator
@@ -28,7 +28,7 @@ from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, muon
 from openvlt.types import Trace, UserError
 
-CLOCKS = {"generate_s", "reward_s", "tokens_per_s"}
+CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}
 MUON = partial(muon, learning_rate=2e-3, muon_learning_rate=0.02)
 ADAM = partial(adamw, learning_rate=1e-3, weight_decay=0.01)
 

@@ -1,0 +1,52 @@
+"""Offline selectors: which problems to train on at all, by what is known of each. `select(columns) -> bool mask`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from openvlt.types import Problem, UserError
+
+Columns = Mapping[str, np.ndarray]
+Selector = Callable[[Columns], np.ndarray]
+
+
+def columns_of(problems: Sequence[Problem]) -> dict[str, np.ndarray]:
+    """`level` and every number in the problems' `meta` (pass rate, reward variance, search iterations), NaN where a problem has none."""
+    numbers = [
+        {"level": problem.level, **{name: value for name, value in problem.meta.items() if isinstance(value, (int, float))}}
+        for problem in problems
+    ]
+    names = sorted({name for row in numbers for name in row})
+    return {name: np.array([np.nan if row.get(name) is None else float(row[name]) for row in numbers]) for name in names}
+
+
+def between(columns: Columns, *, column: str, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
+    """Problems whose `column` is within [low, high]: OpenVLThinker's medium and hard sets, accuracy bands."""
+    value = _column(columns, column)
+    return (value >= low) & (value <= high)
+
+
+def highest(columns: Columns, *, column: str, amount: int) -> np.ndarray:
+    """The `amount` problems with the largest `column`, of equals the first (Temporal-R1: reward variance)."""
+    order = np.argsort(-np.nan_to_num(_column(columns, column), nan=-np.inf), kind="stable")
+    chosen = np.zeros(len(order), dtype=bool)
+    chosen[order[:amount]] = True
+    return chosen
+
+
+def _column(columns: Columns, name: str) -> np.ndarray:
+    if name not in columns:
+        raise UserError(f"grpo.select names column {name!r}; the problems have {sorted(columns)}")
+    return columns[name]
+
+
+def chosen(problems: Sequence[Problem], select: Selector | None) -> list[Problem]:
+    """The problems that a selector keeps; all of them without one. Raises UserError when it keeps none."""
+    if select is None:
+        return list(problems)
+    kept = [problem for problem, keep in zip(problems, select(columns_of(problems)), strict=True) if keep]
+    if not kept:
+        raise UserError(f"grpo.select keeps none of {len(problems)} problems; widen its bounds")
+    return kept

@@ -1,0 +1,153 @@
+"""What `conf/grpo/*.yaml` fills in: one method of the family as named parts, the sizes of a run, and which parts don't go together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from openvlt.data.choose import Selector, chosen
+from openvlt.data.render import PromptStyle, Renderer
+from openvlt.grpo.auxiliary import KL, Auxiliary, RewardKL
+from openvlt.grpo.check import check
+from openvlt.grpo.experience import Chain, Experience
+from openvlt.grpo.loss import TokenLoss, clipped_surrogate
+from openvlt.grpo.module import GRPOModule, Objective
+from openvlt.grpo.observe import Transcripts
+from openvlt.grpo.passes import ViewPass
+from openvlt.grpo.plan import Plan, Views
+from openvlt.grpo.sampler import PromptSampler, Shuffled
+from openvlt.model.load import VLM
+from openvlt.reward.combine import Reward
+from openvlt.rollout.generator import Generator, Sampling
+from openvlt.trainer.fit import Fit
+from openvlt.trainer.module import Optimisation
+from openvlt.types import GRPOBatch, Problem, Rollouts, Totals, UserError
+
+TaskBuilder = Callable[[Problem, random.Random], list[Problem]]
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """`conf/grpo/*.yaml`: one bundle of parts and sizes. `steps` are optimiser steps, `prompts_per_update` prompts each.
+
+    A rollout of `prompts_per_rollout` prompts x `group_size` completions serves `prompts_per_rollout / prompts_per_update` steps.
+    `micro_batch` completions are scored at a time; `denominator` says what the loss is divided by: `all` completions, those of `kept`
+    groups, or only `selected` tokens. `kl` is the coefficient of the k3 term in the loss; other auxiliary losses go into `auxiliary`.
+    Any number of a part may be a schedule (`openvlt.grpo.schedule`). docs/grpo.md lists the parts.
+    """
+
+    fit: Fit
+    prompt: PromptStyle
+    generator: Generator
+    reward: Reward
+    optimizer: Callable[..., list[Optimizer]]
+    scheduler: Callable[..., Any]
+    advantage: Callable[..., Tensor]
+    gate: Callable[..., Tensor]
+    aggregate: Callable[[Tensor, Tensor, Totals], Tensor]
+    loss: TokenLoss = clipped_surrogate
+    kl: float = 0.0
+    auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
+    reward_kl: RewardKL | None = None
+    plan: Plan = Views()
+    refill: Callable[..., Rollouts] | None = None
+    passes: Mapping[str, ViewPass] = field(default_factory=dict)
+    shapers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    correction: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    hooks: Mapping[str, Callable[..., float]] = field(default_factory=dict)
+    sampler: Callable[[Sequence[Problem], int], PromptSampler] = Shuffled
+    task: TaskBuilder | None = None
+    select: Selector | None = None
+    judge: Any = None
+    encoder: Any = None
+    denominator: str = "all"
+    steps: int = 80
+    group_size: int = 8
+    prompts_per_rollout: int = 32
+    prompts_per_update: int = 32
+    micro_batch: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 2048
+    warmup: float = 0.0
+    clip: float = 1.0
+    transcripts: int = 2
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps per rollout."""
+        return self.prompts_per_rollout // self.prompts_per_update
+
+    @property
+    def losses(self) -> dict[str, Auxiliary]:
+        """All auxiliary losses, `kl` among them."""
+        return {**({"kl": KL(self.kl)} if self.kl else {}), **self.auxiliary}
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a frozen reference model (or an adapter to switch off) is asked for."""
+        return "reference" in self._chain().needs(self.updates)
+
+    def train(
+        self, vlm: VLM, problems: Sequence[Problem], *, reference: VLM | None, folder: Path, seed: int, title: str = "grpo"
+    ) -> None:
+        """Trains `vlm` in place, resuming from `folder/last.ckpt`. `reference` may be None without KL or with an adapter.
+
+        Raises UserError when a rollout needs more problems than there are.
+        """
+        problems = chosen(problems, self.select)
+        if len(problems) < self.prompts_per_rollout:
+            raise UserError(
+                f"{title}: grpo.prompts_per_rollout={self.prompts_per_rollout} is larger than the data ({len(problems)} problems); "
+                "lower it or give more problems"
+            )
+        experience = Experience(self._chain(), vlm, Renderer(vlm.processor, self.prompt), reference, self.updates)
+        sampler = self.sampler(problems, seed)
+        module, transcripts = self._module(vlm, sampler), Transcripts(folder, self.transcripts)
+        waiting: list[GRPOBatch] = []
+
+        def draw(step: int) -> list[Problem]:
+            drawn = sampler.next(self.prompts_per_rollout, step)
+            return [task for problem in drawn for task in self._tasks(problem, seed)]
+
+        def make(step: int) -> GRPOBatch:
+            if step % self.updates == 0:
+                if not waiting:
+                    transcripts.drop_after(step)
+                rollout_seed = seed * 1_000_003 + step // self.updates
+                rolled, waiting[:] = experience.collect(
+                    draw(step), seed=rollout_seed, version=module.version, more=lambda: draw(step), step=step, total=self.steps
+                )
+                sampler.observe(experience.accuracy)
+                transcripts.add(rolled, step)
+            return waiting[step % self.updates]
+
+        vlm.model.train()
+        self.fit.run(module, make, folder, title=title, boundary=self.updates)
+        transcripts.close()
+
+    def _tasks(self, problem: Problem, seed: int) -> list[Problem]:
+        return [problem] if self.task is None else self.task(problem, random.Random(f"task/{seed}/{problem.id}"))
+
+    def _chain(self) -> Chain:
+        names = ("generator", "reward", "advantage", "gate", "plan", "refill", "passes", "reward_kl", "shapers", "correction", "hooks")
+        names += ("judge", "encoder", "denominator", "micro_batch")
+        sampling = Sampling(self.group_size, self.max_new_tokens, self.temperature, self.top_p)
+        return Chain(sampling=sampling, auxiliary=self.losses, **{name: getattr(self, name) for name in names})
+
+    def _module(self, vlm: VLM, sampler: PromptSampler) -> GRPOModule:
+        objective = Objective(self.loss, self.aggregate, self.losses, self.temperature)
+        optimisation = Optimisation(self.optimizer, self.scheduler, self.warmup, self.clip)
+        memories = {"sampler": sampler, **({"refill": self.refill} if hasattr(self.refill, "state_dict") else {})}
+        return GRPOModule(
+            vlm, optimisation, self.steps, objective, updates=self.updates, micro_batch=self.micro_batch, memories=memories
+        )

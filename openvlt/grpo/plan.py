@@ -1,0 +1,76 @@
+"""What is asked of each problem of a rollout: how many completions, seen through which view, and which texts are given beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from openvlt.grpo.schedule import Schedule
+from openvlt.rollout.views import seen_through
+from openvlt.types import Origin, Problem, UserError
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """`n` completions of a problem generated while looking through `view` at `strength`; they are always trained on the clean image.
+
+    `train` false: the rows are rewarded and compared with, but are no part of the baseline or the loss.
+    """
+
+    n: int
+    view: Callable[..., Any] | None = None
+    strength: float = 1.0
+    train: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.n, Schedule) and self.n < 1:
+            raise UserError(f"plan: n={self.n} completions; it is at least 1")
+
+
+class Plan(Protocol):
+    """`specs` are the same for every problem, by name; `inject` gives texts that join a problem's group as if it had said them."""
+
+    def specs(self, group_size: int) -> Mapping[str, Spec]: ...
+
+    def inject(self, problem: Problem) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class Views:
+    """`conf/recipe/*`: the group's `group_size` completions, and for every entry of `more` further ones (NoisyRollout: as many again)."""
+
+    more: Mapping[str, Spec] = field(default_factory=dict)
+    texts: Callable[[Problem], Sequence[str]] | None = None
+
+    def __post_init__(self) -> None:
+        if CLEAN in self.more:
+            raise UserError(f"plan: {CLEAN!r} names the completions of the plain image; give the view another name")
+
+    def specs(self, group_size: int) -> Mapping[str, Spec]:
+        """The clean view first."""
+        return {CLEAN: Spec(group_size), **self.more}
+
+    def inject(self, problem: Problem) -> Sequence[str]:
+        """Given texts of a problem."""
+        return () if self.texts is None else self.texts(problem)
+
+
+def gold_answer(problem: Problem) -> Sequence[str]:
+    """The known answer in its tags, without a thought (ViSurf's ground-truth row, arXiv 2510.10606)."""
+    return (f"<answer>{problem.answer}</answer>",)
+
+
+def asked(problem: Problem, name: str, spec: Spec, seed: int) -> Problem:
+    """The problem as its generator sees it: through the view, under a name of its own so that its draws are its own."""
+    seen = problem if spec.view is None else seen_through(problem, spec.view, spec.strength, seed)
+    return seen if name == CLEAN else replace(seen, id=f"{problem.id}|{name}")
+
+
+def origin(problem: Problem, spec: Spec) -> Origin:
+    """Where a generated row comes from."""
+    if not spec.train:
+        return Origin.REWARD_ONLY
+    return Origin.AUXILIARY if "parent" in problem.meta else Origin.POLICY

@@ -1,0 +1,85 @@
+"""Schedules: a number that changes over a run. Any number of any part of a bundle may be one (`at` puts the step's value in its place)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from typing import Any
+
+from openvlt.types import UserError
+
+
+class Schedule:
+    """`schedule(step, total)`: the value at optimiser step `step` (from 0) of `total`."""
+
+    def __call__(self, step: int, total: int) -> float:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Ramp(Schedule):
+    """From `start` to `end` between the shares `begin` and `until` of the run, straight or as half a cosine; constant around it."""
+
+    start: float
+    end: float
+    begin: float = 0.0
+    until: float = 1.0
+    shape: str = "linear"
+
+    def __post_init__(self) -> None:
+        if self.shape not in ("linear", "cosine"):
+            raise UserError(f"schedule shape={self.shape!r}; it is linear or cosine")
+        if not 0 <= self.begin < self.until <= 1:
+            raise UserError(f"schedule begin={self.begin}, until={self.until}; they are shares of the run: 0 <= begin < until <= 1")
+
+    def __call__(self, step: int, total: int) -> float:
+        done = min(1.0, max(0.0, (step / max(total - 1, 1) - self.begin) / (self.until - self.begin)))
+        share = done if self.shape == "linear" else (1 - math.cos(math.pi * done)) / 2
+        return self.start + share * (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Schedule):
+    """start x (1 - sigmoid(steepness x (step - middle) / total)): stays, then falls off (NoisyRollout's noise, `ray_trainer.py`)."""
+
+    start: float
+    steepness: float
+    middle: float
+
+    def __call__(self, step: int, total: int) -> float:
+        return self.start * (1 - 1 / (1 + math.exp(-self.steepness * (step - self.middle) / total)))
+
+
+def at(part: Any, step: int, total: int) -> Any:
+    """`part` with every schedule inside it replaced by its value at this step: partials, frozen dataclasses, mappings, sequences.
+
+    What holds no schedule is returned as it is.
+    """
+    if isinstance(part, Schedule):
+        return part(step, total)
+    if isinstance(part, partial):
+        changed = _changed(part.keywords, step, total)
+        return partial(part.func, *part.args, **{**part.keywords, **changed}) if changed else part
+    if is_dataclass(part) and not isinstance(part, type):
+        changed = _changed({entry.name: getattr(part, entry.name) for entry in fields(part) if entry.init}, step, total)
+        return replace(part, **changed) if changed else part
+    if isinstance(part, Mapping):
+        changed = _changed(part, step, total)
+        return {**part, **changed} if changed else part
+    if isinstance(part, (list, tuple)):
+        values = [at(item, step, total) for item in part]
+        return values if any(new is not old for new, old in zip(values, part, strict=True)) else part
+    return part
+
+
+def _changed(items: Mapping[str, Any], step: int, total: int) -> dict[str, Any]:
+    values = {name: at(value, step, total) for name, value in items.items()}
+    return {name: value for name, value in values.items() if value is not items[name]}
+
+
+def not_negative(where: str, value: Any, why: str = "0 switches it off") -> None:
+    """Raises UserError for a number below 0; a schedule's values are checked when they come up."""
+    if not isinstance(value, Schedule) and value < 0:
+        raise UserError(f"{where}={value} is negative; {why}")

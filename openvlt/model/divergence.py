@@ -1,0 +1,33 @@
+"""How differently a model predicts the same tokens from two sets of images, without storing the vocabulary axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from openvlt.model.forward import scored_hidden
+from openvlt.model.load import VLM
+from openvlt.types import Prompts
+
+CHUNK_LOGITS = 1 << 24
+
+
+@torch.no_grad()
+def symmetric_kl(
+    vlm: VLM, prompts: Prompts, other: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor, *, temperature: float = 1.0
+) -> Tensor:
+    """½ KL(p, q) + ½ KL(q, p) at every completion token, p predicted from `prompts`, q from `other`: (N,T) in nats, 0 where masked."""
+    rows, banned_V = mask_NT.bool(), vlm.banned_V()
+    hidden = [scored_hidden(vlm, each, ids_NT, mask_NT, group_N) for each in (prompts, other)]
+    head, chunk = vlm.core.get_output_embeddings(), max(1, CHUNK_LOGITS // banned_V.shape[0])
+    values = []
+    for start in range(0, len(hidden[0]), chunk):
+        p, q = (_log_probabilities(head(each[start : start + chunk]), banned_V, temperature) for each in hidden)
+        values.append((torch.where(banned_V, 0.0, p - q) * (p.exp() - q.exp())).sum(-1) / 2)
+    filled = torch.cat(values) if values else hidden[0].new_zeros(0)
+    return torch.zeros(ids_NT.shape, dtype=filled.dtype, device=filled.device).masked_scatter(rows, filled)
+
+
+def _log_probabilities(logits_MV: Tensor, banned_V: Tensor, temperature: float) -> Tensor:
+    logits_MV = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
+    return (logits_MV / temperature).masked_fill(banned_V, -torch.inf).log_softmax(-1)
