@@ -2,7 +2,7 @@
 
 The embedded model's data, and the only source that needs no download. A figure shows one value (0 to 5) for each of red,
 green and blue: as bars, as shapes to count, or as digits in a table. Questions come on a ladder: level 1 has two operands,
-level 2 three, level 3 four (a colour may count twice). Colours keep one order in every text (red, green, blue), since finding
+level 2 three, level 3 four, level 4 five (a colour may count twice). Colours keep one order in every text (red, green, blue), since finding
 values in random order is what a tiny model learns slowest. Every running total is 0 or more.
 
 The splits share no combination of the three values, whatever the kind of figure: a held-out score can't be memorised.
@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from openvlt.types import Problem, UserError
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220)}
-LEVELS = (1, 2, 3)
+LEVELS = (1, 2, 3, 4)
 HIGHEST = 5
 DESCRIBE = "Describe the image."
 
@@ -170,12 +170,12 @@ def work(terms: Sequence[tuple[str, int]]) -> tuple[str, int]:
 
 
 def _question(level: int, rng: random.Random) -> str:
-    """`level` + 1 operands in colour order; a colour that counts twice comes last."""
+    """`level` + 1 operands in colour order; colours that count twice come last, in that order again."""
     names = list(COLOURS)
     if level == 1 or (level == 2 and rng.random() < 0.5):
         names.remove(rng.choice(names))
-    if level + 1 > len(names):
-        names.append(rng.choice(names))
+    again = rng.sample(range(len(names)), level + 1 - len(names))
+    names += [names[place] for place in sorted(again)]
     return f"What is {names[0]}" + "".join(f" {rng.choice('+-')} {name}" for name in names[1:]) + "?"
 
 

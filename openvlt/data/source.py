@@ -72,7 +72,7 @@ class Digits:
 
     levels: tuple[int, ...] = figures.LEVELS
     size: int = 56
-    lesson_amount: int = 20480
+    lesson_amount: int = 25600
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""

@@ -15,6 +15,7 @@ from openvlt.data.table import read_traces
 from openvlt.distill.pipeline import Distillation
 from openvlt.grpo.bundle import GRPO
 from openvlt.iteration.folder import publish, saved_model
+from openvlt.iteration.screen import Screen
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.sft.module import SFT
 from openvlt.types import Trace, UserError
@@ -123,10 +124,11 @@ class Tune:
 
 @dataclass(frozen=True)
 class Reinforce:
-    """GRPO from `start` on the problems of `select`; `settings` change fields of `grpo` for this stage."""
+    """GRPO from `start` on the problems of `select` (on what `screen` keeps of them); `settings` change fields of `grpo` here."""
 
     start: str
     select: Selection
+    screen: Screen | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     kind: ClassVar[str] = "grpo"
 
@@ -134,6 +136,8 @@ class Reinforce:
         grpo, vlm = adjusted(lab.grpo, self.settings, name), lab.load(self.start, adapter=True)
         reference = lab.load(self.start) if grpo.needs_reference and lab.adapter is None else None
         problems = lab.source.problems(self.select, seed)
+        if self.screen is not None:
+            problems = self.screen(vlm, problems, seed)
         grpo.train(vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
         publish(vlm, folder)
         training = {"steps": grpo.steps, "problems": len(problems), "group_size": grpo.group_size}

@@ -77,7 +77,7 @@ def test_held_out_pictures_use_held_out_scans_only(monkeypatch):
     )
 
 
-def test_lessons_cover_numbers_up_to_thirty_six():
+def test_lessons_cover_numbers_up_to_forty_five():
     totals, pictures = set(), 0
     for problem, response in digits.pretraining(400, seed=0):
         pictures += len(problem.images)
@@ -93,7 +93,7 @@ def test_the_source_selects_like_figures():
     problems = Digits(size=84).problems(Selection(amount=5, levels=(3,), split="test"), 0)
     assert len(problems) == 5 and {problem.level for problem in problems} == {3}
     assert problems[0].images[0].size == (84, 84)
-    with pytest.raises(UserError, match=r"digits: levels are \[9\]; choose from \[1, 2, 3\]"):
+    with pytest.raises(UserError, match=r"digits: levels are \[9\]; choose from \[1, 2, 3, 4\]"):
         Digits().problems(Selection(levels=(9,)), 0)
     with pytest.raises(UserError, match=r"split is 'dev'"):
         digits.generate(1, split="dev", seed=0)

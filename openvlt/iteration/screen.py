@@ -1,0 +1,45 @@
+"""Offline difficulty: before GRPO, its problems are thinned to those that the model it starts from solves about half of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openvlt.data.render import PromptStyle, Renderer
+from openvlt.model.load import VLM
+from openvlt.reward.accuracy import judge
+from openvlt.rollout.generator import Generator, Sampling
+from openvlt.types import Completion, Problem, Verdict
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Answers every problem `sampling.n` times and keeps the `keep` problems whose share of right answers is nearest to one half.
+
+    Groups of equal rewards teach nothing: p (1 - p), the variance of a group's rewards, is largest there. `batch` problems are
+    answered at a time.
+    """
+
+    generator: Generator
+    prompt: PromptStyle
+    sampling: Sampling
+    keep: int
+    batch: int = 64
+    deadline_s: float = 5.0
+
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> list[Problem]:
+        """The kept problems, in their own order; among equals the earlier ones."""
+        distance = [abs(share - 0.5) for share in self.shares(vlm, problems, seed)]
+        nearest = sorted(range(len(problems)), key=distance.__getitem__)[: self.keep]
+        return [problems[row] for row in sorted(nearest)]
+
+    def shares(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> list[float]:
+        """Each problem's share of right answers."""
+        renderer, n = Renderer(vlm.processor, self.prompt), self.sampling.n
+        answers: list[Completion] = []
+        for start in range(0, len(problems), self.batch):
+            part = problems[start : start + self.batch]
+            answers += self.generator.generate(vlm, part, renderer.prompts(part), self.sampling, seed)
+        asked = [problem for problem in problems for _ in range(n)]
+        right = [verdict is Verdict.CORRECT for verdict in judge(asked, answers, deadline_s=self.deadline_s)]
+        return [sum(right[row : row + n]) / n for row in range(0, len(right), n)]
