@@ -9,6 +9,7 @@ from openvlt.data.render import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.reward.accuracy import judge
 from openvlt.rollout.generator import Generator, Sampling
+from openvlt.rollout.spread import generate
 from openvlt.types import Completion, Problem, Verdict
 
 
@@ -39,7 +40,7 @@ class Screen:
         answers: list[Completion] = []
         for start in range(0, len(problems), self.batch):
             part = problems[start : start + self.batch]
-            answers += self.generator.generate(vlm, part, renderer.prompts(part), self.sampling, seed)
+            answers += generate(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
         asked = [problem for problem in problems for _ in range(n)]
         right = [verdict is Verdict.CORRECT for verdict in judge(asked, answers, deadline_s=self.deadline_s)]
         return [sum(right[row : row + n]) / n for row in range(0, len(right), n)]
