@@ -54,11 +54,16 @@ def _last_claim(text: str, claims: list[tuple[int, int, str | None]], choices: S
         if p.CONDITIONAL.search(text[max(0, start - 200):start]):
             continue
         answer, stop = (before, end) if before else _claimed(text, end)
+        if p.OTHERWISE.search(text[start:stop] + text[stop:stop + 120].partition("\n")[0]):
+            continue
         if says_nothing(answer) or p.NEGATED.match(answer) or _lists_options(answer, text[stop:stop + 40]):
             continue
         if refuses(answer, choices):
             return Found(None, "a refusal")
-        return corrected(text[stop:]) or Found(answer, "announcement")
+        later = corrected(text[stop:])
+        if later is None and p.TENTATIVE.search(text[max(0, start - 100):start]):
+            continue
+        return later or Found(answer, "announcement")
     return None
 
 

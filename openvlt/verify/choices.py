@@ -18,8 +18,11 @@ _BEFORE_BRACKET = re.compile(r"([A-Z])\s*[(\[](.+)[)\]]", re.DOTALL)
 _AFTER = re.compile(r"(.+?)\s*[(\[]\s*(?:option |choice )?([A-Z])\s*[)\]]", re.DOTALL)
 _NAMED = re.compile(
     r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|选项|选择|选|答案|为|"
-    r"是)\s*[:：]?\s*)+[(\[]?([A-Z])[)\]]?"
+    r"是)\s*(?:[:：]\s*)?)+[(\[]?([A-Z])[)\]]?"
                     r"(?:\s*[.:,)]\s*(.+)|\s+(?:since|because|as|is)\b.*)?", re.DOTALL | re.IGNORECASE)
+_ALSO = re.compile(
+    r"\b(?:or|also|and|but)\s+(?:maybe |perhaps |possibly |also |equally |option |choice )*[(\[]?([A-Z])[)\]]?"
+    r"(?=\W*$|\s+(?:too|also|as well|works?|fits?|(?:is|are|could|would|might)(?! (?:not|wrong|incorrect|too)\b))\b)")
 _SUFFIXED = re.compile(r"([A-Z])\s*(?:选项|项)")
 _SEVERAL = re.compile(r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
                       r"(?:\s*(?:,\s*(?:and |or )?|\band\b|\bor\b|/|&|、|和|或|;|"
@@ -65,6 +68,8 @@ class Options:
             return self.by_text(answer) if len(text) == 1 else None
         if not rest or self.folded[index] == letter.lower():
             return index
+        if any(named[1] != letter for named in _ALSO.finditer(rest)):
+            return None
         other = self.by_text(rest)
         return index if other in (None, index) else None
 

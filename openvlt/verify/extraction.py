@@ -35,21 +35,23 @@ def find(response: str, choices: Sequence[str] | None = None) -> Found:
         response = response[cut + 8:]
     elif "<think>" in response:
         return Found(None, "the thinking was never closed")
-    tags = list(_TAG.finditer(response)) if "nswer>" in response or "NSWER>" in response else []
-    if tags:
-        return _tagged(response, tags, choices)
+    if ("nswer>" in response or "NSWER>" in response) and _TAG.search(response):
+        return _tagged(response, choices)
     return _content(_CONTROL.sub("", visible(response[-TAIL:])), "", choices)
 
 
-def _tagged(text: str, tags: list[re.Match[str]], choices: Sequence[str] | None) -> Found:
+def _tagged(text: str, choices: Sequence[str] | None) -> Found:
     """The last opening tag that is closed before the next one opens."""
-    for index in range(len(tags) - 1, 0, -1):
-        if tags[index][1] and not tags[index - 1][1]:
-            inner = text[tags[index - 1].end():tags[index].start()]
-            if len(inner) > MAX_ANSWER * 10:
-                return Found(None, "an answer of more than 20,000 characters", Verdict.UNPARSED)
-            return _content(visible(inner), "answer tag", choices)
-    return Found(None, "the answer tag was never closed")
+    opened, span = -1, None
+    for tag in _TAG.finditer(text):
+        if tag[1] and opened >= 0:
+            span = opened, tag.start()
+        opened = -1 if tag[1] else tag.end()
+    if span is None:
+        return Found(None, "the answer tag was never closed")
+    if span[1] - span[0] > MAX_ANSWER * 10:
+        return Found(None, "an answer of more than 20,000 characters", Verdict.UNPARSED)
+    return _content(visible(text[slice(*span)]), "answer tag", choices)
 
 
 def _content(text: str, outer: str, choices: Sequence[str] | None) -> Found:

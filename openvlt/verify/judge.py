@@ -11,9 +11,9 @@ from openvlt.types import Verdict
 from openvlt.verify import choices as letters
 from openvlt.verify.compare import compare
 from openvlt.verify.nodes import symbols
-from openvlt.verify.prose import value_in
 from openvlt.verify.quantity import Quantity
 from openvlt.verify.reading import read
+from openvlt.verify.sentence import reason_cut, value_in
 from openvlt.verify.text import clean, fold
 from openvlt.verify.values import Group, Range, Relation, Value, Words
 from openvlt.verify.words import YES_NO, refuses, yes_no
@@ -81,11 +81,12 @@ def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
         said = yes_no(fold(answer))
         said = said if said is not None else _truth_at_end(answer)
         return _ruling(said is truth, "yes/no", f"says {said}")
-    wanted, given = readings(gold, answer)
+    claim = reason_cut(answer)
+    wanted, given = readings(gold, claim)
     if isinstance(wanted, Words):
         return _words(gold, answer)
     if isinstance(given, Words):
-        given = _predicate(answer)
+        given = _predicate(claim)
     same = compare(wanted, given, ordered=answer_type == "list")
     if same is not None:
         verdict = Verdict.CORRECT if same else Verdict.WRONG
@@ -171,11 +172,18 @@ _COPULA = re.compile(
 _NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|isn't|aren't|except|without|or)\b|不|非|没|或")
 
 
+def _is_word_list(given: str) -> bool:
+    """`march, april`: words in a row, one after each comma."""
+    return re.fullmatch(r"[\w'-]+(?:, ?[\w'-]+)+", given) is not None and given.partition(",")[0] not in YES_NO
+
+
 def _words(gold: str, answer: str) -> Ruling:
     """Text: the same words, or a sentence that ends in them, with or without a reason after."""
     wanted, given = fold(gold), fold(answer)
     if wanted == given:
         return _ruling(True, "words", "the same words")
+    if "," not in wanted and _is_word_list(given):
+        return _ruling(False, "words", "a list")
     if _NEGATION.search(given) and not _NEGATION.search(wanted) or refuses(answer, (gold,)):
         return _ruling(False, "words", "negated, or alternatives")
     for text in (given, _REASON.split(given, maxsplit=1)[0]):

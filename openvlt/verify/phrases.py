@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_BE = r"(?:is|are|was|were|(?:would|will|should|must|could|might|may|can) be|equals|=|:|：)"
+_BE = r"(?:(?<![a-z])(?:is|are|was|were|(?:would|will|should|must|could|might|may|can) be|equals)(?![a-z])|[=:：])"
 _LINK = r"(?:(?:to|of|for|here|in|that|which|choice|option|letter|from|among|given|would|,)\b[^.\n:=]{0,80}?)?"
 _SURELY = r"(?:\s*(?:therefore|thus|then|hence|now|simply|clearly|indeed|actually|also)\b,?)?[*_\s]*[:：]?"
 _GOOD = r"(?:correct|right|best|proper|appropriate)"
@@ -67,8 +67,14 @@ EMPTY = re.compile(
 CONDITIONAL = re.compile(
     r"(?:^|[.\n!?]\s*)(?:if|when|suppose|assuming|were|should|如果|若|假如)\b[^.\n!?]*$", re.IGNORECASE)
 
+OTHERWISE = re.compile(r"\b(?:otherwise|if not|depending|or else)\b|否则", re.IGNORECASE)
+# What was thought before: "I first thought the answer was 9".
+TENTATIVE = re.compile(r"\b(?:(?:first|initially|originally|mistakenly)\b[^.\n!?]*\b(?:thought|guess|assumed|believed|got|had)|"
+                       r"(?:might|may|could|would) (?:\w+ )?(?:think|guess|say|assume|expect))\b[^.\n!?,;]*$", re.IGNORECASE)
+
 CORRECTION = re.compile(
-    r"\b(?:but wait|wait|actually|correction|scratch that|my mistake|on second thoughts?|hold on|oops|hmm|"
+    r"\b(?:but wait|wait|it(?:'s| is| was) (?:actually|really|in fact)|actually|"
+    r"correction|scratch that|my mistake|on second thoughts?|hold on|oops|hmm|"
     r"i made (?:a|an) (?:\w+ )?"
     r"(?:mistake|error)|let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|re-?evaluate)|"
     r"sorry|apologies|"
@@ -104,7 +110,7 @@ END = re.compile(
     r"according to|making|meaning|"
     r"indicating|with (?:a|an|the)|when (?:rounded|the|we|x)|if (?:the|we|x)|considering|assuming|and (?:the|this|"
     r"it|that|we|so))\b|"
-    r",\s*(?:so|but|and|not|while|whereas|thus|therefore|hence|as)\b|"
+    r",\s*(?:so|but|and(?!\s+[-$\\({]*(?:\d|[a-z]\b(?=\W*$)))|not|while|whereas|thus|therefore|hence|as)\b|"
     r",?\s*(?:因为|由于|所以|其中|理由|解析)|\.\s*(?=The |So |"
     r"This |It |We )",
     re.IGNORECASE)

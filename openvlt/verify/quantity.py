@@ -40,7 +40,9 @@ _SCIENTIFIC = re.compile(
     r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?")
 _MIXED = re.compile(r"([-+]?)(\d{1,9})(?:\s+|\s*-\s*|\s+and\s+)(\d{1,9})\s*/\s*(\d{1,9})")
 _OUT_OF = re.compile(r"(\d{1,9})\s+out\s+of\s+(\d{1,9})")
+_DEGREE_TERM = re.compile(r"(?<=\d)\s*\^\s*\{?\s*\\circ\s*\}?(?=\s*[-+]\s*[\d.]+\s*\^)")  # 180° - 120°
 _REPEATING = re.compile(r"([-+]?\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?")
+_MINUS = re.compile(r"(?:minus|negative)\s+(?=[\d.\\(])|负(?=[\d.])", re.IGNORECASE)
 _PERCENT = re.compile(
     r"\s*(?:\\?%|\bper\s?cents?\b|\bpercentage points?\b|\bpct\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$", re.IGNORECASE)
 _CURRENCY = re.compile(r"([-+]?)\s*(US\$|HK\$|\$|€|£|¥|₹|RMB\b|USD\b|EUR\b|Rs\.?)\s*(?=[\d.\\])", re.IGNORECASE)
@@ -55,6 +57,7 @@ _NOT_LABELS = frozenset("not over under below above less more than between minus
                         "most the and per".split())
 _CHINESE_COUNT = re.compile(rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)"
                             rf"([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})")
+_NO_COUNTER = re.compile("[或和与至到多不非以左右]")
 _STOP = frozenset("or and to but not if when is are was between versus vs either neither nor except because "
                   "since".split())
 
@@ -71,6 +74,7 @@ def quantity(text: str, *, units: bool = True) -> Quantity:
         text, count = FILLER.subn("", text)
         if not count:
             break
+    text = _MINUS.sub("-", text)
     match = _CURRENCY.match(text)
     if match:
         inner = quantity(match[1] + text[match.end():])
@@ -117,6 +121,7 @@ def _repeating(whole: str, fixed: str, cycle: str) -> Quantity:
 
 
 def _dressed(text: str, units: bool) -> Quantity:
+    text = _DEGREE_TERM.sub("", text)
     if units:
         shorter = _DIMENSION.sub("", text)
         head, unit = split_unit(shorter)
@@ -167,7 +172,7 @@ def _counted(text: str) -> Quantity | None:
     match = _NOUN.fullmatch(text) or _WORD_NOUN.fullmatch(text)
     head, noun = (match[1], match[2].strip(" ,").lower()) if match else _chinese_counter(text)
     words = set(re.split(r"[\s,]+", noun))
-    if not noun or _STOP & words or words & MATH_WORDS:
+    if not noun or _STOP & words or words & MATH_WORDS or _NO_COUNTER.search(noun):
         return None
     value = number_word(head)
     try:

@@ -19,24 +19,26 @@ MAX_ITEMS, MAX_LEVELS, MAX_CELLS = 100, 6, 100
 
 
 _OPERATORS = {"=": "=", "==": "=", "\\approx": "~", "\\equiv": "=", "\\sim": "=", "\\cong": "=", "\\in": "in",
-              "\\Rightarrow": "=>", "<": "<", ">": ">", "<=": "<=", ">=": ">=",
+              "\\Rightarrow": "=>", "\\implies": "=>", "\\Longrightarrow": "=>", "<": "<", ">": ">", "<=": "<=", ">=": ">=",
               "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=",
               "\\lt": "<", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "!=": "!="}
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _SCAN = re.compile(r"\\[{}]|\\left|\\right|\\(?:langle|rangle|lfloor|rfloor|lceil|rceil)|[()\[\]{}]|[,;]|"
                    r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|vee|lor|wedge|land)(?![A-Za-z])|"
-                   r"\\(?:approx|equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|Rightarrow)(?![A-Za-z])|"
+                   r"\\(?:approx|equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|implies|(?:Long)?Rightarrow)(?![A-Za-z])|"
                    r"<=|>=|==|!=|[=<>]|:")
 _OPENING, _CLOSING = frozenset(("(", "[", "{", "\\{", "\\langle")), frozenset((")", "]", "}", "\\}", "\\rangle"))
 _JOINTS = {",": ",", ";": ",", "and": ",", "和": ",", "以及": ",", "or": "or", "或": "or", "或者": "or",
            "\\cup": "u", "\\vee": "or",
            "\\lor": "or", "\\wedge": ",", "\\land": ","}
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_MATRIX_NAME = re.compile(r"^[A-Za-z]{1,3}(?:\^\{?[-\w]{1,3}\}?|_\{?\w\}?|')?\s*=\s*(?=[(\[]?\s*\\begin\{[pbv]?(?:matrix|array))")
 _SYSTEM = re.compile(r"\\begin\{(?:cases|aligned|align\*?|gathered|split)\}(.*)\\end\{[a-z*]+\}", re.DOTALL)
 _LABEL = re.compile(
     r"\\?[A-Za-z]+(?:_(?:\w|\{[^{}]{1,20}\}))?'{0,2}(?:\^\{?-1\}?)?(?:\s*\(\s*[A-Za-z0-9,\s\\]{1,12}\))?|"
-                    r"(?:\\(?:angle|triangle|odot|overline|measuredangle)|[A-Z\s{}']|\\?[|]|\bm\b)+|"
+                    r"(?:\\(?:angle|triangle|odot|overline|measuredangle)(?:\s*\d{1,2}(?!\d))?|[A-Z\s{}']|\\?[|]|\bm\b)+|"
                     r"[A-Za-z_][A-Za-z_{}()\\ ]{0,40}[\w})]|[\u4e00-\u9fff]{1,12}[A-Za-z]?")
+_POINT = re.compile(r"(?:[Pp]oint\s+)?(?:[A-Z]'?)?\s*(\([^()]*,.*\))")
 _BUILDER = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\mid|\||:|\\in\s*\\?(?:R|mathbb\{R\})\s*(?:\\mid|\|))(.*)\\\}", re.DOTALL)
 
 
@@ -67,6 +69,7 @@ def _structure(text: str, units: bool, level: int) -> Value:
     if text.isdigit():
         return quantity(text)
     if "\\begin" in text:
+        text = _MATRIX_NAME.sub("", text)
         return _environment(re.sub(r"^[(\[]\s*(?=\\begin)|(?<=\})\s*[)\]]$", "", text), units, level)
     text = text.lstrip("=:").strip()
     try:
@@ -115,6 +118,11 @@ def _leaf(text: str, units: bool, level: int) -> Value:
         return Group(tuple(quantity(side, units=units) for side in signs), "{}")
     if text in ("\\emptyset", "\\varnothing", "\\phi"):
         return Group((), "{}")
+    point = _POINT.fullmatch(text)
+    if point:
+        with contextlib.suppress(Unreadable):
+            return quantity(text, units=units)
+        return _read(point[1], units, level + 1)
     return quantity(text, units=units)
 
 

@@ -138,6 +138,7 @@ _PIECE = re.compile(
     rf"{_CHINESE}|[$€£¥₹¢\"])"
     r"(?:\s*(?P<exp>\^\s*\{\s*-?\d\s*\}|\^\s*-?\d(?!\d)|squared\b|cubed\b|(?<=m)[23](?!\d)))?", re.IGNORECASE)
 _WORD_START = re.compile(r"(?<![A-Za-z\\μ])[A-Za-zμ]|\\(?:Omega|mu|\$)|\^\s*\{?\s*\\circ|[\u4e00-\u9fff$€£¥₹¢\"]")
+_DEGREES = re.compile(r"(?:degrees?|\^\s*\{?\s*\\circ\s*\}?)\s+([CF])(?:elsius|ahrenheit)?$", re.IGNORECASE)
 _MAX_WORDS, _MAX_TAIL = 8, 60
 
 
@@ -151,7 +152,7 @@ def lookup(name: str) -> Unit | None:
 def read_unit(text: str) -> Unit | None:
     """The unit that a whole text writes (`m/s^2`, `square inches`, `平方厘米`), or None."""
     unit, sign, power, position = ONE, 1, 1, 0
-    text = text.strip()
+    text = _DEGREES.sub(r"^\\circ \1", text.strip())
     while position < len(text):
         match = _PIECE.match(text, position)
         if match is None:

@@ -12,6 +12,9 @@ SMALL = {word: n for n, word in enumerate(
 _TENS = {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 _PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
           "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10}
+COUNT = (rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(list(SMALL)[1:10])}))?|"
+         rf"(?:{'|'.join(sorted(SMALL, key=len, reverse=True))})(?:[- ](?:{'|'.join(_PARTS)}))?)")
+"""Pattern of a number word, or of a fraction in words (two thirds), for the inside of a sentence."""
 MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
               "百": 10**2, "千": 10**3, "万": 10**4, "百万": 10**6, "亿": 10**8}
 _CHINESE_DIGITS = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
@@ -24,7 +27,7 @@ NOTHING = frozenset((
     "no answer", "not sure", "i don't know", "i do not know"))
 
 REFUSAL = re.compile(
-    r"(?:can(?:not|'t| not)|could not|couldn't|unable to|impossible to|not possible to|(?:isn't|is not) possible to|"
+    r"(?:can(?:not|'t| not)|could not|couldn't|(?:un|not )able to|impossible to|not possible to|(?:isn't|is not) possible to|"
     r"difficult to)"
     r" (?:be )?(?:\w+ )?(?:determin|answer|solv|calculat|provid|tell|help|identif|say|find|assist|process|open|load|"
     r"access|be given|giv|comput|view|see|read|infer)"
@@ -51,6 +54,10 @@ def number_word(text: str) -> Fraction | None:
     text = text.strip().lower()
     if not text or len(text) > 40:
         return None
+    signed = re.match(r"(?:minus|negative) (?=[a-z])", text)
+    if signed:
+        value = number_word(text[signed.end():])
+        return None if value is None else -value
     if text[0].isascii():
         return _english(re.sub(r"^(?:a|an) (?=half|third|quarter|hundred|thousand|dozen)", "one ", text))
     return _chinese_fraction(text)
@@ -112,6 +119,6 @@ def yes_no(text: str) -> bool | None:
         return YES_NO[text]
     if re.match(r"(?:yes|no|true|false)\s*(?:or|and|/|,)\s*(?:yes|no|true|false)\b", text):
         return None
-    match = re.match(r"(yes|no|true|false)\b(?!\s+(?:one|more|other|change|solution|value))", text) or re.match(
+    match = re.match(r"(yes|no|true|false)\b(?!\?)(?!\s+(?:one|more|other|change|solution|value))", text) or re.match(
         r"(是的?|对的?|不是|不对|否|错误?|正确)(?=[,.;: ]|$)", text)
     return YES_NO[match[1]] if match else None

@@ -7,65 +7,40 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from verify_own_cases import ANSWERS, CHOICE_RESPONSES, CHOICES, RESPONSES
 
 from openvlt.types import Verdict
 from openvlt.verify import explain, extract, verify
 
+OWN = [json.loads(line) for line in (Path(__file__).parent / "own_cases.jsonl").read_text(encoding="utf-8").splitlines()]
 WRAPPINGS = ("<think>t</think><answer>{}</answer>", "Working it out, the result is \\boxed{{{}}}.")
+"""An own case's `answers` are tried in both, its `responses` as they stand."""
 
 
-def _wrong(gold: str, answers: list[str], expected: bool, choices: list[str] | None = None) -> list[str]:
-    return [
-        f"{gold!r} <- {wrapped!r}: {explain(gold, wrapped, choices=choices)}"
-        for answer in answers
-        for wrapped in (w.format(answer) for w in WRAPPINGS)
-        if "\n" not in answer or "<answer>" in wrapped
-        if (verify(gold, wrapped, choices=choices) is Verdict.CORRECT) != expected
-    ]
+def _responses(case: dict, side: str) -> list[str]:
+    answers = case.get("answers", {}).get(side, [])
+    wrapped = [w.format(a) for a in answers for w in WRAPPINGS if "\n" not in a or "<answer>" in w]
+    return wrapped + case.get("responses", {}).get(side, [])
 
 
-@pytest.mark.parametrize("category", ANSWERS)
-def test_answers(category: str) -> None:
+@pytest.mark.parametrize("category", sorted({case["category"] for case in OWN}))
+def test_own_cases(category: str) -> None:
     failures = [
-        line
-        for gold, right, wrong in ANSWERS[category]
-        for line in (*_wrong(gold, right, True), *_wrong(gold, wrong, False))
+        f"{case['gold']!r} <- {response!r}, {side} by hand: {result}"
+        for case in OWN
+        if case["category"] == category
+        for side in ("right", "wrong")
+        for response in _responses(case, side)
+        for result in [explain(case["gold"], response, choices=case.get("choices"), answer_type=case.get("answer_type"))]
+        if (result.verdict is Verdict.CORRECT) != (side == "right")
     ]
     assert not failures, "\n".join(failures)
 
 
-@pytest.mark.parametrize(
-    ("gold", "choices", "right", "wrong"), CHOICES, ids=[f"{gold}-{choices[0]}" for gold, choices, _, _ in CHOICES]
-)
-def test_choices(gold: str, choices: list[str], right: list[str], wrong: list[str]) -> None:
-    failures = [*_wrong(gold, right, True, choices), *_wrong(gold, wrong, False, choices)]
-    assert not failures, "\n".join(failures)
-
-
-@pytest.mark.parametrize("category", RESPONSES)
-def test_responses(category: str) -> None:
-    failures = [
-        f"{gold!r} <- {response!r}: {explain(gold, response)}"
-        for gold, response, expected in RESPONSES[category]
-        if (verify(gold, response) is Verdict.CORRECT) != expected
-    ]
-    assert not failures, "\n".join(failures)
-
-
-def test_choices_in_prose() -> None:
-    failures = [
-        f"{gold!r} <- {response!r}: {explain(gold, response, choices=choices)}"
-        for gold, response, choices, expected in CHOICE_RESPONSES
-        if (verify(gold, response, choices=choices) is Verdict.CORRECT) != expected
-    ]
-    assert not failures, "\n".join(failures)
-
-
-def test_there_are_cases_enough() -> None:
-    count = sum(len(right) + len(wrong) for group in ANSWERS.values() for _, right, wrong in group)
-    count += sum(len(right) + len(wrong) for _, _, right, wrong in CHOICES) + sum(map(len, RESPONSES.values()))
-    assert count >= 400
+def test_every_category_has_positives_and_negatives_enough(data_dir: Path) -> None:
+    given = {json.loads(line)["category"] for line in (data_dir / "verify_cases.jsonl").read_text("utf-8").splitlines()}
+    for category in given:
+        sides = [sum(len(_responses(c, side)) for c in OWN if c["category"] == category) for side in ("right", "wrong")]
+        assert sum(sides) >= 10 and sides[1] >= 4, (category, sides)
 
 
 def test_given_cases(data_dir: Path) -> None:

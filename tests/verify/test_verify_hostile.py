@@ -89,6 +89,14 @@ def test_a_pool_of_workers_survives_them_all_in_order(hostile: list[tuple[str, s
     assert verdicts[1::2] == [Verdict.CORRECT] * len(hostile)
 
 
+@pytest.mark.parametrize("piece", ["is ", "the is ", "is: ", "A or B also C ", "was but ", "not 3 ", "if 3, 4 ", "are 5 and "])
+def test_repeated_phrases_take_no_longer_than_a_second_beside_options(piece: str) -> None:
+    for response in (piece * (2_000 // len(piece)), f"<answer>{piece * (2_000 // len(piece))}</answer>"):
+        start = time.perf_counter()
+        verify("B", response, choices=["3 or 4", "5", "march"])
+        assert time.perf_counter() - start < LIMIT_S
+
+
 def test_no_code_was_executed(hostile: list[tuple[str, str, str]], tmp_path: Path) -> None:
     canary = tmp_path / "bird"
     for _, gold, response in (item for item in inputs(str(canary)) if item[0].startswith("code")):
