@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from openvlt.verify import extract
+
 _PARTS = re.compile(r"^(?P<open>\s*<think>)(?P<thought>.*?)(?P<rest></think>.*)$", re.DOTALL)
 KEYWORDS = ("Wait", "But wait", "But the question", "Hmm", "Alternatively", "Let me double-check", "Let me verify")
 
@@ -23,6 +25,16 @@ def reflections(trace: str, *, keywords: Sequence[str] = KEYWORDS) -> str | None
         return trace
     kept = parts["thought"][: found.start()].rstrip()
     return f"{parts['open']}{kept}{parts['rest']}" if kept.strip() else None
+
+
+def tagged(trace: str, choices: Sequence[str] | None = None) -> str:
+    """A reasoner's chain in the form that is trained: R1 leaves out the opening mark (its prompt ends with it) and boxes its answer."""
+    if "</think>" in trace and "<think>" not in trace:
+        trace = f"<think>{trace}"
+    if "<answer>" not in trace and (answer := extract(trace, choices=choices)) is not None:
+        thought = trace.partition("</think>")[0] if "</think>" in trace else f"<think>{trace}"
+        trace = f"{thought}</think><answer>{answer}</answer>"
+    return trace
 
 
 def long_traces(trace: str, *, max_words: int = 500) -> str | None:

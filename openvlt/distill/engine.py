@@ -230,5 +230,5 @@ def reasoner_wanted() -> None:
     """Stands where a configuration leaves the reasoner open. Raises UserError as soon as it is built."""
     raise UserError(
         "no value for reasoner: traces from captions need a text model that reasons; give 'reasoner={_target_: "
-        "<callable (caption, question, rng) -> chain>, _partial_: true}', or take distill=iter1, whose reasoner is a server"
+        "<callable (caption, question, rng) -> chain>, _partial_: true}', or take distill=served, whose reasoner is a server"
     )

@@ -23,7 +23,8 @@ class Distillation:
     """`conf/distill/*.yaml`: `samples` chains per problem by `reason`, those with the right answer are cut, one is selected.
 
     With `caption`, that engine first describes each image (`describe` is its question) and `reason` reads the description; without,
-    `reason` sees the image. `cut(trace)` may shorten or drop (None); `select(traces, rng)` picks among a problem's distinct survivors.
+    `reason` sees the image. `form(trace, choices)` brings a right chain into the form that is trained, `cut(trace)` may shorten or drop
+    it (None), `select(traces, rng)` picks among a problem's distinct survivors.
     """
 
     reason: Engine
@@ -31,6 +32,7 @@ class Distillation:
     select: Callable[[Sequence[str], random.Random], list[str]]
     caption: Engine | None = None
     describe: str = "Describe the image."
+    form: Callable[[str, Sequence[str] | None], str] | None = None
     samples: int = 4
     workers: int = 0
     deadline_s: float = 5.0

@@ -187,8 +187,12 @@ class Work:
             fate = self.files["verify"].get(self._verify_key(problem, key))["verdict"]
         cut = None
         if fate == Verdict.CORRECT.value:
-            cut = self._filed("cut", ["cut", key], self.settings.cut, problem, lambda: self.settings.cut(row["text"]), row["sample"])
+            form = self.settings.form and function_name(self.settings.form)
+            cut = self._filed("cut", ["cut", key, form], self.settings.cut, problem, lambda: self._cut(row["text"], problem), row["sample"])
         return Sample(row["sample"], row["text"], fate, cut, row["output_tokens"])
+
+    def _cut(self, text: str, problem: Problem) -> str | None:
+        return self.settings.cut(text if self.settings.form is None else self.settings.form(text, problem.choices))
 
     def _choose(self, problem: Problem, left: list[str]) -> list[str]:
         return self.settings.select(left, random.Random(f"select|{self.seed}|{problem.id}")) if left else []

@@ -32,6 +32,13 @@ class Endpoint:
             raise UserError("an endpoint's `key` is the name of an environment variable, never the key itself; export it and name it")
 
 
+def replicas(
+    urls: Sequence[str], model: str, key: str = "OPENAI_API_KEY", input_price: float = 0.0, output_price: float = 0.0
+) -> list[Endpoint]:
+    """Endpoints that all serve one model."""
+    return [Endpoint(url, model, key, input_price, output_price) for url in urls]
+
+
 @dataclass(frozen=True)
 class Ask:
     """One request: `messages` as the protocol wants them, `options` of this request (temperature, max_tokens, seed, ...).

@@ -1,0 +1,88 @@
+"""What `distill.py` does besides the calls: plan, look, take over earlier calls, and write the data set."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from openvlt.config import build
+from openvlt.data.ledger import Ledger
+from openvlt.distill.card import card, figure
+from openvlt.distill.inspect import look
+from openvlt.distill.pipeline import Distillation
+from openvlt.distill.plan import plan
+from openvlt.distill.publish import publish
+from openvlt.distill.stages import STAGES, Work
+from openvlt.iteration.folder import write_text
+from openvlt.iteration.session import make_lab
+from openvlt.model.load import VLM
+from openvlt.types import Problem, UserError
+
+
+def planned(config: DictConfig) -> str:
+    """The plan as text; needs neither data nor a model nor a server."""
+    return plan(build(config.distill, "distill"), build(config.select, "select"), build(config.expected, "expected"))
+
+
+def inspected(config: DictConfig) -> str:
+    """The page about the run to resume (`resume=<folder>`, `resume=latest`), as far as it has come; no call is made."""
+    if config.resume is None:
+        raise UserError("inspect=true looks at a run; say which: resume=latest, or resume=<run folder>")
+    folder = Path(config.paths.run)
+    saved = OmegaConf.load(folder / "config.yaml")
+    distillation, lab = build(saved.distill, "distill"), make_lab(saved)
+    vlm = lab.load("base") if distillation.local else None
+    problems = lab.source.problems(build(saved.select, "select"), saved.seed)
+    with tempfile.TemporaryDirectory() as aside:  # looking writes verdicts; the run may be under way
+        copied(folder, Path(aside))
+        with Work(distillation, vlm, Path(aside), saved.seed) as work:
+            return look(work.judge(problems), folder)
+
+
+def reused(config: DictConfig, folder: Path) -> None:
+    """Takes over what an earlier distillation was answered, so that another cut or selection costs no call."""
+    if config.reuse is None:
+        return
+    if not (Path(config.reuse) / "reason.jsonl").is_file():
+        raise UserError(f"reuse={config.reuse}: no reason.jsonl there; give the folder of an earlier distillation, or leave reuse out")
+    copied(Path(config.reuse), folder)
+
+
+def copied(there: Path, here: Path) -> None:
+    """The stages' ledgers, where they aren't here yet."""
+    for name in (f"{stage}.jsonl" for stage in STAGES):
+        if (there / name).is_file() and not (here / name).exists():
+            shutil.copyfile(there / name, here / name)
+
+
+def written(config: DictConfig, distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], folder: Path) -> None:
+    """The data set of a finished distillation: Parquet, JSONL, card and figure."""
+    with Work(distillation, vlm, folder, config.seed) as work:
+        lengths = publish(work.judge(problems), folder, build(config.prompt, "prompt"))
+    settings = {name: config[name] for name in ("seed", "select", "prompt", "distill", "data")}
+    licences = {name: part.licence for name, part in config.data.get("sources", {}).items() if part.get("licence")}
+    text = card(lengths, OmegaConf.to_yaml(OmegaConf.create(settings)), licences, calls(folder), distillation.samples)
+    figure(lengths, distillation.samples, folder / "lengths.png")
+    write_text(folder / "README.md", text)
+
+
+def calls(folder: Path) -> str:
+    """Tokens and cost of all answers on file, those of interrupted runs included."""
+    lines = []
+    for stage in ("caption", "reason"):
+        total: Counter[str] = Counter()
+        with Ledger(folder / f"{stage}.jsonl") as book:
+            for row in book.rows():
+                total.update({name: row[name] for name in ("input_tokens", "output_tokens", "cost")})
+            lines.append(_told(stage, len(book), total))
+    return "\n".join(lines)
+
+
+def _told(stage: str, answers: int, total: Counter[Any]) -> str:
+    return f"* {stage}: {answers} answers, {total['input_tokens']} tokens in, {total['output_tokens']} out, cost {total['cost']:.2f}"
