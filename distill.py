@@ -13,28 +13,33 @@ from openvlt.config import build, entry
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.distill.command import inspected, planned, reused, written
+    from openvlt.distill.command import begun, inspected, planned, reused, written
     from openvlt.iteration.folder import write_json
     from openvlt.iteration.session import announce, make_lab, open_run, resumable
 
     if config.plan:
-        return print(planned(config))
-    if config.inspect:
-        return print(inspected(config))
+        print(planned(config))
+        return
+    looking = config.inspect
+    if looking:
+        config, folder = begun(config)
     distillation = build(config.distill, "distill")  # before anything is written: a key given as a setting stays out of the run's folder
-    config, folder = open_run(config)
-    announce(config, folder)
+    if not looking:
+        config, folder = open_run(config)
+        announce(config, folder)
     lab = make_lab(config)
     problems = lab.source.problems(build(config.select, "select"), config.seed)
+    vlm = lab.load("base") if distillation.local else None
+    if looking:
+        print(inspected(distillation, vlm, problems, folder, config.seed))
+        return
     reused(config, folder)
     with resumable(folder):
-        vlm = lab.load("base") if distillation.local else None
         counts = distillation.run(vlm, problems, folder=folder, seed=config.seed)
         written(config, distillation, vlm, problems, folder)
     write_json(folder / "results.json", counts)
     print("  ".join(f"{name} {value:g}" for name, value in counts.items()))
     print(f"{folder / 'traces.jsonl'}\n{folder / 'README.md'}")
-    return None
 
 
 if __name__ == "__main__":

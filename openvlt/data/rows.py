@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from openvlt.data.table import Columns, Row, read_rows, to_problem, unit
 from openvlt.types import Problem, UserError, unique_ids
 
 SPLITS = ("train", "val", "test")
+BENCHMARKS = ("mathvista", "mathverse", "mathvision", "mmmu", "wemath", "logicvista", "dynamath", "emma")
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ class Rows:
                 "or data.heldout=0.1 to set a tenth of its rows aside"
             )
         file = Path(files[split])
-        return _share(self._load(file), share, selection, seed, str(file))
+        return choose_share(self._load(file), share, selection, seed, str(file))
 
     def _load(self, file: Path) -> list[Problem]:
         rows = read_rows(file)
@@ -106,12 +108,19 @@ class Rows:
 
 
 def _problems(
-    rows: Sequence[tuple[str, str, Row]], columns: Columns, *, root: Path, source: str, skipped: dict[str, str] | None
+    rows: Sequence[tuple[str, str, Row]],
+    columns: Columns,
+    *,
+    root: Path,
+    source: str,
+    skipped: dict[str, str] | None,
+    convert: Callable[[Row], Row] | None = None,
 ) -> list[Problem]:
     """Problems of (where, default id, row); a bad row is noted in `skipped`, or raises when that is None."""
     problems = []
     for where, default_id, row in rows:
         try:
+            row = row if convert is None else _converted(convert, row, where)
             problems.append(to_problem(row, columns, root=root, where=where, source=source, default_id=default_id))
         except UserError as error:
             if skipped is None:
@@ -120,7 +129,21 @@ def _problems(
     return problems
 
 
-def _share(
+def _converted(convert: Callable[[Row], Row], row: Row, where: str) -> Row:
+    try:
+        return convert(row)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        fault = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{where}: not a row of this form ({fault}); there are {', '.join(row)}; mend it or set data.convert") from error
+
+
+def refuse_training(name: str, why: str, force: str | None) -> None:
+    """Raises UserError unless `force` is the name of this very material."""
+    if force != name:
+        raise UserError(f"{name} is for evaluation only ({why}); train on something else, or take the blame by name: data.force={name}")
+
+
+def choose_share(
     problems: list[Problem], share: tuple[float, float], selection: Selection, seed: int, where: str
 ) -> list[Problem]:
     """The problems whose ids fall into the share, chosen from."""
@@ -139,7 +162,8 @@ class Hub:
     """`conf/data/hub.yaml`: a data set of the Hugging Face hub, or a copy of it (folder, `save_to_disk`, parquet file).
 
     `splits` says which of the set's splits (slices like `train[:90%]` included) is our train, test and val; `heldout`
-    and `skip_bad` are as in `Rows`. Encoded images of the whole split are held in memory, decoded when used.
+    and `skip_bad` are as in `Rows`. `convert(row)` puts a row of another form into that of data=jsonl (`columns` then name the result).
+    Benchmarks known by name give no training rows unless `force` names them. Encoded images of the split are held in memory.
     """
 
     path: str
@@ -150,12 +174,17 @@ class Hub:
     data_dir: str | None = None
     heldout: float = 0.0
     skip_bad: bool = False
+    convert: Callable[[Row], Row] | None = None
+    force: str | None = None
     skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`. Raises UserError when the data can't be had, on a bad row, a missing split, or too few rows."""
         if set(self.splits) - set(SPLITS):
             raise UserError(f"data.splits names {sorted(self.splits)}; its keys are of {list(SPLITS)}")
+        if selection.split == "train":
+            for name in (name for name in BENCHMARKS if name in re.sub(r"[^a-z]", "", self.path.lower())):
+                refuse_training(name, "a benchmark", self.force)
         splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
         split, share = allotment(selection.split, self.heldout, list(splits))
         if split not in splits or share[0] == share[1]:
@@ -163,19 +192,19 @@ class Hub:
                 f"data.path={self.path} has no {selection.split} rows; set data.splits.{selection.split}=<one of its "
                 "splits>, or data.heldout=0.1 to set a tenth of its rows aside"
             )
-        return _share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
+        return choose_share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
 
     def _load(self, split: str) -> list[Problem]:
         data = self._fetch(split)
         where, local = f"{self.path}[{split}]", Path(self.path)
-        self.columns.check(data.column_names, where)
-        rows = _raw_rows(data, self.columns)
+        if self.convert is None:
+            self.columns.check(data.column_names, where)
+        rows = _raw_rows(data, self.columns if self.convert is None else None)
         places = [(f"{where}, row {number}", f"{split}-{number}", row) for number, row in enumerate(rows, 1)]
         root = local if local.is_dir() else local.parent
         source = local.name.removesuffix(".parquet")
-        return _problems(
-            places, self.columns, root=root, source=source, skipped=self.skipped if self.skip_bad else None
-        )
+        skipped = self.skipped if self.skip_bad else None
+        return _problems(places, self.columns, root=root, source=source, skipped=skipped, convert=self.convert)
 
     def _fetch(self, split: str) -> Any:
         """The `datasets.Dataset` of one of the set's own splits."""
@@ -211,10 +240,9 @@ def _from_disk(data: Any, split: str, path: str) -> Any:
     return splits[split]
 
 
-def _raw_rows(data: Any, columns: Columns) -> list[dict[str, Any]]:
-    """Rows of the columns asked for, as stored: images still encoded (`{bytes, path}`), class labels by their names."""
-    wanted = {columns.id, columns.question, columns.answer, columns.choices, columns.answer_type, columns.level}
-    wanted.update(name for group in columns.image_groups() for name in group)
+def _raw_rows(data: Any, columns: Columns | None) -> list[dict[str, Any]]:
+    """Rows of the columns asked for (None: all), as stored: images still encoded (`{bytes, path}`), class labels by their names."""
+    wanted = set(data.column_names) if columns is None else _names(columns)
     kept = [name for name in data.column_names if name in wanted]
     rows = data.select_columns(kept).with_format("arrow")[:].to_pylist()
     for name in kept:
@@ -222,3 +250,8 @@ def _raw_rows(data: Any, columns: Columns) -> list[dict[str, Any]]:
         if label is not None:
             rows = [{**row, name: None if row[name] is None else label(row[name])} for row in rows]
     return rows
+
+
+def _names(columns: Columns) -> set[str]:
+    wanted = {columns.id, columns.question, columns.answer, columns.choices, columns.answer_type, columns.level}
+    return wanted | {name for group in columns.image_groups() for name in group}

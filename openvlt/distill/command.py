@@ -19,8 +19,6 @@ from openvlt.distill.pipeline import Distillation
 from openvlt.distill.plan import plan
 from openvlt.distill.publish import publish
 from openvlt.distill.stages import STAGES, Work
-from openvlt.iteration.folder import write_text
-from openvlt.iteration.session import make_lab
 from openvlt.model.load import VLM
 from openvlt.types import Problem, UserError
 
@@ -30,18 +28,22 @@ def planned(config: DictConfig) -> str:
     return plan(build(config.distill, "distill"), build(config.select, "select"), build(config.expected, "expected"))
 
 
-def inspected(config: DictConfig) -> str:
-    """The page about the run to resume (`resume=<folder>`, `resume=latest`), as far as it has come; no call is made."""
+def begun(config: DictConfig) -> tuple[DictConfig, Path]:
+    """The run to look at (`resume=<folder>` or `resume=latest`): its own config, and its folder."""
     if config.resume is None:
         raise UserError("inspect=true looks at a run; say which: resume=latest, or resume=<run folder>")
     folder = Path(config.paths.run)
     saved = OmegaConf.load(folder / "config.yaml")
-    distillation, lab = build(saved.distill, "distill"), make_lab(saved)
-    vlm = lab.load("base") if distillation.local else None
-    problems = lab.source.problems(build(saved.select, "select"), saved.seed)
-    with tempfile.TemporaryDirectory() as aside:  # looking writes verdicts; the run may be under way
+    if "distill" not in saved or "select" not in saved:
+        raise UserError(f"{folder} holds no distillation; give the folder of one: inspect=true resume=<run folder>")
+    return saved, folder
+
+
+def inspected(distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], folder: Path, seed: int) -> str:
+    """The page about a run, as far as it has come; no call is made and nothing of the run is touched."""
+    with tempfile.TemporaryDirectory() as aside:  # looking files verdicts; the run may be under way
         copied(folder, Path(aside))
-        with Work(distillation, vlm, Path(aside), saved.seed) as work:
+        with Work(distillation, vlm, Path(aside), seed) as work:
             return look(work.judge(problems), folder)
 
 
@@ -69,7 +71,7 @@ def written(config: DictConfig, distillation: Distillation, vlm: VLM | None, pro
     licences = {name: part.licence for name, part in config.data.get("sources", {}).items() if part.get("licence")}
     text = card(lengths, OmegaConf.to_yaml(OmegaConf.create(settings)), licences, calls(folder), distillation.samples)
     figure(lengths, distillation.samples, folder / "lengths.png")
-    write_text(folder / "README.md", text)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def calls(folder: Path) -> str:

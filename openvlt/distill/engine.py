@@ -139,7 +139,9 @@ class Served:
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
         """See `Engine`; every sample is a request of its own, with a seed of its own, and only the missing ones are sent, by one rank."""
-        if ranks.is_main():
+        if ranks.count() == 1:  # the usual case holds no reply in memory
+            yield from self._ask(questions, seed, usage)
+        elif ranks.is_main():
             sent = []
             for question, sample, reply in self._ask(questions, seed, usage):
                 sent.append((question.problem.id, sample, reply))
