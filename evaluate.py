@@ -1,7 +1,9 @@
-"""Evaluate: one model, one set of held-out problems, an accuracy with its interval.
+"""Evaluate: held-out problems, one of six published benchmarks, recorded answers, or two runs against each other.
 
 python evaluate.py model=runs/quickstart/<folder> data=figures
-python evaluate.py model=<folder or hub id> data=jsonl data.path=rows.jsonl evaluation.selection.split=train
+python evaluate.py benchmark=mathvision model=<folder or hub id> protocol=official | openvlthinker | openvlt
+python evaluate.py benchmark=mathvision responses=answers.jsonl protocol=official
+python evaluate.py compare=runs/evaluate/<one>,runs/evaluate/<other>
 """
 
 from omegaconf import DictConfig
@@ -10,20 +12,9 @@ from openvlt.config import entry
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.iteration.folder import write_json
-    from openvlt.iteration.session import announce, make_lab, open_run
+    from openvlt.iteration.scores import compare_runs, held_out, score
 
-    config, folder = open_run(config)
-    announce(config, folder)
-    lab = make_lab(config)
-    vlm = lab.load("base")
-    result = {"model": vlm.path, **lab.evaluate(vlm, folder)}
-    write_json(folder / "results.json", result)
-    low, high = (100 * bound for bound in result["interval"])
-    print(f"accuracy {100 * result['accuracy']:.1f} %  (95 %: {low:.1f} to {high:.1f})  n {result['n']}  {result['verdicts']}")
-    for level, part in result["levels"].items():
-        print(f"  level {level}: {100 * part['accuracy']:.1f} %  n {part['n']}")
-    print(folder / "results.json")
+    (compare_runs if config.compare else score if config.benchmark else held_out)(config)
 
 
 if __name__ == "__main__":

@@ -254,8 +254,9 @@ def first_line(text: str) -> str:
 def normalise(arguments: list[str], conf: Path) -> list[str]:
     """Arguments as users write them, in the form Hydra wants.
 
-    `experiment=x` becomes `+experiment=x` (likewise recipe), `model=<path or hub id>` becomes `model=pretrained model.path=<it>`, and
-    `-m` goes to the end (Hydra's parser gives up on settings that follow it).
+    `experiment=x` becomes `+experiment=x` (likewise recipe), `model=<path or hub id>` becomes `model=pretrained model.path=<it>`,
+    `view=x` and `compare=A,B` get the form that groups inside groups and lists have, and `-m` goes to the end (Hydra's parser gives up
+    on settings that follow it).
     """
     sweep = [argument for argument in arguments if argument in ("-m", "--multirun")]
     result = []
@@ -266,6 +267,10 @@ def normalise(arguments: list[str], conf: Path) -> list[str]:
         elif equals and key == "model" and not (conf / "model" / f"{value}.yaml").is_file() and _is_place(value):
             result.append("model=pretrained")
             argument = f"model.path={value}"
+        elif equals and key == "view":  # a group inside another one
+            argument = f"benchmark/view@view={value}"
+        elif equals and key == "compare" and not value.startswith("["):  # a comma would mean a sweep
+            argument = f"compare=[{value}]"
         result.append(argument)
     return result + sweep[:1]
 

@@ -1,8 +1,13 @@
-"""Intervals for scores."""
+"""Intervals, errors and tests for scores. Every share here is of rows that were scored; an unparsed answer is a wrong one."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 Z95 = 1.959963984540054
 
@@ -16,3 +21,63 @@ def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
     low, high = centre - half, centre + half
     return (0.0 if correct == 0 else low), (1.0 if correct == n else high)
+
+
+def clustered_error(values: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
+    """Standard error of the mean when rows of one cluster belong together (Liang & Zeger 1986, times G/(G-1) for G clusters).
+
+    With every row a cluster of its own it is the usual standard error. None for fewer than two clusters.
+    """
+    mean, sums = sum(values) / len(values), defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - mean
+    if len(sums) < 2:
+        return None
+    return math.sqrt(len(sums) / (len(sums) - 1) * sum(total * total for total in sums.values())) / len(values)
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """Exact two-sided p of McNemar's test: rows that only one of two runs got right are a fair coin's throws."""
+    n, least = only_one + only_other, min(only_one, only_other)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / 2**n)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A difference of two means over the same rows, with its bootstrap interval and two-sided p."""
+
+    difference: float
+    interval: tuple[float, float]
+    p: float
+
+
+def paired_bootstrap(
+    one: Sequence[float], other: Sequence[float], clusters: Sequence[Hashable], *, resamples: int = 10_000, seed: int = 0
+) -> Paired:
+    """`other` minus `one` under resampling of whole clusters: percentile interval (95 %), p from the share of resamples on each side."""
+    names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
+    place = [names[cluster] for cluster in clusters]
+    total_C, size_C = np.zeros(len(names)), np.zeros(len(names))
+    np.add.at(total_C, place, np.asarray(other, float) - np.asarray(one, float))
+    np.add.at(size_C, place, 1.0)
+    rng, means = np.random.default_rng(seed), []
+    for start in range(0, resamples, 500):
+        drawn = rng.integers(0, len(names), (min(500, resamples - start), len(names)))
+        means.append(total_C[drawn].sum(1) / size_C[drawn].sum(1))
+    means_R = np.concatenate(means)
+    low, high = np.quantile(means_R, [0.025, 0.975])
+    beyond = 1 + min((means_R <= 0).sum(), (means_R >= 0).sum())
+    return Paired(float(total_C.sum() / size_C.sum()), (float(low), float(high)), min(1.0, float(2 * beyond / (resamples + 1))))
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that one of k drawn from n samples is right, unbiased: 1 - C(n-c, k) / C(n, k) (arXiv 2107.03374)."""
+    if not 0 <= correct <= n or not 1 <= k <= n:
+        raise ValueError(f"pass_at_k: n={n}, correct={correct}, k={k} can't be")
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def majority(answers: Sequence[Hashable | None]) -> int | None:
+    """Index of the first sample that gives the most frequent answer; the answer seen first wins a tie; None never votes."""
+    counts = Counter(answer for answer in answers if answer is not None)
+    return answers.index(counts.most_common(1)[0][0]) if counts else None

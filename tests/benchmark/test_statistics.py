@@ -1,13 +1,21 @@
-"""Wilson's interval against published values and against the definition solved another way; summaries by hand."""
+"""Intervals, errors and tests against published values, scipy and statsmodels, and by hand."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
+import statsmodels.api as sm
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
+from openvlt.benchmark.compare import paired
 from openvlt.benchmark.evaluate import accuracy, summary
-from openvlt.benchmark.statistics import wilson
+from openvlt.benchmark.protocol import Answer
+from openvlt.benchmark.statistics import clustered_error, majority, mcnemar, paired_bootstrap, pass_at_k, wilson
+from openvlt.benchmark.summary import Scored
+from openvlt.benchmark.summary import summary as benchmark_summary
 from openvlt.types import Completion, Problem, Verdict
 
 
@@ -72,3 +80,110 @@ def test_a_summary_by_hand():
     assert result["verdicts"] == {"correct": 2, "wrong": 1, "no_answer": 1}
     assert list(result["levels"]) == ["1", "2"] and result["levels"]["1"] == accuracy([True, False])
     assert result["levels"]["2"]["accuracy"] == 1.0 and result["levels"]["2"]["interval"][1] == 1.0
+
+
+@pytest.mark.parametrize(("correct", "n", "low", "high"), [(436, 3040, 13.14, 15.63), (348, 1000, 31.91, 37.81), (144, 400, 31.45, 40.82)])
+def test_wilson_at_the_benchmarks_sizes(correct, n, low, high):
+    assert [round(100 * bound, 2) for bound in wilson(correct, n)] == [low, high]
+
+
+# --- clustered errors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_clustered_error_is_statsmodels_sandwich(seed):
+    rng = np.random.default_rng(seed)
+    clusters = rng.integers(0, 40, 300)
+    values = (rng.random(300) < 0.3 + 0.4 * rng.random(40)[clusters]).astype(float)
+    n, groups = len(values), len(set(clusters))
+    fitted = sm.OLS(values, np.ones(n)).fit(cov_type="cluster", cov_kwds={"groups": clusters, "use_correction": True})
+
+    assert clustered_error(values.tolist(), clusters.tolist()) == pytest.approx(fitted.bse[0], rel=1e-9)
+    assert groups < n
+
+
+def test_rows_alone_have_the_usual_standard_error_and_copies_add_nothing():
+    values = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+    usual = np.std(values, ddof=1) / math.sqrt(len(values))
+    assert clustered_error(values, range(8)) == pytest.approx(usual)
+    assert clustered_error(values * 3, list(range(8)) * 3) == pytest.approx(usual)
+    assert clustered_error(values, [0] * 8) is None
+
+
+# --- paired tests -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (3, 11), (40, 21), (200, 260)])
+def test_mcnemar_is_the_exact_binomial_test(b, c):
+    table = [[50, b], [c, 70]]
+    assert mcnemar(b, c) == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
+    if b + c:
+        assert mcnemar(b, c) == pytest.approx(scipy.stats.binomtest(b, b + c).pvalue)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_paired_bootstrap_agrees_with_scipy(seed):
+    rng = np.random.default_rng(seed)
+    one = (rng.random(200) < 0.5).astype(float)
+    other = np.where(rng.random(200) < 0.2, 1 - one, one)
+    mine = paired_bootstrap(one.tolist(), other.tolist(), range(200), seed=seed)
+    theirs = scipy.stats.bootstrap((other - one,), np.mean, method="percentile", n_resamples=10_000, random_state=seed)
+    assert mine.difference == pytest.approx((other - one).mean())
+    assert mine.interval == pytest.approx(tuple(theirs.confidence_interval), abs=0.006)
+
+
+def test_the_bootstrap_draws_whole_clusters():
+    """Ten copies of every row are no ten times more evidence."""
+    one, other = [0.0] * 20 + [1.0] * 20, [1.0] * 8 + [0.0] * 12 + [1.0] * 18 + [0.0] * 2
+    alone = paired_bootstrap(one, other, range(40))
+    copied = paired_bootstrap(one * 10, other * 10, list(range(40)) * 10)
+    assert copied.interval == pytest.approx(alone.interval, abs=1e-9)
+    assert paired_bootstrap(one, one, range(40)).p == 1.0
+
+
+def test_a_comparison_by_hand():
+    result = paired([1, 1, 0, 0, 1], [1, 0, 1, 1, 1], list("abcde"))
+    assert (result["only_one_right"], result["only_other_right"], result["mcnemar_p"]) == (1, 2, 1.0)
+    assert result["difference"] == pytest.approx(0.2) and result["accuracy"] == [0.6, 0.8]
+    assert paired([0.5], [1], ["a"])["mcnemar_p"] is None  # samples: no coin
+
+
+# --- several samples ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "c", "k", "chance"), [(4, 1, 2, 0.5), (8, 3, 4, 0.92857), (5, 0, 3, 0.0), (5, 5, 1, 1.0), (6, 2, 1, 1 / 3)])
+def test_pass_at_k(n, c, k, chance):
+    assert pass_at_k(n, c, k) == pytest.approx(chance, abs=1e-5)
+
+
+def test_the_first_seen_of_the_most_frequent_answers_wins():
+    assert majority(["b", "a", "a", "b"]) == 0
+    assert majority([None, None, "a", None]) == 2
+    assert majority([None, None]) is None
+
+
+def _rows(marks, clusters=None):
+    """Rows of "1" right, "0" wrong, "-" unparsed; samples side by side."""
+    verdicts = {"1": Verdict.CORRECT, "0": Verdict.WRONG, "-": Verdict.UNPARSED}
+    rows = []
+    for index, samples in enumerate(marks):
+        cluster = str(index) if clusters is None else clusters[index]
+        problem = Problem(str(index), "?", "1", meta={"cells": {"half": "first" if index < len(marks) / 2 else "second"}, "cluster": cluster})
+        rows.append(Scored(problem, tuple(Answer(None if mark == "-" else mark, verdicts[mark]) for mark in samples), (True,) * len(samples)))
+    return rows
+
+
+def test_a_benchmark_summary_by_hand():
+    result = benchmark_summary(_rows(["1", "0", "-", "1"]))
+    assert (result["accuracy"], result["correct"], result["total"], result["unparsed"], result["truncated"]) == (0.5, 2, 4, 0.25, 0.0)
+    assert result["interval"] == list(wilson(2, 4)) and result["cells"]["half"]["first"]["correct"] == 1
+    assert result["verdicts"] == {"correct": 2, "wrong": 1, "unparsed": 1}
+
+
+def test_several_samples_by_hand():
+    result = benchmark_summary(_rows(["1100", "0001", "--1-", "0000"]))
+    assert (result["correct"], result["total"], result["rows"], result["samples"]) == (4, 16, 4, 4)
+    assert result["pass@k"] == pytest.approx({"1": 0.25, "2": (5 / 6 + 0.5 + 0.5) / 4, "4": 0.75})
+    assert result["maj@4"] == 0.5  # "1" was said first in the tie, "0" has most votes, "1" is the only answer, "0"
+    error = clustered_error([0.5, 0.25, 0.25, 0.0], range(4))
+    assert result["interval"] == pytest.approx([max(0, 0.25 - 1.959964 * error), 0.25 + 1.959964 * error])

@@ -1,0 +1,120 @@
+"""Two runs over the same rows: the difference, whether it could be chance, and which answers flipped."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openvlt.benchmark.files import percent, read_scored
+from openvlt.benchmark.statistics import mcnemar, paired_bootstrap
+from openvlt.types import UserError
+
+SHOWN = 10
+
+
+def compare(one: str, other: str) -> dict[str, Any]:
+    """The paired comparison of two run folders (or their rows.parquet), `other` minus `one`, over the rows that both have.
+
+    Raises UserError when they share no row, or a shared row asks for another answer.
+    """
+    first, second = _by_id(read_scored(one)), _by_id(read_scored(other))
+    shared = [name for name in first if name in second]
+    if not shared:
+        raise UserError(f"{one} and {other} have no row in common; compare runs of the same benchmark")
+    if differ := [name for name in shared if first[name][0].get("gold") != second[name][0].get("gold")]:
+        raise UserError(f"row {differ[0]!r} has another answer in {other} than in {one}; compare runs over the same data")
+    result = paired([_share(first[name]) for name in shared], [_share(second[name]) for name in shared], _clusters(first, shared))
+    lost = [name for name in shared if _share(first[name]) > _share(second[name])]
+    gained = [name for name in shared if _share(first[name]) < _share(second[name])]
+    return {
+        "one": one,
+        "other": other,
+        **result,
+        "only_in_one": len(first) - len(shared),
+        "only_in_other": len(second) - len(shared),
+        "cells": _cells(first, second, shared),
+        "gained": [_flip(first[name][0], second[name][0]) for name in gained],
+        "lost": [_flip(first[name][0], second[name][0]) for name in lost],
+    }
+
+
+def paired(one: Sequence[float], other: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+    """Accuracies, difference, the bootstrap's interval and p (by cluster), and McNemar's exact p where every share is 0 or 1."""
+    bootstrap = paired_bootstrap(one, other, clusters)
+    only_one = sum(a == 1 and b == 0 for a, b in zip(one, other, strict=True))
+    only_other = sum(a == 0 and b == 1 for a, b in zip(one, other, strict=True))
+    whole = all(value in (0, 1) for value in (*one, *other))
+    return {
+        "rows": len(one),
+        "accuracy": [sum(one) / len(one), sum(other) / len(other)],
+        "difference": bootstrap.difference,
+        "interval": list(bootstrap.interval),
+        "bootstrap_p": bootstrap.p,
+        "only_one_right": only_one,
+        "only_other_right": only_other,
+        "mcnemar_p": mcnemar(only_one, only_other) if whole else None,
+    }
+
+
+def _by_id(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        found[row["id"]].append(row)
+    return found
+
+
+def _share(rows: Sequence[Mapping[str, Any]]) -> float:
+    return sum(row["right"] for row in rows) / len(rows)
+
+
+def _clusters(rows: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str]) -> list[str]:
+    return [rows[name][0]["cluster"] for name in names]
+
+
+def _flip(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    keep = ("id", "question", "gold")
+    return {**{name: one.get(name) for name in keep}, "one": one.get("extracted"), "other": other.get("extracted")}
+
+
+def _cells(first: Mapping[str, Any], second: Mapping[str, Any], shared: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows, and both runs' shares, per value of every sub-score."""
+    sums: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0, 0.0, 0.0]))
+    for name in shared:
+        for group, value in json.loads(first[name][0].get("cells") or "{}").items():
+            for part in value if isinstance(value, list) else [value]:
+                cell = sums[group][part]
+                cell[0] += 1
+                cell[1] += _share(first[name])
+                cell[2] += _share(second[name])
+    return {
+        group: {part: {"rows": n, "one": a / n, "other": b / n} for part, (n, a, b) in sorted(values.items())}
+        for group, values in sums.items()
+    }
+
+
+def told(result: Mapping[str, Any]) -> str:
+    """The comparison for people, with the first answers that flipped."""
+    low, high = result["interval"]
+    one, other = result["accuracy"]
+    p = "" if result["mcnemar_p"] is None else f"  McNemar p {result['mcnemar_p']:.3g}"
+    sign = "+" if result["difference"] >= 0 else ""
+    lines = [
+        f"{percent(one)} % -> {percent(other)} %: {sign}{percent(result['difference'])} points (95 %: {percent(low)} to {percent(high)})"
+        f"  bootstrap p {result['bootstrap_p']:.3g}{p}  n {result['rows']}",
+        f"gained {len(result['gained'])}, lost {len(result['lost'])}",
+    ]
+    for word, rows in (("gained", result["gained"]), ("lost", result["lost"])):
+        lines += [f"  {word} {row['id']}: gold {row['gold']}, {row['one']} -> {row['other']}" for row in rows[:SHOWN]]
+        lines += [f"  … and {len(rows) - SHOWN} more {word}" for _ in range(len(rows) > SHOWN)]
+    return "\n".join(lines)
+
+
+def pairs(one: str, other: str) -> dict[str, tuple[str, str]]:
+    """Which folders to compare: the two themselves, or of two runs over several benchmarks those that both have."""
+    if (Path(one) / "rows.parquet").is_file() or not Path(one).is_dir():
+        return {Path(one).name: (one, other)}
+    names = sorted(file.parent.name for file in Path(one).glob("*/rows.parquet") if (Path(other) / file.parent.name / file.name).is_file())
+    return {name: (str(Path(one) / name), str(Path(other) / name)) for name in names} or {Path(one).name: (one, other)}

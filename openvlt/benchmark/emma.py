@@ -1,0 +1,106 @@
+"""EMMA (arXiv 2501.05444): mathematics, physics, chemistry, coding; pictures in questions and options; the authors' "fast" rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from openvlt.benchmark.arithmetic import symbolic
+from openvlt.benchmark.mathvision import is_number
+from openvlt.benchmark.protocol import Answer, Case, Judge
+from openvlt.benchmark.rows import text
+from openvlt.benchmark.words import number_of_words
+from openvlt.types import Problem
+
+LETTERS = "ABCDEFGH"
+
+
+def read(row: dict[str, Any], part: str) -> Problem:
+    """A row of luckychao/EMMA (or -mini). Only a row whose `type` is multiple choice has its options read."""
+    many = text(row, "type").lower() == "multiple choice"
+    options = tuple(str(option) for option in row["options"] or ()) if many else ()
+    subject, category = text(row, "subject"), str(row["category"])
+    context = row.get("context")
+    return Problem(
+        id=text(row, "pid"),
+        question=text(row, "question"),
+        answer=text(row, "answer"),
+        choices=options or None,
+        source="emma",
+        meta={
+            "cells": {
+                "subject": subject,
+                "type": text(row, "type"),
+                "category": f"{subject}: {category}",
+                "task": f"{subject}: {row['task']}",
+            },
+            "cluster": text(row, "pid"),
+            "context": "None" if context is None else str(context),  # as the authors' format string prints it
+        },
+    )
+
+
+def official(cases: Sequence[Case], judge: Judge | None = None) -> list[Answer]:
+    """EMMA-Bench/EMMA, evaluation/evaluate.py without `--gpt_eval`: the extracted answer equals the letter or that option's text."""
+    return [_official(case) for case in cases]
+
+
+def _official(case: Case) -> Answer:
+    gold, options = case.problem.answer, case.problem.choices or ()
+    place = ord(gold.upper()) - ord("A") if len(gold) == 1 else -1
+    content = options[place] if 0 <= place < len(options) else gold
+    if not case.response:
+        return Answer.of(None, False)
+    answer = extract(case.response)
+    return Answer.of(answer or None, same(answer, gold) or same(answer, content))
+
+
+def extract(response: str) -> str:
+    """`fast_extract_answer`: a bare letter or number, the last box (in it the last `\\text{}`), what is announced; else nothing."""
+    response = response.strip()
+    for letter in LETTERS:
+        if response.upper() == letter or response.startswith((f"{letter}:", f"{letter}.")):
+            return letter
+    if is_number(response):
+        return response
+    if boxes := full_boxes(response):
+        texts = re.findall(r"\\text{(.*?)}", boxes[-1])
+        return (texts or boxes)[-1].strip()
+    lower = response.lower()
+    for words in ("final answer is", "correct answer is", "answer should be", "answer is", "answer:"):
+        if words in lower:
+            return lower.split(words)[-1].strip().split("\n")[0].split(".")[0]
+    return ""
+
+
+def full_boxes(response: str) -> list[str]:
+    """What stands in each `\\boxed{}`, inner braces included; an unclosed one gives nothing."""
+    found, place = [], response.find("\\boxed{")
+    while place != -1:
+        start = place + len("\\boxed{")
+        end = closing(response, start)
+        if end is None:
+            break
+        found.append(response[start:end])
+        place = response.find("\\boxed{", end)
+    return found
+
+
+def closing(text_: str, start: int) -> int | None:
+    """Where the brace that was opened before `start` is closed."""
+    depth = 1
+    for place in range(start, len(text_)):
+        depth += {"{": 1, "}": -1}.get(text_[place], 0)
+        if depth == 0:
+            return place
+    return None
+
+
+def same(answer: str, gold: str) -> bool:
+    """`is_equal`: the same text, a number in words, the same number to two decimals, or the same formula."""
+    answer, gold = answer.lower(), gold.lower()
+    if answer.strip() == gold.strip():
+        return True
+    number = number_of_words(answer)
+    return number is not None and str(number) == gold.strip() or symbolic(answer, gold)

@@ -1,0 +1,67 @@
+"""Asking a model every question of a benchmark, resumable to the row: answers are filed batch by batch, in the rows' order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from openvlt.benchmark.prompt import Interleaved
+from openvlt.data.lines import append_lines, read_lines
+from openvlt.data.render import PromptStyle, Renderer
+from openvlt.model.load import VLM
+from openvlt.rollout.generator import Generator, Sampling
+from openvlt.types import Problem, UserError
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How answers are made: the generator, how it decodes, `batch` problems at a time, the seed of its draws."""
+
+    generator: Generator
+    sampling: Sampling
+    batch: int
+    seed: int
+    max_tokens: int
+
+    def answers(self, vlm: VLM, problems: Sequence[Problem], style: PromptStyle, file: Path, what: str) -> list[dict[str, Any]]:
+        """`sampling.n` rows (id, sample, response, tokens, finished) per problem; those that `file` holds are not made again.
+
+        Batches are cut at the same places whenever a run starts, so a resumed run computes what an uninterrupted one does.
+        Raises UserError when the file holds answers to other rows.
+        """
+        done, n = read_lines(file), self.sampling.n
+        if [row["id"] for row in done] != [problem.id for problem in problems for _ in range(n)][: len(done)]:
+            raise UserError(f"{file} holds answers to other rows; remove it, or start a new run")
+        renderer = Renderer(vlm.processor, replace(style, max_tokens=self.max_tokens))
+        if done:
+            print(f"{what}: {len(done)} of {n * len(problems)} answers are there, going on from row {len(done) // n + 1}", flush=True)
+        first = len(done) // (n * self.batch) * self.batch
+        for start in range(first, len(problems), self.batch):
+            part = problems[start : start + self.batch]
+            made = self.generator.generate(vlm, part, renderer.prompts(part), self.sampling, self.seed)
+            rows = [
+                {"id": part[i // n].id, "sample": i % n, "response": c.text, "tokens": len(c.token_ids), "finished": c.finished}
+                for i, c in enumerate(made)
+            ]
+            fresh = rows[max(0, len(done) - start * n) :]
+            append_lines(file, fresh)
+            done += fresh
+            print(f"{what}: {start + len(part)} of {len(problems)} rows", flush=True)
+        return done
+
+
+def style_for(marks: str | None, style: PromptStyle) -> PromptStyle:
+    """The style of a protocol's prompts: the words are in the question already, images at their marks if it has any."""
+    plain = {"system": "", "instruction": "", "max_tokens": style.max_tokens}
+    return PromptStyle(**plain) if marks is None else Interleaved(**plain, marks=marks)
+
+
+def prompt_hash(problems: Sequence[Problem]) -> str:
+    """One hash of all ids and prompts: two runs with the same one asked the same questions in the same words."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(f"{problem.id}\0{problem.question}\0{problem.choices}\0{len(problem.images)}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,78 @@
+"""HallusionBench (arXiv 2310.14566): yes or no, and whether the answers about one figure, or to one question, are right together."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from openvlt.benchmark.prompt import filled
+from openvlt.benchmark.protocol import Answer, Case, Judge
+from openvlt.benchmark.rows import text
+from openvlt.types import Problem, Verdict
+
+
+def read(row: dict[str, Any], part: str) -> Problem:
+    """A row of lmms-lab/HallusionBench, `image` or `non_image`; gold "1" is yes."""
+    place = [str(row[name]) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
+    category, subcategory, set_id, figure_id, question_id = place
+    no_figure = category == "VS" and figure_id == "0"
+    return Problem(
+        id="_".join(place),
+        question=text(row, "question"),
+        answer="Yes" if text(row, "gt_answer") == "1" else "No",
+        source="hallusionbench",
+        meta={
+            "cells": {"category": category, "subcategory": f"{category}: {subcategory}"},
+            "cluster": f"{category}_{subcategory}_{set_id}",
+            "figure": None if no_figure else f"{category}_{subcategory}_{set_id}_{figure_id}",
+            "pair": f"{category}_{subcategory}_{set_id}_{question_id}",
+            "details": str(row.get("gt_answer_details") or row["gt_answer"]),
+        },
+    )
+
+
+def official(cases: Sequence[Case], judge: Judge | None = None, *, prompt: str = "") -> list[Answer]:
+    """tianyi-lab/HallusionBench, utils.py: the judge finds the answer correct. Without a judge: the only yes or no in the answer."""
+    if judge is None:
+        return rules(cases)
+    asked = [filled(prompt, question=c.problem.question, reference=c.problem.meta["details"], answer=c.response) for c in cases]
+    return [judged(reply) for reply in judge.ask(asked)]
+
+
+def judged(reply: str) -> Answer:
+    """The judge's word: "incorrect", "correct", else unclear."""
+    lower = reply.lower()
+    if "incorrect" in lower:
+        return Answer(reply.strip(), Verdict.WRONG)
+    return Answer(reply.strip(), Verdict.CORRECT) if "correct" in lower else Answer(None, Verdict.UNPARSED)
+
+
+def rules(cases: Sequence[Case], judge: Judge | None = None) -> list[Answer]:
+    """A response that holds the word yes or the word no, and not both."""
+    answers = []
+    for case in cases:
+        said = set(re.findall(r"[a-z]+", case.response.lower())) & {"yes", "no"}
+        word = said.pop().capitalize() if len(said) == 1 else None
+        answers.append(Answer.of(word, word == case.problem.answer))
+    return answers
+
+
+def metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
+    """aAcc per question, fAcc per figure (all of its questions), qAcc per question (over all its figures), and their mean.
+
+    As in the authors' code a figure counts by category, subcategory, set and figure; VS rows without a figure don't count for fAcc.
+    """
+    groups: dict[str, dict[str, list[float]]] = {"figure": defaultdict(list), "pair": defaultdict(list)}
+    for problem, right in rows:
+        for kind, group in groups.items():
+            if (key := problem.meta[kind]) is not None:
+                group[key].append(right)
+    found: dict[str, Any] = {"aAcc": sum(right for _, right in rows) / len(rows)}
+    for name, kind in (("fAcc", "figure"), ("qAcc", "pair")):
+        whole = [all(value == 1 for value in group) for group in groups[kind].values()]
+        if whole:
+            found[name] = sum(whole) / len(whole)
+    shares = [found[name] for name in ("aAcc", "fAcc", "qAcc") if name in found]
+    return {**found, "leaderboard": sum(shares) / 3} if len(shares) == 3 else found

@@ -1,0 +1,107 @@
+"""MathVista (arXiv 2310.02255): an answer is extracted (by a language model in the original), then compared by type as a string."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openvlt.benchmark.protocol import Answer, Case, Judge
+from openvlt.benchmark.rows import text
+from openvlt.types import Problem
+from openvlt.verify import extract as extract_answer
+
+_CELLS = ("language", "source", "category", "task", "context", "grade", "skills")
+
+
+def read(row: dict[str, Any], part: str) -> Problem:
+    """A row of AI4Math/MathVista. The gold of a choice is the option's text; `precision` is a float on the hub, an int in git."""
+    metadata = row["metadata"]
+    cells = {"question_type": text(row, "question_type"), "answer_type": text(row, "answer_type")}
+    cells |= {name: tuple(metadata[name]) if isinstance(metadata[name], list) else str(metadata[name]) for name in _CELLS}
+    choices = tuple(str(choice) for choice in row["choices"] or ())
+    return Problem(
+        id=text(row, "pid"),
+        question=text(row, "question"),
+        answer=text(row, "answer"),
+        choices=choices or None,
+        answer_type="list" if row["answer_type"] == "list" else "text" if choices else None,
+        source="mathvista",
+        meta={
+            "cells": cells,
+            "cluster": text(row, "pid"),
+            "query": text(row, "query"),
+            "kind": "choice" if choices else row["answer_type"],
+            "precision": None if row["precision"] is None else int(row["precision"]),
+        },
+    )
+
+
+def official(cases: Sequence[Case], judge: Judge | None = None, *, prompt: str = "") -> list[Answer]:
+    """lupantech/MathVista, extract_answer.py and calculate_score.py (its current rule, `int(float(x))`).
+
+    A recorded `extraction` is used; else the response itself where it is an option, an integer or a float; else the judge's extraction
+    with the authors' examples in `prompt`, or without a judge our own extraction by rules.
+    """
+    found = [recorded_or_plain(case) for case in cases]
+    open_ones = [index for index, extraction in enumerate(found) if extraction is None]
+    if judge is not None:
+        asked = judge.ask([_question(cases[index], prompt) for index in open_ones])
+    else:
+        asked = [extract_answer(cases[index].response, choices=cases[index].problem.choices) or "" for index in open_ones]
+    for index, extraction in zip(open_ones, asked, strict=True):
+        found[index] = extraction
+    return [_compared(case.problem, extraction) for case, extraction in zip(cases, found, strict=True)]
+
+
+def _question(case: Case, prompt: str) -> str:
+    return f"{prompt.strip()}\n\n{case.problem.question}\n\n{case.response}\n\nExtracted answer: "
+
+
+def recorded_or_plain(case: Case) -> str | None:
+    """The extraction that needs nobody's opinion, None where one is needed."""
+    recorded, response, kind = case.recorded.get("extraction"), case.response, case.problem.meta["kind"]
+    if isinstance(recorded, str) and recorded.strip():
+        return recorded
+    if response == "" or response in (case.problem.choices or ()):
+        return response
+    for name, read_number in (("integer", int), ("float", float)):
+        if kind == name:
+            try:
+                return str(read_number(response))
+            except ValueError:
+                return None
+    return None
+
+
+def _compared(problem: Problem, extraction: str) -> Answer:
+    """A string against the gold's string. An empty extraction is no answer, although the original would take the nearest option."""
+    prediction = normalised(extraction, problem.choices, problem.meta)
+    correct = prediction == problem.answer
+    return Answer.of(prediction if extraction.strip() or correct else None, correct)
+
+
+def normalised(extraction: str, choices: Sequence[str] | None, meta: Mapping[str, Any]) -> str | None:
+    """The prediction as the gold is written: an option's text, an integer, a rounded float; None where that can't be."""
+    if choices:
+        answer = extraction.strip()
+        if letters := re.findall(r"\(([a-zA-Z])\)", answer):
+            answer = letters[0].upper()
+        place = ord(answer) - ord("A") if len(answer) == 1 else -1
+        return choices[place] if 0 <= place < len(choices) else min(choices, key=lambda choice: distance(answer, choice))
+    try:
+        if meta["kind"] == "integer":
+            return str(int(float(extraction)))
+        return str(round(float(extraction), meta["precision"])) if meta["kind"] == "float" else extraction
+    except (ValueError, OverflowError):
+        return None
+
+
+def distance(one: str, other: str) -> int:
+    """Levenshtein's edit distance."""
+    row = list(range(len(other) + 1))
+    for index, letter in enumerate(one, 1):
+        before, row[0] = row[0], index
+        for place, second in enumerate(other, 1):
+            before, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, before + (letter != second))
+    return row[-1]

@@ -1,0 +1,94 @@
+"""MMMU-Pro (arXiv 2409.02813): up to ten options, and the same questions as screenshots; parsed by the authors' rules, never at random."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from openvlt.benchmark import prompt
+from openvlt.benchmark.protocol import Answer, Case, Judge
+from openvlt.benchmark.rows import text
+from openvlt.types import Problem, UserError
+
+
+def read(row: dict[str, Any], part: str) -> Problem:
+    """A row of MMMU/MMMU_Pro. `options` is the string form of a list; rows of the vision configuration have no question."""
+    given = row["options"]
+    try:
+        options = tuple(map(str, ast.literal_eval(given) if isinstance(given, str) else given))
+    except (ValueError, SyntaxError, TypeError):
+        raise UserError(f"column 'options' holds {given!r:.60}; expected a list, or a list written as text") from None
+    name = text(row, "id")
+    cells = {"config": part, "subject": str(row.get("subject") or name.split("_", 1)[-1].rpartition("_")[0])}
+    if row.get("topic_difficulty"):
+        cells["difficulty"] = str(row["topic_difficulty"])
+    return Problem(
+        id=f"{part}/{name}",
+        question=str(row.get("question") or ""),
+        answer=text(row, "answer"),
+        choices=options,
+        source="mmmu_pro",
+        meta={"cells": cells, "cluster": name, "config": part},
+    )
+
+
+def official(cases: Sequence[Case], judge: Judge | None = None) -> list[Answer]:
+    """MMMU-Benchmark/MMMU, mmmu-pro/evaluate.py; where the original draws an option at random, the answer counts as unparsed."""
+    return [_official(case) for case in cases]
+
+
+def _official(case: Case) -> Answer:
+    letter = parse(case.response, case.problem.choices or ())
+    return Answer.of(letter, letter == case.problem.answer)
+
+
+def parse(response: str, options: Sequence[str]) -> str | None:
+    """The letter that a response names, None when it names none."""
+    letters = ascii_uppercase[: len(options)]
+    place = response.rfind("Answer:")
+    if place != -1:
+        tail = response[place + len("Answer:") :].strip()
+        if len(found := [letter for letter in letters if letter in tail]) == 1:
+            return found[0]
+    for mark in ",.!?;:'":
+        response = response.strip(mark)
+    response = f" {response} "
+    for form, position in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+        if found := [letter for letter in letters if form.format(letter) in response]:
+            return max(found, key=lambda letter: response.rfind(position.format(letter)))
+    if len(response.split()) > 5:
+        lower = response.lower()
+        if found := [letter for letter, option in zip(letters, options, strict=True) if option.lower() in lower]:
+            return max(found, key=lambda letter: lower.rfind(options[ord(letter) - ord("A")].lower()))
+    return None
+
+
+def metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
+    """`overall`: the mean of the accuracies of "standard (10 options)" and "vision", where both were run."""
+    shares: Mapping[str, list[float]] = {}
+    for problem, right in rows:
+        shares.setdefault(problem.meta["config"], []).append(right)
+    both = [shares.get(name) for name in ("standard (10 options)", "vision")]
+    return {"overall": sum(sum(part) / len(part) for part in both) / 2} if all(both) else {}
+
+
+def part_of(file: str) -> str:
+    """The configuration that a file of recorded answers is of, by its name, as the authors name theirs."""
+    if "vision" in file.lower():
+        return "vision"
+    return "standard (4 options)" if "4 options" in file or "4opts" in file else "standard (10 options)"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Two prompts: one for the standard configurations, one for the screenshots."""
+
+    standard: prompt.Ask
+    vision: prompt.Ask
+    marks: str | None = None
+
+    def __call__(self, problem: Problem) -> Problem:
+        return (self.vision if problem.meta["config"] == "vision" else self.standard)(problem)

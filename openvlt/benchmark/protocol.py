@@ -1,0 +1,105 @@
+"""What the six benchmarks have in common: cases to score, answers with a verdict, protocols, and the benchmark that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from typing import Protocol as Interface
+
+from openvlt.benchmark.prompt import Ask
+from openvlt.benchmark.rows import Part
+from openvlt.types import Problem, UserError, Verdict
+from openvlt.verify import extract, verify_batch
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a scorer read out of a response, and its verdict. Everything but CORRECT is worth 0."""
+
+    extracted: str | None
+    verdict: Verdict
+
+    @staticmethod
+    def of(extracted: str | None, correct: bool) -> Answer:
+        """Right or wrong for something that was read, UNPARSED for nothing."""
+        if extracted is None:
+            return Answer(None, Verdict.UNPARSED)
+        return Answer(extracted, Verdict.CORRECT if correct else Verdict.WRONG)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One response to one problem. `recorded` is the row of a file of recorded answers, empty for answers made here.
+
+    `finished` is False for a response that was cut off at the token limit, None where nobody knows.
+    """
+
+    problem: Problem
+    response: str
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    finished: bool | None = None
+
+
+class Judge(Interface):
+    """A language model that answers prompts: `name` stands in the results, answers come in the prompts' order."""
+
+    name: str
+
+    def ask(self, prompts: Sequence[str]) -> list[str]: ...
+
+
+def own(cases: Sequence[Case], judge: Judge | None = None, *, deadline_s: float = 5.0) -> list[Answer]:
+    """The project's own verifier, as in training: a response that was cut off has no answer."""
+    whole = [case for case in cases if case.finished is not False]
+    items = [(c.problem.answer, c.response, c.problem.choices, c.problem.answer_type) for c in whole]
+    verdicts = dict(zip(map(id, whole), verify_batch(items, deadline_s=deadline_s), strict=True))
+    return [
+        Answer(extract(case.response, choices=case.problem.choices), verdicts[id(case)])
+        if id(case) in verdicts
+        else Answer(None, Verdict.NO_ANSWER)
+        for case in cases
+    ]
+
+
+Score = Callable[[Sequence[Case], Judge | None], list[Answer]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How one benchmark is asked and scored. `judged`: the score asks a judge, and without one is a variant named "rules".
+
+    `sampling` changes fields of the evaluation's sampling; `source` says where the strings and rules come from.
+    """
+
+    ask: Ask
+    score: Score
+    source: str
+    judged: bool = False
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`conf/benchmark/<name>.yaml`: where the rows are, how a row becomes a problem, and the protocols by name.
+
+    `read(row, part)` gives the problem of a row; its `meta` holds `cells` (sub-score -> value or values) and `cluster`. `ids` are the
+    columns of an answer file that name a row, `columns` those that every row source must have. `metrics` gives further shares from
+    (problem, right) pairs; `headline` names the one that stands for the benchmark in tables, and `headlines` that of a protocol.
+    """
+
+    name: str
+    parts: Mapping[str, Part]
+    read: Callable[[dict[str, Any], str], Problem]
+    protocols: Mapping[str, Protocol]
+    ids: tuple[str, ...]
+    columns: tuple[str, ...]
+    metrics: Callable[[Sequence[tuple[Problem, float]]], dict[str, Any]] | None = None
+    headlines: Mapping[str, str] = field(default_factory=dict)
+    part_of: Callable[[str], str] | None = None
+
+    def protocol(self, name: str) -> Protocol:
+        """The protocol of that name. Raises UserError for another one."""
+        if name not in self.protocols:
+            raise UserError(f"protocol={name}: benchmark {self.name} has the protocols {', '.join(self.protocols)}; choose one of them")
+        return self.protocols[name]

@@ -1,0 +1,80 @@
+"""Recorded answers: files of any model's responses, to be scored without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openvlt.data.table import read_rows
+from openvlt.types import UserError
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded response: the row's id as the file writes it, the number of the sample, the text, and the file's whole row."""
+
+    id: str
+    sample: int
+    response: str
+    row: Row
+
+
+def read_responses(file: str, ids: Sequence[str], column: str) -> list[Recorded]:
+    """The responses of a .jsonl, .json or .parquet file. `ids` are the columns that make up a row's id ("id" is taken too).
+
+    A .json may be a list of rows or an object by id; a cell may hold several samples as a list. Raises UserError for another form.
+    """
+    path = Path(file)
+    rows = _by_id(path, ids) if path.suffix == ".json" and path.is_file() else [row for _, row in read_rows(path)]
+    there = list(dict.fromkeys(name for row in rows for name in row))
+    id_columns = ids if all(name in there for name in ids) else ("id",)
+    if missing := [name for name in (*id_columns, column) if name not in there]:
+        raise UserError(
+            f"responses={file}: no column {missing[0]!r}; there are {', '.join(there)}; a file of responses has {', '.join(ids)} and "
+            f"{column!r} (another name for it: response_column=<name>)"
+        )
+    found: dict[tuple[str, int], Recorded] = {}
+    for number, row in enumerate(rows, 1):
+        name = "_".join(str(row.get(part)) for part in id_columns)
+        for sample, response in enumerate(_texts(row.get(column), f"responses={file}, row {number}"), int(row.get("sample") or 0)):
+            if (name, sample) in found:
+                raise UserError(f"responses={file}: id {name!r} occurs twice; give each row once, several samples as a list")
+            found[name, sample] = Recorded(name, sample, response, row)
+    return list(found.values())
+
+
+def _by_id(path: Path, ids: Sequence[str]) -> list[Row]:
+    """Rows of a JSON file; of an object by id, the key is the id where a row has none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        return [row for _, row in read_rows(path)]
+    rows = {key: row for key, row in content.items() if isinstance(row, dict)}
+    if not rows:
+        raise UserError(f"responses={path}: an object without rows; expected rows by their ids, or a list of rows")
+    return [{ids[0]: key, **row} for key, row in rows.items()]
+
+
+def _texts(cell: Any, where: str) -> list[str]:
+    """A cell as texts: nothing, or an error's object, is an empty response."""
+    if isinstance(cell, list) and cell and all(isinstance(item, str) for item in cell):
+        return cell
+    if cell is None or isinstance(cell, dict):
+        return [""]
+    if isinstance(cell, (list, bool)):
+        raise UserError(f"{where}: the response is {cell!r:.60}; expected text, or a list of texts for several samples")
+    return [str(cell)]
+
+
+def sibling(file: str, splits: Sequence[str]) -> str | None:
+    """The folder of a file of responses, if the benchmark's rows lie there under a split's name."""
+    folder = Path(file).parent
+    there = any((folder / f"{split}{suffix}").is_file() for split in splits for suffix in (".jsonl", ".json", ".parquet"))
+    return str(folder) if there else None

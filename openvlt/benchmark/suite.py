@@ -1,0 +1,139 @@
+"""One benchmark from rows to results: asked of a model, or scored from recorded answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from openvlt.benchmark.compare import paired
+from openvlt.benchmark.files import read_scored, write_rows
+from openvlt.benchmark.generate import Engine, prompt_hash, style_for
+from openvlt.benchmark.load import load, load_for, matched
+from openvlt.benchmark.prompt import Project
+from openvlt.benchmark.protocol import Benchmark, Case, Judge, Protocol
+from openvlt.benchmark.recorded import read_responses
+from openvlt.benchmark.summary import Scored, summary
+from openvlt.benchmark.view import View
+from openvlt.data.render import PromptStyle
+from openvlt.model.load import VLM
+from openvlt.types import Problem, UserError
+
+PACKAGES = ("torch", "transformers", "sympy", "numpy", "pillow", "pyarrow")
+Made = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one evaluation of a benchmark is made of; `limit` takes the first rows of every part only."""
+
+    benchmark: Benchmark
+    protocol: str
+    engine: Engine
+    prompt: PromptStyle
+    view: View
+    judge: Judge | None = None
+    data_dir: str | None = None
+    limit: int | None = None
+    baseline: str | None = None
+
+    @property
+    def how(self) -> Protocol:
+        return self.benchmark.protocol(self.protocol)
+
+    def score_file(self, file: str, column: str, folder: Path) -> dict[str, Any]:
+        """Scores the recorded answers of a file; rows without an answer are counted as missing, not scored."""
+        recorded = read_responses(file, self.benchmark.ids, column)
+        loaded = load_for(self.benchmark, self.data_dir, file, recorded)
+        found = matched(self.benchmark, loaded, file, recorded)
+        made = {name: [{**a.row, "response": a.response} for a in answers] for name, answers in found.items()}
+        problems = [problem for problem in loaded.problems if problem.id in made]
+        result = self._scored(problems, made, folder, asked={})
+        source = {"responses": file, "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(), "rows_from": loaded.where}
+        notes = {"missing": len(loaded.problems) - len(problems), "faulty_rows": dict(loaded.faults), "skipped_rows": dict(loaded.skipped)}
+        return {**result, **notes, "provenance": self._provenance() | source}
+
+    def ask_model(self, load_model: Callable[[], VLM], folder: Path) -> dict[str, Any]:
+        """Asks the model every question (those that `folder` has answers to are not asked again) and scores the answers."""
+        loaded = load(self.benchmark, self.data_dir, images=True, limit=self.limit)
+        ask, engine, vlm = self.how.ask, self._engine(), load_model()
+        style = self.prompt if isinstance(ask, Project) else style_for(ask.marks, self.prompt)
+        asked = self.view(vlm, [ask(problem) for problem in loaded.problems], engine, folder)
+        rows = engine.answers(vlm, asked, style, folder / "responses.jsonl", self.benchmark.name)
+        made: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            made.setdefault(row["id"], []).append(row)
+        result = self._scored(loaded.problems, made, folder, asked={problem.id: problem.question for problem in asked})
+        made_by = _model(vlm) | {
+            "prompt_hash": prompt_hash(asked),
+            "prompt": asdict(style),
+            "sampling": asdict(engine.sampling),
+            "batch": engine.batch,
+            "seed": engine.seed,
+            "engine": type(engine.generator).__name__,
+            "rows_from": loaded.where,
+        }
+        notes = {"missing": 0, "faulty_rows": dict(loaded.faults), "skipped_rows": dict(loaded.skipped)}
+        return {**result, **notes, "provenance": self._provenance() | made_by}
+
+    def _engine(self) -> Engine:
+        """The engine with the protocol's decoding. Raises UserError for several greedy samples."""
+        sampling = replace(self.engine.sampling, **self.how.sampling)
+        if sampling.greedy and sampling.n > 1:
+            raise UserError(f"samples={sampling.n} of greedy decoding are all the same; set evaluation.sampling.greedy=false, or samples=1")
+        return replace(self.engine, sampling=sampling)
+
+    def _scored(self, problems: Sequence[Problem], made: Made, folder: Path, asked: Mapping[str, str]) -> dict[str, Any]:
+        """Scores every answer, writes rows.parquet, and sums up; with a baseline the paired test against it."""
+        cases = [Case(p, row["response"], row, row.get("finished")) for p in problems for row in made[p.id]]
+        answers = self.how.score(cases, self.judge if self.how.judged else None)
+        n = len(made[problems[0].id])
+        scored = [
+            Scored(problem, tuple(answers[i * n : (i + 1) * n]), tuple(case.finished for case in cases[i * n : (i + 1) * n]))
+            for i, problem in enumerate(problems)
+        ]
+        write_rows(folder / "rows.parquet", scored, asked, made)
+        result = {
+            "benchmark": self.benchmark.name,
+            "protocol": self.protocol,
+            "variant": self._variant(cases),
+            "judge": (self.judge.name if self.judge else "rules") if self.how.judged else None,
+            "headline": self.benchmark.headlines.get(self.protocol, "accuracy"),
+            **summary(scored, self.benchmark.metrics),
+        }
+        return result if self.baseline is None else {**result, "baseline": self._against(scored)}
+
+    def _variant(self, cases: Sequence[Case]) -> str:
+        """The protocol's plain name: `rules only` where a judge belongs and none was there, and the view if it isn't the whole row."""
+        needed = self.how.judged and not all(case.recorded.get("extraction") for case in cases)
+        rules = " (rules only)" if needed and self.judge is None else ""
+        return f"protocol {self.protocol}{rules}{'' if self.view.name == 'whole' else f', {self.view.name}'}"
+
+    def _against(self, scored: Sequence[Scored]) -> dict[str, Any]:
+        base: dict[str, list[float]] = {}
+        for row in read_scored(self.baseline):
+            base.setdefault(row["id"], []).append(float(row["right"]))
+        shared = [row for row in scored if row.problem.id in base]
+        if not shared:
+            raise UserError(f"baseline={self.baseline} has no row in common with {self.benchmark.name}; give a run of the same benchmark")
+        ones = [sum(base[row.problem.id]) / len(base[row.problem.id]) for row in shared]
+        return {"file": self.baseline, **paired(ones, [row.share for row in shared], [row.problem.meta["cluster"] for row in shared])}
+
+    def _provenance(self) -> dict[str, Any]:
+        versions = {name: metadata.version(name) for name in PACKAGES}
+        return {"source": self.how.source, "view": self.view.name, "versions": versions}
+
+
+def _model(vlm: VLM) -> dict[str, Any]:
+    """What a score depends on in a model: its name, revision, precision, attention, and how large images may be."""
+    config, images = vlm.core.config, vlm.processor.image_processor
+    return {
+        "model": vlm.path,
+        "revision": getattr(config, "_commit_hash", None),
+        "dtype": str(vlm.core.dtype).removeprefix("torch."),
+        "attention": config._attn_implementation,
+        "pixels": dict(getattr(images, "size", None) or {}),
+    }

@@ -1,0 +1,104 @@
+"""What the model gets to see of a row: all of it, or less, to learn what a score is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from PIL import Image
+
+from openvlt.benchmark.generate import Engine
+from openvlt.benchmark.prompt import filled
+from openvlt.data.images import open_images
+from openvlt.data.render import PromptStyle
+from openvlt.model.load import VLM
+from openvlt.types import Problem, UserError
+
+
+class View(Protocol):
+    """Prompts in, prompts out. `name` stands beside the score; "whole" is the benchmark as it is meant."""
+
+    name: str
+
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The row as it is."""
+
+    name: ClassVar[str] = "whole"
+
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+        return list(problems)
+
+
+@dataclass(frozen=True)
+class TextOnly:
+    """No image at all: what can be had from the words, and by guessing."""
+
+    name: ClassVar[str] = "text only"
+
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+        return [replace(problem, images=()) for problem in problems]
+
+
+@dataclass(frozen=True)
+class BlankImage:
+    """White images of the same size: as many image tokens, nothing in them. A model that looks loses what looking gave it."""
+
+    name: ClassVar[str] = "blank image"
+
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+        return [
+            replace(problem, images=tuple(Image.new("RGB", image.size, "white") for image in open_images(problem))) for problem in problems
+        ]
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Caption, then reason (Prism, arXiv 2406.14544): the model describes the images, then answers from its description alone.
+
+    `instruction` asks for the description without showing the question; `{caption}` and `{question}` fill `template`.
+    """
+
+    instruction: str
+    template: str
+    max_new_tokens: int
+    name: ClassVar[str] = "caption then reason"
+
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+        asked = [replace(problem, question=self.instruction, choices=None) for problem in problems if problem.images]
+        once = replace(engine, sampling=replace(engine.sampling, n=1, max_new_tokens=self.max_new_tokens))
+        rows = once.answers(vlm, asked, PromptStyle(), folder / "captions.jsonl", "captions")
+        return told(problems, {row["id"]: row["response"] for row in rows}, self.template)
+
+
+@dataclass(frozen=True)
+class SceneText:
+    """Given text in the images' place: `file` is a JSON object, id -> description (a caption, a scene graph, what an OCR read)."""
+
+    file: str
+    template: str
+    name: ClassVar[str] = "scene text"
+
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+        try:
+            texts = json.loads(Path(self.file).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"view.file={self.file} can't be read ({error}); give a JSON object of texts by row id") from None
+        if not isinstance(texts, dict) or (missing := [p.id for p in problems if p.images and not isinstance(texts.get(p.id), str)]):
+            row = f"no text for row {missing[0]!r}" if isinstance(texts, dict) else "it is no object"
+            raise UserError(f"view.file={self.file}: {row}; give a JSON object with a text for every row")
+        return told(problems, texts, self.template)
+
+
+def told(problems: Sequence[Problem], texts: dict[str, str], template: str) -> list[Problem]:
+    """Questions with a text in the place of their images."""
+    return [
+        replace(p, images=(), question=filled(template, question=p.question, caption=texts[p.id])) if p.images else p
+        for p in problems
+    ]

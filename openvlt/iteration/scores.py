@@ -1,0 +1,174 @@
+"""What evaluate.py does: a run folder around an evaluation on held-out problems, a benchmark, or a comparison of two runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from openvlt.benchmark.compare import compare, pairs, told
+from openvlt.benchmark.files import line, markdown
+from openvlt.benchmark.generate import Engine
+from openvlt.benchmark.judge import ServerJudge
+from openvlt.benchmark.protocol import Benchmark
+from openvlt.benchmark.suite import Run
+from openvlt.config import build
+from openvlt.iteration.folder import write_json, write_text
+from openvlt.iteration.session import PLACES, announce, make_lab, open_run, resumable
+from openvlt.model.load import VLM
+from openvlt.types import UserError
+
+
+def held_out(config: DictConfig) -> None:
+    """One model on the data's held-out problems."""
+    config, folder = open_run(config)
+    announce(config, folder)
+    lab = make_lab(config)
+    vlm = lab.load("base")
+    result = {"model": vlm.path, **lab.evaluate(vlm, folder)}
+    write_json(folder / "results.json", result)
+    low, high = (100 * bound for bound in result["interval"])
+    print(f"accuracy {100 * result['accuracy']:.1f} %  (95 %: {low:.1f} to {high:.1f})  n {result['n']}  {result['verdicts']}")
+    for level, part in result["levels"].items():
+        print(f"  level {level}: {100 * part['accuracy']:.1f} %  n {part['n']}")
+    print(folder / "results.json")
+
+
+def score(config: DictConfig) -> None:
+    """A benchmark, or all of them: asked of a model, or scored from recorded answers. The same command continues a run that was cut off."""
+    with _continued(config) as config:
+        config, folder = open_run(config)
+        several = "_target_" not in config.benchmark
+        if several and config.responses:
+            raise UserError("responses=FILE belongs to one benchmark; give benchmark=<its name> instead of all")
+        print(f"{config.responses or announced(config)} -> {folder}", flush=True)
+        with resumable(folder):
+            names = list(config.benchmark) if several else [""]
+            results = [_one(config, name, folder) for name in names]
+        write_text(folder / "results.md", markdown(results))
+        write_json(folder / "results.json", {"benchmarks": {r["benchmark"]: r for r in results}} if several else results[0])
+        print(folder / "results.md")
+
+
+def announced(config: DictConfig) -> str:
+    return config.model.get("path") or "the embedded tiny model"
+
+
+def _one(config: DictConfig, name: str, folder: Path) -> dict[str, Any]:
+    """One benchmark, in a folder of its own when it is one of several; what is finished there isn't done again."""
+    place = folder / name if name else folder
+    place.mkdir(exist_ok=True)
+    if name and (place / "results.json").is_file():
+        return json.loads((place / "results.json").read_text())
+    run = make_run(config, name)
+    run.how  # noqa: B018 - an unknown protocol is said before a model is loaded
+    if config.responses:
+        result = run.score_file(config.responses, config.response_column, place)
+    else:
+        result = run.ask_model(lambda: _load(config), place)
+    if name:
+        write_json(place / "results.json", result)
+    print(line(result), flush=True)
+    _notes(result)
+    return result
+
+
+def make_run(config: DictConfig, name: str = "") -> Run:
+    """The parts of one benchmark's evaluation, built from the config; `name` picks one of several benchmarks."""
+    benchmark: Benchmark = build(config.benchmark[name] if name else config.benchmark, "benchmark")
+    evaluation, judge = build(config.evaluation, "evaluation"), None
+    if config.judge is not None:
+        judge = ServerJudge(build(config.judge, "judge"), Path(config.judge_ledger))
+    if config.samples < 1 or config.batch < 1 or config.limit is not None and config.limit < 1:
+        raise UserError(f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1")
+    sampling = replace(evaluation.sampling, n=config.samples)
+    engine = Engine(evaluation.generator, sampling, config.batch, config.seed, config.prompt.max_tokens)
+    data_dir = str(Path(config.data_dir) / name) if config.data_dir and name else config.data_dir
+    return Run(
+        benchmark=benchmark,
+        protocol=config.protocol,
+        engine=engine,
+        prompt=evaluation.prompt,
+        view=build(config.view, "view"),
+        judge=judge,
+        data_dir=data_dir,
+        limit=config.limit,
+        baseline=config.baseline,
+    )
+
+
+def _load(config: DictConfig) -> VLM:
+    return make_lab(config).load("base")
+
+
+def _notes(result: dict[str, Any]) -> None:
+    """What a reader of the score should know: missing answers, odd and unusable rows, the baseline."""
+    if result["missing"]:
+        print(f"  {result['missing']} rows have no answer in the file and are not scored")
+    for word, rows in (("odd", result["faulty_rows"]), ("left out", result["skipped_rows"])):
+        if rows:
+            first, reason = next(iter(rows.items()))
+            print(f"  {len(rows)} row{'s' * (len(rows) > 1)} {word}, the first is {first}: {reason}")
+    if base := result.get("baseline"):
+        low, high = (100 * bound for bound in base["interval"])
+        p = "" if base["mcnemar_p"] is None else f"  McNemar p {base['mcnemar_p']:.3g}"
+        print(f"  against {base['file']}: {100 * base['difference']:+.1f} points (95 %: {low:.1f} to {high:.1f}){p}  n {base['rows']}")
+
+
+def compare_runs(config: DictConfig) -> None:
+    """Two finished runs, row by row."""
+    if len(config.compare) != 2:
+        raise UserError(f"compare={','.join(config.compare)} names {len(config.compare)} runs; give two: compare=A,B")
+    one, other = config.compare
+    found = {name: compare(*places) for name, places in pairs(one, other).items()}
+    folder = Path(config.paths.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "compare.json", found)
+    for name, result in found.items():
+        print(f"{name}: {told(result)}" if len(found) > 1 else told(result))
+    print(folder / "compare.json")
+
+
+# --- going on ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _continued(config: DictConfig) -> Iterator[DictConfig]:
+    """The config, pointed at an unfinished run of exactly this config if one was cut off; locked, so that no two runs share a folder."""
+    own = Path(config.paths.run)
+    for folder in sorted(own.parent.glob("*/config.yaml")) if config.resume is None else []:
+        folder = folder.parent
+        if (folder / "results.json").exists() or not _same(config, folder):
+            continue
+        with (folder / ".lock").open("a") as lock:
+            if not _locked(lock):
+                continue
+            if own.is_dir() and not any(own.iterdir()):
+                own.rmdir()
+            print(f"continuing {folder}", flush=True)
+            yield OmegaConf.merge(config, {"resume": str(folder), "paths": {"run": str(folder)}})
+            return
+    Path(config.paths.run).mkdir(parents=True, exist_ok=True)
+    with (Path(config.paths.run) / ".lock").open("a") as lock:
+        _locked(lock)
+        yield config
+
+
+def _locked(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _same(config: DictConfig, folder: Path) -> bool:
+    """Whether a run folder was made with this config, places apart."""
+    now, was = OmegaConf.to_container(config, resolve=True), OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    return all(now.get(key) == was.get(key) for key in {*now, *was} - set(PLACES))
