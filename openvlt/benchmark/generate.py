@@ -13,6 +13,7 @@ from openvlt.data.lines import append_lines, read_lines
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.rollout.generator import Generator, Sampling
+from openvlt.rollout.spread import generate
 from openvlt.types import Problem, UserError
 
 
@@ -41,7 +42,7 @@ class Engine:
         first = len(done) // (n * self.batch) * self.batch
         for start in range(first, len(problems), self.batch):
             part = problems[start : start + self.batch]
-            made = self.generator.generate(vlm, part, renderer.prompts(part), self.sampling, self.seed)
+            made = generate(self.generator, vlm, part, renderer.prompts(part), self.sampling, self.seed)
             rows = [
                 {"id": part[i // n].id, "sample": i % n, "response": c.text, "tokens": len(c.token_ids), "finished": c.finished}
                 for i, c in enumerate(made)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from openvlt.benchmark.protocol import Benchmark
 from openvlt.benchmark.recorded import Recorded, sibling
-from openvlt.benchmark.rows import Part, Table, check_columns, only_file, part_files, pictures, saved, table
+from openvlt.benchmark.rows import Table, check_columns, only_file, part_files, pictures, saved, table
 from openvlt.types import Problem, UserError, unique_ids
 
 
@@ -70,7 +70,7 @@ def _read(benchmark: Benchmark, tables: Sequence[Table], *, images: bool, limit:
                 skipped[f"{source.where}, row {number}"] = f"no field {error}"
                 continue
             if images:
-                problem = replace(problem, images=_pictures(row, source.part, source.root, problem))
+                problem = replace(problem, images=pictures(row, source.part, source.root or Path("."), problem))
             if found := problem.meta.get("faults"):
                 faults[problem.id] = "; ".join(found)
             problems.append(problem)
@@ -79,10 +79,6 @@ def _read(benchmark: Benchmark, tables: Sequence[Table], *, images: bool, limit:
         raise UserError(f"{tables[0].where}: no usable row for benchmark {benchmark.name} ({reason}); give the benchmark's own rows")
     unique_ids(problems, f"{tables[0].where} as {benchmark.name}")
     return Loaded(tuple(problems), ", ".join(source.where for source in tables), faults, skipped)
-
-
-def _pictures(row: dict, part: Part, root: Path | None, problem: Problem) -> tuple:
-    return pictures(row, part, root or Path("."), problem)
 
 
 def matched(benchmark: Benchmark, loaded: Loaded, file: str, recorded: Sequence[Recorded]) -> dict[str, list[Recorded]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from openvlt import ranks
 from openvlt.benchmark.compare import compare, pairs, told
 from openvlt.benchmark.files import line, markdown
 from openvlt.benchmark.generate import Engine
@@ -20,7 +20,7 @@ from openvlt.benchmark.protocol import Benchmark
 from openvlt.benchmark.suite import Run
 from openvlt.config import build
 from openvlt.iteration.folder import write_json, write_text
-from openvlt.iteration.session import PLACES, announce, make_lab, open_run, resumable
+from openvlt.iteration.session import announce, differences, make_lab, open_run, resumable
 from openvlt.model.load import VLM
 from openvlt.types import UserError
 
@@ -42,8 +42,8 @@ def held_out(config: DictConfig) -> None:
 
 def score(config: DictConfig) -> None:
     """A benchmark, or all of them: asked of a model, or scored from recorded answers. The same command continues a run that was cut off."""
-    with _continued(config) as config:
-        config, folder = open_run(config)
+    with ExitStack() as held:
+        config, folder = open_run(continued(config, held))
         several = "_target_" not in config.benchmark
         if several and config.responses:
             raise UserError("responses=FILE belongs to one benchmark; give benchmark=<its name> instead of all")
@@ -83,7 +83,7 @@ def make_run(config: DictConfig, name: str = "") -> Run:
     """The parts of one benchmark's evaluation, built from the config; `name` picks one of several benchmarks."""
     benchmark: Benchmark = build(config.benchmark[name] if name else config.benchmark, "benchmark")
     evaluation, judge = build(config.evaluation, "evaluation"), None
-    if config.judge is not None:
+    if config.judge is not None and ranks.is_main():  # the other ranks' scores are not kept
         judge = ServerJudge(build(config.judge, "judge"), Path(config.judge_ledger))
     if config.samples < 1 or config.batch < 1 or config.limit is not None and config.limit < 1:
         raise UserError(f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1")
@@ -138,37 +138,39 @@ def compare_runs(config: DictConfig) -> None:
 # --- going on ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _continued(config: DictConfig) -> Iterator[DictConfig]:
-    """The config, pointed at an unfinished run of exactly this config if one was cut off; locked, so that no two runs share a folder."""
+def continued(config: DictConfig, held: ExitStack) -> DictConfig:
+    """The config, pointed at an unfinished run of exactly this config if one was cut off; `held` keeps its folder locked for this run."""
+    if config.resume is not None:
+        return config
     own = Path(config.paths.run)
-    for folder in sorted(own.parent.glob("*/config.yaml")) if config.resume is None else []:
-        folder = folder.parent
-        if (folder / "results.json").exists() or not _same(config, folder):
-            continue
-        with (folder / ".lock").open("a") as lock:
-            if not _locked(lock):
-                continue
-            if own.is_dir() and not any(own.iterdir()):
-                own.rmdir()
-            print(f"continuing {folder}", flush=True)
-            yield OmegaConf.merge(config, {"resume": str(folder), "paths": {"run": str(folder)}})
-            return
-    Path(config.paths.run).mkdir(parents=True, exist_ok=True)
-    with (Path(config.paths.run) / ".lock").open("a") as lock:
-        _locked(lock)
-        yield config
+    found = ranks.agreed(_unfinished(config, held) if ranks.is_main() else None)
+    if found is None:
+        if ranks.is_main():
+            own.mkdir(parents=True, exist_ok=True)
+            _lock(own, held)
+        return config
+    with suppress(OSError):  # there may be none, or something of the user's in it
+        own.rmdir()
+    print(f"continuing {found}", flush=True)
+    return OmegaConf.merge(config, {"resume": str(found), "paths": {"run": str(found)}})
 
 
-def _locked(file: Any) -> bool:
+def _unfinished(config: DictConfig, held: ExitStack) -> Path | None:
+    now = OmegaConf.to_container(config, resolve=True)
+    for file in sorted(Path(config.paths.run).parent.glob("*/config.yaml")):
+        finished = (file.parent / "results.json").exists()
+        if not finished and not differences(OmegaConf.to_container(OmegaConf.load(file)), now) and _lock(file.parent, held):
+            return file.parent
+    return None
+
+
+def _lock(folder: Path, held: ExitStack) -> bool:
+    """Locks a run folder until `held` is closed; False when another process has it."""
+    file = (folder / ".lock").open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        file.close()
         return False
+    held.enter_context(file)
     return True
-
-
-def _same(config: DictConfig, folder: Path) -> bool:
-    """Whether a run folder was made with this config, places apart."""
-    now, was = OmegaConf.to_container(config, resolve=True), OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    return all(now.get(key) == was.get(key) for key in {*now, *was} - set(PLACES))

@@ -67,7 +67,7 @@ def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> Dic
     """The saved config. With more on the command line than `resume` and places, all of it has to agree with what was saved."""
     if any(not override.startswith(PLACES) for override in overrides):
         now = OmegaConf.to_container(config, resolve=True)
-        if different := sorted(_differences(OmegaConf.to_container(saved), now)):
+        if different := sorted(differences(OmegaConf.to_container(saved), now)):
             shown = "; ".join(different[:4]) + (f"; and {len(different) - 4} more" if len(different) > 4 else "")
             raise UserError(
                 f"resume={config.resume}: that run was made with another config ({shown}); resume it with `resume=` alone, or "
@@ -78,14 +78,14 @@ def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> Dic
     return saved
 
 
-def _differences(was: Any, now: Any, path: str = "") -> list[str]:
+def differences(was: Any, now: Any, path: str = "") -> list[str]:
     """`key: old, now new` for every leaf that differs, places left out."""
     if isinstance(was, dict) and isinstance(now, dict):
         found = []
         for key in was.keys() | now.keys():
             here = f"{path}.{key}".lstrip(".")
             if here not in PLACES:
-                found += _differences(was.get(key, "absent"), now.get(key, "absent"), here)
+                found += differences(was.get(key, "absent"), now.get(key, "absent"), here)
         return found
     return [] if was == now else [f"{path}: {was}, now {now}"]
 
