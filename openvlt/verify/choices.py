@@ -24,9 +24,9 @@ _ALSO = re.compile(
     r"\b(?:or|also|and|but)\s+(?:maybe |perhaps |possibly |also |equally |option |choice )*[(\[]?([A-Z])[)\]]?"
     r"(?=\W*$|\s+(?:too|also|as well|works?|fits?|(?:is|are|could|would|might)(?! (?:not|wrong|incorrect|too)\b))\b)")
 _SUFFIXED = re.compile(r"([A-Z])\s*(?:选项|项)")
-_SEVERAL = re.compile(r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
-                      r"(?:\s*(?:,\s*(?:and |or )?|\band\b|\bor\b|/|&|、|和|或|;|"
-                      r"\s)\s*(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*")
+_SEVERAL = re.compile(
+    r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
+    r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*")
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
 
 

@@ -46,7 +46,7 @@ _MINUS = re.compile(r"(?:minus|negative)\s+(?=[\d.\\(])|负(?=[\d.])", re.IGNORE
 _PERCENT = re.compile(
     r"\s*(?:\\?%|\bper\s?cents?\b|\bpercentage points?\b|\bpct\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$", re.IGNORECASE)
 _CURRENCY = re.compile(r"([-+]?)\s*(US\$|HK\$|\$|€|£|¥|₹|RMB\b|USD\b|EUR\b|Rs\.?)\s*(?=[\d.\\])", re.IGNORECASE)
-_NOUN = re.compile(r"(.*?[\d})])\s*-?\s*((?:[A-Za-z][A-Za-z'’-]+[,]?\s*){1,8})")
+_NOUN = re.compile(r"(.*?[\d})])\s*-?\s*([A-Za-z][A-Za-z'’-]+(?:[,\s]\s*[A-Za-z][A-Za-z'’-]+){0,7},?\s*)")
 _WORD_NOUN = re.compile(r"([A-Za-z]+(?:-[a-z]+)?)\s+([A-Za-z][A-Za-z' -]{1,40})")
 _DIMENSION = re.compile(
     r"\s+(?:long|wide|tall|high|deep|old|away|each|in (?:total|all|length|area|height|width)|total|left|"

@@ -67,7 +67,7 @@ def value_in(sentence: str) -> str | None:
         return sentence
     if p.OTHERWISE.search(sentence):
         return None
-    sentence = _TAKEN_BACK.sub("", reason_cut(_DENIED.sub(" ", sentence)))
+    sentence = _TAKEN_BACK.sub("", reason_cut(" ".join(_DENIED.sub(" ", sentence).split())))
     spans = _MATH_SPAN.findall(sentence)
     elsewhere = _NUMBERS.search(_MATH_SPAN.sub(" ", sentence))
     if len(spans) == 1 and not elsewhere and _SAYS_SOMETHING.search(spans[0][1:-1]):
