@@ -137,7 +137,7 @@ def check_columns(rows: Iterable[Row], columns: Sequence[str], where: str, name:
 
 
 def pictures(row: Row, part: Part, root: Path, problem: Problem) -> tuple[Any, ...]:
-    """The images of a row, not yet decoded; an empty path is none (MathVerse's text-only rows). Raises UserError when one does not exist."""
+    """The images of a row, not yet decoded; an empty path is none (MathVerse, text only). Raises UserError when one is missing."""
     cells = {name: row[name] or None for group in Columns(images=part.images).image_groups() for name in group if name in row}
     if not cells:
         return ()
