@@ -74,12 +74,11 @@ class GRPOModule(StepModule):
         goal, mask_NT = at(self.objective, self.version, self.steps), part.mask_NT
         more = {"entropy_grad": True} if goal.entropy_grad else {}
         columns = (part.prompts, part.ids_NT, mask_NT, part.group_N)
-        logp_NT, entropy_NT = completion_logp(self.vlm, *columns, temperature=goal.temperature, **more)
+        slope_NT = self._slope(part, goal) if part.old_logp_NT is None and not goal.auxiliary else None
+        logp_NT, entropy_NT = completion_logp(self.vlm, *columns, temperature=goal.temperature, slope_NT=slope_NT, **more)
         old_NT = logp_NT.detach() if part.old_logp_NT is None else part.old_logp_NT
         adv = part.advantage.to(logp_NT)
-        loss_NT = goal.loss(logp_NT, old_NT, adv, mask_NT)
-        loss_NT = loss_NT if part.weight_NT is None else loss_NT * part.weight_NT
-        loss = goal.aggregate(loss_NT, mask_NT if part.counted_NT is None else part.counted_NT, part.totals)
+        loss = self._surrogate(part, goal, logp_NT, old_NT)
         shares = self._shares(part, goal.loss, (logp_NT.detach(), old_NT, adv))
         shares["entropy"] = entropy_NT.detach().sum() / part.trained_tokens
         for name, aux in goal.auxiliary.items():
@@ -88,6 +87,16 @@ class GRPOModule(StepModule):
             loss = loss + aux.coefficient * reduce(value_NT, mark_NT, part.mark_totals[name])
             shares[name] = (value_NT.detach() * mark_NT).sum() / part.mark_totals[name].tokens
         return loss, shares
+
+    def _surrogate(self, part: GRPOBatch, goal: Objective, logp_NT: Tensor, old_NT: Tensor) -> Tensor:
+        loss_NT = goal.loss(logp_NT, old_NT, part.advantage.to(logp_NT), part.mask_NT)
+        loss_NT = loss_NT if part.weight_NT is None else loss_NT * part.weight_NT
+        return goal.aggregate(loss_NT, part.mask_NT if part.counted_NT is None else part.counted_NT, part.totals)
+
+    def _slope(self, part: GRPOBatch, goal: Objective) -> Tensor:
+        """d loss / d logp at ratio 1, where it hardly ever depends on the log-probabilities: `completion_logp` checks and profits."""
+        zero_NT = torch.zeros(part.mask_NT.shape, device=part.mask_NT.device, requires_grad=True)
+        return torch.autograd.grad(self._surrogate(part, goal, zero_NT, zero_NT.detach()), zero_NT)[0]
 
     def _shares(self, part: GRPOBatch, loss: TokenLoss, tensors: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         """Quantities of docs/metrics.md: each part's share of a mean over the step's tokens, or its extreme."""

@@ -42,7 +42,8 @@ class SFTModule(StepModule):
     def loss(self, part: tuple[SFTBatch, int]) -> tuple[Tensor, Mapping[str, Tensor]]:
         batch, tokens = part
         group_N = torch.arange(len(batch.prompts), device=self.device)
-        logp_NT, entropy_NT = completion_logp(self.vlm, batch.prompts, batch.ids_NT, batch.mask_NT, group_N)
+        columns = (batch.prompts, batch.ids_NT, batch.mask_NT, group_N)
+        logp_NT, entropy_NT = completion_logp(self.vlm, *columns, slope_NT=-batch.mask_NT / tokens)
         return nll(logp_NT, batch.mask_NT, tokens), {"entropy": entropy_NT.sum() / tokens}
 
 

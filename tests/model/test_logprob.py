@@ -145,6 +145,21 @@ def test_the_chunked_head_equals_the_whole_one(fresh, scored, gradients, same_gr
     assert loss_of(model, scored).item() == pytest.approx(whole.item(), rel=1e-9)
 
 
+def test_a_foretold_slope_saves_the_second_pass_over_the_logits(fresh, scored, gradients, same_gradients, monkeypatch):
+    """Gradients formed in the forward equal those of the backward; a wrong slope is noticed."""
+    model = fresh(torch.float64)
+    expected = gradients(model.model, loss_of(model, scored))
+    calls, plain = [], logprob._logits
+    monkeypatch.setattr(logprob, "_logits", lambda *args: calls.append(1) or plain(*args))
+    monkeypatch.setattr(logprob, "CHUNK_LOGITS", 5 * len(model.banned_V()))
+    slope = torch.linspace(-1, 2, scored[1].numel(), dtype=torch.float64).view_as(scored[1])
+    for given, passes in ((slope, 1), (-3 * slope, 1), (slope.square(), 2), (torch.zeros_like(slope), 2)):
+        calls.clear()
+        logp, _ = completion_logp(model, *scored, slope_NT=given)
+        same_gradients(expected, gradients(model.model, (logp * slope).sum()), 1e-6)
+        assert len(calls) == 7 * passes
+
+
 def test_whole_rows_equal_the_shared_prefix(fresh, scored, gradients, same_gradients, monkeypatch):
     model = fresh(torch.float64)
     shared = loss_of(model, scored)
