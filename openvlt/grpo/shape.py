@@ -67,7 +67,7 @@ def top_entropy(entropy_NT: Tensor, mask_NT: Tensor, *, share: float = 0.2) -> S
 def top_tokens(score_NT: Tensor, mask_NT: Tensor, share: float) -> Tensor:
     """Bool (N,T): in each completion, the ceil(share x length) tokens with the highest score; of equals the earlier."""
     _check_share(share)
-    order_NT = score_NT.masked_fill(mask_NT == 0, -torch.inf).argsort(1, descending=True, stable=True)
+    order_NT = score_NT.masked_fill(mask_NT == 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank_NT = torch.zeros_like(order_NT).scatter(1, order_NT, torch.arange(order_NT.shape[1]).expand_as(order_NT))
     return (rank_NT < (share * mask_NT.sum(1, keepdim=True)).ceil()) & mask_NT.bool()
 

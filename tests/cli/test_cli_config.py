@@ -30,6 +30,8 @@ NEEDED = {  # what a file leaves for the user to say
     "data=hub": ["data.path=owner/name"],
     "model=pretrained": ["model.path=owner/name"],
     "scale=7b": ["reasoner={_target_: openvlt.distill.reason.reason, _partial_: true}"],
+    "recipe=vogue": ["grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5", "grpo.auxiliary.entropy.coefficient=0.001"],
+    "recipe=pearl": ["grpo.shapers.perceived.auxiliary=1.0"],
     "optimizer=adamw": ["~sft.optimizer.muon_learning_rate"],  # scale=tiny gives it to the muon that it chose
 }
 NODES = ("model", "adapter", "data", "rollout", "reward", "trainer", "sft", "grpo", "distill", "self_distill", "evaluation", "iteration")

@@ -1,0 +1,120 @@
+"""What can't be a bundle: each mistake is one sentence that says what is wrong, why, and what is allowed."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import hydra
+import pytest
+
+from openvlt.config import CONF, build
+from openvlt.data.render import PromptStyle
+from openvlt.grpo import advantage, aggregate, gate, loss, shape
+from openvlt.grpo.auxiliary import KL, Entropy, RewardKL, ViewGap
+from openvlt.grpo.bundle import GRPO
+from openvlt.grpo.correct import RolloutCorrection
+from openvlt.grpo.passes import ViewPass
+from openvlt.grpo.plan import Spec, Views
+from openvlt.grpo.refill import Replay, Resample
+from openvlt.grpo.schedule import Ramp
+from openvlt.reward.combine import Reward, by_level, gated
+from openvlt.reward.terms import Overlong
+from openvlt.rollout.prefix import PrefixGenerator
+from openvlt.rollout.views import Blackened
+from openvlt.trainer.fit import Fit
+from openvlt.types import UserError
+
+
+def reward(**more: Any) -> Reward:
+    return Reward({"a": lambda rollouts, services: None}, {"a": 1.0}, **more)
+
+
+def grpo(**changes: Any) -> GRPO:
+    parts = dict(advantage=advantage.group_normalised, gate=gate.keep_unequal, aggregate=aggregate.sequence_mean, reward=reward())
+    machine = dict(fit=Fit(), prompt=PromptStyle(), generator=PrefixGenerator(), optimizer=None, scheduler=None)
+    return GRPO(**{**machine, **parts, **changes})
+
+
+VIEW = {"black": ViewPass(Blackened())}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"denominator": "sum"}, "grpo.denominator='sum'; it is all .*, or kept .*, or selected"),
+        ({"kl": -0.1}, "grpo.kl=-0.1 is negative; 0 switches"),
+        ({"kl": 0.1, "auxiliary": {"kl": KL(0.1)}}, "two KL terms of one name"),
+        ({"kl": Ramp(0.1, -0.1)}, "KL.coefficient=-0.1 is negative"),
+        ({"loss": partial(loss.clipped_surrogate, clip_low=-0.2)}, "grpo.loss.clip_low=-0.2 is negative"),
+        ({"prompts_per_rollout": 10, "prompts_per_update": 4}, "is no multiple of grpo.prompts_per_update=4"),
+        ({"advantage": lambda reward, group_N: None}, r"grpo.advantage asks for \['reward'\]; its parameters may be reward_N"),
+        ({"gate": lambda penalty_NT: None}, r"grpo.gate asks for \['penalty_NT'\]"),
+        ({"shapers": {"mine": lambda entropy: None}}, r"grpo.shapers.mine asks for \['entropy'\]"),
+        ({"hooks": {"mine": lambda x: None}}, r"grpo.hooks.mine asks for \['x'\]"),
+        ({"shapers": {"p": partial(shape.perception, view="black")}}, r"grpo.shapers.p.view='black' is no pass; grpo.passes has \[\]"),
+        ({"auxiliary": {"gap": ViewGap(0.1, view="blak")}, "passes": VIEW}, r"needs the pass 'blak'; grpo.passes has \['black'\]"),
+        ({"reward": reward(multiplier=partial(by_level, weights={1: 2.0}))}, r"cancels in \(r - mean\) / std; weigh the loss instead"),
+        ({"loss": partial(loss.gspo, clip_low=1e-3), "aggregate": aggregate.sequence_sum}, "gspo gives one value per completion"),
+        ({"refill": Resample(), "gate": gate.keep_all}, "has nothing to replace under gate keep_all"),
+        ({"reward_kl": RewardKL(0.1)}, "gate keep_unequal drops groups .* the KL term in the reward gives them one"),
+        ({"loss": loss.policy_gradient, "prompts_per_rollout": 64}, "takes every completion for the present policy's own"),
+        ({"loss": loss.policy_gradient, "refill": Replay()}, "replayed groups use clipped_surrogate"),
+    ],
+)
+def test_a_bundle_that_cannot_be_says_why(changes: dict[str, Any], said: str):
+    with pytest.raises(UserError, match=said):
+        grpo(**changes)
+
+
+def test_what_is_allowed_is_built():
+    centred = {"advantage": advantage.group_centred, "reward": reward(multiplier=partial(by_level, weights={1: 2.0}))}
+    assert grpo(**centred).updates == 1
+    assert grpo(shapers={"p": partial(shape.perception, view="black")}, passes=VIEW).losses == {}
+    assert grpo(kl=Ramp(0.1, 0.0)).needs_reference and not grpo().needs_reference
+    assert grpo(reward_kl=RewardKL(0.1), gate=gate.keep_all).needs_reference
+    assert list(grpo(kl=0.1, auxiliary={"entropy": Entropy(0.1)}).losses) == ["kl", "entropy"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Entropy(-1.0), "Entropy.coefficient=-1.0 is negative"),
+        (lambda: RewardKL(-1.0), "reward_kl.coefficient=-1.0 is negative"),
+        (lambda: RolloutCorrection(level="word"), "level is token or sequence, action truncate or mask"),
+        (lambda: RolloutCorrection(cap=0.0), "0 <= floor < cap"),
+        (lambda: Resample(tries=0), "grpo.refill.tries=0; it is at least 1"),
+        (lambda: Replay(capacity=0), "grpo.refill.capacity=0"),
+        (lambda: ViewPass(Blackened(), outputs=("kl",)), r"outputs \['kl'\] unknown; they are logp, sym_kl"),
+        (lambda: Spec(0), "n=0 completions"),
+        (lambda: Views({"clean": Spec(1)}), "'clean' names the completions of the plain image"),
+        (lambda: Overlong(10, share=0.0), "share=0.0 of the token limit"),
+        (lambda: gated({"a": None}, {"a": 1.0}, gates={"b": "a"}), r"reward gates name \['b'\]; terms are \['a'\]"),
+    ],
+)
+def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
+    with pytest.raises(UserError, match=said):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+grpo.loss.clip=0.2"], r"grpo.loss has unknown key 'clip'; openvlt.grpo.loss.clipped_surrogate takes .*clip_low, clip_high, dual"),
+        (["grpo.advantage._target_=openvlt.grpo.advantage.group_normalized"], "can't be imported .*check the name"),
+        (["+grpo.auxilary.kl=1"], "grpo has unknown key 'auxilary'; .*auxiliary"),
+        (["+grpo.auxiliary.e={_target_: openvlt.grpo.auxiliary.Entropy, coefficient: high}"], "coefficient='high' is no float"),
+        (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.combine.by_level, _partial_: true, weights: {1: 1}}"], None),
+        (["grpo=paper", "+reward.multiplier={_target_: openvlt.reward.combine.by_level, _partial_: true, weights: {1: 1}}"], "cancels"),
+        (["grpo=gspo", "grpo.aggregate._target_=openvlt.grpo.aggregate.sequence_sum"], "gspo gives one value per completion"),
+        (["grpo=rloo", "grpo.gate._target_=openvlt.grpo.gate.keep_unequal"], "gate keep_unequal drops groups"),
+    ],
+)
+def test_the_same_from_the_command_line(words: list[str], said: str | None):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", overrides=words)
+    if said is None:
+        assert build(config.grpo, "grpo").reward.multiplier is not None
+        return
+    with pytest.raises(UserError, match=said):
+        build(config.grpo, "grpo")

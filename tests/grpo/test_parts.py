@@ -1,0 +1,317 @@
+"""Shapers, masks, refill, replay, correction, schedules, plans, passes: what each does to a rollout, on paper."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from openvlt.data import choose, figures, tasks
+from openvlt.grpo import columns, credit, sampler, shape
+from openvlt.grpo.auxiliary import KL, Entropy, Imitation, RewardKL, ViewGap
+from openvlt.grpo.correct import RolloutCorrection
+from openvlt.grpo.gate import keep_unequal
+from openvlt.grpo.observe import distinct_answers
+from openvlt.grpo.refill import Replay, Resample, kept_groups
+from openvlt.grpo.rows import join, take_groups, take_rows
+from openvlt.grpo.schedule import Ramp, Sigmoid, at
+from openvlt.rollout.views import Blackened, Noisy, seen_through
+from openvlt.types import Completion, Origin, Problem, Prompts, Rollouts, UserError, Verdict
+
+NAN = float("nan")
+
+
+def rollouts(rewards: list[float], *, groups: int = 2, lengths: list[int] | None = None, start: int = 0, **columns_) -> Rollouts:
+    """As many rows per problem; completion texts say their row's number, log-probabilities are -0.1 per place."""
+    rows, width = len(rewards), 4
+    lengths = lengths or [width] * rows
+    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    blank = torch.ones(groups, 1).long()
+    made = Rollouts(
+        problems=tuple(Problem(f"p{start + index}", "?", "1", level=index + 1) for index in range(groups)),
+        completions=tuple(Completion((5,) * length, f"<think>x</think>{start}/{row}", True) for row, length in enumerate(lengths)),
+        prompts=Prompts(blank, blank, blank, torch.zeros(groups).long()),
+        ids_NT=mask * 5,
+        mask_NT=mask,
+        group_N=torch.arange(groups).repeat_interleave(rows // groups),
+        policy_version=start,
+        behaviour_logp_NT=-0.1 * mask,
+        reward_N=torch.tensor(rewards),
+        adv_N=torch.tensor(rewards),
+        origin_N=torch.zeros(rows).long(),
+        view=("clean",) * rows,
+        verdicts=tuple(Verdict.CORRECT if reward > 0 else Verdict.WRONG for reward in rewards),
+    ).with_(**columns_)
+    return made.with_(keep_N=keep_unequal(made.reward_N, made.group_N))
+
+
+# --- shapers ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_shape_multiplies_adds_weighs_and_drops():
+    before = rollouts([1.0, 0.0, 1.0, 0.0])
+    one = shape.Shape(times=torch.full((4, 1), 2.0), plus=torch.ones(4, 1), sample_weight_N=torch.tensor([1.0, 0.5, 1.0, 1.0]))
+    after = one.apply(before)
+    assert after.adv_N.tolist() == [3, 1, 3, 1] and after.adv_NT is None and before.adv_N.tolist() == [1, 0, 1, 0]
+    token = shape.Shape(plus=torch.arange(4.0)[None].expand(4, 4), token_weight_NT=torch.tensor([[1.0, 1, 0, 0]] * 4))
+    twice = token.apply(token.apply(after))
+    assert twice.adv_NT[0].tolist() == [3, 5, 7, 9]
+    assert credit.weights(twice).tolist()[1] == [0.5, 0.5, 0, 0]
+    dropped = shape.Shape(keep_N=torch.tensor([True, True, False, False])).apply(twice)
+    assert credit.weights(dropped)[2:].sum() == 0
+
+
+def test_masks_leave_the_denominator_unless_it_is_selected():
+    made = rollouts([1.0, 0.0, 1.0, 1.0], lengths=[4, 3, 2, 1])  # the second group is dropped
+    masked = shape.Shape(token_weight_NT=torch.tensor([[1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1]])).apply(made)
+    every = torch.ones(4, dtype=torch.bool)
+    for denominator, tokens, sequences in (("all", 10, 4), ("kept", 7, 2), ("selected", 2, 1)):
+        totals = credit.totals_of(*credit.counted(masked, credit.weights(masked), denominator), every)
+        assert (totals.tokens, totals.sequences) == (tokens, sequences)
+
+
+def test_token_masks_on_paper():
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    entropy = torch.tensor([[0.1, 0.9, 0.5, 0.2, 0.3], [0.8, 0.4, 9.0, 9.0, 9.0]])
+    kept = shape.top_entropy(entropy, mask, share=0.3).token_weight_NT & mask.bool()  # the 70th percentile of seven is .52
+    assert kept.tolist() == [[False, True, False, False, False], [True, False, False, False, False]]
+    assert shape.top_tokens(entropy, mask, 0.4).tolist() == [[False, True, True, False, False], [True, False, False, False, False]]
+    assert shape.mask_truncated(torch.tensor([1.0, 0.0])).token_weight_NT.tolist() == [[1], [0]]
+    with pytest.raises(UserError, match="share=0 of the tokens; it is above 0"):
+        shape.top_tokens(entropy, mask, 0)
+
+
+def test_perception_keeps_what_needs_the_image_and_has_mean_factor_one():
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
+    old = torch.zeros(3, 4)
+    black = torch.tensor([[0.0, -1, 0, -2], [0, 0, 0, 0], [-1, -1, 7, 7]])
+    made = shape.perception({"old": old, "blackened": black}, mask, share=0.5)
+    assert made.token_weight_NT.tolist() == [[False, True, False, True], [True, True, False, False], [True, False, False, False]]
+    k3 = lambda x: math.exp(x) - x - 1  # noqa: E731
+    need = [(k3(-1) + k3(-2)) / 4, 0.0, k3(-1)]
+    level = [value / max(need) for value in need]
+    expected = [0.9 + each * 0.1 / (sum(level) / 3) for each in level]
+    assert made.times[:, 0].tolist() == pytest.approx(expected, rel=1e-5) and sum(expected) / 3 == pytest.approx(1)
+
+
+def test_a_view_that_changes_nothing_scales_nothing():
+    same = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    made = shape.perception({"old": same, "blackened": same.clone()}, torch.ones(3, 4).long())
+    assert made.times is None
+
+
+def test_shapers_of_recipes_on_paper():
+    mask, view = torch.tensor([[1, 1], [1, 1], [1, 0]]), ["clean", "noisy", "noisy"]
+    stats = {"sym_kl:noisy": torch.tensor([[1.0, 3], [1, 3], [9, 0]])}
+    bonus = shape.uncertainty(stats, mask, view, weight=0.1, limit=0.5, noisy="noisy").plus[:, 0]
+    assert bonus.tolist() == pytest.approx([0, 0.2, 0.5])
+    weights = shape.level_weights(torch.tensor([1.0, 2.0, NAN]), weights={1: 1.0, 2: 1.5}).sample_weight_N
+    assert weights.tolist() == [1, 1.5, 1]
+    with pytest.raises(UserError, match=r"no weight for levels \[3\]"):
+        shape.level_weights(torch.tensor([3.0]), weights={1: 1.0})
+    parent, other = Problem("a", "?", "1"), Problem("b", "?", "1")
+    child, its = Problem("a|see", "?", "1", meta={"parent": "a"}), Problem("b|see", "?", "1", meta={"parent": "b"})
+    origin = torch.tensor([0, 0, Origin.AUXILIARY, Origin.AUXILIARY, 0])
+    gate = shape.perceived_first([parent, other, child, its, parent], origin, torch.tensor([1.0, 1, 0, 1, 0]), auxiliary=0.3)
+    assert gate.sample_weight_N.tolist() == pytest.approx([0, 1, 0.3, 0.3, 0])
+    shorter = shape.longest_share(torch.tensor([1, 3]), torch.tensor([0, 0]), weight=1.0).plus[:, 0]
+    assert shorter.tolist() == pytest.approx([0.5, -0.5])
+
+
+# --- correction and KL in the reward ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("level", "action", "first", "second"),
+    [
+        ("token", "truncate", [2.0, 1.0, 0.5], [1.0, 1.0, 1.0]),
+        ("token", "mask", [0.0, 1.0, 0.5], [1.0, 1.0, 1.0]),
+        ("sequence", "truncate", [1.5, 1.5, 1.5], [1.0, 1.0, 1.0]),
+        ("sequence", "mask", [1.5, 1.5, 1.5], [1.0, 1.0, 1.0]),
+    ],
+)
+def test_correction_on_paper(level, action, first, second):
+    old = torch.log(torch.tensor([[3.0, 1.0, 0.5], [5.0, 5.0, 5.0]]))
+    behaviour = torch.stack([torch.zeros(3), torch.full((3,), NAN)])  # a given text has no behaviour
+    weight = RolloutCorrection(level=level, action=action, cap=2.0)(old, behaviour, torch.ones(2, 3).long())
+    assert weight[0].tolist() == pytest.approx(first) and weight[1].tolist() == second
+
+
+def test_a_kl_term_in_the_reward_charges_the_sum():
+    old, ref, mask = torch.full((2, 3), -1.0), torch.full((2, 3), -1.5), torch.tensor([[1, 1, 1], [1, 0, 0]])
+    assert RewardKL(0.1).penalty(old, ref, mask).sum(1).tolist() == pytest.approx([0.15, 0.05])
+
+
+# --- refill -------------------------------------------------------------------------------------------------------------
+
+
+def drawing(*draws: list[float]):
+    made = iter([rollouts(rewards, start=2 * number + 2) for number, rewards in enumerate(draws)])
+    return lambda: next(made)
+
+
+def test_resampling_fills_up_in_order_and_stops_at_its_bound():
+    first = rollouts([1.0, 1.0, 1.0, 0.0])
+    full = Resample(tries=3)(first, drawing([0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]))
+    assert [problem.id for problem in full.problems] == ["p1", "p4"]  # p5 is surplus
+    assert [completion.text[-3:] for completion in full.completions] == ["0/2", "0/3", "4/0", "4/1"]
+    assert full.group_N.tolist() == [0, 0, 1, 1] and full.keep_N.all() and len(full.prompts) == 2
+    short = Resample(tries=1)(first, drawing([0.0] * 4, [0.0, 1.0, 0.0, 1.0]))
+    assert [problem.id for problem in short.problems] == ["p1"]
+    nothing = Resample(tries=1)(rollouts([1.0] * 4), drawing([0.0] * 4))
+    assert len(nothing.problems) == 2 and not nothing.keep_N.any()
+
+
+def test_replay_remembers_kept_groups_and_continues_from_its_state():
+    memory = Replay(capacity=2, seed=1)
+    full = memory(rollouts([1.0, 0.0, 0.0, 1.0]), None)
+    assert [p.id for p in full.problems] == ["p0", "p1"] and (full.origin_N == 0).all()
+    again = Replay(capacity=2, seed=1)
+    again.load_state_dict(memory.state_dict())
+    second = rollouts([1.0, 1.0, 1.0, 0.0], start=7)
+    one, other = (each(second, None) for each in (memory, again))
+    assert [p.id for p in one.problems] == [p.id for p in other.problems]
+    assert one.problems[0].id == "p8" and one.problems[1].id in ("p0", "p1") and one.policy_version == 7
+    assert one.origin_N.tolist() == [0, 0, Origin.REPLAYED, Origin.REPLAYED]
+    assert len(memory.memory) == 2 and memory.memory[-1].problems[0].id == "p8"
+    with pytest.raises(UserError, match="needs the sampler's log-probabilities"):
+        memory(second.with_(behaviour_logp_NT=None), None)
+
+
+def test_rows_and_groups_taken_and_joined_are_the_same_rows():
+    one, two = rollouts([1.0, 0.0, 1.0, 0.0], lengths=[1, 2, 3, 4]), rollouts([0.5, 0.0], groups=1, start=9)
+    both = join([one, two])
+    assert both.group_N.tolist() == [0, 0, 1, 1, 2, 2] and both.policy_version == 9 and len(both.prompts) == 3
+    back = take_groups(both, [2, 1])
+    assert [p.id for p in back.problems] == ["p9", "p1"]
+    assert back.group_N.tolist() == [1, 1, 0, 0] and back.mask_NT.sum(1).tolist() == [3, 4, 4, 4]
+    kept = take_rows(both, torch.tensor([True, False] * 3))
+    assert [c.text[-3:] for c in kept.completions] == ["0/0", "0/2", "9/0"] and kept_groups(both) == [0, 1, 2]
+
+
+# --- schedules ----------------------------------------------------------------------------------------------------------
+
+
+def test_schedules_on_paper():
+    ramp = Ramp(start=1.0, end=0.0, begin=0.2, until=0.6)
+    assert [ramp(step, 11) for step in (0, 2, 4, 6, 10)] == pytest.approx([1, 1, 0.5, 0, 0])
+    assert Ramp(0.0, 2.0, shape="cosine")(5, 11) == pytest.approx(1.0) and Ramp(0.0, 2.0, shape="cosine")(2, 11) < 0.4
+    assert Sigmoid(2.0, 30.0, 40.0)(40, 60) == pytest.approx(1.0) and Sigmoid(2.0, 30.0, 40.0)(0, 60) == pytest.approx(2.0)
+    for bad in ({"shape": "sine"}, {"begin": 0.5, "until": 0.5}):
+        with pytest.raises(UserError, match="schedule"):
+            Ramp(0.0, 1.0, **bad)
+
+
+def test_every_number_of_a_part_may_be_a_schedule():
+    falling = Ramp(1.0, 0.0)
+    part = {"loss": partial(max, clip_high=falling), "kl": KL(falling), "list": [falling, 3]}
+    half = at(part, 5, 11)
+    assert half["loss"].keywords == {"clip_high": 0.5} and half["kl"].coefficient == 0.5 and half["list"] == [0.5, 3]
+    plain = {"loss": partial(max, clip_high=1.0), "kl": KL(0.5)}
+    assert at(plain, 5, 11) is plain
+    with pytest.raises(UserError, match="coefficient=-1.0 is negative"):
+        at(KL(Ramp(1.0, -1.0)), 10, 11)
+
+
+# --- auxiliary losses ---------------------------------------------------------------------------------------------------
+
+
+def test_auxiliary_losses_mark_their_own_tokens():
+    made = rollouts([1.0, 0.0, 1.0, 0.0], lengths=[1, 2, 3, 4], origin_N=torch.tensor([0, 1, 0, 1]))
+    assert Imitation(1.0).tokens(made).sum(1).tolist() == [0, 2, 0, 4]
+    assert Imitation(1.0, rows="correct").tokens(made).sum(1).tolist() == [1, 0, 3, 0]
+    assert KL(1.0).tokens(made).equal(made.mask_NT) and Entropy(1.0).needs == ("entropy",) and ViewGap(1.0, view="v").needs == ("v",)
+
+
+# --- views, plans, tasks, selectors, samplers, hooks --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", [Blackened(), Noisy()])
+def test_a_view_keeps_the_size_draws_once_and_at_strength_0_changes_nothing(view):
+    image = Image.fromarray(np.random.default_rng(0).integers(1, 256, (60, 45, 3), dtype=np.uint8))
+    problem = Problem("p", "?", "1", (image,))
+    (same,) = seen_through(problem, view, 0.0, 3).images
+    (once,), (twice,) = (seen_through(problem, view, 0.7, 3).images for _ in range(2))
+    assert same.tobytes() == image.tobytes() and once.tobytes() == twice.tobytes() != image.tobytes() and once.size == image.size
+    (other,) = seen_through(problem, view, 0.7, 4).images
+    assert other.tobytes() != once.tobytes()
+
+
+def test_blackened_hits_whole_patches():
+    image = Image.new("RGB", (56, 42), (9, 9, 9))
+    pixels = np.asarray(Blackened(14)(image, np.random.default_rng(0), 0.5))[..., 0].reshape(3, 14, 4, 14)
+    per_patch = pixels.transpose(0, 2, 1, 3).reshape(12, -1)
+    assert all(len(set(patch)) == 1 for patch in per_patch) and 0 < (per_patch[:, 0] == 0).sum() < 12
+    with pytest.raises(UserError, match="a view keeps the size"):
+        seen_through(Problem("p", "?", "1", (image,)), lambda image, rng, strength: image.resize((10, 10)), 1.0, 0)
+
+
+def test_task_builders_know_their_answer():
+    problem = figures.generate(1, split="train", seed=1)[0]
+    (turned,) = tasks.rotation(problem, random.Random(3))
+    first, second = turned.images
+    assert second.tobytes() == first.rotate(int(turned.answer), expand=True).tobytes() and len(turned.images) == 2
+    asked, check = tasks.with_perception(problem, random.Random(0))
+    assert asked is problem and check.meta["parent"] == problem.id
+    assert check.answer == str(problem.meta["values"][check.question.split()[-1].rstrip("?")])
+    with pytest.raises(UserError, match="no caption with values"):
+        tasks.with_perception(Problem("p", "?", "1"), random.Random(0))
+
+
+def test_selectors_read_levels_and_numbers_of_meta():
+    problems = [Problem(str(n), "?", "1", level=n % 3, meta={"pass_rate": n / 4} if n < 4 else {}) for n in range(5)]
+    middle = choose.chosen(problems, partial(choose.between, column="pass_rate", low=0.2, high=0.6))
+    assert [p.id for p in middle] == ["1", "2"]
+    assert [p.id for p in choose.chosen(problems, partial(choose.highest, column="pass_rate", amount=2))] == ["2", "3"]
+    assert len(choose.chosen(problems, None)) == 5
+    with pytest.raises(UserError, match=r"names column 'passrate'; the problems have \['level', 'pass_rate'\]"):
+        choose.chosen(problems, partial(choose.between, column="passrate"))
+    with pytest.raises(UserError, match="keeps none of 5 problems"):
+        choose.chosen(problems, partial(choose.between, column="level", low=9))
+
+
+@pytest.mark.parametrize("kind", [sampler.Shuffled, sampler.EasyFirst, sampler.NearHalf])
+def test_a_sampler_continues_from_its_state(kind):
+    problems = [Problem(str(n), "?", "1", level=1 + n // 4) for n in range(12)]
+    whole = kind(problems, 5)
+    accuracy = {"3": 1.0, "4": 0.5}
+    first = whole.next(4, 0)
+    whole.observe(accuracy)
+    state, second = whole.state_dict(), whole.next(4, 1)
+    cut = kind(problems, 5)
+    cut.load_state_dict(state)
+    assert cut.next(4, 1) == second and len({p.id for p in first}) == 4
+
+
+def test_samplers_choose_what_they_say():
+    problems = [Problem(str(n), "?", "1", level=3 - n // 4) for n in range(12)]
+    easy = sampler.EasyFirst(problems, 0)
+    assert [{p.level for p in easy.next(4, step)} for step in range(4)] == [{1}, {2}, {3}, {1}]
+    near = sampler.NearHalf(problems, 0, floor=1e-9)
+    near.observe({str(n): float(n % 2) for n in range(10)})  # all right or all wrong: only 10 and 11 are left
+    assert {p.id for p in near.next(2, 0)} == {"10", "11"}
+
+
+def test_columns_are_given_by_name_and_unknown_ones_are_told():
+    made = rollouts([1.0, 0.0, 1.0, 0.0], lengths=[1, 2, 3, 4])
+
+    def mine(length_N, correct_N, level_N, problems, *, weight=2.0):
+        return weight * length_N * correct_N + level_N, [problem.id for problem in problems]
+
+    value, names = columns.call(mine, made)
+    assert value.tolist() == [3, 1, 8, 2] and names == ["p0", "p0", "p1", "p1"]
+    with pytest.raises(UserError, match=r"grpo.gate asks for \['rewrd_N'\]; its parameters may be reward_N"):
+        columns.check_columns("grpo.gate", lambda rewrd_N: rewrd_N)
+
+
+def test_a_hook_counts_distinct_answers():
+    made = rollouts([1.0, 0.0, 1.0, 0.0])
+    said = ["<think>a</think>5", "<think>b</think>5", "6", "7"]
+    completions = tuple(replace(c, text=text) for c, text in zip(made.completions, said, strict=True))
+    assert columns.call(distinct_answers, made.with_(completions=completions)) == 0.75
