@@ -1,7 +1,7 @@
 """The embedded model: the real Qwen2.5-VL architecture at about a million parameters, made and pretrained on this machine.
 
 Nothing downstream knows that it is small. It is saved as a plain Hugging Face folder and cached under `cache`, keyed by everything
-that decides its weights, so that it is made once (about a minute) and then found again.
+that decides its weights, so that it is made once (about three CPU minutes) and then found again.
 """
 
 from __future__ import annotations
