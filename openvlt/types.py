@@ -95,7 +95,8 @@ class Prompts:
     """Rendered prompts of P problems, padded on the left, as the processor made them.
 
     `token_type_PL` marks image tokens with 1 (m-rope needs it), `images_P` counts the images of each problem, `vision` holds what
-    the processor returned for all images in reading order (`pixel_values`, for Qwen also `image_grid_thw` of shape (I, 3)).
+    the processor returned for all images in reading order (`pixel_values`, for Qwen also `image_grid_thw` of shape (I, 3)), and the
+    vision tower's features where they were computed already (`model.vision.with_features`).
     """
 
     ids_PL: Tensor
@@ -132,14 +133,15 @@ class Prompts:
         return Prompts(**text, images_P=self.images_P[index], vision={k: v for k, v in vision.items() if v.shape[0]})
 
     def _select_images(self, value: Tensor, rows: Sequence[int]) -> Tensor:
-        """The leading rows of `value` that belong to the images of these problems (one per image, or one per patch)."""
+        """The leading rows of `value` that belong to the images of these problems (one per image, or a share of its patches)."""
         import torch
 
         images = self.images_P.tolist()
         sizes = torch.ones(sum(images), dtype=torch.long)
         grid = self.vision.get("image_grid_thw")
         if grid is not None and value.shape[0] != len(sizes):
-            sizes = grid.prod(-1).cpu()
+            patches = grid.prod(-1).cpu()
+            sizes = patches * len(value) // patches.sum()  # features are fewer than patches, by a factor that all images share
         per_problem = [int(part.sum()) for part in sizes.split(images)]
         parts = value.split(per_problem)
         return torch.cat([parts[int(row)] for row in rows]) if len(rows) else value[:0]

@@ -34,6 +34,7 @@ from openvlt.grpo.shape import Shape
 from openvlt.model.divergence import symmetric_kl
 from openvlt.model.load import VLM
 from openvlt.model.logprob import completion_logp
+from openvlt.model.vision import with_features
 from openvlt.reward.combine import Reward
 from openvlt.reward.services import Services
 from openvlt.rollout.generator import Generator, Sampling, generating
@@ -132,6 +133,8 @@ class Experience:
     def roll(self, problems: Sequence[Problem], *, seed: int, version: int, chain: Chain) -> Rollouts:
         """Completions of each problem with the log-probabilities they were sampled with, and the texts that were given."""
         prompts = self.renderer.prompts(problems)
+        if ranks.count() == 1:  # several ranks share the prompts out: each runs the tower on its own
+            prompts = with_features(self.vlm, prompts)
         groups: list[list[tuple[Completion, Origin, str]]] = [[] for _ in problems]
         for name, spec in chain.plan.specs(chain.sampling.n).items():
             seen = [asked(problem, name, spec, seed) for problem in problems]

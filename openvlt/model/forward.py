@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from openvlt.model.attention import NAME, Attend, PackedAttention
 from openvlt.model.load import VLM
 from openvlt.model.packing import Packing, pack
-from openvlt.model.vision import image_features
+from openvlt.model.vision import image_features, pixels
 from openvlt.types import Prompts
 
 SHARED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -157,7 +157,7 @@ def _plain_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, g
         input_ids=torch.cat([rows.ids_PL, ids_NT[:, :-1]], 1),
         attention_mask=torch.cat([rows.mask_PL, mask_NT[:, :-1]], 1),
         **({"mm_token_type_ids": types} if types.any() else {}),
-        **rows.vision,
+        **pixels(rows),
         use_cache=False,
     )
     return output.last_hidden_state[:, width - 1 :]

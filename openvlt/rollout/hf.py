@@ -9,6 +9,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from openvlt.model.load import VLM
+from openvlt.model.vision import pixels
 from openvlt.rollout.generator import Sampling, generating, row_uniforms
 from openvlt.rollout.sample import next_tokens
 from openvlt.rollout.stop import Stops
@@ -68,7 +69,7 @@ def _generate(vlm: VLM, prompts: Prompts, sampling: Sampling, draws_NT: torch.Te
         input_ids=prompts.ids_PL,
         attention_mask=prompts.mask_PL,
         **extra,
-        **prompts.vision,
+        **pixels(prompts),
         do_sample=False,
         max_new_tokens=sampling.max_new_tokens,
         logits_processor=LogitsProcessorList([choose]),

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from openvlt.model import forward
+from openvlt.model import forward, vision
 from openvlt.model.load import VLM, freeze, with_adapter
 from openvlt.model.logprob import completion_logp
 from openvlt.model.packing import pack
@@ -127,6 +127,32 @@ def test_with_a_frozen_tower(vlm, batch, gradients, same_gradients):
     freeze(model.model, ("vision", "projector"))
     found = compare(model, batch, gradients, same_gradients, 1e-6)
     assert all(value.abs().max() == 0 for name, value in found.items() if "visual" in name)
+
+
+@pytest.mark.parametrize("family", ["vlm", "qwen3"])
+def test_features_of_a_frozen_tower_are_computed_once(request, batch, mixed, gradients, same_gradients, monkeypatch, family):
+    model = copied(request.getfixturevalue(family))
+    (prompts, *rest), columns = batch
+    assert vision.with_features(model, prompts) is prompts  # the tower is trained
+    freeze(model.model, ("vision", "projector"))
+    for value in model.model.model.visual.parameters():
+        value.requires_grad_(False)
+    monkeypatch.setattr(vision, "PATCHES", 60)  # a pass or two per problem
+    kept = vision.with_features(model, prompts)
+    order = [3, 1, 2, 0]
+    moved = torch.tensor(order).argsort()[rest[2]]
+    ran = []
+    model.core.model.visual.register_forward_hook(lambda *_: ran.append(1))
+    with torch.no_grad():
+        expected = completion_logp(model, prompts, *rest)[0]
+    assert ran == [1]
+    for given, group in ((kept, rest[2]), (kept.select(order), moved)):
+        torch.testing.assert_close(completion_logp(model, given, *rest[:2], group)[0], expected, rtol=1e-9, atol=1e-9)
+    said = PrefixGenerator().generate(model, mixed, kept, Sampling(max_new_tokens=6, greedy=True), 0)
+    assert ran == [1]
+    assert [c.token_ids for c in said] == [
+        c.token_ids for c in HFGenerator().generate(model, mixed, kept, Sampling(max_new_tokens=6, greedy=True), 0)
+    ]
 
 
 def test_with_lora(vlm, batch, gradients, same_gradients):
