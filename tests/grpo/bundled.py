@@ -1,0 +1,150 @@
+"""Every bundle and recipe on a tiny model in float64: two updates of one rollout, and the gradient of a policy that has moved since.
+
+Run by pytest with one process, and by `test_bundles.py` with two (`two_ranks`), which must find the same numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from torch import Tensor, distributed
+
+from openvlt import ranks
+from openvlt.config import CONF, build
+from openvlt.data import figures
+from openvlt.data.render import PromptStyle, Renderer
+from openvlt.grpo.bundle import GRPO
+from openvlt.grpo.experience import Experience
+from openvlt.model.load import VLM
+from openvlt.model.tiny import Shape, make_vlm
+from openvlt.reward import combine
+from openvlt.trainer.metrics import read_metrics
+from openvlt.trainer.module import add
+from openvlt.types import Completion, GRPOBatch, Problem, Verdict
+
+SMALL = Shape(hidden=32, layers=1, heads=2, mlp=48, vision_hidden=32, vision_layers=1, vision_heads=2, vision_mlp=48)
+BUNDLES = sorted(file.stem for file in (CONF / "grpo").glob("*.yaml"))
+RECIPES: dict[str, list[str]] = {
+    "vppo": [],
+    "papo": [],
+    "noisy_rollout": [],
+    "visurf": [],
+    "vogue": ["grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5", "grpo.auxiliary.entropy.coefficient=0.01"],
+    "pearl": ["grpo.shapers.perceived.auxiliary=0.5"],
+    "ssl4rl": [],
+    "replay": [],
+}
+MIXED = [  # parts of many methods at once
+    "+grpo.auxiliary.entropy={_target_: openvlt.grpo.auxiliary.Entropy, coefficient: 0.01}",
+    "+grpo.auxiliary.right={_target_: openvlt.grpo.auxiliary.Imitation, coefficient: 0.1, rows: correct}",
+    "+grpo.shapers.cut={_target_: openvlt.grpo.shape.mask_truncated, _partial_: true}",
+    "+grpo.shapers.sharp={_target_: openvlt.grpo.shape.top_entropy, _partial_: true, share: 0.5}",
+    "+grpo.correction={_target_: openvlt.grpo.correct.RolloutCorrection, level: sequence, action: mask, cap: 3.0}",
+    "grpo.denominator=selected",
+    "grpo.kl=0.1",
+]
+CASES = {**{name: [f"grpo={name}"] for name in BUNDLES}, **{name: [f"+recipe={name}", *more] for name, more in RECIPES.items()}}
+CASES["mixed"] = ["grpo=paper", *MIXED]
+
+
+def judge_parity(problems: Sequence[Problem], completions: Sequence[Completion], **_: Any) -> tuple[Verdict, ...]:
+    """In the verifier's place: right if the first token's id is even, which any model manages now and then, and can learn."""
+    return tuple(Verdict.CORRECT if completion.token_ids[0] % 2 == 0 else Verdict.WRONG for completion in completions)
+
+
+def tiny_model(dtype: torch.dtype = torch.float64) -> VLM:
+    """A random model of some ten thousand parameters whose images matter."""
+    made = make_vlm([f"{problem.question} {problem.answer}" for problem in questions(12)] * 3, SMALL, seed=0)
+    with torch.no_grad():
+        for name, value in made.model.named_parameters():
+            if value.ndim == 2 and ("layers" in name or "visual" in name):
+                value.mul_(3)
+    return VLM(made.model.to(dtype), made.processor, made.path)
+
+
+def questions(amount: int) -> list[Problem]:
+    return figures.generate(amount, split="train", seed=3)
+
+
+def bundle(case: str, *overrides: str) -> GRPO:
+    """The case as its files say, at a size for tests."""
+    sizes = ["prompts_per_rollout=8", "prompts_per_update=4", "micro_batch=1000", "steps=20"]
+    words = [*CASES[case], *(f"grpo.{size}" for size in sizes), "++grpo.group_size=3", "tokens.response=5", "trainer.progress=false"]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", overrides=[*words, *overrides])
+    return build(config.grpo, "grpo")
+
+
+def rolled(case: str, start: VLM) -> tuple[GRPO, VLM, GRPOBatch]:
+    """The case's second batch of one rollout, and the model that has moved a little since."""
+    settings, model = bundle(case), copy.deepcopy(start.model)
+    vlm, judge = VLM(model, start.processor, start.path), combine.judge
+    reference = VLM(copy.deepcopy(model), start.processor, start.path) if settings.needs_reference else None
+    if reference is not None:
+        with torch.no_grad():
+            reference.model.model.language_model.norm.weight.mul_(1.2)
+    combine.judge = judge_parity
+    try:
+        chain = settings._chain()
+        experience = Experience(chain, vlm, Renderer(vlm.processor, PromptStyle()), reference, settings.updates)
+        drawn = [task for problem in questions(8) for task in settings._tasks(problem, 1)]
+        _, batches = experience.collect(drawn, seed=5, version=0, more=lambda: [replace(p, id=f"{p.id}'") for p in drawn], total=20)
+    finally:
+        combine.judge = judge
+    with torch.no_grad():
+        model.model.language_model.norm.weight.mul_(1.1)
+    return settings, vlm, batches[1]
+
+
+def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tuple[Tensor, dict[str, float]]:
+    """Every parameter's gradient in one vector, and what is logged, as a step of this many rows at a time finds them."""
+    module = settings._module(vlm, sampler=None)
+    module.micro_batch, module.version, logged = micro_batch, 1, {}
+    vlm.model.zero_grad(set_to_none=True)
+    for part in module.split(batch):
+        loss, shares = module.loss(part)
+        loss.backward()
+        add(logged, {name: float(value.detach()) for name, value in {"loss": loss, **shares}.items()})
+    ranks.add_up_gradients(list(vlm.model.parameters()))
+    found = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in vlm.model.parameters()]
+    together: dict[str, float] = {}
+    for part in ranks.gathered([logged]):
+        add(together, part)
+    return torch.cat(found), together
+
+
+def _rank(number: int, meeting: str, file: str) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=2)
+    start = tiny_model()
+    found = {case: gradient(*rolled(case, start), 6) for case in CASES}
+    if number == 0:
+        torch.save(found, file)
+    distributed.destroy_process_group()
+
+
+def two_ranks(folder: Path, spawn: Callable[..., Any] = torch.multiprocessing.spawn) -> dict[str, tuple[Tensor, dict[str, float]]]:
+    """All cases' gradients as two gloo processes find them together."""
+    spawn(_rank, (str(folder / "meeting"), str(folder / "found.pt")), nprocs=2)
+    return torch.load(folder / "found.pt")
+
+
+def trained(case: str, start: VLM, folder: Path, *overrides: str) -> tuple[VLM, list[dict[str, float]]]:
+    """The case trained as its files say, in float32 with a large learning rate: the model and the rows of metrics.csv."""
+    settings = bundle(case, "grpo.optimizer.learning_rate=0.01", "grpo.warmup=0", *overrides)
+    vlm = VLM(copy.deepcopy(start.model).float(), start.processor, start.path)
+    reference = VLM(copy.deepcopy(vlm.model), start.processor, start.path) if settings.needs_reference else None
+    judge, combine.judge = combine.judge, judge_parity
+    try:
+        settings.train(vlm, questions(16), reference=reference, folder=folder, seed=1)
+    finally:
+        combine.judge = judge
+    return vlm, read_metrics(folder / "metrics.csv")
