@@ -22,7 +22,7 @@ def run(name: str) -> nbformat.NotebookNode:
 
 
 def test_every_notebook_is_run_here() -> None:
-    assert sorted(file.name for file in NOTEBOOKS.glob("*.ipynb")) == ["01_quickstart.ipynb", "04_verifier.ipynb"]
+    assert sorted(file.name for file in NOTEBOOKS.glob("*.ipynb")) == ["01_quickstart.ipynb", "04_verifier.ipynb", "05_evaluate.ipynb"]
 
 
 def test_verifier() -> None:
@@ -39,3 +39,23 @@ def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
     assert "questions:" in outputs[-1]["text"]
+
+
+SMALL = (
+    "model.training=null ++model.sizes.hidden=48 ++model.sizes.mlp=96 ++model.sizes.layers=2 ++model.sizes.vision_hidden=48 "
+    "++model.sizes.vision_mlp=96 ++model.sizes.vision_layers=2 data.kinds=[bars] data.levels=[1] data.lesson_amount=0 "
+    "evaluation.selection.amount=24 tokens.caption=8 tokens.response=8 sft.epochs=4 sft.optimizer.learning_rate=0.02 sft.batch_size=16 "
+    "sft.micro_batch=16 grpo.steps=2 grpo.prompts_per_rollout=4 grpo.prompts_per_update=4 distill=gold distill@self_distill=gold "
+    + " ".join(f"cycles.one.{what}.levels=[1] cycles.one.{what}.amount={amount}" for what, amount in (("traces", 64), ("problems", 16)))
+)
+
+
+@pytest.mark.slow
+def test_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENVLT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("OPENVLT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENVLT_NOTEBOOK_OVERRIDES", SMALL)
+    outputs = [output for cell in run("05_evaluate.ipynb").cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    text = "".join(output.get("text", "") for output in outputs)
+    assert text.count("McNemar p") == 2 and "protocol openvlthinker" in text and "blank image" in text
