@@ -28,6 +28,7 @@ PLACED = {"optimizer": "optimizer@sft.optimizer", "scheduler": "scheduler@grpo.s
 NEEDED = {  # what a file leaves for the user to say
     "data=jsonl": ["data.path=rows.jsonl"],
     "data=hub": ["data.path=owner/name"],
+    "data=graded": ["data.path=problems.parquet"],
     "model=pretrained": ["model.path=owner/name"],
     "scale=7b": ["reasoner={_target_: openvlt.distill.reason.reason, _partial_: true}"],
     "recipe=vogue": ["grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5", "grpo.auxiliary.entropy.coefficient=0.001"],
