@@ -228,6 +228,25 @@ class Gold:
                 yield question, sample, Reply(f"<think></think><answer>{question.problem.answer}</answer>")
 
 
+@dataclass(frozen=True)
+class Known:
+    """Captions that the data came with (`meta["caption"]`, generated figures have it): what a faultless captioner would say."""
+
+    local: bool = field(default=False, init=False)
+
+    def signature(self, vlm: VLM | None) -> Any:
+        return ["known"]
+
+    def write(
+        self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
+    ) -> Iterator[tuple[Question, int, Reply]]:
+        """See `Engine`. Raises UserError for a problem without one."""
+        for question in questions:
+            if "caption" not in question.problem.meta:
+                raise UserError(f"row {question.problem.id!r} came without a caption; take another engine for distill.caption")
+            yield question, 0, Reply(question.problem.meta["caption"])
+
+
 def reasoner_wanted() -> None:
     """Stands where a configuration leaves the reasoner open. Raises UserError as soon as it is built."""
     raise UserError(

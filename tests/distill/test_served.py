@@ -168,7 +168,7 @@ def start(folder: Path, url: str, model: Path, *more: str) -> subprocess.Popen[s
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=900)
     assert process.returncode == 0, out
     return out
 

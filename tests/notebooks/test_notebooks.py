@@ -22,7 +22,8 @@ def run(name: str) -> nbformat.NotebookNode:
 
 
 def test_every_notebook_is_run_here() -> None:
-    assert sorted(file.name for file in NOTEBOOKS.glob("*.ipynb")) == ["01_quickstart.ipynb", "04_verifier.ipynb", "05_evaluate.ipynb"]
+    names = ["01_quickstart.ipynb", "02_reflection_cut.ipynb", "04_verifier.ipynb", "05_evaluate.ipynb"]
+    assert sorted(file.name for file in NOTEBOOKS.glob("*.ipynb")) == names
 
 
 def test_verifier() -> None:
@@ -59,3 +60,21 @@ def test_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("image/png" in output.get("data", {}) for output in outputs)
     text = "".join(output.get("text", "") for output in outputs)
     assert text.count("McNemar p") == 2 and "protocol openvlthinker" in text and "blank image" in text
+
+
+CUT = [  # a random model and known captions: what the filters do to the chains is real, the accuracies aren't
+    *("~distill.caption", "+distill.caption={_target_: openvlt.distill.engine.Known}", "model.training=null"),
+    *("++model.sizes.hidden=48", "++model.sizes.layers=2", "cycles.one.traces.amount=60", "cycles.one.sft={}", "sft.epochs=1"),
+    *("sft.batch_size=16", "sft.micro_batch=16", "evaluation.selection.amount=24", "tokens.response=8"),
+]
+
+
+@pytest.mark.slow
+def test_reflection_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENVLT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("OPENVLT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENVLT_NOTEBOOK_OVERRIDES", "|".join(CUT))
+    monkeypatch.setenv("OPENVLT_NOTEBOOK_SEEDS", "1")
+    outputs = [output for cell in run("02_reflection_cut.ipynb").cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert "reflections cut" in outputs[-1]["text"] and "Wait" in outputs[-1]["text"]
