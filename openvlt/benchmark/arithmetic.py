@@ -1,8 +1,9 @@
-"""Values of formulas as the scorers of MathVision and EMMA compute them: Python's arithmetic, two decimals, names without value."""
+"""Values of formulas as the scorers compute them: Python's arithmetic (MathVision), sympy's (EMMA), exact (OpenVLThinker)."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -65,16 +66,28 @@ def _call(name: str, values: list[Any]) -> Any:
 # --- values as sympy gives them -----------------------------------------------------------------------------------------
 
 
-def symbolic(one: str, other: str) -> bool:
-    """Whether two formulas agree to two decimals, or are one expression with the same names (EMMA's second and third test)."""
+def rounded(one: str, other: str) -> bool:
+    """Whether two formulas have the same value to two decimals. EMMA's third test, equal expressions, can't be reached by names."""
     try:
-        left, right = _plain(parse(one)), _plain(parse(other))
-        values = equality.real(left), equality.real(right)
-        if None not in values and round(values[0], 2) == round(values[1], 2):
-            return True
-        return bool(equality.same(left, right))
+        values = [equality.real(_plain(parse(text))) for text in (one, other)]
+        return None not in values and round(values[0], 2) == round(values[1], 2)
     except (Unreadable, ArithmeticError, ValueError, TypeError):
         return False
+
+
+def identical(one: str, other: str) -> bool:
+    """Whether two formulas are the same expression, exactly; `sqrt(…)` and `pi` may stand without backslash. False for what isn't one."""
+    try:
+        trees = [_plain(parse(_commands(text), whole=True)) for text in (one, other)]
+        return bool(equality.same(*trees))
+    except (Unreadable, ArithmeticError, ValueError, TypeError):
+        return False
+
+
+def _commands(text: str) -> str:
+    if ":" in text:
+        raise Unreadable("a ratio is no expression")
+    return re.sub(r"(?<![a-z\\])pi(?![a-z])", r"\\pi ", re.sub(r"(?<!\\)sqrt\(([^()]*)\)", r"\\sqrt{\1}", text))
 
 
 def _plain(node: Node) -> Node:

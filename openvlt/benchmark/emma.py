@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.arithmetic import symbolic
+from openvlt.benchmark.arithmetic import rounded
 from openvlt.benchmark.mathvision import is_number
 from openvlt.benchmark.protocol import Answer, Case, Judge
 from openvlt.benchmark.rows import text
@@ -98,9 +98,9 @@ def closing(text_: str, start: int) -> int | None:
 
 
 def same(answer: str, gold: str) -> bool:
-    """`is_equal`: the same text, a number in words, the same number to two decimals, or the same formula."""
+    """`is_equal`: the same text, a number in words, or the same number to two decimals."""
     answer, gold = answer.lower(), gold.lower()
     if answer.strip() == gold.strip():
         return True
     number = number_of_words(answer)
-    return number is not None and str(number) == gold.strip() or symbolic(answer, gold)
+    return number is not None and str(number) == gold.strip() or rounded(answer, gold)

@@ -61,16 +61,23 @@ _REWRITTEN = ((r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"), (r"\displaystyle", "
               (r"\,", " "), ("$", " "))  # fmt: skip
 
 
-def parse(text: str) -> Node:
-    """The tree of the longest readable start of a text. Raises Unreadable where latex2sympy2 raises, or for very long texts."""
+def parse(text: str, *, whole: bool = False) -> Node:
+    """The tree of the longest readable start of a text. Raises Unreadable where latex2sympy2 raises, or for very long texts.
+
+    With `whole` the text has to end where its expression does.
+    """
     if len(text) > LONGEST:
         raise Unreadable("too long")
     for old, new in _REWRITTEN:
         text = text.replace(old, new)
     try:
-        return _Parser(text).relation()
+        parser = _Parser(text)
+        tree = parser.relation()
     except RecursionError:
         raise Unreadable("too deep") from None
+    if whole and parser.kind != "end":
+        raise Unreadable(f"{parser.token} after the end of an expression")
+    return tree
 
 
 class _Parser:

@@ -1,7 +1,7 @@
 """OpenVLThinker's own scoring (yihedeng9/OpenVLThinker, evaluation/run_evaluation.py and verify_mathverse_gpt4.py), rewritten.
 
 The text of the last `<answer>…</answer>`; gold and answer equal without regard to case, or equal to MathRuler's grader. That grader
-normalises both texts and lets sympy subtract them; here our verifier does the subtraction.
+normalises both texts and lets sympy subtract them; here an exact comparison of our own does it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 
+from openvlt.benchmark.arithmetic import identical
 from openvlt.benchmark.emma import closing
 from openvlt.benchmark.prompt import filled
 from openvlt.benchmark.protocol import Answer, Case, Judge
 from openvlt.types import Problem, Verdict
-from openvlt.verify import verify
 
 LETTERS = ascii_uppercase[:10]
 
@@ -106,7 +106,7 @@ def _same(one: str, other: str) -> bool:
     names = {letter for letter in (one + other).replace("sqrt", "").replace("frac", "") if letter.isalpha()}
     if len(names) > 2 or re.search(r"\^[0-9]+\^|\^[0-9][0-9]|\^[{(]", f"{one} {other}"):
         return False
-    return verify(one, f"<answer>{other}</answer>") is Verdict.CORRECT
+    return identical(one, other)
 
 
 def _integer(text: str) -> bool:

@@ -54,7 +54,7 @@ def test_emma_extraction(response, extracted):
 
 @pytest.mark.parametrize(
     "answer, gold, equal",
-    [("three", "3", True), ("0.333", "1/3", True), ("Cat", "cat ", True), ("2x", "x+x", True), ("dog", "cat", False), ("", "3", False)],
+    [("three", "3", True), ("0.333", "1/3", True), ("Cat", "cat ", True), ("2x", "x+x", False), ("dog", "cat", False), ("", "3", False)],
 )
 def test_emma_equality(answer, gold, equal):
     assert emma.same(answer, gold) is equal
