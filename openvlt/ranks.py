@@ -59,9 +59,12 @@ def launch(processes: int) -> int:
         common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), _PLACES: places}
         ranks = [_start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the main rank too; it says what there is to say
-        while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+        told: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _: told.append(number))
+        while not told and any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
             time.sleep(0.1)
-        failed = next((rank.returncode for rank in ranks if rank.returncode), 0)
+        failed = -told[0] if told else next((rank.returncode for rank in ranks if rank.returncode), 0)
         for rank in ranks if failed else ():
             _end(rank)
     return failed if failed >= 0 else 128 - failed

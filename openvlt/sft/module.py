@@ -34,7 +34,8 @@ class SFTModule(StepModule):
         """This rank's rows, those of like length together: little is computed for padding, and rows' order doesn't change the loss."""
         tokens = int(batch.mask_NT.sum())
         order = (batch.prompts.mask_PL.sum(1) + batch.mask_NT.sum(1)).argsort(descending=True)
-        for rows in order[ranks.rank() :: ranks.count()].split(self.micro_batch):
+        mine = order[ranks.rank() :: ranks.count()]
+        for rows in mine.split(self.micro_batch) if len(mine) else ():  # a short last batch may leave a rank without rows
             width = int(batch.mask_NT[rows].sum(1).max())
             columns = (column[rows, :width].to(self.device) for column in (batch.ids_NT, batch.mask_NT))
             yield SFTBatch(batch.prompts.select(rows.tolist()).to(self.device), *columns), tokens

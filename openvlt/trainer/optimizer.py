@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from openvlt.trainer.master import MasterAdamW
 from openvlt.trainer.muon import Muon
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -46,7 +47,9 @@ def muon(
 
 
 def _adamw(values: list[nn.Parameter], learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> Optimizer:
-    return torch.optim.AdamW(values, lr=learning_rate, weight_decay=weight_decay, betas=tuple(betas), fused=True)
+    """On float32 copies where a weight has less than 32 bits (see `MasterAdamW`)."""
+    kind = MasterAdamW if any(value.element_size() < 4 for value in values) else torch.optim.AdamW
+    return kind(values, lr=learning_rate, weight_decay=weight_decay, betas=tuple(betas), fused=True)
 
 
 def schedule(optimizer: Optimizer, build: Callable[..., Any], steps: int, warmup: float) -> Any:

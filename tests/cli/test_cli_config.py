@@ -356,3 +356,13 @@ def test_cfg_job_answers_at_once_and_imports_nothing_heavy(script: str) -> None:
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "omegaconf" in loaded  # the list is one
     assert not loaded & {"torch", "transformers", "lightning", "numpy", "PIL", "pyarrow", "matplotlib", "datasets", "wandb"}
+
+
+def test_a_model_named_by_its_place_keeps_the_scale_s_settings() -> None:
+    """`model=<place> scale=7b` is a checkpoint of that model: the same precision, pixels and frozen parts."""
+    paper = compose("scale=7b").model
+    named = compose(*normalise(["scale=7b", "model=owner/OpenVLThinker-7B"], CONF)).model
+    assert named.path == "owner/OpenVLThinker-7B"
+    for key in ("dtype", "attn_implementation", "freeze", "max_pixels", "gradient_checkpointing"):
+        assert named[key] == paper[key], key
+    assert (paper.dtype, paper.max_pixels, list(paper.freeze)) == ("bfloat16", 262144, ["vision", "projector"])
