@@ -23,7 +23,12 @@ from openvlt.config import CONF, build, explain, new_run_id, normalise
 from openvlt.types import UserError
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-FILES = [f"{group}={file.relative_to(CONF / group).with_suffix('')}" for group in GROUPS for file in sorted((CONF / group).rglob("*.yaml"))]
+FILES = [  # benchmarks belong to evaluate.py alone: tests/benchmark builds them
+    f"{group}={file.relative_to(CONF / group).with_suffix('')}"
+    for group in GROUPS
+    if group != "benchmark"
+    for file in sorted((CONF / group).rglob("*.yaml"))
+]
 PLACED = {"optimizer": "optimizer@sft.optimizer", "scheduler": "scheduler@grpo.scheduler", "experiment": "+experiment", "recipe": "+recipe"}
 NEEDED = {  # what a file leaves for the user to say
     "data=jsonl": ["data.path=rows.jsonl"],
