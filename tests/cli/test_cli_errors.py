@@ -211,8 +211,8 @@ def test_the_newest_of_no_runs(cli: Cli, tmp_path: Path) -> None:
 
 def test_resuming_with_another_config(cli: Cli, iter1: Path) -> None:
     before = {file: file.read_bytes() for file in iter1.glob("*") if file.is_file()}
-    error = cli("train.py", "+experiment=iter1", *ITER1, "grpo.clip_high=0.28", f"resume={iter1}").error
-    assert "made with another config" in error and "grpo.clip_high: 0.2, now 0.28" in error and "`resume=` alone" in error
+    error = cli("train.py", "+experiment=iter1", *ITER1, "grpo.loss.clip_high=0.28", f"resume={iter1}").error
+    assert "made with another config" in error and "grpo.loss.clip_high: 0.2, now 0.28" in error and "`resume=` alone" in error
     assert "and " not in error.partition("(")[2].partition(")")[0]  # nothing else differs
     assert before == {file: file.read_bytes() for file in before}
     assert "seed: 1, now 2" in cli("train.py", "+experiment=iter1", *ITER1, "seed=2", f"resume={iter1}").error
@@ -242,7 +242,7 @@ def test_a_settings_file_that_is_no_yaml(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_settings_file_with_an_unknown_key(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\ngrpo: {clip_hi: 0.28}\n")
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\ngrpo: {loss: {clip_hi: 0.28}}\n")
     error = cli("train.py", "+experiment=mine", "--config-dir", str(tmp_path)).error
     assert "clip_hi" in error and "clip_high" in error
 
