@@ -20,7 +20,7 @@ COLUMNS: Mapping[str, Callable[[Rollouts], Any]] = {
     "mask_NT": lambda rollouts: rollouts.mask_NT,
     "ids_NT": lambda rollouts: rollouts.ids_NT,
     "length_N": lambda rollouts: rollouts.mask_NT.sum(1),
-    "correct_N": lambda rollouts: _row_flags(rollouts, [verdict is Verdict.CORRECT for verdict in rollouts.verdicts]),
+    "correct_N": lambda rollouts: correct(rollouts),
     "finished_N": lambda rollouts: _row_flags(rollouts, [completion.finished for completion in rollouts.completions]),
     "level_N": lambda rollouts: _levels(rollouts),
     "origin_N": lambda rollouts: rollouts.origin_N,
@@ -41,6 +41,14 @@ SCORED = {"old_NT": "old", "entropy_NT": "old", "ref_NT": "reference", "logp": "
 
 def _row_flags(rollouts: Rollouts, flags: list[bool]) -> torch.Tensor:
     return torch.tensor(flags, dtype=torch.float32) if flags else torch.zeros(len(rollouts.completions))
+
+
+def correct(rollouts: Rollouts) -> torch.Tensor:
+    """1 where the verdict is correct, else 0: (N,); NaN where it says nothing of the policy: given texts, rows only compared with."""
+    flags_N = _row_flags(rollouts, [verdict is Verdict.CORRECT for verdict in rollouts.verdicts])
+    if rollouts.origin_N is None:
+        return flags_N
+    return flags_N.masked_fill((rollouts.origin_N == Origin.INJECTED) | ~own_rows(rollouts), torch.nan)
 
 
 def _levels(rollouts: Rollouts) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from openvlt import ranks
 from openvlt.grpo.columns import call, own_rows, wanted
 from openvlt.grpo.shape import Shape
-from openvlt.types import Rollouts, Totals
+from openvlt.types import Rollouts, Totals, UserError
 
 
 def agreed_rewards(rollouts: Rollouts) -> Rollouts:
@@ -36,7 +36,9 @@ def credited(chain: Any, rollouts: Rollouts) -> Rollouts:
     rollouts = rollouts.with_(**{"adv_N" if adv.ndim == 1 else "adv_NT": adv})
     for shaper in chain.shapers.values():
         rollouts = call(shaper, rollouts).apply(rollouts)
-    if chain.correction is not None and rollouts.behaviour_logp_NT is not None:
+    if chain.correction is not None:
+        if rollouts.behaviour_logp_NT is None:
+            raise UserError("grpo.correction needs the sampler's log-probabilities; use rollout=prefix or rollout=hf, or leave it out")
         weight_NT = chain.correction(rollouts.logp["old"], rollouts.behaviour_logp_NT, rollouts.mask_NT)
         rollouts = Shape(token_weight_NT=weight_NT).apply(rollouts)
     return rollouts

@@ -85,7 +85,7 @@ class GRPOModule(StepModule):
             value_NT, mark_NT = aux(logp_NT, entropy_NT, part), part.marks[name]
             reduce = aux.aggregate or goal.aggregate
             loss = loss + aux.coefficient * reduce(value_NT, mark_NT, part.mark_totals[name])
-            shares[name] = (value_NT.detach() * mark_NT).sum() / part.mark_totals[name].tokens
+            shares["kl" if name == "kl" else f"auxiliary_{name}"] = (value_NT.detach() * mark_NT).sum() / part.mark_totals[name].tokens
         return loss, shares
 
     def _surrogate(self, part: GRPOBatch, goal: Objective, logp_NT: Tensor, old_NT: Tensor) -> Tensor:

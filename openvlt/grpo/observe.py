@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from openvlt.data.lines import append_lines, read_lines
 from openvlt.data.table import stored_images
 from openvlt.grpo.advantage import group_mean
+from openvlt.grpo.columns import correct
 from openvlt.grpo.rows import take_rows
 from openvlt.types import Completion, Origin, Rollouts, Verdict
 
@@ -45,10 +45,8 @@ def rollout_metrics(rollouts: Rollouts, *, generate_s: float, reward_s: float) -
 
 def accuracies(rollouts: Rollouts) -> dict[str, float]:
     """Share of correct completions of each problem, by id."""
-    rollouts = take_rows(rollouts, rollouts.origin_N != Origin.INJECTED)
-    right_N = torch.tensor([float(verdict is Verdict.CORRECT) for verdict in rollouts.verdicts])
-    shares_N = group_mean(right_N, rollouts.group_N).tolist()
-    return {rollouts.problems[group].id: share for group, share in zip(rollouts.group_N.tolist(), shares_N, strict=True)}
+    shares_N, groups = group_mean(correct(rollouts), rollouts.group_N).tolist(), rollouts.group_N.tolist()
+    return {rollouts.problems[group].id: share for group, share in zip(groups, shares_N, strict=True) if share == share}
 
 
 def distinct_answers(completions: Sequence[Completion], group_N: Tensor) -> float:
@@ -67,10 +65,15 @@ class Transcripts:
         self.per_rollout = per_rollout
 
     def drop_after(self, step: int) -> None:
-        """Forgets rollouts of steps that are about to be made again after a restart."""
-        rows = [row for row in read_lines(self.lines) if row["step"] < step]
-        self.lines.unlink(missing_ok=True)
-        append_lines(self.lines, rows)
+        """Forgets rollouts of steps that are about to be made again after a restart, also one after `close`."""
+        from pyarrow import parquet
+
+        known = not self.lines.is_file() and self.table.is_file()
+        rows = parquet.read_table(self.table).to_pylist() if known else read_lines(self.lines)
+        aside = self.lines.with_suffix(".tmp")
+        aside.unlink(missing_ok=True)
+        append_lines(aside, [row for row in rows if row["step"] < step])
+        os.replace(aside, self.lines)
 
     def add(self, rollouts: Rollouts, step: int) -> None:
         """Appends the first groups of a rollout."""

@@ -26,7 +26,7 @@ class Overlong:
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
+        if isinstance(self.share, (int, float)) and not 0 < self.share <= 1:  # a schedule's values are checked when they come up
             raise UserError(f"overlong: share={self.share} of the token limit is punished; it is above 0 and at most 1")
 
     def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
@@ -91,10 +91,10 @@ class AnnotationsCovered:
 
 
 def _yes(reply: str) -> bool:
-    word = reply.strip().lower().rstrip(".!")[:3]
-    if word not in ("yes", "no"):
+    word = re.match(r"[\W_]*(yes|no)(?![^\W_])", reply, re.IGNORECASE)
+    if word is None:
         raise UserError(f"the judge was asked for yes or no and said {reply[:60]!r}; use another judge or another request")
-    return word == "yes"
+    return word.group(1).lower() == "yes"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openvlt.grpo.aggregate import sequence_mean, token_mean
-from openvlt.grpo.auxiliary import KL
+from openvlt.grpo.auxiliary import KL, Entropy
 from openvlt.grpo.experience import micro_batches
 from openvlt.grpo.loss import clipped_surrogate
 from openvlt.grpo.module import GRPOModule, Objective
@@ -163,6 +163,15 @@ def test_logged_sums_are_what_they_say(double, batch):
     ratio, rows, adv = (logp - batch.old_logp_NT).exp(), batch.mask_NT.bool(), ADVANTAGES[:, None]
     assert sums["clipped_low"].item() == pytest.approx(((ratio < 0.8) & rows & (adv < 0)).sum().item() / sum(LENGTHS))
     assert sums["clipped_high"].item() == pytest.approx(((ratio > 1.2) & rows & (adv > 0)).sum().item() / sum(LENGTHS))
+
+
+def test_an_auxiliary_loss_is_logged_under_a_name_of_its_own(double, batch):
+    """`entropy` is the policy's entropy, whatever the losses are called."""
+    more = replace(batch, marks={**batch.marks, "entropy": batch.mask_NT}, mark_totals={name: batch.totals for name in ("kl", "entropy")})
+    _, plain = total(module(double, objective(token_mean, kl=0.1), 4), more)
+    _, sums = total(module(double, Objective(clipped_surrogate, token_mean, {"kl": KL(0.1), "entropy": Entropy(0.1)}), 4), more)
+    assert sums.keys() - plain.keys() == {"auxiliary_entropy"} and sums["entropy"].item() == pytest.approx(plain["entropy"].item())
+    assert sums["auxiliary_entropy"].item() * batch.totals.tokens == pytest.approx(-sums["entropy"].item() * sum(LENGTHS))
 
 
 @pytest.mark.parametrize(("version", "updates", "good"), [(0, 1, True), (1, 1, False), (1, 2, True), (2, 2, False)])

@@ -9,6 +9,9 @@ import torch
 
 from openvlt.reward.accuracy import Accuracy, EmptySummary, judge
 from openvlt.reward.combine import Reward, weighted_sum
+from openvlt.reward.services import Services
+from openvlt.reward.terms import AnnotationsCovered
+from openvlt.rollout.protocol import Ask, Reply
 from openvlt.types import Completion, Problem, Prompts, Rollouts, UserError, Verdict
 
 NAN = float("nan")
@@ -131,3 +134,33 @@ def test_a_term_that_crashes_is_not_a_zero():
 
     with pytest.raises(ZeroDivisionError):
         Reward({"broken": broken}, {"broken": 1.0})(rollouts(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        ("yes", 1), ("No", 0), (" YES.", 1), ("No, it does not.", 0), ("**Yes**, clearly", 1), ("yes\nno", 1), ('"no"', 0),
+        *[(other, None) for other in ("yesterday", "nothing", "none", "not really", "Well, yes", "", "y", "yes2", "1")],
+    ],
+)  # fmt: skip
+def test_a_judge_says_yes_or_no_as_a_word(reply: str, value: float | None):
+    asked = rollouts(["<think>two bars</think>5"])
+    asked = asked.with_(problems=(Problem("p", "?", "5", meta={"annotations": ("there are two bars",)}),))
+    if value is not None:
+        assert AnnotationsCovered()(asked, Services(judge=lambda texts: [reply] * len(texts))).tolist() == [value]
+        return
+    with pytest.raises(UserError, match="the judge was asked for yes or no and said"):
+        AnnotationsCovered()(asked, Services(judge=lambda texts: [reply] * len(texts)))
+
+
+def test_a_judge_is_asked_for_its_likeliest_reply():
+    """Drawn replies would make a reward that is another one every time."""
+    asks: list[Ask] = []
+
+    class Judge:
+        def ask(self, more: list[Ask]) -> list[Reply]:
+            asks.extend(more)
+            return [Reply("yes") for _ in more]
+
+    assert Services(judge=Judge()).ask(["a", "b", "a"]) == ["yes"] * 3
+    assert [ask.options["temperature"] for ask in asks] == [0, 0]

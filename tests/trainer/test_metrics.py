@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from openvlt.grpo import observe
 from openvlt.grpo.observe import Transcripts
 from openvlt.trainer.metrics import read_metrics
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
@@ -67,6 +68,30 @@ def test_transcripts_keep_whatever_was_said(tmp_path, text):
         "step": 0, "problem": "p", "question": "What?", "gold": "1", "response": "1", "tokens": 1, "finished": True,
         "verdict": "correct", "reward": 1.0, "advantage": 0.5, "kept": True,
     }.items()  # fmt: skip
+
+
+def test_transcripts_of_a_run_that_goes_on_after_its_end_are_whole(tmp_path):
+    """A kill after the last step: the lines are a table by now, and the last checkpoint may be some steps old."""
+    from pyarrow import parquet
+
+    for beginning, steps in ((0, (0, 1, 2)), (2, (2, 3))):
+        transcripts = Transcripts(tmp_path, 1)
+        transcripts.drop_after(beginning)
+        for step in steps:
+            transcripts.add(rollouts(f"{step}"), step)
+        transcripts.close()
+    rows = parquet.read_table(transcripts.table).to_pylist()
+    assert [row["step"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3] and rows[0]["images"] == [] and not transcripts.lines.exists()
+
+
+def test_a_kill_while_transcripts_are_cut_loses_none(tmp_path, monkeypatch):
+    transcripts = Transcripts(tmp_path, 1)
+    transcripts.add(rollouts("said"), 0)
+    whole = transcripts.lines.read_bytes()
+    monkeypatch.setattr(observe, "append_lines", lambda file, rows: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        transcripts.drop_after(1)
+    assert transcripts.lines.read_bytes() == whole
 
 
 def test_transcripts_survive_a_kill_inside_a_character(tmp_path):
