@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class GRPO:
     A rollout of `prompts_per_rollout` prompts x `group_size` completions serves `prompts_per_rollout / prompts_per_update` steps.
     `micro_batch` completions are scored at a time; `denominator` says what the loss is divided by: `all` completions, those of `kept`
     groups, or only `selected` tokens. `kl` is the coefficient of the k3 term in the loss; other auxiliary losses go into `auxiliary`.
-    Any number of a part may be a schedule (`openvlt.grpo.schedule`). docs/grpo.md lists the parts.
+    Numbers of the parts in `openvlt.grpo.schedule.PARTS` may be schedules. docs/grpo.md lists the parts.
     """
 
     fit: Fit
@@ -95,7 +96,7 @@ class GRPO:
     @property
     def needs_reference(self) -> bool:
         """Whether a frozen reference model (or an adapter to switch off) is asked for."""
-        return "reference" in self._chain().needs(self.updates)
+        return self._chain().consults_reference(self.updates)
 
     def train(
         self, vlm: VLM, problems: Sequence[Problem], *, reference: VLM | None, folder: Path, seed: int, title: str = "grpo"
@@ -104,6 +105,7 @@ class GRPO:
 
         Raises UserError when a rollout needs more problems than there are.
         """
+        self = replace(self, refill=copy.deepcopy(self.refill))  # what a refill remembers is one run's
         problems = chosen(problems, self.select)
         if len(problems) < self.prompts_per_rollout:
             raise UserError(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from openvlt.grpo import advantage, aggregate, gate, loss
 from openvlt.grpo.columns import EXTRA, check_columns, wanted
-from openvlt.grpo.schedule import Schedule, at, not_negative
+from openvlt.grpo.schedule import PARTS, Schedule, at, fixed, not_negative
 from openvlt.types import UserError
 
 DENOMINATORS = ("all", "kept", "selected")
+SIZES = ("steps", "group_size", "prompts_per_rollout", "prompts_per_update", "micro_batch", "temperature", "top_p", "max_new_tokens")
 BY_GROUP_STD = (advantage.group_normalised, advantage.gdpo)
 
 
@@ -21,7 +23,7 @@ def check(bundle: Any) -> None:
     _columns(bundle)
     _together(bundle)
     for step in (0, bundle.steps - 1):  # schedules whose values no part takes are found now
-        at((bundle.loss, bundle.losses, bundle.reward_kl, bundle.plan, bundle.correction), step, bundle.steps)
+        at([getattr(bundle, part) for part in PARTS if part != "kl"] + [bundle.losses], step, bundle.steps)
 
 
 def _settings(bundle: Any) -> None:
@@ -33,6 +35,15 @@ def _settings(bundle: Any) -> None:
     not_negative("grpo.kl", bundle.kl, "0 switches the KL term off")
     if bundle.kl and "kl" in bundle.auxiliary:
         raise UserError("grpo.kl and grpo.auxiliary.kl are two KL terms of one name; set grpo.kl=0, or call the other one differently")
+    for entry in fields(bundle):
+        if entry.name not in PARTS:
+            fixed(f"grpo.{entry.name}", getattr(bundle, entry.name))
+    for name in SIZES:
+        if not getattr(bundle, name) > 0:
+            raise UserError(f"grpo.{name}={getattr(bundle, name)}; it is above 0")
+    if bundle.top_p > 1:
+        raise UserError(f"grpo.top_p={bundle.top_p}; it is above 0 and at most 1, which cuts nothing off")
+    _select(bundle.select)
     for name, value in _numbers(bundle.loss):
         not_negative(f"grpo.loss.{name}", value, "it bounds a ratio")
     if bundle.prompts_per_rollout % bundle.prompts_per_update:
@@ -40,6 +51,14 @@ def _settings(bundle: Any) -> None:
             f"grpo.prompts_per_rollout={bundle.prompts_per_rollout} is no multiple of grpo.prompts_per_update="
             f"{bundle.prompts_per_update}; whole groups go to each update"
         )
+
+
+def _select(select: Any) -> None:
+    """A selector is called with the columns alone: its other parameters are settings that the config gives."""
+    parameters = list(inspect.signature(select).parameters.values())[1:] if select is not None else []
+    asked = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if asked:
+        raise UserError(f"grpo.select has no {asked[0]}; give +grpo.select.{asked[0]}=<value>")
 
 
 def _numbers(part: Any) -> list[tuple[str, Any]]:
@@ -57,15 +76,26 @@ def _columns(bundle: Any) -> None:
     for name, aux in bundle.losses.items():
         if missing := [need for need in aux.needs if need not in ("reference", "entropy", *bundle.passes)]:
             raise UserError(f"grpo.auxiliary.{name} needs the pass {missing[0]!r}; grpo.passes has {sorted(bundle.passes)}")
+        for need in set(aux.needs) & set(bundle.passes):
+            _gives(f"grpo.auxiliary.{name}", need, "logp", bundle)
 
 
 def _views(where: str, part: Any, bundle: Any) -> None:
     """A setting `view` or `noisy` of a part that reads scores names one of the passes."""
-    if not {"logp", "stats"} & set(wanted(part)):
-        return
-    for name, parameter in inspect.signature(part).parameters.items():
-        if name in ("view", "noisy") and isinstance(parameter.default, str) and parameter.default not in bundle.passes:
+    outputs = [output for column, output in (("logp", "logp"), ("stats", "sym_kl")) if column in wanted(part)]
+    for name, parameter in inspect.signature(part).parameters.items() if outputs else ():
+        if name not in ("view", "noisy") or not isinstance(parameter.default, str):
+            continue
+        if parameter.default not in bundle.passes:
             raise UserError(f"{where}.{name}={parameter.default!r} is no pass; grpo.passes has {sorted(bundle.passes)}")
+        for output in outputs:
+            _gives(where, parameter.default, output, bundle)
+
+
+def _gives(where: str, name: str, output: str, bundle: Any) -> None:
+    """The pass `name` computes the `output` that is read."""
+    if output not in bundle.passes[name].outputs:
+        raise UserError(f"{where} reads {output} of the pass {name!r}; add it: grpo.passes.{name}.outputs=[{output}, ...]")
 
 
 def _together(bundle: Any) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from openvlt.grpo.schedule import Schedule
 from openvlt.types import UserError
 
 
@@ -29,7 +30,8 @@ class RolloutCorrection:
     def __post_init__(self) -> None:
         if self.level not in ("token", "sequence") or self.action not in ("truncate", "mask"):
             raise UserError(f"correction level={self.level!r}, action={self.action!r}; level is token or sequence, action truncate or mask")
-        if not 0 <= self.floor < self.cap:
+        moving = isinstance(self.cap, Schedule) or isinstance(self.floor, Schedule)  # its values are checked when they come up
+        if not moving and not 0 <= self.floor < self.cap:
             raise UserError(f"correction floor={self.floor}, cap={self.cap}; they are 0 <= floor < cap")
 
     def __call__(self, old_NT: Tensor, behaviour_NT: Tensor, mask_NT: Tensor) -> Tensor:

@@ -11,8 +11,11 @@ follows a rollout (the ratio is 1).
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +31,7 @@ from openvlt.grpo.observe import accuracies, rollout_metrics
 from openvlt.grpo.passes import ViewPass
 from openvlt.grpo.plan import Plan, Views, asked, origin
 from openvlt.grpo.refill import kept_groups
-from openvlt.grpo.rows import take_rows
+from openvlt.grpo.rows import behaviour, take_rows
 from openvlt.grpo.schedule import at
 from openvlt.grpo.shape import Shape
 from openvlt.model.divergence import symmetric_kl
@@ -40,7 +43,7 @@ from openvlt.reward.services import Services
 from openvlt.rollout.generator import Generator, Sampling, generating
 from openvlt.rollout.spread import generate
 from openvlt.rollout.views import seen_through
-from openvlt.types import Completion, GRPOBatch, Origin, Problem, Prompts, Rollouts, Totals
+from openvlt.types import Completion, GRPOBatch, Origin, Problem, Prompts, Rollouts, Totals, UserError
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,10 @@ class Chain:
         replays = hasattr(self.refill, "state_dict")
         return asked_for | ({"old"} if updates > 1 or self.passes or self.correction is not None or replays else set())
 
+    def consults_reference(self, updates: int) -> bool:
+        """Whether there has to be a reference: to be scored, or to write for a reward term (`model: reference`)."""
+        return "reference" in self.needs(updates) or any(getattr(term, "model", "") == "reference" for term in self.reward.terms.values())
+
     @property
     def every_row(self) -> bool:
         """Whether rows that the gate dropped are scored all the same."""
@@ -86,8 +93,8 @@ class Experience:
     """Makes the batches of one rollout. `updates` optimiser steps share it, each with its own whole groups."""
 
     def __init__(self, chain: Chain, vlm: VLM, renderer: Renderer, reference: VLM | None, updates: int) -> None:
-        if "reference" in chain.needs(updates) and reference is None and not hasattr(vlm.model, "disable_adapter"):
-            raise ValueError("a KL term needs a reference model, or an adapter to switch off")
+        if chain.consults_reference(updates) and reference is None and not hasattr(vlm.model, "disable_adapter"):
+            raise ValueError("a KL term (or a reward term that asks the reference) needs a reference model, or an adapter to switch off")
         self.chain, self.vlm, self.renderer, self.reference, self.updates = chain, vlm, renderer, reference, updates
         self.accuracy: dict[str, float] = {}  # of each problem of the latest rollout, by id
 
@@ -106,40 +113,45 @@ class Experience:
         `more()` gives as many other problems to a refill. Schedules have the value of `step` of `total`.
         """
         chain, clock = at(self.chain, step, total), {"generate_s": 0.0, "reward_s": 0.0}
-        services = Services(self._writer(chain), chain.judge, chain.encoder)
+        services, draws = Services(self._writer(chain), chain.judge, chain.encoder), itertools.count()
+        self.accuracy = {}
 
         def judged(asked_for: Sequence[Problem]) -> Rollouts:
             began = time.perf_counter()
-            rollouts = self.roll(asked_for, seed=seed, version=version, chain=chain)
+            rollouts = self.roll(asked_for, seed=seed, version=version, chain=chain, draw=next(draws))
             generated = time.perf_counter()
             rollouts = agreed_rewards(chain.reward(rollouts, services))
             rollouts = rollouts.with_(keep_N=call(chain.gate, take_reward(rollouts)))
             clock["generate_s"] += generated - began
             clock["reward_s"] += time.perf_counter() - generated
+            self.accuracy |= accuracies(rollouts)
             return rollouts
 
         rollouts = judged(problems)
-        asked_for, metrics, self.accuracy = len(rollouts.problems), rollout_metrics(rollouts, **clock), accuracies(rollouts)
+        asked_for, metrics = len(rollouts.problems), rollout_metrics(rollouts, **clock)
         if chain.refill is not None:
             rollouts = chain.refill(rollouts, lambda: judged(more()))
+            rollouts = rollouts.with_(prompts=self._featured(rollouts.prompts))  # groups from a memory come without
             metrics |= clock
             metrics["refilled"] = len(kept_groups(rollouts)) / asked_for
-        rollouts = credited(chain, self._scored(chain, take_rows(rollouts, own_rows(rollouts))))
+        rollouts = credited(chain, self._scored(chain, take_rows(rollouts, own_rows(rollouts)), seed))
         metrics |= {name: float(call(hook, rollouts)) for name, hook in chain.hooks.items()}
         marks = {name: aux.tokens(rollouts) for name, aux in chain.auxiliary.items()}
         batches = [self._batch(chain, rollouts, marks, part) for part in range(self.updates)]
         return rollouts, [replace(batch, metrics=metrics) for batch in batches]
 
-    def roll(self, problems: Sequence[Problem], *, seed: int, version: int, chain: Chain) -> Rollouts:
-        """Completions of each problem with the log-probabilities they were sampled with, and the texts that were given."""
-        prompts = self.renderer.prompts(problems)
-        if ranks.count() == 1:  # several ranks share the prompts out: each runs the tower on its own
-            prompts = with_features(self.vlm, prompts)
+    def roll(self, problems: Sequence[Problem], *, seed: int, version: int, chain: Chain, draw: int = 0) -> Rollouts:
+        """Completions of each problem with the log-probabilities they were sampled with, and the texts that were given.
+
+        `draw` counts a refill's draws: a problem that comes again says something else, looking through the same draw of a view.
+        """
+        sampled = random.Random(f"draw/{seed}/{draw}").getrandbits(62) if draw else seed
+        prompts = self._featured(self.renderer.prompts(problems))
         groups: list[list[tuple[Completion, Origin, str]]] = [[] for _ in problems]
         for name, spec in chain.plan.specs(chain.sampling.n).items():
             seen = [asked(problem, name, spec, seed) for problem in problems]
             looked = prompts if spec.view is None else self.renderer.prompts(seen)
-            completions = generate(chain.generator, self.vlm, seen, looked, replace(chain.sampling, n=spec.n), seed)
+            completions = generate(chain.generator, self.vlm, seen, looked, replace(chain.sampling, n=spec.n), sampled)
             for number, completion in enumerate(completions):
                 groups[number // spec.n].append((completion, origin(problems[number // spec.n], spec), name))
         for group, problem in zip(groups, problems, strict=True):
@@ -154,10 +166,14 @@ class Experience:
             mask_NT=mask_NT,
             group_N=torch.arange(len(problems)).repeat_interleave(torch.tensor([len(group) for group in groups])),
             policy_version=version,
-            behaviour_logp_NT=_behaviour([completion for completion, _, _ in rows], mask_NT),
+            behaviour_logp_NT=behaviour([completion for completion, _, _ in rows], mask_NT),
             origin_N=torch.tensor([where for _, where, _ in rows]),
             view=tuple(view for _, _, view in rows),
         )
+
+    def _featured(self, prompts: Prompts) -> Prompts:
+        """With vision features where they can be kept; several ranks share the prompts out: each runs the tower on its own."""
+        return with_features(self.vlm, prompts) if ranks.count() == 1 else prompts
 
     def _given(self, text: str) -> Completion:
         ids_NT, _ = self.renderer.responses([text])
@@ -167,25 +183,27 @@ class Experience:
         """Greedy responses for reward terms that ask the policy or the reference."""
 
         def write(problems: Sequence[Problem], model: str) -> list[str]:
-            vlm = self.vlm if model == "policy" or self.reference is None else self.reference
             sampling = Sampling(1, chain.sampling.max_new_tokens, greedy=True)
-            return [c.text for c in generate(chain.generator, vlm, problems, self.renderer.prompts(problems), sampling, 0)]
+            with self._referred() if model == "reference" else contextlib.nullcontext(self.vlm) as vlm:
+                return [c.text for c in generate(chain.generator, vlm, problems, self.renderer.prompts(problems), sampling, 0)]
 
         return write
 
-    def _scored(self, chain: Chain, rollouts: Rollouts) -> Rollouts:
+    def _scored(self, chain: Chain, rollouts: Rollouts, seed: int) -> Rollouts:
         """The log-prob passes: old policy, reference, views; 0 for rows that nothing is learned from."""
         needs, logp, stats = chain.needs(self.updates), {}, {}
         rows_N = torch.ones_like(rollouts.keep_N) if chain.every_row else rollouts.keep_N
         if "old" in needs:
             logp["old"], stats["entropy"] = self.score(self.vlm, rollouts, rows_N)
             replayed_N = rollouts.origin_N == Origin.REPLAYED
-            if replayed_N.any():  # said by an earlier policy: the ratio is to that one
-                logp["old"] = torch.where(replayed_N[:, None], rollouts.behaviour_logp_NT, logp["old"])
+            if replayed_N.any():  # said by an earlier policy: the ratio is to that one, where it is known
+                earlier_NT = replayed_N[:, None] & ~rollouts.behaviour_logp_NT.isnan()
+                logp["old"] = torch.where(earlier_NT, rollouts.behaviour_logp_NT, logp["old"])
         if "reference" in needs:
-            logp["ref"] = self._reference_logp(rollouts, rows_N)
+            with self._referred() as reference:
+                logp["ref"], _ = self.score(reference, rollouts, rows_N)
         for name, each in chain.passes.items():
-            problems = [seen_through(problem, each.view, each.strength, rollouts.policy_version) for problem in rollouts.problems]
+            problems = [seen_through(problem, each.view, each.strength, seed) for problem in rollouts.problems]
             prompts = self.renderer.prompts(problems)
             if "logp" in each.outputs:
                 logp[name], _ = self.score(self.vlm, rollouts.with_(prompts=prompts), rows_N)
@@ -193,12 +211,16 @@ class Experience:
                 stats[f"sym_kl:{name}"] = self.compare(rollouts, prompts)
         return rollouts.with_(logp=logp, stats=stats)
 
-    def _reference_logp(self, rollouts: Rollouts, rows_N: Tensor) -> Tensor:
-        """Log-probabilities under the reference: the model training started from, or the model with its adapter off."""
+    @contextlib.contextmanager
+    def _referred(self) -> Iterator[VLM]:
+        """The reference: the model training started from, or the model with its adapter off."""
         if self.reference is not None:
-            return self.score(self.reference, rollouts, rows_N)[0]
-        with self.vlm.model.disable_adapter():
-            return self.score(self.vlm, rollouts, rows_N)[0]
+            yield self.reference
+        elif hasattr(self.vlm.model, "disable_adapter"):
+            with self.vlm.model.disable_adapter():
+                yield self.vlm
+        else:
+            raise UserError("a reward term asks the reference, and none was loaded; give the term an attribute model='reference'")
 
     def score(self, vlm: VLM, rollouts: Rollouts, rows_N: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (N,T) of these rows without gradient, whole groups shared out among the ranks; 0 elsewhere."""
@@ -263,17 +285,6 @@ class Experience:
             policy_version=whole.policy_version,
             totals=totals_of(counted_NT, counted_N, share_N),
         )
-
-
-def _behaviour(completions: Sequence[Completion], mask_NT: Tensor) -> Tensor | None:
-    """Log-probabilities (N,T) the completions were sampled with, NaN for rows without; None when no row has any."""
-    if not any(completion.logp for completion in completions):
-        return None
-    logp_NT = torch.zeros(mask_NT.shape)
-    for row, completion in enumerate(completions):
-        missing = len(completion.logp) != len(completion.token_ids)
-        logp_NT[row, : len(completion.token_ids)] = torch.nan if missing else torch.tensor(completion.logp)
-    return logp_NT
 
 
 def micro_batches(group_N: Tensor, rows: int) -> list[Tensor]:

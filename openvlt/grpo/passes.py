@@ -14,7 +14,8 @@ OUTPUTS = ("logp", "sym_kl")
 @dataclass(frozen=True)
 class ViewPass:
     """Fills `logp[<name>]` and, if asked for, `stats["sym_kl:<name>"]`: the symmetric KL between the predictions with and without the
-    view, ½ KL(p, q) + ½ KL(q, p) over the whole vocabulary, which is never stored. One draw of the view per rollout and problem.
+    view, ½ KL(p, q) + ½ KL(q, p) over the whole vocabulary, which is never stored. One draw of the view per rollout and problem, the same
+    that a plan's completions are generated from.
     """
 
     view: Callable[..., Any]

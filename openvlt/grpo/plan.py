@@ -26,8 +26,10 @@ class Spec:
     train: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n, Schedule) and self.n < 1:
-            raise UserError(f"plan: n={self.n} completions; it is at least 1")
+        if not isinstance(self.n, Schedule):
+            object.__setattr__(self, "n", round(self.n))  # a schedule's value may have a fraction
+            if self.n < 1:
+                raise UserError(f"plan: n={self.n} completions; it is at least 1")
 
 
 class Plan(Protocol):

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from openvlt.grpo.rows import join, take_groups
+from openvlt.grpo.columns import own_rows
+from openvlt.grpo.rows import join, take_groups, take_rows
+from openvlt.grpo.schedule import fixed
+from openvlt.model.vision import pixels
 from openvlt.types import Origin, Rollouts, UserError
 
 Make = Callable[[], Rollouts]
@@ -34,6 +37,7 @@ class Resample:
     tries: int = 4
 
     def __post_init__(self) -> None:
+        fixed("grpo.refill.tries", self.tries)
         if self.tries < 1:
             raise UserError(f"grpo.refill.tries={self.tries}; it is at least 1, or leave refill out")
 
@@ -54,7 +58,8 @@ class Replay:
     rollouts, drawn with probability in proportion to their mean |r - mean|.
 
     The last `capacity` kept groups are remembered with the log-probabilities they were sampled with: their ratio is to the policy that
-    said them. The memory is part of the run's checkpoint (pictures included).
+    said them. Given texts come back as given texts, scored by the present policy. Not remembered are rows that are only compared with and
+    groups of a problem's own tasks. The memory is part of the run's checkpoint (pictures included, vision features not).
     """
 
     capacity: int = 256
@@ -63,6 +68,7 @@ class Replay:
     rounds: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        fixed("grpo.refill.capacity", self.capacity)
         if self.capacity < 1:
             raise UserError(f"grpo.refill.capacity={self.capacity}; it is at least 1, or leave refill out")
 
@@ -77,13 +83,12 @@ class Replay:
         drawn = rng.choice(len(worth), size=missing, p=worth / worth.sum()) if missing and len(worth) else []
         old = [self.memory[number] for number in drawn]
         fresh = [take_groups(rollouts, [group]) for group in kept]
-        for group in fresh:
-            self.memory.append(group.with_(origin_N=torch.full_like(group.origin_N, Origin.REPLAYED)))
+        self.memory.extend(_filed(group) for group in fresh if not (group.origin_N == Origin.AUXILIARY).any())
         while len(self.memory) > self.capacity:
             self.memory.popleft()
         if not fresh and not old:
             return rollouts
-        return join([*fresh, *old])
+        return join([*fresh, *old]).with_(policy_version=rollouts.policy_version)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -92,3 +97,10 @@ class Replay:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint."""
         self.memory, self.rounds = deque(state["memory"]), state["rounds"]
+
+
+def _filed(group: Rollouts) -> Rollouts:
+    """A group as it is remembered: the policy's own rows are marked, given texts stay what they are."""
+    group = take_rows(group, own_rows(group))
+    origin_N = torch.where(group.origin_N == Origin.POLICY, int(Origin.REPLAYED), group.origin_N)
+    return group.with_(origin_N=origin_N, prompts=replace(group.prompts, vision=pixels(group.prompts)))

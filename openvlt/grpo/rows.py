@@ -1,4 +1,4 @@
-"""Rows of rollouts: taking some, and putting several rollouts together."""
+"""Rows of rollouts: taking some, putting several rollouts together, and what they were sampled with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from openvlt.types import Prompts, Rollouts
+from openvlt.types import Completion, Prompts, Rollouts
 
 _ROW = ("group_N", "reward_N", "keep_N", "adv_N", "origin_N", "sample_weight_N")
 _TOKEN = ("ids_NT", "mask_NT", "behaviour_logp_NT", "adv_NT", "token_weight_NT")
@@ -81,5 +81,18 @@ def join_prompts(parts: Sequence[Prompts]) -> Prompts:
     def left(name: str) -> Tensor:
         return torch.cat([torch.nn.functional.pad(getattr(part, name), (width - getattr(part, name).shape[1], 0)) for part in parts])
 
-    vision = {name: torch.cat([part.vision[name] for part in parts if name in part.vision]) for part in parts for name in part.vision}
+    seeing = [part.vision for part in parts if part.vision]
+    shared = [name for name in (seeing[0] if seeing else ()) if all(name in vision for vision in seeing)]  # features: all parts' or none's
+    vision = {name: torch.cat([vision[name] for vision in seeing]) for name in shared}
     return Prompts(left("ids_PL"), left("mask_PL"), left("token_type_PL"), torch.cat([part.images_P for part in parts]), vision)
+
+
+def behaviour(completions: Sequence[Completion], mask_NT: Tensor) -> Tensor | None:
+    """Log-probabilities (N,T) the completions were sampled with, NaN for rows without; None when no row has any."""
+    if not any(completion.logp for completion in completions):
+        return None
+    logp_NT = torch.zeros(mask_NT.shape)
+    for row, completion in enumerate(completions):
+        missing = len(completion.logp) != len(completion.token_ids)
+        logp_NT[row, : len(completion.token_ids)] = torch.nan if missing else torch.tensor(completion.logp)
+    return logp_NT

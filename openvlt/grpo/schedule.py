@@ -1,4 +1,4 @@
-"""Schedules: a number that changes over a run. Any number of any part of a bundle may be one (`at` puts the step's value in its place)."""
+"""Schedules: a number that changes over a run. Numbers of the parts in `PARTS` may be one (`at` puts the step's value in its place)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from functools import partial
 from typing import Any
 
 from openvlt.types import UserError
+
+PARTS = (
+    "loss", "aggregate", "advantage", "gate", "shapers", "passes", "plan", "correction", "kl", "auxiliary", "reward_kl", "reward", "hooks"
+)  # fmt: skip
 
 
 class Schedule:
@@ -83,3 +87,9 @@ def not_negative(where: str, value: Any, why: str = "0 switches it off") -> None
     """Raises UserError for a number below 0; a schedule's values are checked when they come up."""
     if not isinstance(value, Schedule) and value < 0:
         raise UserError(f"{where}={value} is negative; {why}")
+
+
+def fixed(where: str, value: Any) -> None:
+    """Raises UserError for a schedule, or a part with one inside, where numbers stay what they are."""
+    if at(value, 0, 1) is not value:
+        raise UserError(f"{where} can't be a schedule: it stays the same over a run; schedules go into numbers of {', '.join(PARTS)}")

@@ -6,6 +6,7 @@ They run in the order of the config, each on the advantage the one before left. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,8 +61,11 @@ def top_entropy(entropy_NT: Tensor, mask_NT: Tensor, *, share: float = 0.2) -> S
     """Only the `share` of all tokens of the rollout batch with the highest entropy is learned from (arXiv 2506.01939; TRL's
     top_entropy_quantile, there per micro-batch)."""
     _check_share(share)
-    threshold = torch.quantile(entropy_NT[mask_NT.bool()].double(), 1 - share) if mask_NT.any() else 0.0
-    return Shape(token_weight_NT=entropy_NT.double() >= threshold)
+    entropy_T = entropy_NT[mask_NT.bool()]
+    if not len(entropy_T):
+        return Shape()
+    place = math.ceil((1 - share) * (len(entropy_T) - 1)) + 1  # the quantile's upper neighbour; torch.quantile ends at 2^24 numbers
+    return Shape(token_weight_NT=entropy_NT >= entropy_T.kthvalue(place).values)
 
 
 def top_tokens(score_NT: Tensor, mask_NT: Tensor, share: float) -> Tensor:

@@ -9,17 +9,19 @@ import hydra
 import pytest
 
 from openvlt.config import CONF, build
+from openvlt.data import choose
 from openvlt.data.render import PromptStyle
-from openvlt.grpo import advantage, aggregate, gate, loss, shape
+from openvlt.grpo import advantage, aggregate, gate, loss, sampler, shape
 from openvlt.grpo.auxiliary import KL, Entropy, RewardKL, ViewGap
 from openvlt.grpo.bundle import GRPO
+from openvlt.grpo.check import SIZES
 from openvlt.grpo.correct import RolloutCorrection
 from openvlt.grpo.passes import ViewPass
 from openvlt.grpo.plan import Spec, Views
 from openvlt.grpo.refill import Replay, Resample
 from openvlt.grpo.schedule import Ramp
 from openvlt.reward.combine import Reward, by_level, gated
-from openvlt.reward.terms import Overlong
+from openvlt.reward.terms import CaptionSuffices, Overlong
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.rollout.views import Blackened
 from openvlt.trainer.fit import Fit
@@ -36,7 +38,7 @@ def grpo(**changes: Any) -> GRPO:
     return GRPO(**{**machine, **parts, **changes})
 
 
-VIEW = {"black": ViewPass(Blackened())}
+VIEW, KL_ONLY = ({"black": ViewPass(Blackened(), outputs=outputs)} for outputs in (("logp",), ("sym_kl",)))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,18 @@ VIEW = {"black": ViewPass(Blackened())}
         ({"reward_kl": RewardKL(0.1)}, "gate keep_unequal drops groups .* the KL term in the reward gives them one"),
         ({"loss": loss.policy_gradient, "prompts_per_rollout": 64}, "takes every completion for the present policy's own"),
         ({"loss": loss.policy_gradient, "refill": Replay()}, "replayed groups use clipped_surrogate"),
+        *[({size: 0}, f"grpo.{size}=0; it is above 0") for size in SIZES],
+        ({"prompts_per_update": -32}, "grpo.prompts_per_update=-32; it is above 0"),
+        ({"top_p": 1.1}, "grpo.top_p=1.1; it is above 0 and at most 1"),
+        ({"temperature": Ramp(1.0, 0.5)}, "grpo.temperature can't be a schedule: .* go into numbers of loss, aggregate"),
+        ({"sampler": partial(sampler.NearHalf, floor=Ramp(0.1, 0.2))}, "grpo.sampler can't be a schedule"),
+        ({"correction": RolloutCorrection(cap=Ramp(2.0, 0.0))}, "cap=0.0; they are 0 <= floor < cap"),
+        ({"plan": Views({"more": Spec(Ramp(2, 0))})}, "n=0 completions"),
+        ({"select": partial(choose.between, low=0.2)}, r"grpo.select has no column; give \+grpo.select.column=<value>"),
+        ({"select": partial(choose.highest, column="level")}, "grpo.select has no amount"),
+        ({"auxiliary": {"gap": ViewGap(0.1, view="black")}, "passes": KL_ONLY}, r"reads logp of the pass 'black'; add it: .*=\[logp, \.\.\.\]"),
+        ({"shapers": {"p": partial(shape.perception, view="black")}, "passes": KL_ONLY}, "grpo.shapers.p reads logp of the pass 'black'"),
+        ({"shapers": {"u": partial(shape.uncertainty, weight=1.0, limit=1.0, noisy="black")}, "passes": VIEW}, "u reads sym_kl of the pass"),
     ],
 )
 def test_a_bundle_that_cannot_be_says_why(changes: dict[str, Any], said: str):
@@ -73,6 +87,9 @@ def test_what_is_allowed_is_built():
     assert grpo(shapers={"p": partial(shape.perception, view="black")}, passes=VIEW).losses == {}
     assert grpo(kl=Ramp(0.1, 0.0)).needs_reference and not grpo().needs_reference
     assert grpo(reward_kl=RewardKL(0.1), gate=gate.keep_all).needs_reference
+    assert grpo(reward=Reward({"caption": CaptionSuffices("reference")}, {"caption": 1.0})).needs_reference
+    assert not grpo(reward=Reward({"caption": CaptionSuffices()}, {"caption": 1.0})).needs_reference
+    assert grpo(correction=RolloutCorrection(cap=Ramp(3.0, 2.0)), select=partial(choose.between, column="level")).steps
     assert list(grpo(kl=0.1, auxiliary={"entropy": Entropy(0.1)}).losses) == ["kl", "entropy"]
 
 
@@ -84,6 +101,8 @@ def test_what_is_allowed_is_built():
         (lambda: RolloutCorrection(level="word"), "level is token or sequence, action truncate or mask"),
         (lambda: RolloutCorrection(cap=0.0), "0 <= floor < cap"),
         (lambda: Resample(tries=0), "grpo.refill.tries=0; it is at least 1"),
+        (lambda: Resample(tries=Ramp(1, 4)), "grpo.refill.tries can't be a schedule: it stays the same over a run"),
+        (lambda: Replay(capacity=Ramp(1, 4)), "grpo.refill.capacity can't be a schedule"),
         (lambda: Replay(capacity=0), "grpo.refill.capacity=0"),
         (lambda: ViewPass(Blackened(), outputs=("kl",)), r"outputs \['kl'\] unknown; they are logp, sym_kl"),
         (lambda: Spec(0), "n=0 completions"),

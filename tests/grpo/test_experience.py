@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from made import LENGTHS, REWARDS
 
 from openvlt.data.render import PromptStyle, Renderer
-from openvlt.grpo.advantage import group_centred, group_normalised
+from openvlt.grpo.advantage import group_normalised
 from openvlt.grpo.aggregate import sequence_mean
 from openvlt.grpo.auxiliary import KL
 from openvlt.grpo.experience import Chain, Experience
@@ -24,50 +23,7 @@ from openvlt.rollout.generator import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.trainer.module import Optimisation
 from openvlt.trainer.optimizer import adamw, constant, muon
-from openvlt.types import Completion, GRPOBatch, Rollouts, Totals
-
-LENGTHS = (3, 5, 2, 4, 6, 1, 4, 2)  # four problems, two completions each
-REWARDS = (1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.5, 0.5)  # groups 1 and 3 are equal
-
-
-class Scripted:
-    """A generator that says the prepared completions; the reward of each is written in its text."""
-
-    def __init__(self, ids: Sequence[Sequence[int]], rewards: Sequence[float], logp: bool = True) -> None:
-        self.said = [
-            Completion(tuple(row), str(reward), True, tuple(-0.1 * (place + 1) for place in range(len(row))) if logp else ())
-            for row, reward in zip(ids, rewards, strict=True)
-        ]
-        self.calls: list[tuple] = []
-
-    def generate(self, vlm, problems, prompts, sampling, seed) -> list[Completion]:
-        self.calls.append((len(problems), len(prompts), sampling, seed))
-        return self.said
-
-
-def written(rollouts: Rollouts, services=None) -> torch.Tensor:
-    """The number in each completion's text."""
-    return torch.tensor([float(completion.text) for completion in rollouts.completions])
-
-
-@pytest.fixture
-def make(fresh: Callable[..., VLM], ragged) -> Callable[..., Experience]:
-    """`make(rewards, updates, reference, **chain)`: an experience over scripted completions."""
-
-    def build(rewards=REWARDS, updates=1, reference=None, model=None, logp=True, **changes) -> Experience:
-        ids, mask = ragged(LENGTHS)
-        rows = [row[: int(size)].tolist() for row, size in zip(ids, mask.sum(1), strict=True)]
-        chain = Chain(
-            generator=Scripted(rows, rewards, logp),
-            sampling=Sampling(n=2, max_new_tokens=6),
-            reward=Reward({"written": written}, {"written": 1.0}),
-            advantage=group_centred,
-            gate=keep_unequal,
-        )
-        model = fresh() if model is None else model
-        return Experience(replace(chain, **changes), model, Renderer(model.processor, PromptStyle()), reference, updates)
-
-    return build
+from openvlt.types import GRPOBatch, Totals
 
 
 def test_equal_groups_are_dropped_and_the_rest_is_whole(make, mixed, ragged, render):

@@ -1,4 +1,4 @@
-"""Shapers, masks, refill, replay, correction, schedules, plans, passes: what each does to a rollout, on paper."""
+"""Shapers, masks, correction, schedules, plans, passes: what each does to a rollout, on paper."""
 
 from __future__ import annotations
 
@@ -10,45 +10,25 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from made import rollouts
 from PIL import Image
 
 from openvlt.data import choose, figures, tasks
 from openvlt.grpo import columns, credit, sampler, shape
+from openvlt.grpo.advantage import group_centred
 from openvlt.grpo.auxiliary import KL, Entropy, Imitation, RewardKL, ViewGap
 from openvlt.grpo.correct import RolloutCorrection
-from openvlt.grpo.gate import keep_unequal
-from openvlt.grpo.observe import distinct_answers
-from openvlt.grpo.refill import Replay, Resample, kept_groups
-from openvlt.grpo.rows import join, take_groups, take_rows
+from openvlt.grpo.experience import Chain
+from openvlt.grpo.gate import accuracy_band
+from openvlt.grpo.observe import accuracies, distinct_answers
+from openvlt.grpo.plan import Spec
 from openvlt.grpo.schedule import Ramp, Sigmoid, at
+from openvlt.reward.combine import Reward
+from openvlt.reward.terms import Overlong
 from openvlt.rollout.views import Blackened, Noisy, seen_through
-from openvlt.types import Completion, Origin, Problem, Prompts, Rollouts, UserError, Verdict
+from openvlt.types import Origin, Problem, UserError
 
 NAN = float("nan")
-
-
-def rollouts(rewards: list[float], *, groups: int = 2, lengths: list[int] | None = None, start: int = 0, **columns_) -> Rollouts:
-    """As many rows per problem; completion texts say their row's number, log-probabilities are -0.1 per place."""
-    rows, width = len(rewards), 4
-    lengths = lengths or [width] * rows
-    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
-    blank = torch.ones(groups, 1).long()
-    made = Rollouts(
-        problems=tuple(Problem(f"p{start + index}", "?", "1", level=index + 1) for index in range(groups)),
-        completions=tuple(Completion((5,) * length, f"<think>x</think>{start}/{row}", True) for row, length in enumerate(lengths)),
-        prompts=Prompts(blank, blank, blank, torch.zeros(groups).long()),
-        ids_NT=mask * 5,
-        mask_NT=mask,
-        group_N=torch.arange(groups).repeat_interleave(rows // groups),
-        policy_version=start,
-        behaviour_logp_NT=-0.1 * mask,
-        reward_N=torch.tensor(rewards),
-        adv_N=torch.tensor(rewards),
-        origin_N=torch.zeros(rows).long(),
-        view=("clean",) * rows,
-        verdicts=tuple(Verdict.CORRECT if reward > 0 else Verdict.WRONG for reward in rewards),
-    ).with_(**columns_)
-    return made.with_(keep_N=keep_unequal(made.reward_N, made.group_N))
 
 
 # --- shapers ------------------------------------------------------------------------------------------------------------
@@ -85,6 +65,16 @@ def test_token_masks_on_paper():
     assert shape.mask_truncated(torch.tensor([1.0, 0.0])).token_weight_NT.tolist() == [[1], [0]]
     with pytest.raises(UserError, match="share=0 of the tokens; it is above 0"):
         shape.top_tokens(entropy, mask, 0)
+
+
+def test_the_highest_entropies_are_those_above_the_quantile(monkeypatch):
+    """Found without torch.quantile, which refuses more than 2^24 numbers: a large rollout has more tokens."""
+    values, shares = torch.rand(3, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64), (0.05, 0.2, 0.5, 1.0)
+    expected = [values >= torch.quantile(values.flatten(), 1 - share) for share in shares]
+    monkeypatch.delattr(torch, "quantile")
+    for share, kept in zip(shares, expected, strict=True):
+        assert shape.top_entropy(values, torch.ones(3, 17), share=share).token_weight_NT.equal(kept)
+    assert shape.top_entropy(values, torch.zeros(3, 17)) == shape.Shape()  # nothing was said
 
 
 def test_perception_keeps_what_needs_the_image_and_has_mean_factor_one():
@@ -143,56 +133,17 @@ def test_correction_on_paper(level, action, first, second):
     assert weight[0].tolist() == pytest.approx(first) and weight[1].tolist() == second
 
 
+def test_without_the_samplers_probabilities_nothing_is_corrected_silently():
+    chain = Chain(None, None, Reward({"a": None}, {"a": 1.0}), group_centred, None, correction=RolloutCorrection())
+    made = rollouts([1.0, 0.0, 1.0, 0.0]).with_(logp={"old": torch.zeros(4, 4)})
+    assert credit.credited(chain, made).token_weight_NT[0].tolist() == pytest.approx([math.exp(0.1)] * 4)
+    with pytest.raises(UserError, match="grpo.correction needs the sampler's log-probabilities; use rollout=prefix"):
+        credit.credited(chain, made.with_(behaviour_logp_NT=None))
+
+
 def test_a_kl_term_in_the_reward_charges_the_sum():
     old, ref, mask = torch.full((2, 3), -1.0), torch.full((2, 3), -1.5), torch.tensor([[1, 1, 1], [1, 0, 0]])
     assert RewardKL(0.1).penalty(old, ref, mask).sum(1).tolist() == pytest.approx([0.15, 0.05])
-
-
-# --- refill -------------------------------------------------------------------------------------------------------------
-
-
-def drawing(*draws: list[float]):
-    made = iter([rollouts(rewards, start=2 * number + 2) for number, rewards in enumerate(draws)])
-    return lambda: next(made)
-
-
-def test_resampling_fills_up_in_order_and_stops_at_its_bound():
-    first = rollouts([1.0, 1.0, 1.0, 0.0])
-    full = Resample(tries=3)(first, drawing([0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]))
-    assert [problem.id for problem in full.problems] == ["p1", "p4"]  # p5 is surplus
-    assert [completion.text[-3:] for completion in full.completions] == ["0/2", "0/3", "4/0", "4/1"]
-    assert full.group_N.tolist() == [0, 0, 1, 1] and full.keep_N.all() and len(full.prompts) == 2
-    short = Resample(tries=1)(first, drawing([0.0] * 4, [0.0, 1.0, 0.0, 1.0]))
-    assert [problem.id for problem in short.problems] == ["p1"]
-    nothing = Resample(tries=1)(rollouts([1.0] * 4), drawing([0.0] * 4))
-    assert len(nothing.problems) == 2 and not nothing.keep_N.any()
-
-
-def test_replay_remembers_kept_groups_and_continues_from_its_state():
-    memory = Replay(capacity=2, seed=1)
-    full = memory(rollouts([1.0, 0.0, 0.0, 1.0]), None)
-    assert [p.id for p in full.problems] == ["p0", "p1"] and (full.origin_N == 0).all()
-    again = Replay(capacity=2, seed=1)
-    again.load_state_dict(memory.state_dict())
-    second = rollouts([1.0, 1.0, 1.0, 0.0], start=7)
-    one, other = (each(second, None) for each in (memory, again))
-    assert [p.id for p in one.problems] == [p.id for p in other.problems]
-    assert one.problems[0].id == "p8" and one.problems[1].id in ("p0", "p1") and one.policy_version == 7
-    assert one.origin_N.tolist() == [0, 0, Origin.REPLAYED, Origin.REPLAYED]
-    assert len(memory.memory) == 2 and memory.memory[-1].problems[0].id == "p8"
-    with pytest.raises(UserError, match="needs the sampler's log-probabilities"):
-        memory(second.with_(behaviour_logp_NT=None), None)
-
-
-def test_rows_and_groups_taken_and_joined_are_the_same_rows():
-    one, two = rollouts([1.0, 0.0, 1.0, 0.0], lengths=[1, 2, 3, 4]), rollouts([0.5, 0.0], groups=1, start=9)
-    both = join([one, two])
-    assert both.group_N.tolist() == [0, 0, 1, 1, 2, 2] and both.policy_version == 9 and len(both.prompts) == 3
-    back = take_groups(both, [2, 1])
-    assert [p.id for p in back.problems] == ["p9", "p1"]
-    assert back.group_N.tolist() == [1, 1, 0, 0] and back.mask_NT.sum(1).tolist() == [3, 4, 4, 4]
-    kept = take_rows(both, torch.tensor([True, False] * 3))
-    assert [c.text[-3:] for c in kept.completions] == ["0/0", "0/2", "9/0"] and kept_groups(both) == [0, 1, 2]
 
 
 # --- schedules ----------------------------------------------------------------------------------------------------------
@@ -217,6 +168,14 @@ def test_every_number_of_a_part_may_be_a_schedule():
     assert at(plain, 5, 11) is plain
     with pytest.raises(UserError, match="coefficient=-1.0 is negative"):
         at(KL(Ramp(1.0, -1.0)), 10, 11)
+
+
+def test_a_schedule_becomes_a_part_that_checks_itself():
+    half = at({"n": Spec(Ramp(2, 5)), "cap": RolloutCorrection(cap=Ramp(3.0, 1.0)), "overlong": Overlong(10, share=Ramp(0.2, 0.4))}, 5, 11)
+    assert (half["n"].n, half["cap"].cap, half["overlong"].share) == (4, 2.0, pytest.approx(0.3))  # 3.5 completions are four
+    for part, said in ((Spec(Ramp(2, 0)), "n=0"), (RolloutCorrection(cap=Ramp(2.0, 0.0)), "cap=0"), (Overlong(9, Ramp(0.5, 0.0)), "share=0")):
+        with pytest.raises(UserError, match=said):
+            at(part, 10, 11)
 
 
 # --- auxiliary losses ---------------------------------------------------------------------------------------------------
@@ -296,6 +255,18 @@ def test_samplers_choose_what_they_say():
     near = sampler.NearHalf(problems, 0, floor=1e-9)
     near.observe({str(n): float(n % 2) for n in range(10)})  # all right or all wrong: only 10 and 11 are left
     assert {p.id for p in near.next(2, 0)} == {"10", "11"}
+
+
+def test_accuracy_is_the_policys_own():
+    """Given texts and rows that are only compared with are in no problem's share of correct answers."""
+    given, compared = Origin.INJECTED, Origin.REWARD_ONLY
+    made = rollouts([0.0, 1.0, 1.0, 1.0, 0.0, 0.0], origin_N=torch.tensor([0, given, compared, 0, 0, compared]))
+    assert columns.call(lambda correct_N: correct_N, made).isnan().tolist() == [False, True, True, False, False, True]
+    band = partial(accuracy_band, low=0.1, high=0.9)
+    assert columns.call(band, made).tolist() == [False] * 3 + [True] * 3  # shares 0 / 1 and 1 / 2
+    assert accuracies(made) == {"p0": 0.0, "p1": 0.5}
+    nobody = rollouts([1.0, 1.0], origin_N=torch.tensor([given, 0]))
+    assert accuracies(nobody) == {"p1": 1.0} and columns.call(band, nobody).tolist() == [False, False]
 
 
 def test_columns_are_given_by_name_and_unknown_ones_are_told():

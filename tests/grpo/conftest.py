@@ -1,0 +1,37 @@
+"""Experiences over scripted completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from made import LENGTHS, REWARDS, Scripted, written
+
+from openvlt.data.render import PromptStyle, Renderer
+from openvlt.grpo.advantage import group_centred
+from openvlt.grpo.experience import Chain, Experience
+from openvlt.grpo.gate import keep_unequal
+from openvlt.model.load import VLM
+from openvlt.reward.combine import Reward
+from openvlt.rollout.generator import Sampling
+
+
+@pytest.fixture
+def make(fresh: Callable[..., VLM], ragged) -> Callable[..., Experience]:
+    """`make(rewards, updates, reference, **chain)`: an experience over scripted completions."""
+
+    def build(rewards=REWARDS, updates=1, reference=None, model=None, logp=True, **changes) -> Experience:
+        ids, mask = ragged(LENGTHS)
+        rows = [row[: int(size)].tolist() for row, size in zip(ids, mask.sum(1), strict=True)]
+        chain = Chain(
+            generator=Scripted(rows, rewards, logp),
+            sampling=Sampling(n=2, max_new_tokens=6),
+            reward=Reward({"written": written}, {"written": 1.0}),
+            advantage=group_centred,
+            gate=keep_unequal,
+        )
+        model = fresh() if model is None else model
+        return Experience(replace(chain, **changes), model, Renderer(model.processor, PromptStyle()), reference, updates)
+
+    return build
