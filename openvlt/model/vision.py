@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from openvlt.model.load import VLM
 from openvlt.types import Prompts
@@ -24,17 +26,23 @@ def image_features(vlm: VLM, prompts: Prompts) -> tuple[Tensor, tuple[Tensor, ..
     if FEATURES in prompts.vision:
         deep = sorted((name for name in prompts.vision if name.startswith("deep_")), key=lambda name: int(name[5:]))
         return prompts.vision[FEATURES], tuple(prompts.vision[name] for name in deep)
-    output = vlm.core.get_image_features(**pixels(prompts))
+    run = partial(vlm.core.get_image_features, **pixels(prompts))
+    # a trained tower runs again in the backward pass: once per image that is cheap, and nothing of it is kept while completions are scored
+    output = checkpoint(run, use_reentrant=False) if torch.is_grad_enabled() and trains(vlm) else run()
     deep = getattr(output, "deepstack_features", None) or ()
     return _joined(output.pooler_output), tuple(_joined(layer) for layer in deep)
+
+
+def trains(vlm: VLM) -> bool:
+    """Whether anything of the vision tower is learned."""
+    return any(value.requires_grad for value in vlm.core.model.visual.parameters())
 
 
 def with_features(vlm: VLM, prompts: Prompts) -> Prompts:
     """The prompts with their vision features, kept on the CPU for every later pass. As they came when the tower is trained, when there
     is no image, and for families that are run by their own forward."""
     model = vlm.core
-    tower = getattr(model.model, "visual", None)
-    if not prompts.vision or tower is None or any(value.requires_grad for value in tower.parameters()):
+    if not prompts.vision or not hasattr(model.model, "visual") or trains(vlm):
         return prompts
     made = []
     patches = prompts.vision["image_grid_thw"].prod(-1).tolist()

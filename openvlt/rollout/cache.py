@@ -9,20 +9,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROOM = 64  # places for own tokens at first; doubled when they are full
+ROOM = 64  # places for own tokens at first; doubled when they are full, up to the longest completion
 
 
 class PrefixCache:
     """`Attend` for one new token per row. Rows stand prompt by prompt; `owner_R` is each row's prompt."""
 
-    def __init__(self, prefix: list[tuple[Tensor, Tensor]], mask_PL: Tensor, n: int) -> None:
-        """`prefix` holds each layer's keys and values (P,K,L,D)."""
-        self.prefix, self.length = prefix, 0
+    def __init__(self, prefix: list[tuple[Tensor, Tensor]], mask_PL: Tensor, n: int, most_tokens: int) -> None:
+        """`prefix` holds each layer's keys and values (P,K,L,D); no row is fed more than `most_tokens`."""
+        self.prefix, self.length, self.most_tokens = prefix, 0, most_tokens
         self.bias_PL = None if bool(mask_PL.all()) else torch.zeros_like(mask_PL, dtype=prefix[0][0].dtype)
         if self.bias_PL is not None:
             self.bias_PL.masked_fill_(mask_PL == 0, -torch.inf)
         prompts, kinds, _, size = prefix[0][0].shape
-        self.own = [tuple(half.new_empty(prompts * n, kinds, ROOM, size) for half in layer) for layer in prefix]
+        room = min(ROOM, most_tokens)
+        self.own = [tuple(half.new_empty(prompts * n, kinds, room, size) for half in layer) for layer in prefix]
         self._stand(torch.arange(prompts, device=mask_PL.device).repeat_interleave(n))
 
     def _stand(self, owner_R: Tensor) -> None:
@@ -39,8 +40,13 @@ class PrefixCache:
         if len(alive) < len(self.prefix[0][0]):
             self.prefix = [tuple(half.index_select(0, alive) for half in layer) for layer in self.prefix]
             self.bias_PL = None if self.bias_PL is None else self.bias_PL[alive]
-        self.own = [tuple(self._moved(half, rows, half.shape[2]) for half in layer) for layer in self.own]
+        self._move(rows, self.own[0][0].shape[2])
         self._stand(owner_R)
+
+    def _move(self, rows: Tensor | slice, room: int) -> None:
+        """Own keys and values of these rows to places for `room` tokens, layer by layer: two copies of one layer at a time, not of all."""
+        for layer, halves in enumerate(self.own):
+            self.own[layer] = tuple(self._moved(half, rows, room) for half in halves)
 
     def _moved(self, half: Tensor, rows: Tensor | slice, room: int) -> Tensor:
         used = half[rows, :, : self.length]
@@ -51,8 +57,8 @@ class PrefixCache:
     def advance(self) -> None:
         """The token that all layers have seen counts from now on."""
         self.length += 1
-        if self.length == self.own[0][0].shape[2]:
-            self.own = [tuple(self._moved(half, slice(None), 2 * self.length) for half in layer) for layer in self.own]
+        if self.length == self.own[0][0].shape[2] < self.most_tokens:
+            self._move(slice(None), min(2 * self.length, self.most_tokens))
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention (R,1,H,D) of each row's newest token over [its prompt; its own tokens]."""

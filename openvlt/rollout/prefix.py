@@ -64,7 +64,7 @@ class _Decoding:
         hidden_SD = packed_hidden(self.vlm, prefix, first_P1, own_P, packing, attend)
         place_S = packing.prompt_tokens[packing.order_S]
         kept = [tuple(_padded(half, place_S, prompts.mask_PL) for half in attend.kept.pop(layer)) for layer in sorted(attend.kept)]
-        self.cache = PrefixCache(kept, prompts.mask_PL, n)
+        self.cache = PrefixCache(kept, prompts.mask_PL, n, self.sampling.max_new_tokens)
         self.position_N = prefix.next_P.repeat_interleave(n, 0)
         self.logits_NV = self.head(hidden_SD[packing.source_M]).repeat_interleave(n, 0)
 
