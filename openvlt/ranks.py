@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Item = TypeVar("Item")
+_MESSAGE = 1 << 24  # values in one message
 _PATIENCE = timedelta(hours=4)  # a rank may wait while the main one asks a server for traces
 _PLACES = "OPENVLT_RANKS"  # the launcher's temporary folder, gone with it
 _HEAVY = ("model", "last.ckpt")  # what ranks read from the main folder instead of having a copy
@@ -40,13 +41,16 @@ def launched() -> bool:
 
 
 def processes(devices: int | str) -> int:
-    """How many processes `trainer.devices` asks for on this machine. Raises UserError for a value that is no number and not auto."""
+    """How many processes `trainer.devices` asks for on this machine; `auto` is every GPU, or without any two processes for two cores.
+
+    Raises UserError for a value that is no number and not auto.
+    """
     if devices == "auto":
         import torch
 
-        return max(1, torch.cuda.device_count())
+        return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
     if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
-        raise UserError(f"trainer.devices={devices!r}; give a number of GPUs (or CPU processes) from 1 on, or auto for all GPUs")
+        raise UserError(f"trainer.devices={devices!r}; give a number of GPUs (or CPU processes) from 1 on, or auto")
     return devices
 
 
@@ -57,6 +61,7 @@ def launch(processes: int) -> int:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as places:
         common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), _PLACES: places}
+        common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
         ranks = [_start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the main rank too; it says what there is to say
         told: list[int] = []
@@ -170,10 +175,35 @@ def wait() -> None:
 
 
 def add_up(tensors: Iterable[Tensor]) -> None:
-    """Replaces each tensor by its sum over the ranks, in place."""
+    """Replaces each tensor by its sum over the ranks, in place. Small ones travel together: each message costs most of a millisecond."""
     if (distributed := _group()) is not None:
-        for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
-            work.wait()
+        for together in _buckets(tensors):
+            _add_up_together(together, distributed)
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one kind in runs of at most `_MESSAGE` values; a larger one stands alone."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        alike = bucket and (tensor.dtype, tensor.device) == (bucket[0].dtype, bucket[0].device)
+        if bucket and (not alike or sum(one.numel() for one in bucket) + tensor.numel() > _MESSAGE):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def _add_up_together(tensors: Sequence[Tensor], distributed: Any) -> None:
+    import torch
+
+    if len(tensors) == 1:
+        distributed.all_reduce(tensors[0])
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    distributed.all_reduce(flat)
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def add_up_gradients(parameters: Sequence[Any]) -> None:

@@ -28,12 +28,24 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     On the main rank; the others follow it, in a folder of their own. Raises UserError when the folder to resume is no run, or when
     its config and the given one differ.
     """
+    use_threads(config)
     opened = _open(config) if ranks.is_main() else None
     opened, folder = ranks.agreed(opened)
+    use_threads(opened)
     if not ranks.is_main():
         with contextlib.suppress(OSError):  # it isn't empty: the folder to resume
             Path(config.paths.run).rmdir()
     return opened, ranks.workplace(folder)
+
+
+def use_threads(config: DictConfig) -> None:
+    """`threads` CPU threads for this process, PyTorch's own choice without it."""
+    import torch
+
+    if config.get("threads") is not None:
+        if not isinstance(config.threads, int) or config.threads < 1:
+            raise UserError(f"threads={config.threads}; give a number from 1 on, or null for PyTorch's choice")
+        torch.set_num_threads(config.threads)
 
 
 def _open(config: DictConfig) -> tuple[DictConfig, Path]:

@@ -31,8 +31,8 @@ from openvlt.types import UserError
 class Fit:
     """`conf/trainer/*.yaml`. Every `checkpoint_every` optimiser steps a resumable `last.ckpt` is written.
 
-    `devices` is a number of GPUs (or CPU processes) of this machine or `auto`: one process each, weights replicated, gradients summed
-    (`openvlt.ranks`). `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
+    `devices` is a number of GPUs (or CPU processes) of this machine or `auto` (`openvlt.ranks.processes`): one process each, weights
+    replicated, gradients summed. `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
     `workers` (on Linux) prepare batches that don't depend on the policy (images of SFT data) ahead of time.
     """
 

@@ -31,6 +31,7 @@ EVALUATE = ["evaluation.selection.split=train", "evaluation.selection.amount=nul
         ("train.py", ["evaluation.selection.split=tset"], ["tset", "test"]),
         ("train.py", ["model.freeze=[eyes]"], ["eyes", "vision", "projector", "language"]),
         ("train.py", ["trainer.accelerator=abacus"], ["abacus"]),
+        ("train.py", ["threads=0"], ["threads=0", "null"]),
         ("evaluate.py", ["data=jsonl"], ["data.path", "data.path=<"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,

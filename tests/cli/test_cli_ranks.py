@@ -70,3 +70,27 @@ def test_a_mistake_with_two_ranks_is_one_sentence(cli: Cli, tmp_path: Path) -> N
 def test_devices_is_a_number_or_auto(cli: Cli, devices: str) -> None:
     said = cli("train.py", f"trainer.devices={devices}").error
     assert "trainer.devices" in said and "auto" in said
+
+
+def test_auto_is_two_processes_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from openvlt import ranks
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for cores, processes in ((16, 2), (2, 2), (1, 1), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert ranks.processes("auto") == processes
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert ranks.processes("auto") == 8
+
+
+def test_small_tensors_travel_together_and_a_large_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from openvlt import ranks
+
+    monkeypatch.setattr(ranks, "_MESSAGE", 10)
+    sizes = [(4, torch.float32), (6, torch.float32), (1, torch.float32), (3, torch.bfloat16), (12, torch.float32), (2, torch.float32)]
+    buckets = ranks._buckets(torch.zeros(size, dtype=kind) for size, kind in sizes)
+    assert [[len(tensor) for tensor in bucket] for bucket in buckets] == [[4, 6], [1], [3], [12], [2]]
