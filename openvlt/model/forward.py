@@ -44,8 +44,11 @@ class Prefix:
     next_P: Tensor
 
 
-def encode(vlm: VLM, prompts: Prompts) -> Prefix:
-    """Runs the vision tower once per image (or takes its stored features) and places its features at the prompt's image tokens."""
+def encode(vlm: VLM, prompts: Prompts, *, again: bool = False) -> Prefix:
+    """Runs the vision tower once per image (or takes its stored features) and places its features at the prompt's image tokens.
+
+    `again` lets a trained tower run a second time in the backward pass, so that nothing of it is kept while completions are scored.
+    """
     model, real_PL = vlm.core, prompts.mask_PL.bool()
     _require(model, ("get_input_embeddings", "get_image_features"), model)
     _require(model, ("get_rope_index", "language_model"), model.model)
@@ -53,7 +56,7 @@ def encode(vlm: VLM, prompts: Prompts) -> Prefix:
     embeds_SD, deep = model.get_input_embeddings()(ids_S), ()
     image_S = ids_S == model.config.image_token_id
     if prompts.vision:
-        features, deep = image_features(vlm, prompts)
+        features, deep = image_features(vlm, prompts, again=again)
         embeds_SD = embeds_SD.masked_scatter(image_S[:, None], features.to(embeds_SD.dtype))
     positions_3PL, _ = model.model.get_rope_index(
         prompts.ids_PL,
@@ -77,7 +80,7 @@ def scored_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, g
         _say_plain(vlm.core.config.model_type)
         return _plain_hidden(vlm, prompts, ids_NT, mask_NT, group_N)[mask_NT.bool()]
     packing = pack(prompts.mask_PL, mask_NT, group_N)
-    prefix = encode(vlm, prompts)
+    prefix = encode(vlm, prompts, again=len(ids_NT) > len(prompts))  # once per image: cheap where a group shares it, not in SFT
     hidden_SD = packed_hidden(vlm, prefix, ids_NT, group_N, packing, PackedAttention(packing))
     return hidden_SD.index_select(0, packing.source_M)
 

@@ -21,14 +21,13 @@ def pixels(prompts: Prompts) -> dict[str, Tensor]:
     return {name: value for name, value in prompts.vision.items() if name != FEATURES and not name.startswith("deep_")}
 
 
-def image_features(vlm: VLM, prompts: Prompts) -> tuple[Tensor, tuple[Tensor, ...]]:
+def image_features(vlm: VLM, prompts: Prompts, *, again: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Features (image tokens, D) of all images in reading order, and those of DeepStack's layers (empty for most families)."""
     if FEATURES in prompts.vision:
         deep = sorted((name for name in prompts.vision if name.startswith("deep_")), key=lambda name: int(name[5:]))
         return prompts.vision[FEATURES], tuple(prompts.vision[name] for name in deep)
     run = partial(vlm.core.get_image_features, **pixels(prompts))
-    # a trained tower runs again in the backward pass: once per image that is cheap, and nothing of it is kept while completions are scored
-    output = checkpoint(run, use_reentrant=False) if torch.is_grad_enabled() and trains(vlm) else run()
+    output = checkpoint(run, use_reentrant=False) if again and torch.is_grad_enabled() and trains(vlm) else run()
     deep = getattr(output, "deepstack_features", None) or ()
     return _joined(output.pooler_output), tuple(_joined(layer) for layer in deep)
 

@@ -69,7 +69,7 @@ def test_the_tolerance_would_notice_a_missing_image_or_shifted_positions(vlm, sc
         blind = type(prompts)(prompts.ids_PL, prompts.mask_PL, prompts.token_type_PL, prompts.images_P, blank)
         unseen, _ = completion_logp(vlm, blind, ids, mask, group)
         encode = forward.encode
-        monkeypatch.setattr(forward, "encode", lambda *args: replace(encoded := encode(*args), next_P=encoded.next_P + 1))
+        monkeypatch.setattr(forward, "encode", lambda *args, **given: replace(encoded := encode(*args, **given), next_P=encoded.next_P + 1))
         shifted, _ = completion_logp(vlm, *scored)
     seen = scored[0].images_P[group] > 0
     assert ((right - unseen).abs().amax(1)[seen] > 1e-2).all() and (right - unseen)[~seen].abs().max() < 1e-6
