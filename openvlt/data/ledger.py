@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-_HEAD, _WIDTH = b'{"key": "', 32
+from openvlt.data.lines import cut_half
+from openvlt.data.lock import locked
+from openvlt.types import UserError
+
+_WIDTH = 32
+_LINE = re.compile(rb'\{"key": "([0-9a-f]{%d})"[,}]' % _WIDTH)
 
 
 def content_key(*parts: Any) -> str:
@@ -21,7 +29,8 @@ def content_key(*parts: Any) -> str:
 class Ledger:
     """Rows of one file by key (`content_key`). A row is on disk when `append` returns; a half-written last line is cut off.
 
-    Rows stay on disk: memory is 16 bytes a row, whatever it holds. The first row of a key counts.
+    Rows stay on disk: memory is 16 bytes a row, whatever it holds. The first row of a key counts. Several processes may file rows in one
+    file at a time: each holds the file's lock while it writes, and takes note of the others' rows first.
     """
 
     def __init__(self, file: Path) -> None:
@@ -32,8 +41,9 @@ class Ledger:
         self._handle = file.open("a+b")
         self._keys, self._places = np.empty(0, np.uint64), np.empty(0, np.uint64)
         self._recent: dict[int, int] = {}
-        self._end = 0
-        self._scan()
+        self._end = self._lines = 0
+        with self._alone():
+            pass
 
     def __enter__(self) -> Ledger:
         return self
@@ -53,7 +63,7 @@ class Ledger:
         if place is None:
             return None
         self._handle.seek(place)
-        row = json.loads(self._handle.readline())
+        row = self._read(self._handle.readline())
         del row["key"]
         return row
 
@@ -62,28 +72,46 @@ class Ledger:
         if key in self:
             return
         line = json.dumps({"key": key, **row}, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-        self._handle.write(line)
-        self._handle.flush()
-        self._note(key, self._end)
-        self._end += len(line)
+        with self._alone():
+            if key not in self:
+                self._handle.write(line)
+                self._handle.flush()
+                self._note(key, self._end)
+                self._end, self._lines = self._end + len(line), self._lines + 1
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All rows in the order in which they were filed, with their keys."""
+        """All rows in the order in which they were filed, with their keys; one that is being written is left out."""
         with self.file.open("rb") as lines:
-            yield from map(json.loads, lines)
+            yield from (self._read(line) for line in lines if line.endswith(b"\n"))
+
+    def _read(self, line: bytes) -> dict[str, Any]:
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            with self.file.open("rb") as lines:
+                number = next(number for number, each in enumerate(lines, 1) if each == line)
+            raise UserError(f"{self.file}, line {number} is not valid JSON ({error}); restore the file, or remove that line") from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process writes meanwhile; what others wrote before is noted, and what a killed one left half-written is cut off."""
+        with locked(self._handle):
+            self._handle.flush()  # forgets what was read ahead
+            if os.fstat(self._handle.fileno()).st_size != self._end:
+                cut_half(self.file)
+                self._scan()
+            yield
 
     def _scan(self) -> None:
-        self._handle.seek(0)
+        self._handle.seek(self._end)
         for line in self._handle:
-            if not line.endswith(b"\n"):
-                self._handle.truncate(self._end)
-                break
-            if not line.startswith(_HEAD):
-                raise ValueError(f"{self.file}: the line at byte {self._end} has no key; this is no ledger")
-            key = line[len(_HEAD) : len(_HEAD) + _WIDTH].decode()
+            found = _LINE.match(line)
+            if found is None:
+                raise UserError(f"{self.file}, line {self._lines + 1} has no key, so this is no ledger; restore the file, or move it away")
+            key = found[1].decode()
             if key not in self:
                 self._note(key, self._end)
-            self._end += len(line)
+            self._end, self._lines = self._end + len(line), self._lines + 1
 
     def _note(self, key: str, place: int) -> None:
         """Recent rows stand in a dictionary; now and then they join the sorted arrays, which are ten times smaller."""

@@ -13,8 +13,7 @@ from openvlt.types import UserError
 def append_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Adds rows at the end, one JSON object per line. A half-written last line is cut off first."""
     with file.open("ab") as lines:
-        if file.stat().st_size:
-            lines.truncate(_whole(file))
+        cut_half(file)
         lines.writelines(f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows)
 
 
@@ -35,14 +34,14 @@ def whole_lines(file: Path) -> list[str]:
     return [line for line in text[: text.rfind(b"\n") + 1].decode("utf-8").split("\n") if line.strip()]
 
 
-def _whole(file: Path) -> int:
-    """Bytes up to and with the last line feed, found from the end."""
-    with file.open("rb") as text:
-        end = text.seek(0, 2)
-        while end > 0:
+def cut_half(file: Path) -> None:
+    """Cuts a half-written last line off; the last line feed is looked for from the end."""
+    with file.open("r+b") as text:
+        size = end = text.seek(0, 2)
+        place = -1
+        while end > 0 and place < 0:
             begin = text.seek(max(0, end - 65536))
-            place = text.read(end - begin).rfind(b"\n")
-            if place >= 0:
-                return begin + place + 1
-            end = begin
-    return 0
+            place, end = text.read(end - begin).rfind(b"\n"), begin
+        whole = end + place + 1
+        if whole < size:
+            text.truncate(whole)

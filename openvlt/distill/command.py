@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -57,10 +58,11 @@ def reused(config: DictConfig, folder: Path) -> None:
 
 
 def copied(there: Path, here: Path) -> None:
-    """The stages' ledgers, where they aren't here yet."""
+    """The stages' ledgers, where they aren't here yet; each whole or not at all."""
     for name in (f"{stage}.jsonl" for stage in STAGES):
         if (there / name).is_file() and not (here / name).exists():
-            shutil.copyfile(there / name, here / name)
+            shutil.copyfile(there / name, here / f".{name}.tmp")
+            os.replace(here / f".{name}.tmp", here / name)
 
 
 def written(config: DictConfig, distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], folder: Path) -> None:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from openvlt import ranks
 from openvlt.data.ledger import Ledger, content_key
+from openvlt.data.lock import alone
 from openvlt.data.render import question_text
 from openvlt.distill.engine import Question
 from openvlt.model.load import VLM
 from openvlt.rollout.protocol import Reply, Usage
-from openvlt.types import Problem, Verdict
+from openvlt.types import Problem, UserError, Verdict
 from openvlt.verify import verify_batch
 
 if TYPE_CHECKING:
@@ -67,7 +68,12 @@ class Work:
     usage: Usage = field(default_factory=Usage)
 
     def __enter__(self) -> Work:
+        """Raises UserError when another process works in the folder."""
         with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(alone(self.folder))
+            except BlockingIOError:
+                raise UserError(f"another process is distilling in {self.folder}; wait for its end, or start a new run") from None
             self.files = {name: stack.enter_context(Ledger(self.folder / f"{name}.jsonl")) for name in STAGES}
             self._closing = stack.pop_all()
         return self
