@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.table import read_rows
+from openvlt.data.files import read_rows
 from openvlt.types import UserError
 
 Row = Mapping[str, Any]

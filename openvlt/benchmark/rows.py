@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.table import Columns, read_rows, to_problem
+from openvlt.data.files import read_rows
+from openvlt.data.table import Columns, to_problem
 from openvlt.types import Problem, UserError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from openvlt.benchmark.generate import Engine
 from openvlt.benchmark.prompt import filled
-from openvlt.data.images import open_images
+from openvlt.data.images import image_size
 from openvlt.data.render import PromptStyle
 from openvlt.model.load import VLM
 from openvlt.types import Problem, UserError
@@ -53,9 +53,17 @@ class BlankImage:
     name: ClassVar[str] = "blank image"
 
     def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
-        return [
-            replace(problem, images=tuple(Image.new("RGB", image.size, "white") for image in open_images(problem))) for problem in problems
-        ]
+        """Only the heads of image files are read, and a white image lies in `folder/blank` once per size: nothing is held in memory."""
+        sizes = [[image_size(image, problem.id) for image in problem.images] for problem in problems]
+        place = folder / "blank"
+        place.mkdir(parents=True, exist_ok=True)
+        for size in {size for each in sizes for size in each}:
+            Image.new("L", size, "white").save(_blank(place, size))
+        return [replace(p, images=tuple(_blank(place, size) for size in each)) for p, each in zip(problems, sizes, strict=True)]
+
+
+def _blank(folder: Path, size: tuple[int, int]) -> Path:
+    return folder / f"{size[0]}x{size[1]}.png"
 
 
 @dataclass(frozen=True)

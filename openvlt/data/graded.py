@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from openvlt.data.choose import chosen
+from openvlt.data.files import read_rows
 from openvlt.data.rows import allotment, choose_share
 from openvlt.data.source import Selection
-from openvlt.data.table import Columns, read_rows, to_problem
+from openvlt.data.table import Columns, to_problem
 from openvlt.types import Problem, UserError
 
 GRADES = ("samples", "right", "pass_rate", "reward_variance", "mean_words", "mean_tokens")

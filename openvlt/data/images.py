@@ -1,24 +1,40 @@
-"""Opening images: one place that turns a path into RGB and a broken file into a sentence."""
+"""Images: one place that turns a path into RGB, a broken file into a sentence, and a picture into a `data:` URL."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
+from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from openvlt.types import Problem, UserError
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises over a broken image
 
 
 def open_image(image: Path | Image.Image, row: str) -> Image.Image:
     """RGB pixels of one image. Raises UserError that names the row when the file is missing or can't be decoded."""
+    with _opened(image, row) as file:
+        return _rgb(file)
+
+
+def image_size(image: Path | Image.Image, row: str) -> tuple[int, int]:
+    """Width and height; of a file, only its head is read. Raises as `open_image` does."""
+    with _opened(image, row) as file:
+        return file.size
+
+
+@contextlib.contextmanager
+def _opened(image: Path | Image.Image, row: str) -> Iterator[Image.Image]:
     try:
-        if isinstance(image, Image.Image):
-            return _rgb(image)
-        with Image.open(image) as file:
-            return _rgb(file)
+        with contextlib.nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as file:
+            yield file
     except FileNotFoundError:
         raise UserError(f"row {row!r}: image {image} does not exist; image paths are relative to the data file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         what = "the image in the row" if isinstance(image, Image.Image) else f"image {image}"
         raise UserError(f"row {row!r}: {what} can't be read ({error}); replace it or remove the row") from error
 
@@ -35,3 +51,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 def open_images(problem: Problem) -> list[Image.Image]:
     """All images of a problem, in order."""
     return [open_image(image, problem.id) for image in problem.images]
+
+
+def data_url(image: Image.Image | bytes, form: str = "PNG") -> str:
+    """A picture as a `data:` URL; bytes are a file of this form already."""
+    if isinstance(image, Image.Image):
+        file = BytesIO()
+        image.save(file, form)
+        image = file.getvalue()
+    return f"data:image/{form.lower()};base64,{base64.b64encode(image).decode()}"

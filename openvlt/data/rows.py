@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openvlt.data.files import read_rows, unit
 from openvlt.data.source import Selection, check_amount
-from openvlt.data.table import Columns, Row, read_rows, to_problem, unit
+from openvlt.data.table import Columns, Row, to_problem
 from openvlt.types import Problem, UserError, unique_ids
 
 SPLITS = ("train", "val", "test")

@@ -1,21 +1,21 @@
-"""Rows of a file <-> problems: reads .jsonl, .json and .parquet, and alone knows what a row must hold."""
+"""Rows of a file <-> problems: alone knows what a row must hold."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from openvlt.data.images import open_image
+from openvlt.data.files import brief, read_rows, unit
+from openvlt.data.images import UNREADABLE, open_image
 from openvlt.types import Problem, Trace, UserError
 
 Row = Mapping[str, Any]
@@ -55,71 +55,6 @@ class Columns:
             raise UserError(_absent(field.name, " or ".join(names), there, where))
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
-    """(line or row number from 1, row) of a .jsonl, .json (a list) or .parquet file; anything else raises UserError."""
-    path = Path(path)
-    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise UserError(f"data file {path}: suffix {path.suffix!r} is not supported; use one of {', '.join(readers)}")
-    if not path.is_file():
-        raise UserError(f"data file {path} does not exist (looked in {Path.cwd()}); correct the path")
-    try:
-        rows = list(readers[path.suffix](path))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    if not rows:
-        raise UserError(f"data file {path} has no rows; give a file with at least one")
-    for number, row in rows:
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, {unit(path)} {number}: expected an object with named columns, got {_short(row)}")
-    return rows
-
-
-def unit(path: Path | str) -> str:
-    """What rows of this file are counted in: lines of a .jsonl, else rows."""
-    return "line" if Path(path).suffix == ".jsonl" else "row"
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); "
-                    "a .jsonl file holds one whole object per line"
-                ) from None
-
-
-def _json(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        hint = "; one object per line? Then name it .jsonl" if error.msg == "Extra data" else ""
-        raise UserError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno}){hint}"
-        ) from None
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: expected a list of rows, got {_short(rows)}; write the rows as [{{...}}, {{...}}]")
-    yield from enumerate(rows, 1)
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        yield from enumerate(parquet.read_table(path).to_pylist(), 1)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a readable parquet file ({error}); write it again") from None
-
-
 # --- rows to problems -----------------------------------------------------------------------------------------------
 
 
@@ -157,7 +92,7 @@ def _text(row: Row, column: str, field: str, where: str) -> str:
         raise UserError(_absent(field, column, row, where))
     value = row[column]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UserError(f"{where}: column {column!r} holds {_short(value)}; expected text or a number")
+        raise UserError(f"{where}: column {column!r} holds {brief(value)}; expected text or a number")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: column {column!r} holds {value}; expected text or a finite number")
     if not str(value).strip():
@@ -170,7 +105,7 @@ def _answer(row: Row, columns: Columns, where: str) -> str:
     answer, choices = _text(row, columns.answer, "answer", where), _choices(row, columns, where)
     if choices and isinstance(row[columns.answer], int) and answer not in choices:
         raise UserError(
-            f"{where}: the answer {answer} is none of the choices {_short(list(choices))}; "
+            f"{where}: the answer {answer} is none of the choices {brief(list(choices))}; "
             "write the letter or the text of the choice, not its index"
         )
     return answer
@@ -182,7 +117,7 @@ def _choices(row: Row, columns: Columns, where: str) -> tuple[str, ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
         raise UserError(
-            f"{where}: column {columns.choices!r} holds {_short(value)}; expected a list of texts or numbers"
+            f"{where}: column {columns.choices!r} holds {brief(value)}; expected a list of texts or numbers"
         )
     return tuple(str(item) for item in value)
 
@@ -190,7 +125,7 @@ def _choices(row: Row, columns: Columns, where: str) -> tuple[str, ...] | None:
 def _answer_type(row: Row, columns: Columns, where: str) -> str | None:
     value = row.get(columns.answer_type)
     if value is not None and not isinstance(value, str):
-        raise UserError(f"{where}: column {columns.answer_type!r} holds {_short(value)}; expected text")
+        raise UserError(f"{where}: column {columns.answer_type!r} holds {brief(value)}; expected text")
     return value or None
 
 
@@ -199,7 +134,7 @@ def _level(row: Row, columns: Columns, where: str) -> int | None:
     if isinstance(value, str) and re.fullmatch(r"\d+", value) or isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | None):
-        raise UserError(f"{where}: column {columns.level!r} holds {_short(value)}; expected a whole number")
+        raise UserError(f"{where}: column {columns.level!r} holds {brief(value)}; expected a whole number")
     return value
 
 
@@ -224,15 +159,13 @@ def _image(cell: Any, root: Path, where: str) -> Path | Image.Image:
     if isinstance(cell, bytes):
         try:
             return Image.open(BytesIO(cell))
-        except UnidentifiedImageError:
-            raise UserError(
-                f"{where}: {len(cell)} bytes are not a readable image; replace them or remove the row"
-            ) from None
+        except UNREADABLE as error:
+            raise UserError(f"{where}: {len(cell)} bytes are not a readable image ({error}); replace them or remove the row") from error
     if not isinstance(cell, str | Path):
-        raise UserError(f"{where}: an image is {_short(cell)}; expected a path, bytes, or {{bytes, path}}")
+        raise UserError(f"{where}: an image is {brief(cell)}; expected a path, bytes, or {{bytes, path}}")
     if re.match(r"https?://|data:", str(cell)):
         raise UserError(
-            f"{where}: image {_short(cell)} is not a file; save it and give a path relative to the data file"
+            f"{where}: image {brief(cell)} is not a file; save it and give a path relative to the data file"
         )
     file = root / cell
     if not os.path.isfile(file):
@@ -243,11 +176,6 @@ def _image(cell: Any, root: Path, where: str) -> Path | Image.Image:
 def _absent(field: str, column: str, there: Collection[str], where: str) -> str:
     fix = f"set data.columns.{field}{' (null: no images)' if field == 'images' else ''}"
     return f"{where}: no column {column} for the {field}; there are {', '.join(map(str, there)) or 'none'}; {fix}"
-
-
-def _short(value: Any) -> str:
-    text = f"{value!r} ({type(value).__name__})"
-    return text if len(text) <= 100 else f"{text[:80]}... ({type(value).__name__})"
 
 
 # --- problems to rows -----------------------------------------------------------------------------------------------

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from openvlt.data.images import open_image
+from openvlt.data.images import data_url, open_image
 from openvlt.model.load import VLM, check_place
 from openvlt.model.processor import first_line
 from openvlt.types import UserError
 
 
-def data_url(image: Path | Image.Image, row: str, max_pixels: int | None) -> str:
+def image_url(image: Path | Image.Image, row: str, max_pixels: int | None) -> str:
     """An image as a `data:` URL (PNG), scaled down to at most `max_pixels`. Raises UserError where it can't be read."""
     picture = open_image(image, row)
     if max_pixels is not None and picture.width * picture.height > max_pixels:
         scale = math.sqrt(max_pixels / (picture.width * picture.height))
         picture = picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
-    file = BytesIO()
-    picture.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_url(picture)
 
 
 class TextProcessor:

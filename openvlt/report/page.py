@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from openvlt.data.images import data_url
 from openvlt.report.figures import curves_figure, iterations_figure
 from openvlt.report.records import Run, Stage, read_run, write
 from openvlt.report.table import percent, stages_table
@@ -79,7 +79,7 @@ def _template() -> jinja2.Template:
 
 
 def _inline(file: Path | None) -> str:
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" if file else ""
+    return data_url(file.read_bytes()) if file else ""
 
 
 # --- header -----------------------------------------------------------------------------------------------------------

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.images import open_image
+from openvlt.data.images import data_url, open_image
 from openvlt.data.lines import read_lines
 from openvlt.report.records import Run, Stage
 from openvlt.types import UserError, Verdict
@@ -74,9 +72,7 @@ def picture(path: Path) -> Picture:
         return Picture(missing=f"{path.name} can't be read")
     small = max(image.size) <= _SMALL
     image.thumbnail((_WIDEST, _WIDEST))
-    form, buffer = ("PNG" if small else "JPEG"), io.BytesIO()
-    image.save(buffer, form)
-    return Picture(f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}", small=small)
+    return Picture(data_url(image, "PNG" if small else "JPEG"), small=small)
 
 
 # --- one stage --------------------------------------------------------------------------------------------------------

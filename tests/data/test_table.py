@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from openvlt.data.files import read_rows
 from openvlt.data.images import open_image, open_images
-from openvlt.data.table import Columns, problem_row, read_rows, read_traces, to_problem
+from openvlt.data.table import Columns, problem_row, read_traces, to_problem
 from openvlt.types import Problem, UserError
 
+HEAD = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)  # a PNG of 3.6 thousand million pixels in a few bytes
+ENORMOUS = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + HEAD + struct.pack(">I", zlib.crc32(HEAD)) + struct.pack(">I", 10) + b"IDAT" + bytes(14)
 PLAIN = {"id": "q1", "question": "How many?", "answer": "3", "images": []}
 
 
@@ -125,6 +130,7 @@ def test_numbers_become_text_and_the_number_of_the_row_an_id():
         ({"images": ["x" * 5000]}, r"does not exist"),
         ({"images": ["https://x.org/a.png"]}, r"image 'https://x\.org/a\.png' \(str\) is not a file"),
         ({"images": [b"not a picture"]}, r"\(id 'q1'\): 13 bytes are not a readable image"),
+        ({"images": [ENORMOUS]}, r"\(id 'q1'\): 55 bytes are not a readable image .*decompression bomb.*replace them"),
     ],
 )
 def test_a_bad_cell_is_named_with_its_row(change, message):

@@ -1,0 +1,78 @@
+"""Files of rows: .jsonl, .json and .parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from openvlt.types import UserError
+
+
+def read_rows(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
+    """(line or row number from 1, row) of a .jsonl, .json (a list) or .parquet file; anything else raises UserError."""
+    path = Path(path)
+    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise UserError(f"data file {path}: suffix {path.suffix!r} is not supported; use one of {', '.join(readers)}")
+    if not path.is_file():
+        raise UserError(f"data file {path} does not exist (looked in {Path.cwd()}); correct the path")
+    try:
+        rows = list(readers[path.suffix](path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    if not rows:
+        raise UserError(f"data file {path} has no rows; give a file with at least one")
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, {unit(path)} {number}: expected an object with named columns, got {brief(row)}")
+    return rows
+
+
+def unit(path: Path | str) -> str:
+    """What rows of this file are counted in: lines of a .jsonl, else rows."""
+    return "line" if Path(path).suffix == ".jsonl" else "row"
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); "
+                    "a .jsonl file holds one whole object per line"
+                ) from None
+
+
+def _json(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        hint = "; one object per line? Then name it .jsonl" if error.msg == "Extra data" else ""
+        raise UserError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno}){hint}"
+        ) from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a list of rows, got {brief(rows)}; write the rows as [{{...}}, {{...}}]")
+    yield from enumerate(rows, 1)
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        yield from enumerate(parquet.read_table(path).to_pylist(), 1)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path} is not a readable parquet file ({error}); write it again") from None
+
+
+def brief(value: Any) -> str:
+    """A value and its type for an error message, cut where it is long."""
+    text = f"{value!r} ({type(value).__name__})"
+    return text if len(text) <= 100 else f"{text[:80]}... ({type(value).__name__})"
