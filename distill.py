@@ -2,7 +2,7 @@
 
 python distill.py                                           captions by the embedded model, chains by a text reasoner
 python distill.py distill=policy model=runs/iter1/<folder>  the model itself, looking at the image
-python distill.py distill=served distill.reason.server.endpoints.urls=[http://localhost:8000/v1]
+python distill.py distill=served distill.reason.server.endpoints.urls=[<url>] distill.reason.server.endpoints.model=<name>
 python distill.py distill=iter1 plan=true                   the paper's first data set: what it costs and gives
 python distill.py resume=latest inspect=true                counts, samples, rejected ones
 """
@@ -25,16 +25,18 @@ def run(config: DictConfig) -> None:
         config, folder = begun(config)
     distillation = build(config.distill, "distill")  # before anything is written: a key given as a setting stays out of the run's folder
     if not looking:
+        if config.resume is None and config.reuse is None:
+            distillation.knock()
         config, folder = open_run(config)
         announce(config, folder)
-    lab = make_lab(config)
-    problems = lab.source.problems(build(config.select, "select"), config.seed)
-    vlm = lab.load("base") if distillation.local else None
-    if looking:
-        print(inspected(distillation, vlm, problems, folder, config.seed))
-        return
-    reused(config, folder)
     with resumable(folder):
+        lab = make_lab(config)
+        problems = lab.source.problems(build(config.select, "select"), config.seed)
+        vlm = lab.load("base") if distillation.local else None
+        if looking:
+            print(inspected(distillation, vlm, problems, folder, config.seed))
+            return
+        reused(config, folder)
         counts = distillation.run(vlm, problems, folder=folder, seed=config.seed)
         written(config, distillation, vlm, problems, folder)
     write_json(folder / "results.json", counts)

@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,8 @@ def build(config: Any, name: str = "") -> Any:
     try:
         if isinstance(config, (DictConfig, ListConfig)):
             if missing := OmegaConf.missing_keys(config):
-                raise UserError(_no_value(sorted(f"{name}.{key}".lstrip(".") for key in missing)))
+                rootless = config._get_parent() is None  # else the keys begin at the whole config's root
+                raise UserError(_no_value(sorted(f"{name}.{key}".lstrip(".") if rootless else key for key in missing)))
             config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
         for path, node in _targets(config, name):
             _check_keys(path, node)
@@ -61,7 +63,7 @@ def build(config: Any, name: str = "") -> Any:
 
 
 def _no_value(missing: list[str]) -> str:
-    return f"no value for {', '.join(missing)}; give it on the command line: {missing[0]}=<value>"
+    return f"no value for {', '.join(missing)}; give on the command line: {' '.join(f'{key}=<value>' for key in missing)}"
 
 
 def _targets(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -175,6 +177,8 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
                     Path(config.paths.run).rmdir()  # Hydra made it for this process; the ranks' run has its own
                 sys.exit(ranks.launch(_processes(config)))  # the whole command, a sweep too: ranks go through it side by side
             ranks.join()
+            if not ranks.launched():
+                signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
             run(config)
 
     with telling((*told, OSError), ()):  # before the run begins, any trouble with a file is one with the place to run in

@@ -34,6 +34,10 @@ class Evaluation:
     workers: int = 0
     deadline_s: float = 5.0
 
+    def __post_init__(self) -> None:
+        if self.sampling.n != 1:
+            raise UserError(f"evaluation.sampling.n={self.sampling.n}; held-out problems are answered once, a benchmark takes samples=<n>")
+
     def run(self, vlm: VLM, source: Source, *, seed: int, rows: Path | None = None) -> dict[str, Any]:
         """Accuracy, interval, verdicts and lengths, overall and per level; each row goes to the JSONL file `rows`."""
         problems = source.problems(self.selection, seed)

@@ -28,13 +28,14 @@ Made = Mapping[str, Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Run:
-    """What one evaluation of a benchmark is made of; `limit` takes the first rows of every part only."""
+    """What one evaluation of a benchmark is made of; `samples` answers per question, `limit` takes the first rows of every part only."""
 
     benchmark: Benchmark
     protocol: str
     engine: Engine
     prompt: PromptStyle
     view: View
+    samples: int = 1
     judge: Judge | None = None
     data_dir: str | None = None
     limit: int | None = None
@@ -80,11 +81,8 @@ class Run:
         return {**result, **notes, "provenance": self._provenance() | made_by}
 
     def _engine(self) -> Engine:
-        """The engine with the protocol's decoding. Raises UserError for several greedy samples."""
-        sampling = replace(self.engine.sampling, **self.how.sampling)
-        if sampling.greedy and sampling.n > 1:
-            raise UserError(f"samples={sampling.n} of greedy decoding are all the same; set evaluation.sampling.greedy=false, or samples=1")
-        return replace(self.engine, sampling=sampling)
+        """The engine with the protocol's decoding. Raises UserError when that gives the same answer every time."""
+        return replace(self.engine, sampling=replace(self.engine.sampling, n=self.samples, **self.how.sampling))
 
     def _scored(self, problems: Sequence[Problem], made: Made, folder: Path, asked: Mapping[str, str]) -> dict[str, Any]:
         """Scores every answer, writes rows.parquet, and sums up; with a baseline the paired test against it."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from openvlt import ranks
 from openvlt.data.ledger import content_key
 from openvlt.data.render import PromptStyle, Renderer, question_text
-from openvlt.distill.wire import data_url
+from openvlt.distill.wire import image_url
 from openvlt.model.load import VLM
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.rollout.protocol import Ask, Reply, Usage
@@ -44,11 +44,14 @@ class Engine(Protocol):
     """`write` answers questions as they are done, in any order, with at least the missing samples of each.
 
     `signature` is what an answer depends on besides question and seed, so that other settings are other calls; where a model runs and
-    who pays for it is no part of it. `local` says whether the run's own model is needed.
+    who pays for it is no part of it. `local` says whether the run's own model is needed, `random` whether two samples can differ.
     """
 
     @property
     def local(self) -> bool: ...
+
+    @property
+    def random(self) -> bool: ...
 
     def signature(self, vlm: VLM | None) -> Any: ...
 
@@ -74,9 +77,19 @@ class Local:
     model: Any = None
     template: str = TOLD
 
+    def __post_init__(self) -> None:
+        self._sampling(1)  # raises where it can't be sampled so: now, not when the first question comes
+
+    def _sampling(self, samples: int) -> Sampling:
+        return Sampling(samples, self.max_new_tokens, self.temperature, self.top_p, greedy=self.greedy)
+
     @property
     def local(self) -> bool:
         return self.model is None
+
+    @property
+    def random(self) -> bool:
+        return self._sampling(1).random
 
     def signature(self, vlm: VLM | None) -> Any:
         sampling = None if self.greedy else (self.temperature, self.top_p)
@@ -87,7 +100,7 @@ class Local:
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
         """See `Engine`; all samples of a question are written together, missing or not."""
-        questions, sampling = iter(questions), Sampling(samples, self.max_new_tokens, self.temperature, self.top_p, greedy=self.greedy)
+        questions, sampling = iter(questions), self._sampling(samples)
         vlm = vlm if self.local else None
         while part := list(islice(questions, self.batch)):
             vlm = vlm or self.model.load()
@@ -130,6 +143,11 @@ class Served:
     max_pixels: int | None = 1048576
     template: str = TOLD
     local: bool = field(default=False, init=False)
+
+    @property
+    def random(self) -> bool:
+        asked = {"temperature": self.temperature, **self.server.options}
+        return asked["temperature"] != 0 and asked.get("top_k") != 1
 
     def signature(self, vlm: VLM | None) -> Any:
         options = dict(self.server.options)
@@ -182,7 +200,7 @@ class Served:
         return messages
 
     def _image(self, image: Any, row: str) -> dict[str, Any]:
-        return {"type": "image_url", "image_url": {"url": data_url(image, row, self.max_pixels)}}
+        return {"type": "image_url", "image_url": {"url": image_url(image, row, self.max_pixels)}}
 
 
 @dataclass(frozen=True)
@@ -191,6 +209,7 @@ class Function:
 
     function: Callable[[str, str, random.Random], str]
     local: bool = field(default=False, init=False)
+    random: bool = field(default=True, init=False)
 
     def signature(self, vlm: VLM | None) -> Any:
         inner = getattr(self.function, "func", self.function)
@@ -215,6 +234,7 @@ class Gold:
     """No reasoning at all: the known answer in its tags. For smoke tests on rows that nobody has written traces for."""
 
     local: bool = field(default=False, init=False)
+    random: bool = field(default=False, init=False)
 
     def signature(self, vlm: VLM | None) -> Any:
         return ["gold"]
@@ -233,6 +253,7 @@ class Known:
     """Captions that the data came with (`meta["caption"]`, generated figures have it): what a faultless captioner would say."""
 
     local: bool = field(default=False, init=False)
+    random: bool = field(default=False, init=False)
 
     def signature(self, vlm: VLM | None) -> Any:
         return ["known"]

@@ -37,10 +37,28 @@ class Distillation:
     workers: int = 0
     deadline_s: float = 5.0
 
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise UserError(f"distill.samples={self.samples}; ask for at least one chain per problem")
+        if self.samples > 1 and not self.reason.random:
+            raise UserError(
+                f"distill.samples={self.samples} chains of a problem would all be the same, since distill.reason draws nothing at random; "
+                "give it a temperature, or set distill.samples=1"
+            )
+
     @property
     def local(self) -> bool:
         """Whether the run's own model writes anything."""
         return self.reason.local or (self.caption is not None and self.caption.local)
+
+    def knock(self) -> None:
+        """Raises UserError when a server is needed that nobody answers for: better now than after the captions."""
+        for name, engine in (("caption", self.caption), ("reason", self.reason)):
+            server = getattr(engine, "server", None)
+            if server is not None and not server.reachable():
+                urls = ", ".join(endpoint.url for endpoint in server.endpoints)
+                where = f"distill.{name}.server.endpoints.urls=[http://<host>:<port>/v1]"
+                raise UserError(f"no server answers at {urls}; start it, or correct the url: {where}")
 
     def run(self, vlm: VLM | None, problems: Sequence[Problem], *, folder: Path, seed: int) -> dict[str, Any]:
         """Writes the stages' ledgers, `traces.jsonl` (rows of data=jsonl plus `response`) and `images/`; returns the counts.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from openvlt.benchmark.judge import ServerJudge
 from openvlt.benchmark.protocol import Benchmark
 from openvlt.benchmark.suite import Run
 from openvlt.config import build
+from openvlt.data.lock import alone
 from openvlt.iteration.folder import write_json, write_text
 from openvlt.iteration.session import announce, differences, make_lab, open_run, resumable
 from openvlt.model.load import VLM
@@ -87,8 +86,7 @@ def make_run(config: DictConfig, name: str = "") -> Run:
         judge = ServerJudge(build(config.judge, "judge"), Path(config.judge_ledger))
     if config.samples < 1 or config.batch < 1 or config.limit is not None and config.limit < 1:
         raise UserError(f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1")
-    sampling = replace(evaluation.sampling, n=config.samples)
-    engine = Engine(evaluation.generator, sampling, config.batch, config.seed, config.prompt.max_tokens)
+    engine = Engine(evaluation.generator, evaluation.sampling, config.batch, config.seed, config.prompt.max_tokens)
     data_dir = str(Path(config.data_dir) / name) if config.data_dir and name else config.data_dir
     return Run(
         benchmark=benchmark,
@@ -96,6 +94,7 @@ def make_run(config: DictConfig, name: str = "") -> Run:
         engine=engine,
         prompt=evaluation.prompt,
         view=build(config.view, "view"),
+        samples=config.samples,
         judge=judge,
         data_dir=data_dir,
         limit=config.limit,
@@ -166,11 +165,8 @@ def _unfinished(config: DictConfig, held: ExitStack) -> Path | None:
 
 def _lock(folder: Path, held: ExitStack) -> bool:
     """Locks a run folder until `held` is closed; False when another process has it."""
-    file = (folder / ".lock").open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.enter_context(alone(folder))
     except BlockingIOError:
-        file.close()
         return False
-    held.enter_context(file)
     return True

@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 from openvlt.model.load import VLM
-from openvlt.types import Completion, Problem, Prompts
+from openvlt.types import Completion, Problem, Prompts, UserError
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How to decode: `n` completions per problem; `greedy` ignores the rest. top_p 1 and top_k 0 mean no truncation.
 
-    `stop` are strings that end a completion as a stop token does; they stay in its text.
+    `stop` are strings that end a completion as a stop token does; they stay in its text. Raises UserError for several completions that
+    could not differ.
     """
 
     n: int = 1
@@ -39,8 +40,15 @@ class Sampling:
                 f"Sampling: temperature={self.temperature} must be above 0 (greedy=true for argmax), top_p={self.top_p} in (0, 1], "
                 f"top_k={self.top_k} at least 0"
             )
+        if self.n > 1 and not self.random:
+            raise UserError(f"{self.n} samples of a problem would all be the same; set sampling.greedy=false and top_k=0, or ask for one")
         if isinstance(self.stop, str) or not all(self.stop):
             raise ValueError(f"Sampling: stop={self.stop!r} must be a list of strings, none empty")
+
+    @property
+    def random(self) -> bool:
+        """Whether two completions of a problem can differ."""
+        return not self.greedy and self.top_k != 1
 
 
 class Generator(Protocol):

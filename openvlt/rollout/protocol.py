@@ -33,9 +33,10 @@ class Endpoint:
 
 
 def replicas(
-    urls: Sequence[str], model: str, key: str = "OPENAI_API_KEY", input_price: float = 0.0, output_price: float = 0.0
+    urls: str | Sequence[str], model: str, key: str = "OPENAI_API_KEY", input_price: float = 0.0, output_price: float = 0.0
 ) -> list[Endpoint]:
-    """Endpoints that all serve one model."""
+    """Endpoints that all serve one model; `urls` may be a single one."""
+    urls = [urls] if isinstance(urls, str) else urls
     return [Endpoint(url, model, key, input_price, output_price) for url in urls]
 
 

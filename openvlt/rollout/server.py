@@ -5,10 +5,14 @@ once, each until it is answered. Keys come from the environment and go nowhere e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import random
+import socket
 import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +54,17 @@ class Server:
     def models(self) -> tuple[str, ...]:
         """The models that may answer, without where they run."""
         return tuple(sorted({endpoint.model for endpoint in self.endpoints}))
+
+    def reachable(self) -> bool:
+        """Whether one endpoint at least takes a connection; of those behind a proxy nothing is known, and they count."""
+        for endpoint in self.endpoints:
+            place = urllib.parse.urlsplit(endpoint.url)
+            if urllib.request.getproxies() and not urllib.request.proxy_bypass(place.hostname):
+                return True
+            port = place.port or {"http": 80, "https": 443}[place.scheme]
+            with contextlib.suppress(OSError), socket.create_connection((place.hostname, port), timeout=10):
+                return True
+        return False
 
     def stream(self, asks: Iterable[Ask], usage: Usage | None = None) -> Iterator[tuple[Ask, Reply]]:
         """Every ask with its reply, as they come in: not in order. `asks` is read as there is room, so it may be endless.

@@ -62,7 +62,7 @@ class Fit:
         last = folder / "last.ckpt"
         # workers are forked: `make` holds a processor and rows, which other start methods would have to pickle
         workers = self.workers if ahead and sys.platform == "linux" else 0
-        context = {"multiprocessing_context": "fork"} if workers else {}
+        context = {"multiprocessing_context": "fork", "worker_init_fn": _deaf} if workers else {}
         batches = _Steps(make, module.steps)
         loader = DataLoader(batches, sampler=_Remaining(module), batch_size=None, num_workers=workers, **context)
         every = max(1, self.checkpoint_every // boundary) * boundary
@@ -109,6 +109,12 @@ class Fit:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
+
+
+def _deaf(worker: int) -> None:
+    """A worker is ended by its run alone, and says nothing of its own when that happens: its faults are raised by the run."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.excepthook = lambda *error: None  # of the thread that hands tensors over, when the run has stopped listening
 
 
 class _Steps(Dataset):

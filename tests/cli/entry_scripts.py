@@ -72,15 +72,15 @@ class Running:
     def wait(self) -> Done:
         return Done(self.ask({"pid": self.pid, "wait": True}), *(file.read_text() for file in self.files))
 
-    def after(self, condition: Callable[[], Any], number: signal.Signals) -> Done:
-        """Sends a signal once the condition holds. Fails when the run ends first, or nothing happens for two minutes."""
+    def after(self, condition: Callable[[], Any], number: signal.Signals, *, everyone: bool = False) -> Done:
+        """Sends a signal once the condition holds, to all processes of the run if `everyone`. Fails when the run ends first, or nothing happens for two minutes."""
         began = time.monotonic()
         while not condition():
             ended = self.ask({"pid": self.pid, "wait": False})
             assert ended is None, f"ended too early with {ended}:\n{self.files[0].read_text()}\n{self.files[1].read_text()}"
             assert time.monotonic() - began < 120, "nothing happened for two minutes"
             time.sleep(0.005)
-        os.kill(self.pid, number)
+        os.kill(-self.pid if everyone else self.pid, number)
         return self.wait()
 
 

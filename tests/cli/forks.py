@@ -21,6 +21,7 @@ def run(job: dict) -> int:
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = job["argv"]
+    os.setsid()  # a group of its own, as a shell gives it
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with Ctrl-C ignored; a user's isn't
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

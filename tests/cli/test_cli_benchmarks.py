@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 from entry_scripts import FIGURES, Cli
+from PIL import Image
 
 from openvlt.benchmark.files import read_scored
+from openvlt.benchmark.view import BlankImage
+from openvlt.data.images import open_images
+from openvlt.types import Problem, UserError
 
 SUBJECTS = ("algebra", "counting", "logic")
 SMALL = [*FIGURES, "batch=2"]
@@ -87,6 +91,20 @@ def test_what_the_model_sees(cli: Cli, rows: Callable[..., Path], view: str) -> 
     assert results["variant"] == f"protocol official, {results['provenance']['view']}" and results["provenance"]["view"] != "whole"
     question = read_scored(str(folder))[0]["question"]
     assert ("Image description: " in question) is (view == "caption") and (folder / "captions.jsonl").exists() is (view == "caption")
+
+
+def test_blank_images_are_files_of_the_same_size_and_only_heads_of_images_are_read(tmp_path: Path) -> None:
+    picture = Image.effect_noise((600, 400), 50)
+    picture.save(tmp_path / "noise.png")
+    whole = (tmp_path / "noise.png").read_bytes()
+    (tmp_path / "noise.png").write_bytes(whole[: len(whole) // 2])  # can't be decoded, and needn't be
+    problems = [Problem(str(n), "?", "1", (tmp_path / "noise.png", Image.new("RGBA", (20, 30)))) for n in range(3)]
+    blank = BlankImage()(None, problems, None, tmp_path / "run")
+    assert [[image.size for image in open_images(problem)] for problem in blank] == [[(600, 400), (20, 30)]] * 3
+    assert open_images(blank[0])[0].getextrema() == ((255, 255),) * 3 and len(list((tmp_path / "run" / "blank").iterdir())) == 2
+    (tmp_path / "noise.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="row '0': image .*noise.png can't be read"):
+        BlankImage()(None, problems, None, tmp_path / "run")
 
 
 def test_scene_text(cli: Cli, rows: Callable[..., Path], tmp_path: Path) -> None:
@@ -167,7 +185,8 @@ def test_the_suite_is_one_table(cli: Cli, picture: Callable[..., str], tmp_path:
         (["benchmark=mathvision", "protocol=offical"], ["protocol=offical", "official", "openvlthinker", "openvlt"]),
         (["benchmark=mathvison"], ["'benchmark/mathvison'", "mathvision"]),
         (["benchmark=mathvision", "data_dir=/no/such/place"], ["/no/such/place", "no such folder"]),
-        (["benchmark=mathvision", "samples=3"], ["samples=3", "greedy"]),
+        (["benchmark=mathvision", "samples=3"], ["3 samples of a problem would all be the same", "sampling.greedy=false"]),
+        (["benchmark=mathvision", "samples=3", "protocol=openvlthinker"], ["3 samples of a problem would all be the same", "top_k=0"]),
         (["benchmark=mathvision", "view=blind"], ["blind", "text_only"]),
         (["benchmark=mathvision", "responses=/no/file.jsonl"], ["/no/file.jsonl", "does not exist"]),
         (["compare=a,b"], ["a: no rows.parquet"]),

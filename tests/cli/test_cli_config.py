@@ -38,6 +38,7 @@ NEEDED = {  # what a file leaves for the user to say
     "data=graded": ["data.path=problems.parquet"],
     "model=pretrained": ["model.path=owner/name"],
     "scale=7b": ["reasoner={_target_: openvlt.distill.reason.reason, _partial_: true}"],
+    "distill=served": ["distill.reason.server.endpoints.urls=http://localhost:8000/v1", "distill.reason.server.endpoints.model=name"],
     "recipe=vogue": ["grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5", "grpo.auxiliary.entropy.coefficient=0.001"],
     "recipe=pearl": ["grpo.shapers.perceived.auxiliary=1.0"],
     "optimizer=adamw": ["~sft.optimizer.muon_learning_rate"],  # scale=tiny gives it to the muon that it chose
@@ -188,6 +189,15 @@ def test_distillation_has_the_papers_settings(paper: DictConfig) -> None:
         assert (author.samples, author.select._target_) == (4, "openvlt.distill.select.shortest")
     assert paper.distill.caption.greedy and paper.distill.reason._target_.endswith("Function") and paper.distill.cut._target_.endswith("reflections")
     assert "caption" not in paper.self_distill and paper.self_distill.reason._target_.endswith("Local")
+
+
+@pytest.mark.parametrize("cycle", ["iter2", "iter3"])
+def test_later_distillations_take_the_papers_model_from_the_scale_whatever_the_order(cycle: str) -> None:
+    for words in ([f"distill={cycle}", "scale=7b"], ["scale=7b", f"distill={cycle}"]):
+        config = compose(*words, name="distill")
+        assert (config.prompt.max_tokens, config.distill.reason.prompt.max_tokens, config.distill.reason.max_new_tokens) == (6144, 6144, 2048)
+        assert (config.model.path, config.model.dtype, config.model.max_pixels) == ("Qwen/Qwen2.5-VL-7B-Instruct", "bfloat16", 262144)
+        assert config.select.amount == 5000 and set(config.select.sources) == set(HARDER) and "<think>" in config.prompt.instruction
 
 
 def test_stages_draw_the_papers_amounts_from_its_sources(paper: DictConfig) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+from pathlib import Path
 
 import pytest
-from entry_scripts import FIGURES, Cli
+from entry_scripts import FIGURES, MODEL, Cli
 
 SMALL = ["distill=gold", *FIGURES, "cycles.one.traces.amount=20", "cycles.one.traces.levels=[1]"]
 
@@ -34,15 +36,22 @@ def test_a_run_leaves_its_data_set_can_be_looked_at_and_taken_over(cli: Cli) -> 
 
 
 ONE = "distill.reason.server.endpoints"
+NAMED = ["distill=served", f"{ONE}.model=m"]
+GOOD = [*NAMED, f"{ONE}.urls=http://127.0.0.1:9/v1"]
 
 
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["distill=served", f"{ONE}.urls=[http://127.0.0.1:9/v1]"], ["no server answers at http://127.0.0.1:9/v1", "start it, or correct the url"]),
-        (["distill=served", f"{ONE}.key=sk-secret-1"], ["the name of an environment variable, never the key itself"]),
-        (["distill=served", f"{ONE}.urls=[localhost:8000]"], ["http://host:port/v1"]),
-        (["distill=served", "distill.reason.server.concurrency=0"], ["concurrency=0"]),
+        (["distill=served"], [f"no value for {ONE}.model, {ONE}.urls", f"{ONE}.model=<value> {ONE}.urls=<value>"]),
+        (GOOD, ["no server answers at http://127.0.0.1:9/v1", "start it, or correct the url", f"{ONE}.urls=["]),
+        ([*GOOD, f"{ONE}.key=sk-secret-1"], ["the name of an environment variable, never the key itself"]),
+        ([*NAMED, f"{ONE}.urls=[localhost:8000]"], ["http://host:port/v1"]),
+        ([*GOOD, "distill.reason.server.concurrency=0"], ["concurrency=0"]),
+        ([*GOOD, "distill.reason.temperature=0"], ["distill.samples=4", "would all be the same", "temperature"]),
+        (["distill=policy", "+distill.reason.temperature=0"], ["temperature=0", "greedy=true"]),
+        (["distill=policy", "+distill.reason.greedy=true"], ["distill.samples=4", "would all be the same"]),
+        (["distill.samples=0"], ["distill.samples=0", "at least one chain"]),
         (["inspect=true"], ["say which: resume=latest"]),
         (["reuse=nowhere"], ["reuse=nowhere", "give the folder of an earlier distillation"]),
         (["plan=true", "cycles.one.traces.amount=null"], ["a plan needs an amount"]),
@@ -51,13 +60,25 @@ ONE = "distill.reason.server.endpoints"
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
-def test_mistakes_are_one_sentence(cli: Cli, words: list[str], said: list[str]) -> None:
+def test_mistakes_are_one_sentence(cli: Cli, tmp_path: Path, words: list[str], said: list[str]) -> None:
     given = {word.partition("=")[0] for word in words}
     own = [word for word in SMALL if word.partition("=")[0] not in given and not ("data=" in "".join(words) and word.startswith("data."))]
     levels = ["cycles.one.traces.levels=null"] if "data" in given else []
-    error = cli("distill.py", *(word for word in own if not (levels and "levels" in word)), *levels, *words, "name=wrong").error
+    error = cli("distill.py", *(word for word in own if not (levels and "levels" in word)), *levels, *words, f"name={tmp_path.name}").error
     for part in said:
         assert part in error, error
     assert "secret" not in error
-    wrong = cli.work / "runs" / "wrong"
-    assert not any("secret" in file.read_text() for file in wrong.rglob("*") if file.is_file() and file.suffix in (".yaml", ".json", ""))
+    if any(word.startswith("distill") for word in words):  # told before anything is made
+        assert not [file for file in (cli.work / "runs" / tmp_path.name).rglob("*") if file.is_file()]
+
+
+def test_a_request_to_stop_while_the_base_is_made_ends_quietly(cli: Cli, tmp_path: Path) -> None:
+    """All processes of the run are asked, as `timeout` and service managers do: the worker that prepares batches, too."""
+    words = ["distill=policy", "data.kinds=[bars]", "data.levels=[1]", "data.lesson_amount=2000", "cycles.one.traces.levels=[1]", f"paths.cache={tmp_path}"]
+    sizes = [word for word in MODEL if word != "model.training=null"]
+    begun = lambda: any(len(file.read_text().splitlines()) > 2 for file in tmp_path.glob("*/training/metrics.csv"))  # noqa: E731
+    done = cli.start("distill.py", *words, *sizes, "model=tiny").after(begun, signal.SIGTERM, everyone=True)
+    assert done.status == 130 and "Traceback" not in done.err, done.err
+    assert done.err.startswith("\ninterrupted; nothing finished is lost. Continue with: python distill.py resume="), done.err
+    assert len(done.err.splitlines()) == 2
+    assert not list(tmp_path.iterdir())  # no half of a model

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from openvlt.data.lock import alone
 from openvlt.data.render import PromptStyle, question_text
 from openvlt.data.table import read_traces
 from openvlt.distill.cut import nothing, reflections
@@ -37,6 +38,7 @@ class Fake:
     name: str = "fake"
     asked: list[tuple[str, int]] = field(default_factory=list)
     local: bool = False
+    random: bool = True
 
     def signature(self, vlm) -> str:
         return self.name
@@ -54,8 +56,8 @@ class Fake:
 
 
 def distil(reason, folder: Path, problems: Sequence[Problem] = PROBLEMS, **changes) -> dict:
-    settings = Distillation(reason=reason, cut=nothing, select=shortest, samples=2)
-    return replace(settings, **changes).run(None, problems, folder=folder, seed=1)
+    settings = Distillation(**{"reason": reason, "cut": nothing, "select": shortest, "samples": 2, **changes})
+    return settings.run(None, problems, folder=folder, seed=1)
 
 
 def rows(file: Path) -> list[dict]:
@@ -130,6 +132,12 @@ def test_other_settings_cost_only_the_calls_that_they_change(tmp_path, change, a
     distil(writer, tmp_path, **{name: value for name, value in change.items() if name != "reason"})
     assert len(writer.asked) == asked
     assert ("Wait" in rows(tmp_path / "traces.jsonl")[0]["response"]) == (change.keys() <= {"select"})
+
+
+def test_a_folder_has_one_distillation_at_a_time(tmp_path):
+    with alone(tmp_path), pytest.raises(UserError, match="another process is distilling in .*; wait for its end, or start a new run"):
+        distil(Fake(), tmp_path)
+    assert distil(Fake(), tmp_path)["traces"] == 5
 
 
 def test_other_captions_are_other_questions(tmp_path):

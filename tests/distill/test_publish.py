@@ -118,7 +118,7 @@ def test_looking_shows_kept_and_rejected_ones_and_touches_nothing(finished):
     assert inspected(settings, None, PROBLEMS, folder, 1).splitlines()[2:] == page.splitlines()[2:] and not (folder / "verify.jsonl").exists()
     assert before.items() >= {file: file.read_bytes() for file in folder.glob("*.jsonl")}.items()
     with pytest.raises(UserError, match="holds no distillation"):
-        inspected(Distillation(Fake(), reflections, shortest, samples=0), None, PROBLEMS, folder / "no", 1)
+        inspected(settings, None, [], folder / "no", 1)
 
 
 def test_the_plan_on_paper():
