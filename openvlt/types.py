@@ -84,10 +84,14 @@ class Trace:
     origin: str = ""
 
 
-def _check(owner: object, name: str, expected: tuple[int, ...]) -> None:
-    value = getattr(owner, name)
-    if value is not None and tuple(value.shape) != expected:
-        raise ValueError(f"{type(owner).__name__}.{name}: expected {expected}, got {tuple(value.shape)}")
+def _check(owner: object, expected: tuple[int, ...], *names: str) -> None:
+    """Raises ValueError for a field, or an entry of a mapping, that is there and has another shape."""
+    for name in names:
+        value = getattr(owner, name)
+        columns = {f"{name}[{key!r}]": column for key, column in value.items()} if isinstance(value, Mapping) else {name: value}
+        for place, column in columns.items():
+            if column is not None and tuple(column.shape) != expected:
+                raise ValueError(f"{type(owner).__name__}.{place}: expected {expected}, got {tuple(column.shape)}")
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,8 @@ class Prompts:
 
     def __post_init__(self) -> None:
         shape = tuple(self.ids_PL.shape)
-        _check(self, "mask_PL", shape)
-        _check(self, "token_type_PL", shape)
-        _check(self, "images_P", shape[:1])
+        _check(self, shape, "mask_PL", "token_type_PL")
+        _check(self, shape[:1], "images_P")
         grid = self.vision.get("image_grid_thw")
         if grid is not None and tuple(grid.shape) != (int(self.images_P.sum()), 3):
             raise ValueError(f"Prompts.image_grid_thw: expected ({int(self.images_P.sum())}, 3), got {tuple(grid.shape)}")
@@ -142,8 +145,7 @@ class Prompts:
         if grid is not None and value.shape[0] != len(sizes):
             patches = grid.prod(-1).cpu()
             sizes = patches * len(value) // patches.sum()  # features are fewer than patches, by a factor that all images share
-        per_problem = [int(part.sum()) for part in sizes.split(images)]
-        parts = value.split(per_problem)
+        parts = value.split([int(part.sum()) for part in sizes.split(images)])
         return torch.cat([parts[int(row)] for row in rows]) if len(rows) else value[:0]
 
 
@@ -156,7 +158,7 @@ class SFTBatch:
     mask_NT: Tensor
 
     def __post_init__(self) -> None:
-        _check(self, "mask_NT", tuple(self.ids_NT.shape))
+        _check(self, tuple(self.ids_NT.shape), "mask_NT")
         if len(self.prompts) != self.ids_NT.shape[0]:
             raise ValueError(f"SFTBatch: {len(self.prompts)} prompts for {self.ids_NT.shape[0]} responses")
 
@@ -193,15 +195,8 @@ class Rollouts:
 
     def __post_init__(self) -> None:
         rows, tokens = self.ids_NT.shape
-        for name in ("mask_NT", "behaviour_logp_NT", "adv_NT", "token_weight_NT"):
-            _check(self, name, (rows, tokens))
-        for name in ("group_N", "reward_N", "keep_N", "adv_N", "origin_N", "sample_weight_N"):
-            _check(self, name, (rows,))
-        kinds = (("rewards", self.rewards, (rows,)), ("logp", self.logp, (rows, tokens)), ("stats", self.stats, (rows, tokens)))
-        for kind, columns, shape in kinds:
-            for name, column in columns.items():
-                if tuple(column.shape) != shape:
-                    raise ValueError(f"Rollouts.{kind}[{name!r}]: expected {shape}, got {tuple(column.shape)}")
+        _check(self, (rows, tokens), "mask_NT", "behaviour_logp_NT", "adv_NT", "token_weight_NT", "logp", "stats")
+        _check(self, (rows,), "group_N", "reward_N", "keep_N", "adv_N", "origin_N", "sample_weight_N", "rewards")
         if len(self.problems) != len(self.prompts):
             raise ValueError(f"Rollouts: {len(self.problems)} problems but {len(self.prompts)} prompts")
         if len(self.completions) != rows or (self.verdicts and len(self.verdicts) != rows):
@@ -254,20 +249,12 @@ class GRPOBatch:
     trained: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
-    TOKEN_COLUMNS: ClassVar = (
-        "ids_NT", "mask_NT", "adv_NT", "weight_NT", "counted_NT", "old_logp_NT", "ref_logp_NT", "behaviour_logp_NT"
-    )  # fmt: skip
+    TOKEN_COLUMNS: ClassVar = ("ids_NT", "mask_NT", "adv_NT", "weight_NT", "counted_NT", "old_logp_NT", "ref_logp_NT", "behaviour_logp_NT")
 
     def __post_init__(self) -> None:
         shape = tuple(self.ids_NT.shape)
-        for name in self.TOKEN_COLUMNS:
-            _check(self, name, shape)
-        for name in ("group_N", "adv_N"):
-            _check(self, name, shape[:1])
-        for kind in ("views", "marks"):
-            for name, column in getattr(self, kind).items():
-                if tuple(column.shape) != shape:
-                    raise ValueError(f"GRPOBatch.{kind}[{name!r}]: expected {shape}, got {tuple(column.shape)}")
+        _check(self, shape, *self.TOKEN_COLUMNS, "views", "marks")
+        _check(self, shape[:1], "group_N", "adv_N")
         if shape[0] and int(self.group_N.max()) >= len(self.prompts):
             raise ValueError(f"GRPOBatch.group_N names prompt {int(self.group_N.max())} of {len(self.prompts)}")
 

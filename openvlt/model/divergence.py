@@ -7,9 +7,8 @@ from torch import Tensor
 
 from openvlt.model.forward import scored_hidden
 from openvlt.model.load import VLM
+from openvlt.model.logprob import CHUNK_LOGITS, log_probabilities
 from openvlt.types import Prompts
-
-CHUNK_LOGITS = 1 << 24
 
 
 @torch.no_grad()
@@ -22,12 +21,7 @@ def symmetric_kl(
     head, chunk = vlm.core.get_output_embeddings(), max(1, CHUNK_LOGITS // banned_V.shape[0])
     values = []
     for start in range(0, len(hidden[0]), chunk):
-        p, q = (_log_probabilities(head(each[start : start + chunk]), banned_V, temperature) for each in hidden)
+        p, q = (log_probabilities(head(each[start : start + chunk]), banned_V, temperature) for each in hidden)
         values.append((torch.where(banned_V, 0.0, p - q) * (p.exp() - q.exp())).sum(-1) / 2)
     filled = torch.cat(values) if values else hidden[0].new_zeros(0)
     return torch.zeros(ids_NT.shape, dtype=filled.dtype, device=filled.device).masked_scatter(rows, filled)
-
-
-def _log_probabilities(logits_MV: Tensor, banned_V: Tensor, temperature: float) -> Tensor:
-    logits_MV = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
-    return (logits_MV / temperature).masked_fill(banned_V, -torch.inf).log_softmax(-1)

@@ -64,11 +64,15 @@ def token_logp(
 def _head_logp(
     head: nn.Module, hidden_MD: Tensor, ids_M: Tensor, banned_V: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits_MV = head(hidden_MD)
-    logits_MV = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
-    logp_MV = (logits_MV / temperature).masked_fill(banned_V, -torch.inf).log_softmax(-1)
+    logp_MV = log_probabilities(head(hidden_MD), banned_V, temperature)
     entropy_M = -(logp_MV.masked_fill(banned_V, 0.0) * logp_MV.exp()).sum(-1)
     return logp_MV.gather(1, ids_M[:, None])[:, 0], entropy_M
+
+
+def log_probabilities(logits_MV: Tensor, banned_V: Tensor, temperature: float) -> Tensor:
+    """Log-softmax (M,V) of tempered logits, in float32 at least, with -inf at banned tokens."""
+    logits_MV = logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
+    return (logits_MV / temperature).masked_fill(banned_V, -torch.inf).log_softmax(-1)
 
 
 class _Head(torch.autograd.Function):
