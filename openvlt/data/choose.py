@@ -38,7 +38,7 @@ def highest(columns: Columns, *, column: str, amount: int) -> np.ndarray:
 
 def _column(columns: Columns, name: str) -> np.ndarray:
     if name not in columns:
-        raise UserError(f"grpo.select names column {name!r}; the problems have {sorted(columns)}")
+        raise UserError(f"select names column {name!r}; the problems have {sorted(columns)}")
     return columns[name]
 
 
@@ -48,5 +48,5 @@ def chosen(problems: Sequence[Problem], select: Selector | None) -> list[Problem
         return list(problems)
     kept = [problem for problem, keep in zip(problems, select(columns_of(problems)), strict=True) if keep]
     if not kept:
-        raise UserError(f"grpo.select keeps none of {len(problems)} problems; widen its bounds")
+        raise UserError(f"select keeps none of {len(problems)} problems; widen its bounds")
     return kept
