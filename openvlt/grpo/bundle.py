@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from openvlt.data.render import PromptStyle, Renderer
 from openvlt.grpo.auxiliary import KL, Auxiliary, RewardKL
 from openvlt.grpo.check import check
 from openvlt.grpo.experience import Chain, Experience
+from openvlt.grpo.look import Draws, views
 from openvlt.grpo.loss import TokenLoss, clipped_surrogate
 from openvlt.grpo.module import GRPOModule, Objective
 from openvlt.grpo.observe import Transcripts
 from openvlt.grpo.passes import ViewPass
 from openvlt.grpo.plan import Plan, Views
 from openvlt.grpo.sampler import PromptSampler, Shuffled
+from openvlt.grpo.schedule import at
 from openvlt.model.load import VLM
 from openvlt.reward.combine import Reward
 from openvlt.rollout.generator import Generator, Sampling
@@ -115,30 +118,45 @@ class GRPO:
         experience = Experience(self._chain(), vlm, Renderer(vlm.processor, self.prompt), reference, self.updates)
         sampler = self.sampler(problems, seed)
         module, transcripts = self._module(vlm, sampler), Transcripts(folder, self.transcripts)
-        waiting: list[GRPOBatch] = []
-
-        def draw(step: int) -> list[Problem]:
-            drawn = sampler.next(self.prompts_per_rollout, step)
-            return [task for problem in drawn for task in self._tasks(problem, seed)]
+        draws, waiting = self._draws(sampler, problems, experience, seed), list[GRPOBatch]()
 
         def make(step: int) -> GRPOBatch:
             if step % self.updates == 0:
                 if not waiting:
                     transcripts.drop_after(step)
-                rollout_seed = seed * 1_000_003 + step // self.updates
+                draw = partial(draws.take, step, more=hasattr(self.refill, "tries"))
                 rolled, waiting[:] = experience.collect(
-                    draw(step), seed=rollout_seed, version=module.version, more=lambda: draw(step), step=step, total=self.steps
+                    draw(), seed=self._rollout_seed(seed, step), version=module.version, more=draw, step=step, total=self.steps
                 )
                 sampler.observe(experience.accuracy)
+                if step + self.updates < self.steps:
+                    draws.begin(step + self.updates)
                 transcripts.add(rolled, step)
             return waiting[step % self.updates]
 
         vlm.model.train()
-        self.fit.run(module, make, folder, title=title, boundary=self.updates)
+        try:
+            self.fit.run(module, make, folder, title=title, boundary=self.updates)
+        finally:
+            draws.close()
         transcripts.close()
+
+    def _rollout_seed(self, seed: int, step: int) -> int:
+        return seed * 1_000_003 + step // self.updates
 
     def _tasks(self, problem: Problem, seed: int) -> list[Problem]:
         return [problem] if self.task is None else self.task(problem, random.Random(f"task/{seed}/{problem.id}"))
+
+    def _draws(self, sampler: PromptSampler, problems: Sequence[Problem], experience: Experience, seed: int) -> Draws:
+        return Draws(
+            sampler,
+            problems,
+            size=self.prompts_per_rollout,
+            task=None if self.task is None else partial(self._tasks, seed=seed),
+            looks=experience.looks,
+            through=lambda step: (views(at(experience.chain, step, self.steps)), self._rollout_seed(seed, step)),
+            workers=self.fit.workers,
+        )
 
     def _chain(self) -> Chain:
         names = ("generator", "reward", "advantage", "gate", "plan", "refill", "passes", "reward_kl", "shapers", "correction", "hooks")

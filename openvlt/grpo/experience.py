@@ -27,6 +27,7 @@ from openvlt.data.render import Renderer, pad_right
 from openvlt.grpo.auxiliary import Auxiliary, RewardKL
 from openvlt.grpo.columns import SCORED, call, own_rows, wanted
 from openvlt.grpo.credit import agreed_rewards, counted, credited, take_reward, totals_of, weights
+from openvlt.grpo.look import PLAIN, Look, Looks, view_of
 from openvlt.grpo.observe import accuracies, rollout_metrics
 from openvlt.grpo.passes import ViewPass
 from openvlt.grpo.plan import Plan, Views, asked, origin
@@ -42,7 +43,6 @@ from openvlt.reward.combine import Reward
 from openvlt.reward.services import Services
 from openvlt.rollout.generator import Generator, Sampling, generating
 from openvlt.rollout.spread import generate
-from openvlt.rollout.views import seen_through
 from openvlt.types import Completion, GRPOBatch, Origin, Problem, Prompts, Rollouts, Totals, UserError
 
 
@@ -96,6 +96,7 @@ class Experience:
         if chain.consults_reference(updates) and reference is None and not hasattr(vlm.model, "disable_adapter"):
             raise ValueError("a KL term (or a reward term that asks the reference) needs a reference model, or an adapter to switch off")
         self.chain, self.vlm, self.renderer, self.reference, self.updates = chain, vlm, renderer, reference, updates
+        self.looks = Looks(renderer)
         self.accuracy: dict[str, float] = {}  # of each problem of the latest rollout, by id
 
     def collect(
@@ -138,6 +139,7 @@ class Experience:
         metrics |= {name: float(call(hook, rollouts)) for name, hook in chain.hooks.items()}
         marks = {name: aux.tokens(rollouts) for name, aux in chain.auxiliary.items()}
         batches = [self._batch(chain, rollouts, marks, part) for part in range(self.updates)]
+        self.looks.made.clear()
         return rollouts, [replace(batch, metrics=metrics) for batch in batches]
 
     def roll(self, problems: Sequence[Problem], *, seed: int, version: int, chain: Chain, draw: int = 0) -> Rollouts:
@@ -146,12 +148,12 @@ class Experience:
         `draw` counts a refill's draws: a problem that comes again says something else, looking through the same draw of a view.
         """
         sampled = random.Random(f"draw/{seed}/{draw}").getrandbits(62) if draw else seed
-        prompts = self._featured(self.renderer.prompts(problems))
+        prompts = self._featured(self.looks.get(problems, PLAIN, seed).prompts)
         groups: list[list[tuple[Completion, Origin, str]]] = [[] for _ in problems]
         for name, spec in chain.plan.specs(chain.sampling.n).items():
-            seen = [asked(problem, name, spec, seed) for problem in problems]
-            looked = prompts if spec.view is None else self.renderer.prompts(seen)
-            completions = generate(chain.generator, self.vlm, seen, looked, replace(chain.sampling, n=spec.n), sampled)
+            look = Look(problems, prompts) if spec.view is None else self.looks.get(problems, view_of(spec), seed)
+            seen = [asked(problem, name) for problem in look.problems]
+            completions = generate(chain.generator, self.vlm, seen, look.prompts, replace(chain.sampling, n=spec.n), sampled)
             for number, completion in enumerate(completions):
                 groups[number // spec.n].append((completion, origin(problems[number // spec.n], spec), name))
         for group, problem in zip(groups, problems, strict=True):
@@ -203,8 +205,7 @@ class Experience:
             with self._referred() as reference:
                 logp["ref"], _ = self.score(reference, rollouts, rows_N)
         for name, each in chain.passes.items():
-            problems = [seen_through(problem, each.view, each.strength, seed) for problem in rollouts.problems]
-            prompts = self.renderer.prompts(problems)
+            prompts = self.looks.get(rollouts.problems, view_of(each), seed).prompts
             if "logp" in each.outputs:
                 logp[name], _ = self.score(self.vlm, rollouts.with_(prompts=prompts), rows_N)
             if "sym_kl" in each.outputs:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from openvlt.grpo.schedule import Schedule
-from openvlt.rollout.views import seen_through
 from openvlt.types import Origin, Problem, UserError
 
 CLEAN = "clean"
@@ -65,10 +64,9 @@ def gold_answer(problem: Problem) -> Sequence[str]:
     return (f"<answer>{problem.answer}</answer>",)
 
 
-def asked(problem: Problem, name: str, spec: Spec, seed: int) -> Problem:
-    """The problem as its generator sees it: through the view, under a name of its own so that its draws are its own."""
-    seen = problem if spec.view is None else seen_through(problem, spec.view, spec.strength, seed)
-    return seen if name == CLEAN else replace(seen, id=f"{problem.id}|{name}")
+def asked(problem: Problem, name: str) -> Problem:
+    """The problem as its generator gets it: under a name of its own, so that its draws are its own."""
+    return problem if name == CLEAN else replace(problem, id=f"{problem.id}|{name}")
 
 
 def origin(problem: Problem, spec: Spec) -> Origin:

@@ -33,7 +33,8 @@ class Fit:
 
     `devices` is a number of GPUs (or CPU processes) of this machine or `auto` (`openvlt.ranks.processes`): one process each, weights
     replicated, gradients summed. `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
-    `workers` (on Linux) prepare batches that don't depend on the policy (images of SFT data) ahead of time.
+    `workers` (on Linux) prepare what doesn't depend on the policy ahead of time: SFT's batches, one of them the images of GRPO's next
+    rollout.
     """
 
     accelerator: str = "auto"

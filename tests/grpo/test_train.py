@@ -1,24 +1,36 @@
-"""GRPO's whole loop on the tiny model: stages of one bundle share nothing."""
+"""GRPO's whole loop on the tiny model: stages of one bundle share nothing, and a worker that looks ahead changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from openvlt.data import render, tasks
 from openvlt.data.render import PromptStyle
 from openvlt.grpo.advantage import group_centred
 from openvlt.grpo.aggregate import token_mean
 from openvlt.grpo.bundle import GRPO
+from openvlt.grpo.experience import Experience
 from openvlt.grpo.gate import keep_unequal
-from openvlt.grpo.refill import Replay
+from openvlt.grpo.passes import ViewPass
+from openvlt.grpo.plan import Spec, Views
+from openvlt.grpo.refill import Replay, Resample
+from openvlt.grpo.sampler import NearHalf
+from openvlt.grpo.schedule import Ramp
+from openvlt.grpo.shape import perception, uncertainty
 from openvlt.model.load import VLM
 from openvlt.reward.combine import Reward
+from openvlt.rollout import views
 from openvlt.rollout.prefix import PrefixGenerator
+from openvlt.rollout.views import Blackened, Noisy
 from openvlt.trainer.fit import Fit
+from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, constant
 from openvlt.types import Rollouts
 
@@ -60,3 +72,72 @@ def test_stages_of_one_bundle_share_no_memory(train):
     first, second = train(both, "first"), train(both, "second")
     same(first, second)
     assert not both.refill.memory and both.refill.rounds == 0
+
+
+class Killed(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Mortal(Fit):
+    """Fit whose batches stop coming at step `dies`."""
+
+    dies: int = 10**9
+
+    def run(self, module: Any, make: Callable[[int], Any], folder: Path, **options: Any) -> None:
+        def mortal(step: int) -> Any:
+            if step == self.dies:
+                raise Killed
+            return make(step)
+
+        super().run(module, mortal, folder, **options)
+
+
+def fit(workers: int, **more: Any) -> dict[str, Fit]:
+    return {"fit": Mortal(accelerator="cpu", progress=False, workers=workers, checkpoint_every=2, **more)}
+
+
+NOISE = Noisy(steps=500)
+CASES = {  # what a draw may depend on, and what has images made
+    "plain": {},
+    "outcome": {"sampler": NearHalf, "prompts_per_rollout": 8, "steps": 6},
+    "refill": {"refill": Resample(tries=2), "passes": {"dark": ViewPass(Blackened())}, "shapers": {"p": partial(perception, view="dark")}},
+    "views": {
+        "task": tasks.rotation,
+        "plan": Views({"noisy": Spec(2, NOISE, Ramp(0.2, 0.8))}),
+        "passes": {"noisy": ViewPass(NOISE, Ramp(0.2, 0.8), outputs=("sym_kl",)), "dark": ViewPass(Blackened(), Ramp(0.0, 0.9))},
+        "shapers": {
+            "bonus": partial(uncertainty, weight=0.5, limit=1.0, noisy="noisy"),
+            "needy": partial(perception, view="dark"),
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_worker_that_looks_ahead_changes_nothing(train, tmp_path, monkeypatch, case):
+    """Also over a restart. From the second rollout on the process that trains opens no image."""
+    rollouts, opened = [], set[int]()
+
+    def counting(self: Experience, *args: Any, real: Callable = Experience.collect, **more: Any) -> Any:
+        rollouts.append(1)
+        return real(self, *args, **more)
+
+    monkeypatch.setattr(Experience, "collect", counting)
+    for module in (render, views, tasks):
+        opener = lambda problem, real=module.open_images: opened.add(len(rollouts)) or real(problem)  # noqa: E731
+        monkeypatch.setattr(module, "open_images", opener)
+    alone = train(settings(**CASES[case], **fit(0)), "alone")
+    assert max(opened) == len(rollouts) > 2
+    rollouts.clear(), opened.clear()
+    with pytest.raises(Killed):
+        train(settings(**CASES[case], **fit(1, dies=3)), "cut")
+    assert len(rollouts) >= 2 and opened <= {0, 1}
+    same(alone, train(settings(**CASES[case], **fit(1)), "cut"))
+    rows, others = ([unclocked(row) for row in read_metrics(tmp_path / name / "metrics.csv")] for name in ("alone", "cut"))
+    assert repr(rows) == repr(others) and len({row["reward"] for row in rows}) > 1
+
+
+def unclocked(row: dict[str, float]) -> dict[str, float]:
+    """Without clocks."""
+    return {name: value for name, value in row.items() if name not in ("generate_s", "reward_s", "tokens_per_s", "memory_gib")}

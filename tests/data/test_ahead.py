@@ -1,0 +1,77 @@
+"""A process that works ahead: its answers, what it says when it fails, and that it never outlives its owner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from openvlt.data.ahead import Ahead
+from openvlt.types import UserError
+
+pytestmark = pytest.mark.skipif(not Ahead.possible(1), reason="processes are forked on Linux only")
+
+
+def work(order: tuple[str, float]) -> tuple[int, torch.Tensor]:
+    what, number = order
+    if what == "wrong":
+        raise UserError(f"row {number}: no such image")
+    if what == "broken":
+        return 1 / 0
+    if what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid(), torch.full((3,), number)
+
+
+@pytest.fixture
+def ahead():
+    made = Ahead(work)
+    yield made
+    made.close()
+    assert made.process.exitcode is not None
+
+
+def test_results_come_in_any_order_of_asking_and_others_are_forgotten(ahead):
+    for number in (1.0, 2.0, 3.0, 4.0):
+        ahead.begin(("made", number))
+    assert ahead.get(("made", 9.0)) is None  # was never begun: nothing is forgotten for it
+    for number in (2.0, 4.0):
+        pid, made = ahead.get(("made", number))
+        assert pid != os.getpid() and made.tolist() == [number] * 3
+    assert ahead.get(("made", 1.0)) is None and ahead.get(("made", 3.0)) is None
+
+
+def test_what_goes_wrong_is_said_when_it_is_asked_for(ahead):
+    for order in (("wrong", 7), ("made", 1.0), ("wrong", 8), ("broken", 0), ("made", 2.0)):
+        ahead.begin(order)
+    assert ahead.get(("made", 1.0)) is not None  # nobody asked for row 7
+    with pytest.raises(UserError, match="row 8: no such image"):
+        ahead.get(("wrong", 8))
+    with pytest.raises(RuntimeError, match="in the worker that prepares images:(.|\n)*return 1 / 0(.|\n)*ZeroDivisionError"):
+        ahead.get(("broken", 0))
+    assert ahead.get(("made", 2.0)) is not None
+    ahead.begin(("killed", 0))
+    with pytest.raises(UserError, match=r"ended \(exit status -9\): .* trainer.workers=0 does without it"):
+        ahead.get(("killed", 0))
+
+
+def test_the_worker_of_a_killed_process_ends(tmp_path: Path):
+    """Nobody closes it: its owner had no time to."""
+    told = tmp_path / "pid"
+    owner = os.fork()
+    if owner == 0:
+        (tmp_path / "aside").write_text(str(Ahead(work).process.pid))
+        os.rename(tmp_path / "aside", told)
+        signal.pause()
+    while not told.exists():
+        time.sleep(0.01)
+    os.kill(owner, signal.SIGKILL)
+    os.waitpid(owner, 0)
+    worker, deadline = Path(f"/proc/{told.read_text()}/stat"), time.monotonic() + 20
+    while worker.exists() and worker.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not worker.exists() or worker.read_text().rpartition(")")[2].split()[0] == "Z"
