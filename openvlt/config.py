@@ -105,11 +105,16 @@ def _check_keys(path: str, node: Mapping[str, Any]) -> None:
 
 
 def _locate(path: str, target: str) -> Callable[..., Any]:
-    module, _, name = target.rpartition(".")
+    place, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        module = importlib.import_module(place)
+    except (ImportError, ValueError) as error:
         raise UserError(f"{path}._target_={target} can't be imported ({error}); check the name, or install its package") from error
+    if not hasattr(module, name):
+        own = sorted(key for key, value in vars(module).items() if getattr(value, "__module__", "") == place and key[0] != "_")
+        known = dict.fromkeys([*difflib.get_close_matches(name, dir(module)), *own])
+        raise UserError(f"{path}._target_={target}: {place} has no {name!r}, but {', '.join(known) or 'nothing like it'}")
+    return getattr(module, name)
 
 
 def _listed(keys: list[str]) -> str:

@@ -264,7 +264,7 @@ def test_build_makes_plain_objects() -> None:
         (lambda: compose("grpo.kl=-1").grpo, "grpo", r"grpo\.kl=-1.* is negative"),
         (lambda: compose("grpo.prompts_per_update=5").grpo, "grpo", r"is no multiple of grpo\.prompts_per_update=5"),
         (lambda: compose("+reward.weights.precision=1").reward, "reward", r"reward weights name .*terms are \['accuracy'\]; give every term"),
-        (lambda: OmegaConf.create({"_target_": "openvlt.data.source.Selction"}), "x", r"x\._target_=openvlt\.data\.source\.Selction can't be imported"),
+        (lambda: OmegaConf.create({"_target_": "openvlt.data.source.Selction"}), "x", r"x\._target_=.*: openvlt\.data\.source has no 'Selction', but Selection, .*Figures"),
         (lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}), "x", r"no_such_package.*can't be imported .*install its package"),
         (lambda: compose("scale=7b").iteration, "iteration", r"no value for reasoner.*reasoner="),
         (lambda: compose("+iteration.stages.sft1.amount=-5").iteration, "iteration", r"amount=-5"),

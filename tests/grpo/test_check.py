@@ -120,7 +120,7 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
     ("words", "said"),
     [
         (["+grpo.loss.clip=0.2"], r"grpo.loss has unknown key 'clip'; openvlt.grpo.loss.clipped_surrogate takes .*clip_low, clip_high, dual"),
-        (["grpo.advantage._target_=openvlt.grpo.advantage.group_normalized"], "can't be imported .*check the name"),
+        (["grpo.advantage._target_=openvlt.grpo.advantage.group_normalized"], "has no 'group_normalized', but group_normalised, .*leave_one_out"),
         (["+grpo.auxilary.kl=1"], "grpo has unknown key 'auxilary'; .*auxiliary"),
         (["+grpo.auxiliary.e={_target_: openvlt.grpo.auxiliary.Entropy, coefficient: high}"], "coefficient='high' is no float"),
         (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.combine.by_level, _partial_: true, weights: {1: 1}}"], None),
