@@ -1,12 +1,20 @@
 """Every bundle and recipe on a tiny model in float64: two updates of one rollout, and the gradient of a policy that has moved since.
 
-Run by pytest with one process, and by `test_bundles.py` with two (`two_ranks`), which must find the same numbers.
+Run by pytest with one process, and by `apart` with two ranks, which must find the same numbers; there the golden curve is run, too.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import json
 import os
+import pickle
+import platform
+import subprocess
+import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +22,11 @@ from typing import Any
 
 import hydra
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, distributed
 
 from openvlt import ranks
-from openvlt.config import CONF, build
+from openvlt.config import CONF, ROOT, build
 from openvlt.data import figures
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.grpo.bundle import GRPO
@@ -54,6 +63,10 @@ CASES = {**{name: [f"grpo={name}"] for name in BUNDLES}, **{name: [f"+recipe={na
 CASES["mixed"] = ["grpo=paper", *MIXED]
 
 
+GOLDEN = Path(__file__).with_name("golden_paper.json")
+CURVE = ("loss", "grad_norm", "reward", "kl", "entropy")
+
+
 def judge_parity(problems: Sequence[Problem], completions: Sequence[Completion], **_: Any) -> tuple[Verdict, ...]:
     """In the verifier's place: right if the first token's id is even, which any model manages now and then, and can learn."""
     return tuple(Verdict.CORRECT if completion.token_ids[0] % 2 == 0 else Verdict.WRONG for completion in completions)
@@ -73,13 +86,18 @@ def questions(amount: int) -> list[Problem]:
     return figures.generate(amount, split="train", seed=3)
 
 
-def bundle(case: str, *overrides: str) -> GRPO:
-    """The case as its files say, at a size for tests."""
+@functools.cache
+def composed(case: str) -> dict[str, Any]:
+    """The case's settings as its files say, at a size for tests: half a second each, so once in a process, and handed to others."""
     sizes = ["prompts_per_rollout=8", "prompts_per_update=4", "micro_batch=1000", "steps=20"]
     words = [*CASES[case], *(f"grpo.{size}" for size in sizes), "++grpo.group_size=3", "tokens.response=5", "trainer.progress=false"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", overrides=[*words, *overrides])
-    return build(config.grpo, "grpo")
+        config = hydra.compose("train", overrides=words)
+    return OmegaConf.to_container(config.grpo, resolve=True)
+
+
+def bundle(case: str, **changes: Any) -> GRPO:
+    return build(OmegaConf.merge(composed(case), changes), "grpo")
 
 
 def rolled(case: str, start: VLM) -> tuple[GRPO, VLM, GRPOBatch]:
@@ -120,31 +138,70 @@ def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tu
     return torch.cat(found), together
 
 
-def _rank(number: int, meeting: str, file: str) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=2)
-    start = tiny_model()
-    found = {case: gradient(*rolled(case, start), 6) for case in CASES}
-    if number == 0:
-        torch.save(found, file)
-    distributed.destroy_process_group()
-
-
-def two_ranks(folder: Path, spawn: Callable[..., Any] = torch.multiprocessing.spawn) -> dict[str, tuple[Tensor, dict[str, float]]]:
-    """All cases' gradients as two gloo processes find them together."""
-    spawn(_rank, (str(folder / "meeting"), str(folder / "found.pt")), nprocs=2)
-    return torch.load(folder / "found.pt")
-
-
-def trained(case: str, start: VLM, folder: Path, *overrides: str) -> tuple[VLM, list[dict[str, float]]]:
+def trained(case: str, start: VLM, folder: Path, steps: int) -> tuple[VLM, list[dict[str, float]]]:
     """The case trained as its files say, in float32 with a large learning rate: the model and the rows of metrics.csv."""
-    settings = bundle(case, "grpo.optimizer.learning_rate=0.01", "grpo.warmup=0", *overrides)
+    settings = bundle(case, steps=steps, prompts_per_rollout=16, prompts_per_update=4, optimizer={"learning_rate": 0.01}, warmup=0)
     vlm = VLM(copy.deepcopy(start.model).float(), start.processor, start.path)
     reference = VLM(copy.deepcopy(vlm.model), start.processor, start.path) if settings.needs_reference else None
     judge, combine.judge = combine.judge, judge_parity
     try:
-        settings.train(vlm, questions(16), reference=reference, folder=folder, seed=1)
+        settings.train(vlm, questions(32), reference=reference, folder=folder, seed=1)
     finally:
         combine.judge = judge
     return vlm, read_metrics(folder / "metrics.csv")
+
+
+def machine() -> dict[str, str]:
+    """What decides the last bits of a run on a CPU."""
+    cpu = Path("/proc/cpuinfo")
+    named = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.is_file() else []
+    return {"cpu": named[0] if named else platform.processor(), "torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
+
+
+# --- in processes of their own, forked from one that has the imports behind it and has computed nothing yet --------------
+
+
+def golden_run(file: Path) -> None:
+    """Ten steps of grpo=paper, to the last bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        _, rows = trained("paper", tiny_model(), Path(folder), 10)
+    file.write_text(json.dumps({"machine": machine(), "curve": [{name: row[name] for name in CURVE} for row in rows]}, indent=1) + "\n")
+
+
+def one_rank(number: int, folder: Path) -> None:
+    """All cases' gradients as two gloo processes find them together."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2)
+    start = tiny_model()
+    found = {case: gradient(*rolled(case, start), 6) for case in CASES}
+    if number == 0:
+        torch.save(found, folder / "found.pt")
+    distributed.destroy_process_group()
+
+
+def forked(function: Callable[..., None], *arguments: Any) -> int:
+    """The process that runs the function; its status is 0 when that went well."""
+    if child := os.fork():
+        return child
+    try:
+        function(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def apart(folder: Path) -> None:
+    """Two ranks' gradients of every case go to `found.pt` in the folder, the golden curve as it is now to `golden.json`."""
+    (folder / "composed.pkl").write_bytes(pickle.dumps({case: composed(case) for case in CASES}))
+    subprocess.run([sys.executable, __file__, str(folder)], check=True, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+
+
+if __name__ == "__main__":  # `python tests/grpo/bundled.py`: records the golden curve again, after a change that is meant to move it
+    torch.set_num_threads(1)
+    if len(sys.argv) == 1:
+        children = [forked(golden_run, GOLDEN)]
+    else:
+        given = pickle.loads((Path(sys.argv[1]) / "composed.pkl").read_bytes())
+        composed = given.__getitem__
+        children = [forked(golden_run, Path(sys.argv[1]) / "golden.json"), *(forked(one_rank, rank, Path(sys.argv[1])) for rank in range(2))]
+    sys.exit(any([os.waitpid(child, 0)[1] for child in children]))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+
 import bundled
 import pytest
 import torch
@@ -15,8 +19,16 @@ def start() -> VLM:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return bundled.two_ranks(tmp_path_factory.mktemp("ranks"))
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with what processes of their own found: two ranks' gradients (found.pt), the golden curve as it is now (golden.json)."""
+    folder = tmp_path_factory.mktemp("apart")
+    bundled.apart(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_ranks(apart: Path) -> dict:
+    return torch.load(apart / "found.pt")
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> None:
@@ -37,3 +49,30 @@ def test_a_step_split_any_way_has_the_same_gradient(case: str, start: VLM, two_r
     shared, also = two_ranks[case]
     same(whole, shared)
     assert also == pytest.approx(logged, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", bundled.BUNDLES)
+def test_every_bundle_trains_for_twenty_steps(case: str, start: VLM, tmp_path: Path):
+    """Four updates per rollout with a rate far too large for comfort: every number stays finite, reward and entropy don't collapse."""
+    trained, rows = bundled.trained(case, start, tmp_path, 20)
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert all(math.isfinite(row[name]) for row in rows for name in ("reward", "grad_norm"))
+    learned = [row for row in rows if row["grad_norm"] > 0]  # an update whose groups were all dropped has no loss
+    assert len(learned) >= 10 and all(math.isfinite(row[name]) for row in learned for name in ("loss", "entropy", "ratio_max"))
+    assert rows[-1]["reward"] >= 0.6 * rows[0]["reward"] and learned[-1]["entropy"] > 0.1 * learned[0]["entropy"]
+    before = start.model.state_dict()
+    assert any((value - before[name].float()).abs().max() > 1e-3 for name, value in trained.model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_the_paper_repeats_its_golden_curve(apart: Path):
+    """Ten steps equal to the stored ones: exactly on the CPU and torch they were made with, elsewhere the first step to 1e-3 (later ones
+    may sample other tokens). In a process of its own: what ran before moves memory, and with it last bits.
+    `python tests/grpo/bundled.py` records them again.
+    """
+    stored, now = json.loads(bundled.GOLDEN.read_text()), json.loads((apart / "golden.json").read_text())
+    assert len(now["curve"]) == 10
+    if now["machine"] == stored["machine"]:
+        assert now["curve"] == stored["curve"]
+    assert now["curve"][0] == pytest.approx(stored["curve"][0], rel=1e-3, abs=1e-5)

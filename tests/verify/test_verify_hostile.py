@@ -29,48 +29,59 @@ def warm() -> None:
     verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
 
 
-def _timed(hostile: list[tuple[str, str, str]]) -> list[tuple[str, float, str]]:
-    slow = []
+def _judged(hostile: list[tuple[str, str, str]]) -> list[tuple[str, float, Verdict]]:
+    """Name, seconds, verdict. Who takes too long is asked again: what hangs does so each time, what only met a busy machine doesn't."""
+    found = []
     for name, gold, response in hostile:
-        start = time.perf_counter()
-        verdict = verify_batch([(gold, response)], workers=0, deadline_s=0.8)[0]
-        seconds = time.perf_counter() - start
-        if seconds > LIMIT_S:
-            slow.append((name, seconds, verdict.value))
-    return slow
+        for _ in range(3):
+            start = time.perf_counter()
+            verdict = verify_batch([(gold, response)], workers=0, deadline_s=0.5)[0]
+            seconds = time.perf_counter() - start
+            if seconds <= LIMIT_S:
+                break
+        found.append((name, seconds, verdict))
+    return found
+
+
+def _slow(found: list[tuple[str, float, Verdict]]) -> list[tuple[str, float, Verdict]]:
+    return [each for each in found if each[1] > LIMIT_S]
+
+
+@pytest.fixture(scope="module")
+def judged(hostile: list[tuple[str, str, str]]) -> tuple[list[tuple[str, float, Verdict]], int]:
+    """All of them in the main thread, and by how many KB that made this process grow."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = _judged(hostile)
+    return found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
 
 def test_there_are_enough_kinds(hostile: list[tuple[str, str, str]]) -> None:
     assert len({name for name, _, _ in hostile}) >= MOST
 
 
-def test_each_is_answered_within_a_second_in_the_main_thread(hostile: list[tuple[str, str, str]]) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert not _timed(hostile)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < LIMIT_KB
+def test_each_is_answered_within_a_second_in_the_main_thread(judged: tuple[list[tuple[str, float, Verdict]], int]) -> None:
+    found, grown = judged
+    assert not _slow(found) and grown < LIMIT_KB
 
 
-def test_none_is_credited(hostile: list[tuple[str, str, str]]) -> None:
+def test_none_is_credited(hostile: list[tuple[str, str, str]], judged: tuple[list[tuple[str, float, Verdict]], int]) -> None:
     """Of the kinds that don't just dress the right answer up in brackets, boxes or invisible characters."""
     kinds = ("code", "operators", "environments", "relations", "powers", "factorials", "giants")
-    assert [
-        name
-        for name, gold, response in hostile
-        if name.startswith(kinds) and len(gold) < 100 and verify(gold, response) is Verdict.CORRECT
-    ] == []
+    short = {name for name, gold, _ in hostile if name.startswith(kinds) and len(gold) < 100}
+    assert len(short) > 100 and [name for name, _, verdict in judged[0] if name in short and verdict is Verdict.CORRECT] == []
 
 
 def test_within_a_second_in_a_thread(hostile: list[tuple[str, str, str]]) -> None:
-    found: list[list[tuple[str, float, str]]] = []
-    thread = threading.Thread(target=lambda: found.append(_timed(hostile)))
+    found: list[tuple[str, float, Verdict]] = []
+    thread = threading.Thread(target=lambda: found.extend(_judged(hostile)))
     thread.start()
     thread.join()
-    assert found == [[]]
+    assert len(found) == len(hostile) and not _slow(found)
 
 
 def _child(hostile: list[tuple[str, str, str]], queue: multiprocessing.Queue) -> None:
     verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
-    queue.put(_timed(hostile))
+    queue.put(_judged(hostile))
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -79,14 +90,17 @@ def test_within_a_second_in_a_daemonic_process(hostile: list[tuple[str, str, str
     queue = context.Queue()
     process = context.Process(target=_child, args=(hostile, queue), daemon=True)
     process.start()
-    assert queue.get(timeout=60) == []
+    found = queue.get(timeout=120)
     process.join()
+    assert len(found) == len(hostile) and not _slow(found)
 
 
 def test_a_pool_of_workers_survives_them_all_in_order(hostile: list[tuple[str, str, str]]) -> None:
     items = [item for _, gold, response in hostile for item in ((gold, response), ("7", "<answer>7</answer>"))]
-    verdicts = verify_batch(items, workers=2, deadline_s=0.8)
-    assert verdicts[1::2] == [Verdict.CORRECT] * len(hostile)
+    verdicts = verify_batch(items, workers=2, deadline_s=0.5)
+    between = verdicts[1::2]  # a busy machine may keep one of them waiting
+    assert len(verdicts) == len(items) and set(between) <= {Verdict.CORRECT, Verdict.TIMEOUT}
+    assert between.count(Verdict.CORRECT) >= len(hostile) - 3
 
 
 PIECES = ["is ", "the is ", "is: ", "A, ", "A or B also C ", "was but ", "not 3 ", "if 3, 4 ", "are 5 and ", "twenty-because", "ab"]
@@ -97,9 +111,9 @@ PIECES = ["is ", "the is ", "is: ", "A, ", "A or B also C ", "was but ", "not 3 
 def test_repeated_phrases_take_less_than_a_second(piece: str, around: str) -> None:
     """No pattern may try every way to split a repetition (three of them did, for ever); with and without options."""
     for length, choices in ((120, None), (120, ["3 or 4", "5", "march"]), (2_000, None), (2_000, ["3 or 4", "5", "march"])):
-        start = time.perf_counter()
+        start = time.thread_time()  # of this thread alone, however busy the machine
         explain("B", around.format(piece * (length // len(piece))), choices=choices)
-        assert time.perf_counter() - start < LIMIT_S
+        assert time.thread_time() - start < LIMIT_S
 
 
 def test_no_code_was_executed(hostile: list[tuple[str, str, str]], tmp_path: Path) -> None:

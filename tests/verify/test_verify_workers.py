@@ -26,6 +26,7 @@ def test_order_is_kept() -> None:
 
 
 def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
+    """What hangs is cut off at any deadline; the others need one that this machine's other work leaves them time for."""
     items = [
         ("7", "<answer>7</answer>"),
         HANGS,
@@ -33,12 +34,17 @@ def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
         HANGS,
         (r"y=\frac{1}{x}", "<answer>xy=1</answer>"),
     ]
+    expected = [Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT]
     verify_batch(items[-1:], workers=0, deadline_s=5)
     for count in (0, 2):
-        start = time.monotonic()
-        verdicts = verify_batch(items, workers=count, deadline_s=0.4)
-        assert verdicts == [Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT]
-        assert time.monotonic() - start < 2
+        for deadline_s in (0.4, 2.0, 8.0):
+            start = time.monotonic()
+            verdicts = verify_batch(items, workers=count, deadline_s=deadline_s)
+            assert verdicts[1] is verdicts[3] is Verdict.TIMEOUT
+            if verdicts == expected and time.monotonic() - start < 2 * deadline_s + 1.2:
+                break
+        else:
+            pytest.fail(f"{verdicts} after {time.monotonic() - start:.1f} s with workers={count}")
 
 
 def test_a_worker_that_dies_is_replaced() -> None:
