@@ -3,6 +3,7 @@
 python train.py                                  three SFT-GRPO cycles on the embedded model, on this CPU
 python train.py +experiment=quickstart -m        the same over three seeds
 python train.py +experiment=iter2 scale=7b       the paper's second cycle, on GPUs
+python train.py scale=7b plan=true               the memory that every device will need, before anything is loaded
 python train.py resume=runs/train/<folder>       continue a run that was cut off
 """
 
@@ -18,6 +19,11 @@ def run(config: DictConfig) -> None:
     from openvlt.iteration.run import check_stages
     from openvlt.iteration.session import announce, make_lab, open_run, resumable
 
+    if config.plan:
+        from openvlt.iteration.plan import planned
+
+        print(planned(config))
+        return
     config, folder = open_run(config)
     announce(config, folder)
     iteration = build(config.iteration, "iteration")

@@ -118,10 +118,19 @@ class PretrainedModel:
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         processor = load_processor(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation).to(device)
+        return VLM(self.ready(model, adapter), processor, path)
+
+    def ready(self, model: nn.Module, adapter: Any) -> nn.Module:
+        """A loaded model as it is trained: parts fixed, checkpointing on where asked for, the adapter on top."""
         freeze(model, self.freeze)
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        return VLM(with_adapter(model, adapter), processor, path)
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        return with_adapter(model, adapter)
+
+    @property
+    def most_pixels(self) -> int | None:
+        """The largest area of an image in pixels, None where only the processor knows."""
+        return self.max_pixels
 
 
 def check_place(path: str) -> None:

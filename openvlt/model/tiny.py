@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen2VLImageProcessorPil
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
@@ -169,6 +170,17 @@ class TinyModel(PretrainedModel):
     def base(self) -> str:
         """The cached base model's folder, made now if it isn't there."""
         return self._made
+
+    def on_meta(self) -> nn.Module:
+        """The architecture without weights; nothing is trained or cached."""
+        tokenizer = make_tokenizer(self.corpus(), self.sizes.vocabulary)
+        with torch.device("meta"):
+            return Qwen2_5_VLForConditionalGeneration(make_config(tokenizer, self.sizes))
+
+    @property
+    def most_pixels(self) -> int:
+        """The largest area of an image in pixels."""
+        return self.max_pixels or self.sizes.max_pixels
 
     @cached_property
     def _made(self) -> str:

@@ -40,8 +40,8 @@ class PrefixGenerator:
             for start in range(0, len(problems), per_batch):
                 rows = range(start, min(start + per_batch, len(problems)))
                 part = [problems[row] for row in rows]
-                selected = prompts if len(rows) == len(prompts) else prompts.select(rows)
-                completions += _Decoding(vlm, selected.to(vlm.device), sampling).run(part, seed)
+                # nobody else holds these: a part's pixels go when its prefill is over, its cache before the next part's
+                completions += _Decoding(vlm, prompts.select(rows).to(vlm.device), sampling).run(part, seed)
         return completions
 
 

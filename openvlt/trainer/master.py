@@ -23,9 +23,10 @@ class MasterAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; a weight without gradient stays as it is."""
+        """One step; a weight without gradient stays as it is. Gradients are used up: each goes as its float32 copy comes."""
         for weight, master in zip(self.weights, self.masters, strict=True):
             master.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
         value = super().step(closure)
         for weight, master in zip(self.weights, self.masters, strict=True):
             if master.grad is not None:

@@ -190,7 +190,7 @@ def test_gradient_checkpointing_changes_nothing(fresh, scored, gradients, same_g
     model = fresh(torch.float64)
     model.model.train()
     expected = gradients(model.model, loss_of(model, scored))
-    model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.model.activation_checkpointing_enable({"use_reentrant": False})
     same_gradients(expected, gradients(model.model, loss_of(model, scored)), 1e-9)
 
 

@@ -118,7 +118,7 @@ def test_in_float32(request, batch, gradients, same_gradients, family):
 def test_under_checkpointing(request, batch, gradients, same_gradients, family):
     model = copied(request.getfixturevalue(family))
     model.model.train()
-    model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.model.activation_checkpointing_enable({"use_reentrant": False})
     compare(model, batch, gradients, same_gradients, 1e-6, 0.1)
 
 

@@ -200,7 +200,7 @@ def test_generating_restores_modules_that_were_in_another_mode(fresh):
 
 def test_generating_keeps_gradient_checkpointing(fresh, mixed, render):
     model = fresh()
-    model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.model.activation_checkpointing_enable({"use_reentrant": False})
     model.model.train()
     plain = PrefixGenerator().generate(fresh(), mixed, render(mixed), SAMPLED, 1)
     assert PrefixGenerator().generate(model, mixed, render(mixed), SAMPLED, 1) == plain
