@@ -38,7 +38,7 @@ class Expected:
 
     def __post_init__(self) -> None:
         if self.text < 1 or self.images < 0:
-            raise UserError(f"expected.text={self.text} and expected.images={self.images}: a plan needs at least one token, and 0 images or more")
+            raise UserError(f"expected.text={self.text} and expected.images={self.images}: give one token or more, and 0 images or more")
 
 
 def planned(config: DictConfig) -> str:

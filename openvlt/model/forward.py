@@ -18,7 +18,7 @@ from openvlt.model.attention import NAME, Attend, PackedAttention
 from openvlt.model.load import VLM
 from openvlt.model.packing import Packing, pack
 from openvlt.model.vision import image_features, pixels
-from openvlt.types import Prompts
+from openvlt.types import Prompts, UserError
 
 SHARED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 TESTED = "5.23"
@@ -107,7 +107,7 @@ def packed_hidden(vlm: VLM, prefix: Prefix, ids_NT: Tensor, group_N: Tensor, pac
 def language(model: nn.Module, embeds_BSD: Tensor, positions_3BS: Tensor, attend: Attend, **deep: object) -> Tensor:
     """The language model's last hidden states (B,S,D) with `attend` as the attention of every layer.
 
-    Raises RuntimeError when the installed transformers no longer hands `attend` to its layers: results would be silently wrong.
+    Raises UserError when the installed transformers no longer hands `attend` to its layers: results would be silently wrong.
     """
     config = model.model.language_model.config
     if config._attn_implementation != NAME:
@@ -128,13 +128,13 @@ def language(model: nn.Module, embeds_BSD: Tensor, positions_3BS: Tensor, attend
         **deep,
     )
     if len(called) != config.num_hidden_layers:
-        raise RuntimeError(_broken(model, f"only {len(called)} of {config.num_hidden_layers} layers asked for our attention"))
+        raise UserError(_broken(model, f"only {len(called)} of {config.num_hidden_layers} layers asked for our attention"))
     return output.last_hidden_state
 
 
 def _require(model: nn.Module, names: tuple[str, ...], owner: nn.Module) -> None:
     if missing := [name for name in names if not hasattr(owner, name)]:
-        raise RuntimeError(_broken(model, f"{type(owner).__name__} has no {', '.join(missing)}"))
+        raise UserError(_broken(model, f"{type(owner).__name__} has no {', '.join(missing)}"))
 
 
 def _broken(model: nn.Module, what: str) -> str:

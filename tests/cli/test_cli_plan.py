@@ -34,7 +34,7 @@ def test_a_plan_loads_and_leaves_nothing(cli: Cli) -> None:
     "words, said",
     [
         (["scale=7b", "model.max_pixels=null"], "set model.max_pixels=<pixels>"),
-        (["expected.text=0"], "a plan needs at least one token"),
+        (["expected.text=0"], "give one token or more"),
         (["expected.pictures=2"], "there is no setting 'expected.pictures'"),
         (["trainer.devices=0"], "give a number of GPUs"),
     ],

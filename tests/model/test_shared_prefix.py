@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -19,7 +20,8 @@ from openvlt.model.tiny import make_processor
 from openvlt.rollout.generator import Sampling
 from openvlt.rollout.hf import HFGenerator
 from openvlt.rollout.prefix import PrefixGenerator
-from tests.conftest import SMALL
+from openvlt.types import UserError
+from tests.conftest import ROOT, SMALL
 
 LENGTHS = [3, 7, 1, 5, 4, 6, 2, 3, 6]
 GROUPS = torch.tensor([0, 3, 1, 1, 2, 0, 3, 3, 1])  # three, three, one and three rows, not in order; no row may land in a wrong group
@@ -231,12 +233,18 @@ def test_a_hook_that_broke_is_one_clear_error(vlm, batch, monkeypatch):
     layers = model.core.model.language_model.layers
     plain = layers[1].forward
     monkeypatch.setattr(layers[1], "forward", lambda *args, attend=None, **rest: plain(*args, **rest))
-    with pytest.raises(RuntimeError, match=r"transformers .* changed a hook .* \(only 1 of 2 layers asked .*install transformers 5\.23"):
+    with pytest.raises(UserError, match=r"transformers .* changed a hook .* \(only 1 of 2 layers asked .*install transformers 5\.23"):
         completion_logp(model, *batch[0])
     monkeypatch.undo()
     monkeypatch.delattr(type(model.core.model), "get_rope_index")
-    with pytest.raises(RuntimeError, match="has no get_rope_index"):
+    with pytest.raises(UserError, match="has no get_rope_index"):
         completion_logp(model, *batch[0])
+
+
+def test_the_version_that_the_error_names_is_the_pinned_one():
+    """And the one that all tests here run with."""
+    pinned = re.search(r"^transformers==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[1]
+    assert pinned.startswith(forward.TESTED + ".") and transformers.__version__ == pinned
 
 
 def test_other_families_say_that_they_are_slow(vlm, batch, monkeypatch):
