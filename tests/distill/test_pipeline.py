@@ -12,15 +12,14 @@ import pytest
 from PIL import Image
 
 from openvlt.data.lock import alone
-from openvlt.data.render import PromptStyle, question_text
 from openvlt.data.table import read_traces
 from openvlt.distill.cut import nothing, reflections
-from openvlt.distill.engine import Function, Gold, Local, Question
+from openvlt.distill.engine import Function, Gold
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import everything, shortest
 from openvlt.distill.stages import STAGES
-from openvlt.rollout.protocol import Reply, Usage
-from openvlt.types import Completion, Problem, UserError
+from openvlt.rollout.protocol import Reply
+from openvlt.types import Problem, UserError
 
 PROBLEMS = [Problem(f"p{number}", f"What is {number} + 1?", str(number + 1)) for number in range(5)]
 
@@ -220,85 +219,6 @@ def test_memory_does_not_grow_with_the_problems(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 250 * 2500  # 250 problems more, with 8 KB each in four files
-
-
-class Recorder:
-    """A generator that gives one caption per problem and remembers what it was shown."""
-
-    def __init__(self) -> None:
-        self.shown = []
-
-    def generate(self, vlm, problems, prompts, sampling, seed) -> list[Completion]:
-        self.shown.append((list(problems), prompts, sampling))
-        return [Completion((1,), f" caption of {p.id} \n", True) for p in problems for _ in range(sampling.n)]
-
-
-def written(engine, vlm, problems: Sequence[Problem], samples: int, seed: int, captions: Sequence[str | None] | None = None) -> list[list[Reply]]:
-    captions = [None] * len(problems) if captions is None else captions
-    asked = [Question(problem, caption, tuple(range(samples))) for problem, caption in zip(problems, captions, strict=True)]
-    replies = [reply for _, _, reply in engine.write(vlm, iter(asked), samples, seed, Usage())]
-    return [replies[start : start + samples] for start in range(0, len(replies), samples)]
-
-
-def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed, tmp_path):
-    secret = [replace(problem, answer="SECRET", choices=("one", "other")) for problem in mixed]
-    generator, heard = Recorder(), []
-
-    def reasoner(*told, **more) -> str:
-        assert not more
-        heard.append(told)
-        return f"<answer>SECRET</answer>{told[2].random()}"
-
-    captioner = Local(generator, PromptStyle(), max_new_tokens=9, greedy=True)
-    settings = Distillation(Function(reasoner), nothing, everything, caption=captioner, samples=3)
-    settings.run(vlm, secret, folder=tmp_path, seed=1)
-    assert len(heard) == 12 and len({told[2].random() for told in heard}) == 12  # chains of a caption differ
-    for index, told in enumerate(heard):
-        problem = secret[index // 3]
-        assert told[:2] == (f"caption of {problem.id}", question_text(problem)) and len(told) == 3
-        assert "SECRET" not in repr(told)
-    ((asked, prompts, sampling),) = generator.shown
-    assert [p.question for p in asked] == ["Describe the image."] * 4 and sampling.greedy and sampling.n == 1
-    text = vlm.tokenizer.batch_decode(prompts.ids_PL)
-    assert all("Describe the image." in each and "SECRET" not in each and "red" not in each for each in text)
-    assert prompts.images_P.tolist() == [1, 0, 2, 1]
-
-
-def test_a_chain_does_not_depend_on_its_batch(mixed):
-    writer = Function(lambda caption, question, rng: f"{caption} {rng.random()}")
-    whole = written(writer, None, mixed, 3, 1, ["seen"] * 4)
-    assert written(writer, None, mixed[2:3], 3, 1, ["seen"]) == whole[2:3] != written(writer, None, mixed[2:3], 3, 2, ["seen"])
-    with pytest.raises(UserError, match="reasons over captions, but this distillation makes none"):
-        written(writer, None, mixed, 3, 1)
-
-
-def test_a_model_that_looks_is_asked_as_configured_and_unfinished_answers_are_no_candidates(vlm, mixed, tmp_path):
-    class Half:
-        def generate(self, vlm, problems, prompts, sampling, seed) -> list[Completion]:
-            assert (sampling.n, sampling.temperature, sampling.top_p, sampling.greedy) == (2, 0.7, 0.9, False)
-            return [Completion((1,), f"<answer>{p.answer}</answer>{k}", p.id != "two" and k == 0) for p in problems for k in range(2)]
-
-    looks = Local(Half(), PromptStyle(), temperature=0.7, top_p=0.9, batch=3)
-    assert [[reply.finished for reply in group] for group in written(looks, vlm, mixed, 2, 0)] == [[True, False], [True, False], [False] * 2, [True, False]]
-    counts = Distillation(looks, nothing, shortest, samples=2).run(vlm, mixed, folder=tmp_path, seed=0)
-    assert (counts["correct"], counts["unfinished"], counts["traces"]) == (3, 5, 3) and ids(tmp_path) == ["one", "none", "wide"]
-
-
-def test_a_model_of_ones_own_reads_captions(vlm, mixed):
-    """`model` is loaded for the engine alone; with a caption it is shown no image."""
-
-    class Other:
-        path = "other"
-
-        def load(self):
-            return vlm
-
-    generator = Recorder()
-    engine = Local(generator, PromptStyle(instruction="Think."), model=Other())
-    written(engine, None, mixed[:1], 1, 0, ["A red bar of 3."])
-    ((asked, prompts, _),) = generator.shown
-    assert not engine.local and asked[0].question == "Description:\nA red bar of 3.\n\nQuestion:\nWhat is red?" and asked[0].images == ()
-    assert prompts.images_P.tolist() == [0]
 
 
 def test_gold_is_what_verification_accepts(tmp_path):

@@ -1,0 +1,26 @@
+"""Configs as the entry scripts compose them."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from openvlt.config import CONF
+
+NEEDED = {  # what a file leaves for the user to say
+    "data=jsonl": ["data.path=rows.jsonl"],
+    "data=hub": ["data.path=owner/name"],
+    "data=graded": ["data.path=problems.parquet"],
+    "model=pretrained": ["model.path=owner/name"],
+    "scale=7b": ["reasoner={_target_: openvlt.distill.reason.reason, _partial_: true}"],
+    "distill=served": ["distill.reason.server.endpoints.urls=http://localhost:8000/v1", "distill.reason.server.endpoints.model=name"],
+    "recipe=vogue": ["grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5", "grpo.auxiliary.entropy.coefficient=0.001"],
+    "recipe=pearl": ["grpo.shapers.perceived.auxiliary=1.0"],
+    "optimizer=adamw": ["~sft.optimizer.muon_learning_rate"],  # scale=tiny gives it to the muon that it chose
+}
+
+
+def compose(*overrides: str, name: str = "train") -> DictConfig:
+    """The config of `<name>.py` with these words."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, overrides=list(overrides))
