@@ -26,10 +26,10 @@ def run(config: DictConfig) -> None:
         return
     config, folder = open_run(config)
     announce(config, folder)
-    iteration = build(config.iteration, "iteration")
-    lab = make_lab(config)
-    check_stages(iteration.stages, lab)
     with resumable(folder):
+        iteration = build(config.iteration, "iteration")
+        lab = make_lab(config)
+        check_stages(iteration.stages, lab)
         results = iteration.run(lab, folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale)
     if not is_main():
         return

@@ -178,16 +178,25 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
     def framed(config: DictConfig) -> None:
         with telling(told, _DISK):
             if not ranks.launched() and _processes(config) > 1:
-                with contextlib.suppress(OSError):
-                    Path(config.paths.run).rmdir()  # Hydra made it for this process; the ranks' run has its own
+                _leave_no_empty_folder(config)  # the ranks' run has its own
                 sys.exit(ranks.launch(_processes(config)))  # the whole command, a sweep too: ranks go through it side by side
             ranks.join()
             if not ranks.launched():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
-            run(config)
+            try:
+                run(config)
+            except UserError:
+                _leave_no_empty_folder(config)
+                raise
 
     with telling((*told, OSError), ()):  # before the run begins, any trouble with a file is one with the place to run in
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(framed)()
+
+
+def _leave_no_empty_folder(config: DictConfig) -> None:
+    """Takes the folder that Hydra made for this process away again, unless something is in it."""
+    with contextlib.suppress(OSError):
+        Path(config.paths.run).rmdir()
 
 
 def _processes(config: DictConfig) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 
 from openvlt.iteration.folder import finished_stages, previous_run, write_json
-from openvlt.iteration.stages import Lab, Stage, timed
+from openvlt.iteration.stages import Lab, Reinforce, Stage, Tune, adjusted, timed
 from openvlt.types import UserError
 
 
@@ -26,6 +26,9 @@ class Iteration:
         """Runs what isn't finished in `folder` and gives the run's results; a finished run does nothing."""
         earlier = previous_run(self.previous, runs, lab.seed)
         folders = {} if earlier is None else dict(finished_stages(earlier))
+        for place, stage in enumerate(self.stages.values()):
+            for needed in {*_needs(stage)} - {"base", *list(self.stages)[:place]}:
+                replace(lab, folders=folders).folder(needed)  # now, not hours later
         results, fresh = [], False
         for number, (stage_name, stage) in enumerate(self.stages.items()):
             home = folder / f"{number:02d}-{stage_name}"
@@ -66,10 +69,16 @@ def check_stages(stages: Mapping[str, Stage], lab: Lab) -> None:
     """What can go wrong hours later is looked at now: the order of the stages, and the rows they ask of files."""
     names = list(stages)
     for place, (name, stage) in enumerate(stages.items()):
-        for needed in (getattr(stage, "start", None), getattr(stage, "author", None), *getattr(stage, "traces", ())):
+        for needed in _needs(stage):
             if needed in names[place:]:
                 raise UserError(f"iteration.stages: {name} needs {needed}, which comes after it; reorder the stages")
-    if hasattr(lab.source, "lessons"):
-        return  # generated problems can't be missing
+        if isinstance(stage, (Tune, Reinforce)):
+            adjusted(lab.sft if isinstance(stage, Tune) else lab.grpo, stage.settings, name)
+    generated = hasattr(lab.source, "lessons")  # such problems can't be missing: one tells whether its level and split are there
     for selection in (*(stage.select for stage in stages.values() if hasattr(stage, "select")), lab.evaluation.selection):
-        lab.source.problems(selection, lab.seed)
+        lab.source.problems(replace(selection, amount=1) if generated else selection, lab.seed)
+
+
+def _needs(stage: Stage) -> list[str]:
+    """The stages whose work this one takes."""
+    return [name for name in (getattr(stage, "start", None), getattr(stage, "author", None), *getattr(stage, "traces", ())) if name]

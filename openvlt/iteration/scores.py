@@ -28,9 +28,10 @@ def held_out(config: DictConfig) -> None:
     """One model on the data's held-out problems."""
     config, folder = open_run(config)
     announce(config, folder)
-    lab = make_lab(config)
-    vlm = lab.load("base")
-    result = {"model": vlm.path, **lab.evaluate(vlm, folder)}
+    with resumable(folder):
+        lab = make_lab(config)
+        vlm = lab.load("base")
+        result = {"model": vlm.path, **lab.evaluate(vlm, folder)}
     write_json(folder / "results.json", result)
     low, high = (100 * bound for bound in result["interval"])
     print(f"accuracy {100 * result['accuracy']:.1f} %  (95 %: {low:.1f} to {high:.1f})  n {result['n']}  {result['verdicts']}")

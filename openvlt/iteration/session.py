@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from openvlt.iteration.folder import manifest, model_of_run, write_json, write_t
 from openvlt.iteration.stages import Lab
 from openvlt.types import UserError
 
+BEGINNING = ("config.yaml", "overrides", "manifest.json")
 PLACES = ("resume", "paths", "trainer.devices")  # what may differ between a run and its continuation: where, not what
 
 
@@ -130,9 +132,17 @@ def announce(config: DictConfig, folder: Path) -> None:
 
 @contextlib.contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Says on Ctrl-C how to go on from where the run stopped, and closes Weights & Biases after the job."""
+    """Says on Ctrl-C how to go on from where the run stopped, and closes Weights & Biases after the job.
+
+    A user's mistake that is found before anything was made takes the new folder away again: `resume=latest` would find it.
+    """
     try:
         yield
+    except UserError:
+        made = (path for path in folder.rglob("*") if path.is_file() and path.name not in BEGINNING)
+        if ranks.is_main() and not any(made):
+            shutil.rmtree(folder)
+        raise
     except KeyboardInterrupt:
         script = Path(sys.argv[0]).name
         print(f"\ninterrupted; nothing finished is lost. Continue with: python {script} resume={folder}", file=sys.stderr, flush=True)

@@ -36,14 +36,15 @@ EVALUATE = ["evaluation.selection.split=train", "evaluation.selection.amount=nul
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
-def test_a_word_that_cannot_be(cli: Cli, script: str, words: list[str], said: list[str]) -> None:
+def test_a_word_that_cannot_be(cli: Cli, script: str, words: list[str], said: list[str], tmp_path: Path) -> None:
     tiny = script == "train.py" and not any(word.startswith("scale=") for word in words)
-    places = [] if tiny else [f"paths.runs={cli.work / 'wrong'}", f"paths.cache={cli.work / 'cache'}"]
+    places = [f"paths.runs={tmp_path}", *([] if tiny else [f"paths.cache={cli.work / 'cache'}"])]
     settings = [*FIGURES, *CYCLES] if tiny else []
     given = {word.partition("=")[0] for word in words}
     error = cli(script, *places, *(word for word in settings if word.partition("=")[0] not in given), *words, tiny=tiny).error
     for part in said:
         assert part in error, error
+    assert not list(tmp_path.glob("*/*"))  # no run that `resume=latest` would find
 
 
 def test_experiments_meet_in_one_way_only(cli: Cli) -> None:
