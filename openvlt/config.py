@@ -185,9 +185,8 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
             try:
                 run(config)
-            except UserError:
+            finally:
                 _leave_no_empty_folder(config)
-                raise
 
     with telling((*told, OSError), ()):  # before the run begins, any trouble with a file is one with the place to run in
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(framed)()
