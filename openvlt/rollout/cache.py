@@ -73,7 +73,7 @@ class PrefixCache:
         weight = scores.softmax(3, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
         before, own = weight.split([prefix_keys.shape[2], self.length + 1], 3)
         seen = self._to_rows(self._to_prompts(before) @ prefix_values) + own @ values
-        return seen.view(len(seen), 1, -1, seen.shape[3])
+        return seen.reshape(len(seen), 1, -1, seen.shape[3])  # of one prompt, the sum lies head by head
 
     def _to_prompts(self, rows_RKGX: Tensor) -> Tensor:
         """(R,K,G,X) to (P,K,Q*G,X): the rows of a prompt beside each other, so that its keys are read once for all of them."""

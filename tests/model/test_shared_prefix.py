@@ -194,6 +194,8 @@ def test_qwen3_generates_what_hugging_face_generates(qwen3, mixed, render):
         ours, theirs = (each.generate(qwen3, mixed, prompts, sampling, 3) for each in (PrefixGenerator(), HFGenerator()))
         assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
     assert len({c.token_ids for c in ours}) > 9
+    alone = PrefixGenerator().generate(qwen3, mixed[:1], render(mixed[:1]), Sampling(n=3, max_new_tokens=12), 3)  # two key heads, one prompt
+    assert [c.token_ids for c in alone] == [c.token_ids for c in ours[:3]]
 
 
 def test_nothing_is_computed_for_padding(vlm, batch):
