@@ -22,8 +22,8 @@ def run(name: str) -> nbformat.NotebookNode:
 
 
 def test_every_notebook_is_run_here() -> None:
-    names = ["01_quickstart.ipynb", "02_reflection_cut.ipynb", "04_verifier.ipynb", "05_evaluate.ipynb"]
-    assert sorted(file.name for file in NOTEBOOKS.glob("*.ipynb")) == names
+    names = ["01_quickstart", "02_reflection_cut", "03_losses", "04_verifier", "05_evaluate"]
+    assert sorted(file.stem for file in NOTEBOOKS.glob("*.ipynb")) == names
 
 
 def test_verifier() -> None:
@@ -78,3 +78,16 @@ def test_reflection_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     outputs = [output for cell in run("02_reflection_cut.ipynb").cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert "reflections cut" in outputs[-1]["text"] and "Wait" in outputs[-1]["text"]
+
+
+@pytest.mark.slow
+def test_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENVLT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("OPENVLT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENVLT_NOTEBOOK_OVERRIDES", SMALL)
+    monkeypatch.setenv("OPENVLT_NOTEBOOK_METHODS", "paper gspo")
+    monkeypatch.setenv("OPENVLT_NOTEBOOK_SEEDS", "1")
+    outputs = [output for cell in run("03_losses.ipynb").cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    said = "".join(output.get("text", "") for output in outputs)
+    assert said.startswith("2 runs") and said.count("gspo") == 2 and "SFT (start)" in said and "ratio max" in said
