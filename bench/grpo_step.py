@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
-from shapes import Open, Setting, clock, make_model, make_problems, renderer, rss_mib, summary, write  # noqa: E402
+from shapes import ROOT, Open, Setting, clock, commit, make_model, make_problems, renderer, rss_mib, summary, write  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from openvlt.data.render import pad_right  # noqa: E402
@@ -207,22 +209,36 @@ def added_memory(arm: str, setting: Setting) -> float:
     return rss_mib(peak=True) - before
 
 
+def memory_of(arms: Sequence[str]) -> dict[str, int]:
+    """`added_memory` of each arm, in a process of its own."""
+    command = [sys.executable, __file__, "--memory"]
+    return {arm: int(subprocess.run([*command, arm], check=True, capture_output=True, text=True).stdout.split()[-1]) for arm in arms}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", choices=IN_MEMORY, help="only print the MiB that one update of this arm adds")
+    parser.add_argument("--again", nargs="+", choices=IN_MEMORY, help="measure these arms' memory again and keep all else of the file")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     setting = Setting()
     if asked.memory:
         print(round(added_memory(asked.memory, setting)))
         return
+    if asked.again:
+        file = ROOT / "bench" / "results" / "grpo_step.json"
+        record = json.loads(file.read_text())
+        record["update_adds_mib"] |= memory_of(asked.again)
+        record["update_adds_mib_again"] = {"arms": asked.again, "date": time.strftime("%Y-%m-%d"), "commit": commit()}
+        file.write_text(json.dumps(record, indent=1) + "\n")
+        print(record["update_adds_mib"])
+        return
     from trl import __version__ as trl_version
 
     same = equality(setting)
     print(same, flush=True)
-    command = [sys.executable, __file__, "--memory"]
-    memory = {arm: int(subprocess.run([*command, arm], check=True, capture_output=True, text=True).stdout.split()[-1]) for arm in IN_MEMORY}
+    memory = memory_of(IN_MEMORY)
     print(memory, flush=True)
     write("grpo_step", setting, {"equality": same, "update_adds_mib": memory, **timings(setting, asked.rounds)}, trl=trl_version)
 

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -115,12 +116,18 @@ def write(name: str, setting: Setting, results: dict[str, Any], **versions: str)
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__, **versions},
         "unit": "CPU seconds of one thread; other jobs ran on the machine's other core",
         "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
         **results,
     }
     folder = ROOT / "bench" / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
+
+
+def commit(root: Path = ROOT) -> str:
+    """The short name of what is checked out there."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _cpu() -> str:
