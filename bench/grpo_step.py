@@ -229,8 +229,10 @@ def main() -> None:
     if asked.again:
         file = ROOT / "bench" / "results" / "grpo_step.json"
         record = json.loads(file.read_text())
-        record["update_adds_mib"] |= memory_of(asked.again)
-        record["update_adds_mib_again"] = {"arms": asked.again, "date": time.strftime("%Y-%m-%d"), "commit": commit()}
+        was, now = record["update_adds_mib"], memory_of(asked.again)
+        record["update_adds_mib"] = was | now
+        before = {arm: was[arm] for arm in now}
+        record["update_adds_mib_again"] = {"arms": asked.again, "date": time.strftime("%Y-%m-%d"), "commit": commit(), "was": before}
         file.write_text(json.dumps(record, indent=1) + "\n")
         print(record["update_adds_mib"])
         return
