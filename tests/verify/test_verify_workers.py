@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from openvlt.types import UserError, Verdict
-from openvlt.verify import verify, verify_batch, workers
+from openvlt.verify import verify_batch, workers
 
 ROOT = Path(__file__).parents[2]
 HANGS = ("(x+y+z)^{2}", "<answer>(x+y+z)^{4000}</answer>")
@@ -35,7 +35,7 @@ def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
         (r"y=\frac{1}{x}", "<answer>xy=1</answer>"),
     ]
     expected = [Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT]
-    verify_batch(items[-1:], workers=0, deadline_s=5)
+    verify_batch(items[-1:], workers=0, deadline_s=20)
     for count in (0, 2):
         for deadline_s in (0.4, 2.0, 8.0):
             start = time.monotonic()
@@ -91,26 +91,26 @@ def test_threads_share_the_pool() -> None:
     assert found == [[Verdict.CORRECT] * 100] * 4
 
 
+def _symbolic() -> Verdict:
+    """One that a worker decides; with time enough on a busy machine."""
+    return verify_batch([(r"y=\frac{1}{x}", "<answer>xy=1</answer>")], workers=0, deadline_s=20)[0]
+
+
 def _judge_here(queue: multiprocessing.Queue) -> None:
-    queue.put(
-        (
-            verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>"),
-            verify_batch([("7", "<answer>7</answer>")] * 9, workers=1, deadline_s=5),
-        )
-    )
+    queue.put((_symbolic(), verify_batch([("7", "<answer>7</answer>")] * 9, workers=1, deadline_s=20)))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_daemonic_processes_have_their_own(method: str) -> None:
     """What a data-loader worker is; forked while the parent's pool is in use."""
-    verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
+    assert _symbolic() is Verdict.CORRECT
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     process = context.Process(target=_judge_here, args=(queue,), daemon=True)
     process.start()
-    assert queue.get(timeout=30) == (Verdict.CORRECT, [Verdict.CORRECT] * 9)
+    assert queue.get(timeout=120) == (Verdict.CORRECT, [Verdict.CORRECT] * 9)
     process.join()
-    assert verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>") is Verdict.CORRECT
+    assert _symbolic() is Verdict.CORRECT
 
 
 def test_wrong_items_are_the_users_mistake() -> None:
