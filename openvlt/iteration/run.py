@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 
 from openvlt.iteration.folder import finished_stages, previous_run, write_json
-from openvlt.iteration.stages import Lab, Reinforce, Stage, Tune, adjusted, timed
+from openvlt.iteration.stages import Lab, Reinforce, Stage, Traces, Tune, adjusted, timed
 from openvlt.types import UserError
 
 
@@ -26,12 +26,15 @@ class Iteration:
         """Runs what isn't finished in `folder` and gives the run's results; a finished run does nothing."""
         earlier = previous_run(self.previous, runs, lab.seed)
         folders = {} if earlier is None else dict(finished_stages(earlier))
-        for place, stage in enumerate(self.stages.values()):
+        homes = {stage_name: folder / f"{number:02d}-{stage_name}" for number, stage_name in enumerate(self.stages)}
+        for place, (stage_name, stage) in enumerate(self.stages.items()):  # now, not hours later
             for needed in {*_needs(stage)} - {"base", *list(self.stages)[:place]}:
-                replace(lab, folders=folders).folder(needed)  # now, not hours later
+                replace(lab, folders=folders).folder(needed)
+            if isinstance(stage, Traces) and not (homes[stage_name] / "results.json").is_file():
+                stage.distillation.knock()
         results, fresh = [], False
         for number, (stage_name, stage) in enumerate(self.stages.items()):
-            home = folder / f"{number:02d}-{stage_name}"
+            home = homes[stage_name]
             fresh = fresh or not (home / "results.json").is_file()
             results.append(_finish(stage, replace(lab, folders=dict(folders)), stage_name, home, lab.seed + 1000 * number))
             folders[stage_name] = home
