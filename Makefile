@@ -2,14 +2,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test test-slow clean
 
 quickstart: $(VENV)/.runtime
 	$(BIN)/python train.py +experiment=quickstart iteration=three_cycles
 
 test: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/.dev # whole runs killed and resumed, notebooks, servers, every bundle in every split
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from entry_scripts import FIGURES, Cli
 
@@ -21,13 +23,14 @@ def test_the_papers_model_is_planned_without_weights_or_network(cli: Cli) -> Non
     assert "24 GB no, 40 GB no, 80 GB yes, 141 GB yes" in out
 
 
-def test_a_plan_loads_and_leaves_nothing(cli: Cli) -> None:
-    out = cli("train.py", "plan=true", *FIGURES, "grpo=paper", "rollout=hf", "name=planned", "expected.images=0").ok().out
+def test_a_plan_loads_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    places = [f"paths.runs={tmp_path / 'runs'}", f"paths.cache={tmp_path / 'cache'}"]
+    out = cli("train.py", "plan=true", *FIGURES, *places, "grpo=paper", "rollout=hf", "name=planned", "expected.images=0").ok().out
     rows = numbers(out)
     assert rows["reference"][:2] == ["-", "-"]
     assert rows["reference"][2:] == rows["weights"][2:]
     assert "HFGenerator needs for its rollouts isn't known here" in out and "0 image(s)" in out
-    assert not any((cli.work / "runs" / "planned").rglob("*.*")) and not any((cli.work / "cache").glob("*"))
+    assert not list(tmp_path.rglob("*.*")) and not list(tmp_path.glob("runs/planned/*")) and not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(
