@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# pip is told not to compile what nobody imports; Python then must be free to keep what it compiles
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: quickstart test test-slow clean
 

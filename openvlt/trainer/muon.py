@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from openvlt import ranks
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Keller Jordan's quintic, as in torch.optim.Muon
 
 
@@ -24,6 +26,18 @@ def orthogonalise(update_BMN: Tensor, steps: int, eps: float = 1e-7) -> Tensor:
     return x.mT if tall else x
 
 
+def shared_out(updates_BMN: Tensor, steps: int, turn: int) -> Tensor:
+    """`orthogonalise`, each matrix on one of the ranks in turn; `turn` is the number of matrices shared out before these."""
+    if ranks.count() == 1:
+        return orthogonalise(updates_BMN, steps)
+    done_BMN = torch.zeros_like(updates_BMN)
+    mine = slice((ranks.rank() - turn) % ranks.count(), None, ranks.count())
+    if len(updates_BMN[mine]):
+        done_BMN[mine] = orthogonalise(updates_BMN[mine], steps)
+    ranks.add_up([done_BMN])  # the other ranks' zeros change nothing
+    return done_BMN
+
+
 class Muon(Optimizer):
     """torch.optim.Muon's rule (Nesterov momentum, decoupled decay, sqrt(max(1, rows/columns)) step) with matrices of one shape batched."""
 
@@ -35,6 +49,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """One update of every 2-D parameter that has a gradient."""
+        turn = 0
         for group in self.param_groups:
             by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -42,8 +57,9 @@ class Muon(Optimizer):
                     by_shape[tuple(parameter.shape)].append(parameter)
             for (rows, columns), parameters in by_shape.items():
                 updates = torch.stack([self._momentum(parameter, group["momentum"]) for parameter in parameters])
-                lr = group["lr"]
-                for parameter, update in zip(parameters, orthogonalise(updates, group["ns_steps"]), strict=True):
+                directions, lr = shared_out(updates, group["ns_steps"], turn), group["lr"]
+                turn += len(parameters)
+                for parameter, update in zip(parameters, directions, strict=True):
                     parameter.mul_(1 - lr * group["weight_decay"])
                     parameter.add_(update, alpha=-lr * max(1, rows / columns) ** 0.5)
 

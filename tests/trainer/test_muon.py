@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import multiprocessing
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from openvlt.trainer.muon import COEFFICIENTS, Muon, orthogonalise
 from openvlt.trainer.optimizer import adamw, constant, muon, schedule
@@ -98,6 +100,43 @@ def test_zero_and_missing_gradients_move_nothing_but_decay():
     optimizer.step()
     torch.testing.assert_close(parameters[0].detach(), torch.full((3, 4), 0.95))
     assert torch.equal(parameters[1].detach(), torch.ones(3, 4)) and parameters[1] not in optimizer.state
+
+
+def one_of_two(number: int, folder: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2)
+    torch.save(moved(), folder / f"{number}.pt")
+    distributed.destroy_process_group()
+
+
+def moved() -> list[torch.Tensor]:
+    ours = weights()
+    optimizer = Muon(ours, lr=0.1)
+    for step in range(2):
+        for parameter, gradient in zip(ours, grads(step), strict=True):
+            parameter.grad = gradient.float()
+        optimizer.step()
+    return [parameter.detach() for parameter in ours]
+
+
+def test_two_ranks_share_the_work_and_end_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=one_of_two, args=(number, tmp_path)) for number in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for number in range(2):
+        assert all(torch.equal(here, there) for here, there in zip(moved(), torch.load(tmp_path / f"{number}.pt"), strict=True))
+
+    given = []
+    monkeypatch.setattr("openvlt.ranks.add_up", lambda tensors: given.extend(tensors))
+    monkeypatch.setattr("openvlt.ranks.count", lambda: 2)
+    for number in range(2):
+        monkeypatch.setattr("openvlt.ranks.rank", lambda number=number: number)
+        moved()
+    done = [bool(matrix.any()) for stack in given for matrix in stack]
+    assert done[: len(done) // 2] == [not other for other in done[len(done) // 2 :]], "each matrix is one rank's work"
 
 
 def test_state_survives_saving():
