@@ -14,7 +14,7 @@ from openvlt.config import entry
 def run(config: DictConfig) -> None:
     from openvlt.iteration.scores import compare_runs, held_out, score
 
-    (compare_runs if config.compare else score if config.benchmark else held_out)(config)
+    (compare_runs if config.compare is not None else score if config.benchmark else held_out)(config)
 
 
 if __name__ == "__main__":

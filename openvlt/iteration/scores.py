@@ -19,14 +19,27 @@ from openvlt.benchmark.suite import Run
 from openvlt.config import build
 from openvlt.data.lock import alone
 from openvlt.iteration.folder import write_json, write_text
-from openvlt.iteration.session import announce, differences, make_lab, open_run, resumable
+from openvlt.iteration.session import announce, command_line, differences, make_lab, open_run, resumable
 from openvlt.model.load import VLM
 from openvlt.types import UserError
 
+# what only a benchmark reads
+OPTIONS = ("protocol", "data_dir", "responses", "response_column", "samples", "batch", "limit", "baseline", "judge", "judge_ledger", "view")
+
 
 def held_out(config: DictConfig) -> None:
-    """One model on the data's held-out problems."""
+    """One model on the data's held-out problems; a benchmark's run that is resumed by its folder alone is still the benchmark's.
+
+    Raises UserError for options that only a benchmark reads.
+    """
+    saved = Path(config.paths.run) / "config.yaml"
+    if config.resume is not None and saved.is_file() and OmegaConf.load(saved).get("benchmark") is not None:
+        score(config)
+        return
+    _refuse_options()
     config, folder = open_run(config)
+    if _finished(folder, "results.json"):
+        return
     announce(config, folder)
     with resumable(folder):
         lab = make_lab(config)
@@ -40,10 +53,26 @@ def held_out(config: DictConfig) -> None:
     print(folder / "results.json")
 
 
+def _refuse_options() -> None:
+    keys = {override.lstrip("+~").partition("=")[0].rpartition("@")[2].partition(".")[0] for override in command_line()}
+    if useless := [name for name in OPTIONS if name in keys]:
+        verb, them = ("needs", "it") if len(useless) == 1 else ("need", "them")
+        raise UserError(f"{', '.join(useless)} {verb} a benchmark; add benchmark=<name>, or leave {them} out")
+
+
+def _finished(folder: Path, shown: str) -> bool:
+    """Whether the run to resume is over; says so."""
+    if over := (folder / "results.json").is_file():
+        print(f"finished before: nothing to do\n{folder / shown}")
+    return over
+
+
 def score(config: DictConfig) -> None:
     """A benchmark, or all of them: asked of a model, or scored from recorded answers. The same command continues a run that was cut off."""
     with ExitStack() as held:
         config, folder = open_run(continued(config, held))
+        if _finished(folder, "results.md"):
+            return
         several = "_target_" not in config.benchmark
         if several and config.responses:
             raise UserError("responses=FILE belongs to one benchmark; give benchmark=<its name> instead of all")
@@ -124,7 +153,7 @@ def _notes(result: dict[str, Any]) -> None:
 def compare_runs(config: DictConfig) -> None:
     """Two finished runs, row by row."""
     if len(config.compare) != 2:
-        raise UserError(f"compare={','.join(config.compare)} names {len(config.compare)} runs; give two: compare=A,B")
+        raise UserError(f"compare={','.join(map(str, config.compare))} names {len(config.compare)} runs; give two: compare=A,B")
     one, other = config.compare
     found = {name: compare(*places) for name, places in pairs(one, other).items()}
     folder = Path(config.paths.run)

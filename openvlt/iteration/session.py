@@ -50,8 +50,13 @@ def use_threads(config: DictConfig) -> None:
         torch.set_num_threads(config.threads)
 
 
+def command_line() -> list[str]:
+    """What this job's command line sets, in Hydra's form; nothing under `compose()` (tests, notebooks)."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def _open(config: DictConfig) -> tuple[DictConfig, Path]:
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    overrides = command_line()
     folder = Path(config.paths.run)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     saved = folder / "config.yaml"

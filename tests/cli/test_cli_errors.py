@@ -33,6 +33,9 @@ EVALUATE = ["evaluation.selection.split=train", "evaluation.selection.amount=nul
         ("train.py", ["trainer.accelerator=abacus"], ["abacus"]),
         ("train.py", ["threads=0"], ["threads=0", "null"]),
         ("evaluate.py", ["data=jsonl"], ["data.path", "data.path=<"]),
+        ("evaluate.py", ["limit=3"], ["limit needs a benchmark; add benchmark=<name>"]),
+        ("evaluate.py", ["responses=said.jsonl", "view=blank_image", "+judge.url=x"], ["responses, judge, view need a benchmark"]),
+        ("evaluate.py", ["compare="], ["names 0 runs; give two: compare=A,B"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )

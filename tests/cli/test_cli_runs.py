@@ -186,6 +186,7 @@ def test_evaluate_a_run_with_either_generator(cli: Cli, iter1: Path) -> None:
     recorded = json.loads((iter1 / "03-grpo1" / "results.json").read_text())["evaluation"]
     assert {name: results[name] for name in recorded} == recorded  # the same score as at the end of training
     assert re.search(r"accuracy [\d.]+ %  \(95 %: [\d.]+ to [\d.]+\)  n 24", done.out)
+    assert "finished before: nothing to do" in cli("evaluate.py", f"resume={prefix}", tiny=False).ok().out
 
 
 def test_evaluate_rows_of_ones_own_with_choices(cli: Cli, iter1: Path, picture: Callable[..., str], tmp_path: Path) -> None:
@@ -199,6 +200,21 @@ def test_evaluate_rows_of_ones_own_with_choices(cli: Cli, iter1: Path, picture: 
     results = json.loads((cli.newest("evaluate") / "results.json").read_text())
     assert results["n"] == 6 and sum(results["verdicts"].values()) == 6
     assert sorted(row["id"] for row in answers(cli.newest("evaluate"))) == [f"own-{n}" for n in range(6)]
+
+
+def test_a_benchmarks_run_is_resumed_by_its_folder_alone(cli: Cli, picture: Callable[..., str], tmp_path: Path) -> None:
+    """The command that Ctrl-C prints names no benchmark; held-out figures must not be scored into the benchmark's folder."""
+    row = {"question": "How many?", "options": [], "level": 1, "subject": "counting", "image": picture("0.png", size=60)}
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"id": str(n), "answer": str(n), **row}) + "\n" for n in range(2)))
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps({"id": str(n), "response": "1"}) + "\n" for n in range(2)))
+    cli("evaluate.py", "benchmark=mathvision", f"data_dir={tmp_path}", f"responses={tmp_path / 'said.jsonl'}").ok()
+    folder = cli.newest("evaluate")
+    results = (folder / "results.json").read_bytes()
+    done = cli("evaluate.py", f"resume={folder}", tiny=False).ok()
+    assert "finished before: nothing to do" in done.out and (folder / "results.json").read_bytes() == results
+    (folder / "results.json").unlink()  # as if cut off before its end
+    cli("evaluate.py", f"resume={folder}", tiny=False).ok()
+    assert (folder / "results.json").read_bytes() == results and not (folder / "rows.jsonl").exists()
 
 
 def test_distill_writes_rows_that_training_and_evaluation_read(cli: Cli) -> None:
