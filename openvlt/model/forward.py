@@ -67,13 +67,6 @@ def encode(vlm: VLM, prompts: Prompts, *, again: bool = False) -> Prefix:
     return Prefix(embeds_SD, positions_3PL[:, real_PL], image_S, deep, positions_3PL.amax((0, 2)) + 1)
 
 
-def completion_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
-    """As `scored_hidden`, in rows: (N,T,D), 0 where `mask_NT` is 0."""
-    hidden_MD = scored_hidden(vlm, prompts, ids_NT, mask_NT, group_N)
-    rows_NT1 = mask_NT.bool()[..., None]
-    return hidden_MD.new_zeros(*ids_NT.shape, hidden_MD.shape[-1]).masked_scatter(rows_NT1, hidden_MD)
-
-
 def scored_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
     """Hidden states (M,D) from which each completion token is predicted, row by row: the prompt's last, then the completion's own."""
     if not shares_prefix(vlm.core):
