@@ -177,10 +177,12 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
 
     def framed(config: DictConfig) -> None:
         with telling(told, _DISK):
-            if not ranks.launched() and _processes(config) > 1:
+            processes, accelerator = (1, "cpu") if config.get("plan") else _trainer(config)  # a plan needs no device
+            if not ranks.launched() and processes > 1:
                 _leave_no_empty_folder(config)  # the ranks' run has its own
-                sys.exit(ranks.launch(_processes(config)))  # the whole command, a sweep too: ranks go through it side by side
-            ranks.join()
+                ranks.check(processes, accelerator)
+                sys.exit(ranks.launch(processes))  # the whole command, a sweep too: ranks go through it side by side
+            ranks.join(accelerator)
             if not ranks.launched():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
             try:
@@ -198,13 +200,13 @@ def _leave_no_empty_folder(config: DictConfig) -> None:
         Path(config.paths.run).rmdir()
 
 
-def _processes(config: DictConfig) -> int:
-    """`trainer.devices`; of a run to resume what it had, unless the command line says otherwise."""
-    devices, saved = config.trainer.devices, Path(config.paths.run) / "config.yaml"
+def _trainer(config: DictConfig) -> tuple[int, str]:
+    """Processes and accelerator; of a run to resume those it had, unless the command line says another number of processes."""
+    trainer, saved = config.trainer, Path(config.paths.run) / "config.yaml"
     given = any(override.startswith("trainer.devices=") for override in HydraConfig.get().overrides.task)
-    if config.resume is not None and saved.is_file() and not given:
-        devices = OmegaConf.load(saved).trainer.devices
-    return ranks.processes(devices)
+    if config.resume is not None and saved.is_file():
+        trainer = OmegaConf.load(saved).trainer
+    return ranks.processes(config.trainer.devices if given else trainer.devices), trainer.accelerator
 
 
 _DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)

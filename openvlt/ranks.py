@@ -54,6 +54,16 @@ def processes(devices: int | str) -> int:
     return devices
 
 
+def check(processes: int, accelerator: str) -> None:
+    """Raises UserError when this machine has GPUs, and fewer than processes that want one each."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if accelerator != "cpu" and 0 < gpus < processes:
+        has = f"{gpus} GPU{'s' if gpus > 1 else ''}"
+        raise UserError(f"trainer.devices={processes}, but this machine has {has}; give at most {gpus}, or auto for all there are")
+
+
 def launch(processes: int) -> int:
     """Runs this very command `processes` times on this machine, one rank each, and gives the exit status of the first that failed."""
     with socket.socket() as free:
@@ -90,15 +100,19 @@ def _end(process: subprocess.Popen) -> None:
             continue
 
 
-def join() -> None:
-    """Makes a launched process one of its ranks. Output of the others than the main rank goes nowhere, but for errors."""
+def join(accelerator: str) -> None:
+    """Makes a launched process one of its ranks. Output of the others than the main rank goes nowhere, but for errors.
+
+    Raises UserError when there is no GPU of its own for each (torchrun asked nobody), unless `accelerator` is cpu.
+    """
     import torch
     from torch import distributed
 
     if not launched() or distributed.is_initialized():
         return
     backend = "gloo"
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and accelerator != "cpu":
+        check(int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])), accelerator)
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=_PATIENCE)

@@ -80,9 +80,7 @@ class Fit:
 
     def check(self) -> None:
         """Raises UserError when this machine can't give what is asked for; better now than after an hour of captions."""
-        gpus = torch.cuda.device_count()
-        if gpus and self.accelerator != "cpu" and ranks.processes(self.devices) > gpus:
-            raise UserError(f"trainer.devices={self.devices}, but this machine has {gpus} GPUs; give at most {gpus}, or auto for all")
+        ranks.check(ranks.processes(self.devices), self.accelerator)
         try:
             self._trainer([])
         except (ValueError, MisconfigurationException) as error:

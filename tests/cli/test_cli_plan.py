@@ -33,6 +33,12 @@ def test_a_plan_loads_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.*")) and not list(tmp_path.glob("runs/planned/*")) and not (tmp_path / "cache").exists()
 
 
+def test_devices_that_are_not_there_can_be_planned(cli: Cli) -> None:
+    """No process is started for them, which a machine with fewer GPUs would refuse."""
+    started = cli("train.py", "plan=true", "trainer.devices=8", "trainer.accelerator=gpu", tiny=False).ok()
+    assert "8 devices with the same weights" in started.out and not started.err
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

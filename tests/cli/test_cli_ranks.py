@@ -85,6 +85,43 @@ def test_auto_is_two_processes_where_there_is_no_gpu(monkeypatch: pytest.MonkeyP
     assert ranks.processes("auto") == 8
 
 
+@pytest.mark.parametrize("accelerator, gpus, said", [("auto", 1, "has 1 GPU;"), ("gpu", 3, "has 3 GPUs;"), ("cpu", 1, None), ("auto", 0, None), ("auto", 4, None)])
+def test_more_processes_than_gpus_is_said_before_any_starts(monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int, said: str | None) -> None:
+    import torch
+
+    from openvlt import ranks
+    from openvlt.types import UserError
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if said is None:
+        ranks.check(4, accelerator)
+        return
+    with pytest.raises(UserError, match=said):
+        ranks.check(4, accelerator)
+
+
+def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from openvlt import ranks
+    from openvlt.types import UserError
+
+    begun = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: begun.append(number))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: begun.append(backend))
+    monkeypatch.setattr(ranks.atexit, "register", lambda *_: None)
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ranks, "is_main", lambda: True)
+    ranks.join("cpu")
+    assert begun == ["gloo"]
+    with pytest.raises(UserError, match=r"trainer\.devices=2, but this machine has 1 GPU"):
+        ranks.join("auto")
+    assert begun == ["gloo"]  # before the second GPU is asked for
+
+
 def test_small_tensors_travel_together_and_a_large_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
