@@ -21,7 +21,8 @@ from openvlt.iteration.stages import Lab
 from openvlt.types import UserError
 
 BEGINNING = ("config.yaml", "overrides", "manifest.json")
-PLACES = ("resume", "paths", "trainer.devices")  # what may differ between a run and its continuation: where, not what
+PLACES = ("resume", "paths.runs", "trainer.devices")  # what may differ between a run and its continuation: where, not what
+OWN = ("paths.new", "paths.run")  # every run's own
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
@@ -86,7 +87,8 @@ def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> Dic
     """The saved config. With more on the command line than `resume` and places, all of it has to agree with what was saved."""
     if any(not override.startswith(PLACES) for override in overrides):
         now = OmegaConf.to_container(config, resolve=True)
-        if different := sorted(differences(OmegaConf.to_container(saved), now)):
+        given = {override.lstrip("+").partition("=")[0] for override in overrides}
+        if different := sorted(differences(OmegaConf.to_container(saved), now), key=lambda d: (d.partition(":")[0] not in given, d)):
             shown = "; ".join(different[:4]) + (f"; and {len(different) - 4} more" if len(different) > 4 else "")
             raise UserError(
                 f"resume={config.resume}: that run was made with another config ({shown}); resume it with `resume=` alone, or "
@@ -103,7 +105,7 @@ def differences(was: Any, now: Any, path: str = "") -> list[str]:
         found = []
         for key in was.keys() | now.keys():
             here = f"{path}.{key}".lstrip(".")
-            if here not in PLACES:
+            if here not in PLACES + OWN:
                 found += differences(was.get(key, "absent"), now.get(key, "absent"), here)
         return found
     return [] if was == now else [f"{path}: {was}, now {now}"]

@@ -221,6 +221,8 @@ def test_resuming_with_another_config(cli: Cli, iter1: Path) -> None:
     assert "and " not in error.partition("(")[2].partition(")")[0]  # nothing else differs
     assert before == {file: file.read_bytes() for file in before}
     assert "seed: 1, now 2" in cli("train.py", "+experiment=iter1", *ITER1, "seed=2", f"resume={iter1}").error
+    error = cli("train.py", f"resume={iter1}", "paths.data=/elsewhere", tiny=False).error  # what was given is named first
+    assert "made with another config (paths.data: data, now /elsewhere; " in error
 
 
 def test_resuming_with_the_same_config_is_fine(cli: Cli, iter1: Path) -> None:
