@@ -17,6 +17,7 @@ from openvlt.model.load import VLM
 from openvlt.types import UserError
 
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "omegaconf", "peft", "sympy", "numpy", "pillow")
+PREVIOUS = "previous.json"  # in a run's folder: the folder of the run that it continues
 
 
 def write_text(file: Path, text: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import lightning
 
-from openvlt.iteration.folder import finished_stages, previous_run, write_json
+from openvlt import ranks
+from openvlt.iteration.folder import PREVIOUS, finished_stages, previous_run, write_json
 from openvlt.iteration.stages import Lab, Reinforce, Stage, Traces, Tune, adjusted, timed
 from openvlt.types import UserError
 
@@ -24,24 +25,39 @@ class Iteration:
 
     def run(self, lab: Lab, folder: Path, *, runs: Path, name: str, scale: str) -> dict[str, Any]:
         """Runs what isn't finished in `folder` and gives the run's results; a finished run does nothing."""
-        earlier = previous_run(self.previous, runs, lab.seed)
-        folders = {} if earlier is None else dict(finished_stages(earlier))
+        earlier = self._earlier(folder, runs, lab.seed)
+        folders = {} if earlier is None else dict(finished_stages(Path(earlier)))
         homes = {stage_name: folder / f"{number:02d}-{stage_name}" for number, stage_name in enumerate(self.stages)}
         for place, (stage_name, stage) in enumerate(self.stages.items()):  # now, not hours later
+            if (homes[stage_name] / "results.json").is_file():
+                continue
             for needed in {*_needs(stage)} - {"base", *list(self.stages)[:place]}:
                 replace(lab, folders=folders).folder(needed)
-            if isinstance(stage, Traces) and not (homes[stage_name] / "results.json").is_file():
+            if isinstance(stage, Traces):
                 stage.distillation.knock()
+        if earlier is not None and not (folder / PREVIOUS).is_file():
+            write_json(folder / PREVIOUS, earlier)
         results, fresh = [], False
         for number, (stage_name, stage) in enumerate(self.stages.items()):
             home = homes[stage_name]
             fresh = fresh or not (home / "results.json").is_file()
             results.append(_finish(stage, replace(lab, folders=dict(folders)), stage_name, home, lab.seed + 1000 * number))
             folders[stage_name] = home
-        final = {"name": name, "scale": scale, "seed": lab.seed, "stages": results}
+        final = {"name": name, "scale": scale, "seed": lab.seed, "previous": earlier, "stages": results}
         if fresh or not (folder / "results.json").is_file():
             write_json(folder / "results.json", final)
         return final
+
+    def _earlier(self, folder: Path, runs: Path, seed: int) -> str | None:
+        """The folder of the run that this one continues: noted when it starts, and kept to when it is resumed."""
+        note = folder / PREVIOUS
+        if not note.is_file():  # one rank looks for all: a run may end in between
+            found = previous_run(self.previous, runs, seed) if ranks.is_main() else None
+            return ranks.agreed(None if found is None else str(found))
+        earlier = json.loads(note.read_text())
+        if not Path(earlier).is_dir() and not (folder / "results.json").is_file():
+            raise UserError(f"{folder} continues {earlier}, which isn't there any more; put it back, or start a new run")
+        return earlier
 
 
 def _finish(stage: Stage, lab: Lab, name: str, home: Path, seed: int) -> dict[str, Any]:

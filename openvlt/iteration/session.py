@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from openvlt import ranks
 from openvlt.config import build
-from openvlt.iteration.folder import manifest, model_of_run, write_json, write_text
+from openvlt.iteration.folder import PREVIOUS, manifest, model_of_run, write_json, write_text
 from openvlt.iteration.stages import Lab
 from openvlt.types import UserError
 
-BEGINNING = ("config.yaml", "overrides", "manifest.json")
+BEGINNING = ("config.yaml", "overrides", "manifest.json", PREVIOUS)
 PLACES = ("resume", "paths.runs", "trainer.devices")  # what may differ between a run and its continuation: where, not what
 OWN = ("paths.new", "paths.run")  # every run's own
 

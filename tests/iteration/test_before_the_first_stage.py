@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,35 @@ def test_a_finished_distillation_needs_no_server(tmp_path: Path) -> None:
     traces = Traces(author="base", distillation=Unanswered(), select=Selection())
     results = Iteration({"traces": traces}).run(LAB, tmp_path, runs=tmp_path, name="x", scale="tiny")
     assert results["stages"] == [{"stage": "traces"}]
+
+
+def test_a_resumed_run_keeps_to_the_run_that_it_continued(tmp_path: Path) -> None:
+    def finished(name: str) -> Path:
+        stage = tmp_path / "iter1" / name / "00-sft1"
+        stage.mkdir(parents=True)
+        for place in (stage, stage.parent):
+            (place / "results.json").write_text('{"seed": 1}')
+        return stage.parent
+
+    class Seen(Base):
+        def run(self, lab: Lab, *_: object) -> dict:
+            return {"evaluation": None, "distillation": {"traces": 0, "problems": 0}, "found": str(lab.folder("sft1"))}
+
+    def run(stage: str) -> dict:
+        iteration = Iteration({stage: Seen()}, previous="iter1")
+        return iteration.run(LAB, folder, runs=tmp_path, name="x", scale="tiny")
+
+    folder = tmp_path / "x"
+    folder.mkdir()
+    first = finished("20260101-000000-a")
+    assert run("one")["previous"] == str(first)
+    later = finished("20260102-000000-b")
+    again = run("two")
+    assert again["stages"][0]["found"] == str(first / "00-sft1") and again["previous"] == str(first)
+    (folder / "previous.json").unlink()
+    assert run("three")["previous"] == str(later)
+    shutil.rmtree(later)
+    assert run("three")["previous"] == str(later)  # finished: it needs nothing of it
+    (folder / "results.json").unlink()
+    with pytest.raises(UserError, match="b, which isn't there any more; put it back"):
+        run("three")
