@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,6 @@ from torch import Tensor
 
 from openvlt.types import Completion, Problem, Rollouts, Verdict
 from openvlt.verify import verify_batch
-
-_SUMMARY = re.compile(r"</think>(.*?)<answer>", re.DOTALL)
 
 
 def judge(
@@ -46,8 +43,13 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class EmptySummary:
-    """-1 where nothing stands between `</think>` and `<answer>`, else 0 (released v1.2, `r1v.py`, which weighs it by 0.5)."""
+    """-1 for a correct answer with nothing between the last `</think>` and `<answer>`, else 0 (released v1.2, `r1v.py`, which weighs it
+    by 0.5: a wrong answer stays at 0)."""
 
     def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
-        found = [_SUMMARY.search(completion.text) for completion in rollouts.completions]
-        return torch.tensor([-1.0 if match and not match.group(1).strip() else 0.0 for match in found])
+        said = zip(rollouts.completions, rollouts.verdicts, strict=True)
+        return torch.tensor([-1.0 if verdict is Verdict.CORRECT and _unsummed(completion.text) else 0.0 for completion, verdict in said])
+
+
+def _unsummed(text: str) -> bool:
+    return "</think>" in text and "<answer>" in text and not text.rpartition("</think>")[2].partition("<answer>")[0].strip()

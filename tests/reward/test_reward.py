@@ -69,13 +69,15 @@ def test_accuracy_is_one_for_correct_and_zero_for_all_else():
         ("<think>a</think> \n\t <answer>5</answer>", -1),
         ("<think>a</think>So five.<answer>5</answer>", 0),
         ("<think>a</think>\nSo\nfive.\n<answer>5</answer>", 0),
+        ("<think>a</think>So five.</think><answer>5</answer>", -1),  # the last mark counts, as in r1v.py
         ("<answer>5</answer>", 0),  # no thought, nothing to summarise
         ("<think>a</think>5", 0),
         ("", 0),
     ],
 )
-def test_an_empty_summary_costs_one(text: str, penalty: float):
-    assert EmptySummary()(rollouts([text])).tolist() == [penalty]
+def test_an_empty_summary_costs_a_right_answer_one(text: str, penalty: float):
+    assert EmptySummary()(rollouts([text]).with_(verdicts=(Verdict.CORRECT,))).tolist() == [penalty]
+    assert EmptySummary()(rollouts([text] * 2).with_(verdicts=(Verdict.WRONG, Verdict.NO_ANSWER))).tolist() == [0, 0]
 
 
 def test_weighted_sum_on_paper():
@@ -97,8 +99,8 @@ def test_reward_fills_verdicts_terms_and_their_sum():
     reward = Reward({"accuracy": Accuracy(), "summary": EmptySummary()}, {"accuracy": 1.0, "summary": 0.5})
     after = reward(before)
     assert after.verdicts == (Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG, Verdict.NO_ANSWER)
-    assert after.rewards["accuracy"].tolist() == [1, 1, 0, 0] and after.rewards["summary"].tolist() == [0, -1, 0, -1]
-    assert after.reward_N.tolist() == [1.0, 0.5, 0.0, -0.5]
+    assert after.rewards["accuracy"].tolist() == [1, 1, 0, 0] and after.rewards["summary"].tolist() == [0, -1, 0, 0]
+    assert after.reward_N.tolist() == [1.0, 0.5, 0.0, 0.0]  # the released code's three values
     assert before.reward_N is None and before.verdicts == ()
 
 
