@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from openvlt.grpo.schedule import Schedule
+from openvlt.grpo.schedule import Schedule, at
 from openvlt.types import Origin, Problem, UserError
 
 CLEAN = "clean"
@@ -74,3 +74,21 @@ def origin(problem: Problem, spec: Spec) -> Origin:
     if not spec.train:
         return Origin.REWARD_ONLY
     return Origin.AUXILIARY if "parent" in problem.meta else Origin.POLICY
+
+
+def largest_group(plan: Plan, group_size: int, steps: int) -> int:
+    """Completions of one problem that are learned from together, where a run of `steps` has most: at its beginning or at its end.
+
+    Given texts, and whatever a plan of one's own injects, count as one.
+    """
+    given = not (isinstance(plan, Views) and plan.texts is None)
+    return given + max(sum(spec.n for spec in specs if spec.train) for specs in _ends(plan, group_size, steps))
+
+
+def largest_draw(plan: Plan, group_size: int, steps: int) -> int:
+    """Completions of one problem that are generated at once: each view's are drawn on their own."""
+    return max(spec.n for specs in _ends(plan, group_size, steps) for spec in specs)
+
+
+def _ends(plan: Plan, group_size: int, steps: int) -> list[Collection[Spec]]:
+    return [at(plan, step, steps).specs(group_size).values() for step in (0, steps - 1)]

@@ -15,6 +15,7 @@ from torch import nn
 from openvlt import ranks
 from openvlt.config import build
 from openvlt.grpo.bundle import GRPO
+from openvlt.grpo.plan import largest_draw, largest_group
 from openvlt.model import memory
 from openvlt.model.forward import SHARED
 from openvlt.model.load import VLM, PretrainedModel
@@ -128,13 +129,14 @@ def _sft(vlm: VLM, sft: SFT, expected: Expected, side: int) -> dict[str, dict[st
 
 
 def _grpo(settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: Expected, side: int, count: int) -> dict[str, dict[str, int]]:
-    prompts = max(1, min(grpo.micro_batch // grpo.group_size, -(-grpo.prompts_per_update // count)))
-    load = memory.Load(prompts, grpo.group_size, grpo.max_new_tokens, expected.text, expected.images, side)
+    group, drawn = (largest(grpo.plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw))
+    prompts = max(1, min(grpo.micro_batch // group, -(-grpo.prompts_per_update // count)))
+    load = memory.Load(prompts, group, grpo.max_new_tokens, expected.text, expected.images, side)
     second = grpo.needs_reference and vlm.model is vlm.core
     reference = _bytes(on_meta(settings, None, "32-true").model.parameters()) if second else 0
     always, update, step = _phases(vlm, grpo.optimizer, load, reference)
-    whole = memory.Load(-(-grpo.prompts_per_rollout // count), grpo.group_size, grpo.max_new_tokens, expected.text, expected.images, side)
-    sampling = Sampling(grpo.group_size, grpo.max_new_tokens, grpo.temperature, grpo.top_p)
+    whole = memory.Load(-(-grpo.prompts_per_rollout // count), drawn, grpo.max_new_tokens, expected.text, expected.images, side)
+    sampling = Sampling(drawn, grpo.max_new_tokens, grpo.temperature, grpo.top_p)
     known = isinstance(grpo.generator, PrefixGenerator)
     decoding = {"rollout": {**always, **rollout(vlm, whole, sampling, grpo.generator)}} if known else {}
     return {**decoding, "GRPO": update, "GRPO step": step}

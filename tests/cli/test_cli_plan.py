@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from composed import compose
 from entry_scripts import FIGURES, Cli
+
+from openvlt.config import build
+from openvlt.iteration import plan
+from openvlt.model import memory
 
 
 def numbers(out: str) -> dict[str, list[str]]:
@@ -37,6 +42,16 @@ def test_devices_that_are_not_there_can_be_planned(cli: Cli) -> None:
     """No process is started for them, which a machine with fewer GPUs would refuse."""
     started = cli("train.py", "plan=true", "trainer.devices=8", "trainer.accelerator=gpu", tiny=False).ok()
     assert "8 devices with the same weights" in started.out and not started.err
+
+
+def test_a_plan_counts_what_is_asked_of_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NoisyRollout's 6 completions from noisy images are learned from together with the 6 others, and decoded apart from them."""
+    loads: list[memory.Load] = []
+    monkeypatch.setattr(plan, "_phases", lambda vlm, make, load, reference: loads.append(load) or ({}, {}, {}))
+    monkeypatch.setattr(plan, "rollout", lambda vlm, load, sampling, generator: loads.append(load) or {"cache": sampling.n})
+    for more in ((), ("~grpo.plan",)):
+        plan._grpo(None, None, build(compose("+recipe=noisy_rollout", *more).grpo, "grpo"), plan.Expected(), 4, 1)
+    assert [(load.prompts, load.group) for load in loads] == [(10, 12), (32, 6), (21, 6), (32, 6)]
 
 
 @pytest.mark.parametrize(
