@@ -113,6 +113,11 @@ def uncertainty(
     return Shape(plus=((weight * U_N).clamp(max=limit) * there_N)[:, None])
 
 
+def entropy_bonus(entropy_NT: Tensor, *, weight: float) -> Shape:
+    """A + weight x H at every token, H the old policy's entropy there (VOGUE, arXiv 2510.01444; its constant wasn't found: no default)."""
+    return Shape(plus=weight * entropy_NT)
+
+
 def level_weights(level_N: Tensor, *, weights: Mapping[int, float]) -> Shape:
     """Harder questions count more in the loss (RewardMap's difficulty weight; as a factor of the reward it cancels in (r - mean)/std)."""
     if missing := {int(level) for level in level_N.unique().tolist() if level == level} - set(weights):

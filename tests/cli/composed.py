@@ -14,7 +14,10 @@ NEEDED = {  # what a file leaves for the user to say
     "model=pretrained": ["model.path=owner/name"],
     "scale=7b": ["reasoner={_target_: openvlt.distill.reason.reason, _partial_: true}"],
     "distill=served": ["distill.reason.server.endpoints.urls=http://localhost:8000/v1", "distill.reason.server.endpoints.model=name"],
-    "recipe=vogue": ["grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5", "grpo.auxiliary.entropy.coefficient=0.001"],
+    "recipe=vogue": [
+        *("grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5"),
+        *("grpo.shapers.entropy.weight=0.01", "grpo.plan.more.noisy.n.end=1"),
+    ],
     "recipe=pearl": ["grpo.shapers.perceived.auxiliary=1.0"],
     "optimizer=adamw": ["~sft.optimizer.muon_learning_rate"],  # scale=tiny gives it to the muon that it chose
 }

@@ -45,7 +45,10 @@ RECIPES: dict[str, list[str]] = {
     "papo": [],
     "noisy_rollout": [],
     "visurf": [],
-    "vogue": ["grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5", "grpo.auxiliary.entropy.coefficient=0.01"],
+    "vogue": [
+        *("grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5"),
+        *("grpo.shapers.entropy.weight=0.01", "grpo.plan.more.noisy.n.end=1"),
+    ],
     "pearl": ["grpo.shapers.perceived.auxiliary=0.5"],
     "ssl4rl": [],
     "replay": [],
