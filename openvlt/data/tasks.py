@@ -1,4 +1,7 @@
-"""Task builders: `(problem, rng) -> problems` that stand in its place. Self-made questions whose answers are known by construction."""
+"""Task builders: `(problem, rng) -> problems` that stand in its place. Self-made questions whose answers are known by construction.
+
+The one that a sampler is to hear of keeps the problem's id; further ones have ids of their own.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def rotation(problem: Problem, rng: random.Random) -> list[Problem]:
     image, degrees = open_images(problem)[0], 90 * rng.randrange(4)
     question = "The second image is the first one turned counter-clockwise. By how many degrees: 0, 90, 180 or 270?"
     turned = image.rotate(degrees, expand=True)
-    return [Problem(f"{problem.id}|rotation", question, str(degrees), (image, turned), source="rotation", level=problem.level)]
+    return [Problem(problem.id, question, str(degrees), (image, turned), source="rotation", level=problem.level)]
 
 
 def with_perception(problem: Problem, rng: random.Random) -> list[Problem]:

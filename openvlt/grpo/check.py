@@ -7,14 +7,19 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from openvlt.grpo import advantage, aggregate, gate, loss
-from openvlt.grpo.columns import EXTRA, check_columns, wanted
+from openvlt.grpo import advantage, aggregate, gate, loss, shape
+from openvlt.grpo.columns import EXTRA, SCORED, check_columns, wanted
+from openvlt.grpo.plan import largest_group
+from openvlt.grpo.sampler import NearHalf
 from openvlt.grpo.schedule import PARTS, Schedule, at, fixed, not_negative
+from openvlt.reward.combine import weighted_sum
+from openvlt.trainer.module import check_moves
 from openvlt.types import UserError
 
 DENOMINATORS = ("all", "kept", "selected")
 SIZES = ("steps", "group_size", "prompts_per_rollout", "prompts_per_update", "micro_batch", "temperature", "top_p", "max_new_tokens")
 BY_GROUP_STD = (advantage.group_normalised, advantage.gdpo)
+OVER_BATCH = (advantage.reinforce_pp, advantage.reinforce_pp_baseline, advantage.gdpo)  # not 0 in a group of equal rewards
 
 
 def check(bundle: Any) -> None:
@@ -43,9 +48,15 @@ def _settings(bundle: Any) -> None:
             raise UserError(f"grpo.{name}={getattr(bundle, name)}; it is above 0")
     if bundle.top_p > 1:
         raise UserError(f"grpo.top_p={bundle.top_p}; it is above 0 and at most 1, which cuts nothing off")
+    check_moves("grpo", bundle.warmup, bundle.clip)
     _select(bundle.select)
-    for name, value in _numbers(bundle.loss):
-        not_negative(f"grpo.loss.{name}", value, "it bounds a ratio")
+    if _function(bundle.sampler) is NearHalf:
+        bundle.sampler((), 0)  # says what is wrong with its settings now, and not when its stage begins
+    for step in (0, bundle.steps - 1):
+        for name, value in _numbers(at(bundle.loss, step, bundle.steps)):
+            not_negative(f"grpo.loss.{name}", value, "it bounds a ratio")
+            if name == "dual" and not value > 1:
+                raise UserError(f"grpo.loss.dual={value}; it bounds ratios above 1, so it is above 1 itself, or null for no bound")
     if bundle.prompts_per_rollout % bundle.prompts_per_update:
         raise UserError(
             f"grpo.prompts_per_rollout={bundle.prompts_per_rollout} is no multiple of grpo.prompts_per_update="
@@ -67,8 +78,8 @@ def _numbers(part: Any) -> list[tuple[str, Any]]:
 
 
 def _columns(bundle: Any) -> None:
-    check_columns("grpo.advantage", bundle.advantage, extra=EXTRA)
-    check_columns("grpo.gate", bundle.gate)
+    check_columns("grpo.advantage", bundle.advantage, extra=EXTRA, later=("adv_NT",))
+    check_columns("grpo.gate", bundle.gate, later=(*SCORED, "adv_NT"))
     for kind in ("shapers", "hooks"):
         for name, part in getattr(bundle, kind).items():
             check_columns(f"grpo.{kind}.{name}", part)
@@ -100,29 +111,73 @@ def _gives(where: str, name: str, output: str, bundle: Any) -> None:
 
 def _together(bundle: Any) -> None:
     function = {name: _function(getattr(bundle, name)) for name in ("loss", "aggregate", "advantage", "gate")}
-    if bundle.reward.multiplier is not None and function["advantage"] in BY_GROUP_STD:
-        raise UserError(
-            f"reward.multiplier has no effect under {function['advantage'].__name__}: a factor that all completions of a problem share "
-            "cancels in (r - mean) / std; weigh the loss instead (openvlt.grpo.shape.level_weights), or use an advantage without std"
-        )
     if function["loss"] in loss.SEQUENCE_LEVEL and function["aggregate"] in aggregate.ADDING_UP:
         raise UserError(
             f"{function['loss'].__name__} gives one value per completion, which {function['aggregate'].__name__} would count once per "
             "token; use aggregate sequence_mean"
         )
-    if bundle.refill is not None and function["gate"] is gate.keep_all:
-        raise UserError("grpo.refill has nothing to replace under gate keep_all; use keep_unequal or accuracy_band, or leave refill out")
-    if bundle.reward_kl is not None and function["gate"] is gate.keep_unequal:
-        raise UserError(
-            "gate keep_unequal drops groups with equal rewards as if they had no gradient, but the KL term in the reward gives them one; "
-            "use gate keep_all or accuracy_band"
-        )
-    replays = hasattr(bundle.refill, "state_dict")
-    if function["loss"] is loss.policy_gradient and (bundle.updates > 1 or replays):
+    if function["loss"] is loss.policy_gradient and (bundle.updates > 1 or _replays(bundle)):
         raise UserError(
             "loss policy_gradient takes every completion for the present policy's own; with several updates per rollout or replayed "
             "groups use clipped_surrogate, sequence_surrogate or cispo"
         )
+    _advantage(bundle, function["advantage"])
+    if function["gate"] is gate.keep_unequal:
+        _keep_unequal(bundle, function["advantage"])
+    if bundle.refill is not None:
+        _refill(bundle, function["gate"])
+
+
+def _advantage(bundle: Any, function: Any) -> None:
+    """What an advantage would not notice, and groups that have nothing to be compared with."""
+    if bundle.reward.multiplier is not None and function in BY_GROUP_STD:
+        raise UserError(
+            f"reward.multiplier has no effect under {function.__name__}: a factor that all completions of a problem share "
+            "cancels in (r - mean) / std; weigh the loss instead (openvlt.grpo.shape.level_weights), or use an advantage without std"
+        )
+    if bundle.reward_kl is not None and not {"reward_N", "penalty_NT"} & set(wanted(bundle.advantage)):
+        raise UserError(
+            "grpo.reward_kl has no effect under an advantage that reads neither reward_N nor penalty_NT, such as gdpo, which goes by the "
+            "terms of the reward; put the KL term into the loss (grpo.kl), or use another advantage"
+        )
+    if function is advantage.gdpo and _function(bundle.reward.combine) is not weighted_sum:
+        raise UserError("reward.combine has no effect under gdpo, which adds up the weighted terms itself; leave it out")
+    alone = "group_N" in wanted(bundle.advantage) and function.__module__ == advantage.__name__
+    if alone and largest_group(bundle.plan, bundle.group_size, bundle.steps) == 1:
+        raise UserError(
+            f"grpo.group_size=1 trains nothing under {function.__name__}: a group of one is its own baseline and its advantage 0; give at "
+            "least 2, or take reinforce_pp, whose baseline is the batch"
+        )
+
+
+def _keep_unequal(bundle: Any, function: Any) -> None:
+    if bundle.reward_kl is not None:
+        raise UserError(
+            "gate keep_unequal drops groups with equal rewards as if they had no gradient, but the KL term in the reward gives them one; "
+            "use gate keep_all or accuracy_band"
+        )
+    if function in OVER_BATCH:
+        raise UserError(
+            f"gate keep_unequal drops groups with equal rewards as if they had no gradient, but {function.__name__} gives them one; "
+            "use gate keep_all or accuracy_band"
+        )
+
+
+def _refill(bundle: Any, function: Any) -> None:
+    if function is gate.keep_all:
+        raise UserError("grpo.refill has nothing to replace under gate keep_all; use keep_unequal or accuracy_band, or leave refill out")
+    for name, part in bundle.shapers.items():
+        if _function(part) is shape.perceived_first:
+            raise UserError("shaper perceived_first has to see the perception groups that a refill takes out; leave grpo.refill out")
+        if _replays(bundle) and {"logp", "old_NT"} & set(wanted(part)):
+            raise UserError(
+                f"grpo.shapers.{name} reads the policy's log-probabilities, but those of replayed groups are an earlier policy's; use "
+                "refill Resample, or leave refill out"
+            )
+
+
+def _replays(bundle: Any) -> bool:
+    return hasattr(bundle.refill, "state_dict")
 
 
 def _function(part: Any) -> Any:

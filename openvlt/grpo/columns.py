@@ -62,11 +62,12 @@ def wanted(function: Callable[..., Any]) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
 
 
-def check_columns(where: str, function: Callable[..., Any], *, extra: tuple[str, ...] = ()) -> None:
-    """Raises UserError when a part asks for something that isn't there."""
-    known = [*COLUMNS, *extra]
+def check_columns(where: str, function: Callable[..., Any], *, extra: tuple[str, ...] = (), later: tuple[str, ...] = ()) -> None:
+    """Raises UserError when a part asks for something that isn't there, or that is computed `later` than the part runs."""
+    known = [name for name in (*COLUMNS, *extra) if name not in later]
     if unknown := [name for name in wanted(function) if name not in known]:
-        raise UserError(f"{where} asks for {unknown}; its parameters may be {', '.join(known)}, and settings with a default")
+        why = ", which isn't known yet when it runs" if set(unknown) & set(later) else ""
+        raise UserError(f"{where} asks for {unknown}{why}; its parameters may be {', '.join(known)}, and settings with a default")
 
 
 def call(function: Callable[..., Any], rollouts: Rollouts, **extra: Any) -> Any:

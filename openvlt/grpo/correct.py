@@ -1,4 +1,5 @@
-"""Rollout correction: the sampler's probabilities are not quite the trainer's (another kernel, another precision, top-p).
+"""Rollout correction: the sampler's probabilities are not quite the trainer's (another kernel, another precision). Both are those
+before top-p: what top-p takes away isn't corrected.
 
 w = pi_old(trainer) / pi_behaviour(sampler), per token or as the product over the completion; too large weights are cut (`truncate`) or
 set to 0 (`mask`). Weights only: whether masked tokens leave the denominator is the bundle's `denominator`. Rows without a behaviour

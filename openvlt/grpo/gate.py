@@ -13,7 +13,10 @@ Gate = Callable[..., Tensor]
 
 
 def keep_unequal(reward_N: Tensor, group_N: Tensor) -> Tensor:
-    """Groups whose rewards differ. With equal rewards every advantage is 0, so without KL their gradient is exactly 0."""
+    """Groups whose rewards differ. Where the others' rewards are the baseline, equal ones have advantage 0: but for auxiliary losses,
+    which see every group, their gradient is exactly 0. Not so under advantages normalised over the batch, which refuse this gate, nor
+    where a shaper adds to an advantage (`Shape.plus`).
+    """
     size, known_N = int(group_N.max()) + 1, ~reward_N.isnan()
     low_P = torch.full((size,), torch.inf, dtype=reward_N.dtype).scatter_reduce(0, group_N[known_N], reward_N[known_N], "amin")
     high_P = torch.full((size,), -torch.inf, dtype=reward_N.dtype).scatter_reduce(0, group_N[known_N], reward_N[known_N], "amax")
@@ -21,7 +24,7 @@ def keep_unequal(reward_N: Tensor, group_N: Tensor) -> Tensor:
 
 
 def keep_all(group_N: Tensor) -> Tensor:
-    """Every group; needed where groups with equal rewards have something to teach too (a KL term in the reward)."""
+    """Every group; needed where groups with equal rewards have something to teach too (a KL term in the reward, `Shape.plus`)."""
     return torch.ones_like(group_N, dtype=torch.bool)
 
 

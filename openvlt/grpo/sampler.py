@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from openvlt.data.order import batch_rows
-from openvlt.types import Problem
+from openvlt.types import Problem, UserError
 
 
 class PromptSampler(Protocol):
@@ -69,6 +69,8 @@ class NearHalf(Shuffled):
 
     def __init__(self, problems: Sequence[Problem], seed: int, *, floor: float = 0.1) -> None:
         super().__init__(problems, seed)
+        if not floor > 0:
+            raise UserError(f"grpo.sampler.floor={floor}; it is above 0, so that every problem may come again")
         self.floor, self.accuracy = floor, dict[str, float]()
 
     def next(self, n: int, step: int) -> list[Problem]:

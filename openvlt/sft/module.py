@@ -19,7 +19,7 @@ from openvlt.model.load import VLM
 from openvlt.model.logprob import completion_logp
 from openvlt.sft.loss import nll
 from openvlt.trainer.fit import Fit
-from openvlt.trainer.module import Optimisation, StepModule
+from openvlt.trainer.module import Optimisation, StepModule, check_moves
 from openvlt.types import SFTBatch, Trace, UserError
 
 
@@ -62,6 +62,9 @@ class SFT:
     warmup: float = 0.1
     clip: float = 1.0
     max_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        check_moves("sft", self.warmup, self.clip)
 
     def steps(self, traces: int) -> int:
         """Optimiser steps for this many traces; the last batch of an epoch may be smaller."""

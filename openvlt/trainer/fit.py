@@ -81,6 +81,11 @@ class Fit:
     def check(self) -> None:
         """Raises UserError when this machine can't give what is asked for; better now than after an hour of captions."""
         ranks.check(ranks.processes(self.devices), self.accelerator)
+        if self.precision in ("16", "bf16") or self.precision.endswith("-mixed"):  # Lightning takes the short names for mixed ones
+            raise UserError(
+                f"trainer.precision={self.precision} would compute updates in another precision than the log-probabilities they are "
+                "compared with: the ratio of an unchanged policy isn't 1; use 32-true or bf16-true"
+            )
         try:
             self._trainer([])
         except (ValueError, MisconfigurationException) as error:

@@ -27,6 +27,14 @@ class Optimisation:
     clip: float = 1.0
 
 
+def check_moves(where: str, warmup: Any, clip: Any) -> None:
+    """Raises UserError for a warm-up or a clip that can't be; `where` is their part of the configuration, grpo or sft."""
+    if not (isinstance(clip, (int, float)) and clip > 0):
+        raise UserError(f"{where}.clip={clip}; the norm that gradients are cut to is a number above 0, and .inf clips nothing")
+    if not (isinstance(warmup, (int, float)) and 0 <= warmup < 1):
+        raise UserError(f"{where}.warmup={warmup}; it is a share of the steps, from 0 to below 1")
+
+
 class StepModule(lightning.LightningModule):
     """Glue around a pure loss. Subclasses say how a batch splits (`split`) and what one part's share of the loss is (`loss`).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -14,16 +15,17 @@ from openvlt.data.render import PromptStyle
 from openvlt.grpo import advantage, aggregate, gate, loss, sampler, shape
 from openvlt.grpo.auxiliary import KL, Entropy, RewardKL, ViewGap
 from openvlt.grpo.bundle import GRPO
-from openvlt.grpo.check import SIZES
+from openvlt.grpo.check import OVER_BATCH, SIZES
 from openvlt.grpo.correct import RolloutCorrection
 from openvlt.grpo.passes import ViewPass
-from openvlt.grpo.plan import Spec, Views
+from openvlt.grpo.plan import Spec, Views, gold_answer
 from openvlt.grpo.refill import Replay, Resample
 from openvlt.grpo.schedule import Ramp
 from openvlt.reward.combine import Reward, by_level, gated
 from openvlt.reward.terms import CaptionSuffices, Overlong
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.rollout.views import Blackened
+from openvlt.sft.module import SFT
 from openvlt.trainer.fit import Fit
 from openvlt.types import UserError
 
@@ -38,7 +40,11 @@ def grpo(**changes: Any) -> GRPO:
     return GRPO(**{**machine, **parts, **changes})
 
 
+NEED = partial(shape.perception, view="black")
 VIEW, KL_ONLY = ({"black": ViewPass(Blackened(), outputs=outputs)} for outputs in (("logp",), ("sym_kl",)))
+
+
+BY_GROUP = (advantage.group_normalised, advantage.group_centred, advantage.batch_normalised, advantage.leave_one_out)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,20 @@ VIEW, KL_ONLY = ({"black": ViewPass(Blackened(), outputs=outputs)} for outputs i
         ({"auxiliary": {"gap": ViewGap(0.1, view="black")}, "passes": KL_ONLY}, r"reads logp of the pass 'black'; add it: .*=\[logp, \.\.\.\]"),
         ({"shapers": {"p": partial(shape.perception, view="black")}, "passes": KL_ONLY}, "grpo.shapers.p reads logp of the pass 'black'"),
         ({"shapers": {"u": partial(shape.uncertainty, weight=1.0, limit=1.0, noisy="black")}, "passes": VIEW}, "u reads sym_kl of the pass"),
+        ({"gate": lambda entropy_NT: None}, r"grpo.gate asks for \['entropy_NT'\], which isn't known yet when it runs"),
+        ({"gate": lambda adv_NT: None}, r"grpo.gate asks for \['adv_NT'\], which isn't known yet"),
+        ({"advantage": lambda adv_NT: None}, r"grpo.advantage asks for \['adv_NT'\], which isn't known yet"),
+        ({"shapers": {"first": shape.perceived_first}, "refill": Resample()}, "has to see the perception groups that a refill takes out"),
+        ({"shapers": {"p": NEED}, "passes": VIEW, "refill": Replay()}, "grpo.shapers.p reads .* those of replayed groups are an earlier"),
+        *[({"advantage": each}, f"but {each.__name__} gives them one; use gate keep_all") for each in OVER_BATCH],
+        ({"advantage": advantage.gdpo, "reward_kl": RewardKL(0.1), "gate": gate.keep_all}, "reward_kl has no effect .* such as gdpo"),
+        ({"advantage": advantage.gdpo, "reward": reward(combine=partial(gated, gates={"a": "a"}))}, "combine has no effect under gdpo"),
+        *[({"group_size": 1, "advantage": each}, f"=1 trains nothing under {each.__name__}") for each in (*BY_GROUP, *OVER_BATCH[1:])],
+        ({"group_size": 1, "plan": Views({"other": Spec(3, train=False)})}, "grpo.group_size=1 trains nothing"),
+        ({"loss": partial(loss.clipped_surrogate, dual=1.0)}, "grpo.loss.dual=1.0; it bounds ratios above 1"),
+        ({"loss": partial(loss.clipped_surrogate, dual=Ramp(3.0, 0.5))}, "grpo.loss.dual=0.5"),
+        ({"loss": partial(loss.clipped_surrogate, clip_high=Ramp(0.0, -0.5))}, "grpo.loss.clip_high=-0.5 is negative"),
+        ({"sampler": partial(sampler.NearHalf, floor=0.0)}, "grpo.sampler.floor=0.0; it is above 0"),
     ],
 )
 def test_a_bundle_that_cannot_be_says_why(changes: dict[str, Any], said: str):
@@ -91,6 +111,35 @@ def test_what_is_allowed_is_built():
     assert not grpo(reward=Reward({"caption": CaptionSuffices()}, {"caption": 1.0})).needs_reference
     assert grpo(correction=RolloutCorrection(cap=Ramp(3.0, 2.0)), select=partial(choose.between, column="level")).steps
     assert list(grpo(kl=0.1, auxiliary={"entropy": Entropy(0.1)}).losses) == ["kl", "entropy"]
+    assert grpo(shapers={"p": NEED}, passes=VIEW, refill=Resample()) and grpo(shapers={"cut": shape.mask_truncated}, refill=Replay())
+    assert grpo(advantage=advantage.gdpo, gate=gate.keep_all) and grpo(shapers={"first": shape.perceived_first})
+
+
+def test_one_completion_of_a_problem_is_enough_where_others_stand_beside_it():
+    over_batch = {"advantage": advantage.reinforce_pp, "gate": gate.keep_all, "reward_kl": RewardKL(0.1)}
+    for changes in (over_batch, {"plan": Views(texts=gold_answer)}, {"plan": Views({"noisy": Spec(1)})}):
+        assert grpo(group_size=1, **changes).group_size == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        *[({"clip": clip}, f"clip={clip}; the norm that gradients are cut to is a number above 0") for clip in (-1.0, 0.0, None, math.nan)],
+        *[({"warmup": warmup}, f"warmup={warmup}; it is a share of the steps, from 0 to below 1") for warmup in (10, 1.0, -0.1)],
+    ],
+)
+def test_how_weights_move_is_checked_in_both_kinds_of_training(changes: dict[str, Any], said: str):
+    machine = dict(fit=Fit(), prompt=PromptStyle(), optimizer=None, scheduler=None)
+    for name, make in (("grpo", grpo), ("sft", partial(SFT, **machine))):
+        with pytest.raises(UserError, match=f"{name}.{said}"):
+            make(**changes)
+        assert make(clip=math.inf, warmup=0.99).clip == math.inf
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16", "16"])
+def test_updates_are_computed_in_the_precision_of_the_rollout(precision: str):
+    with pytest.raises(UserError, match=f"trainer.precision={precision} would compute updates in another precision .* use 32-true or bf16-true"):
+        Fit(precision=precision).check()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +176,7 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
         (["grpo=paper", "+reward.multiplier={_target_: openvlt.reward.combine.by_level, _partial_: true, weights: {1: 1}}"], "cancels"),
         (["grpo=gspo", "grpo.aggregate._target_=openvlt.grpo.aggregate.sequence_sum"], "gspo gives one value per completion"),
         (["grpo=rloo", "grpo.gate._target_=openvlt.grpo.gate.keep_unequal"], "gate keep_unequal drops groups"),
+        (["+recipe=pearl", "grpo=dapo", "grpo.shapers.perceived.auxiliary=1"], "perceived_first .* leave grpo.refill out"),
     ],
 )
 def test_the_same_from_the_command_line(words: list[str], said: str | None):

@@ -21,7 +21,7 @@ from openvlt.grpo.correct import RolloutCorrection
 from openvlt.grpo.experience import Chain
 from openvlt.grpo.gate import accuracy_band
 from openvlt.grpo.observe import accuracies, distinct_answers
-from openvlt.grpo.plan import Spec
+from openvlt.grpo.plan import Spec, Views, gold_answer, largest_draw, largest_group
 from openvlt.grpo.schedule import Ramp, Sigmoid, at
 from openvlt.reward.combine import Reward
 from openvlt.reward.terms import Overlong
@@ -101,6 +101,7 @@ def test_shapers_of_recipes_on_paper():
     stats = {"sym_kl:noisy": torch.tensor([[1.0, 3], [1, 3], [9, 0]])}
     bonus = shape.uncertainty(stats, mask, view, weight=0.1, limit=0.5, noisy="noisy").plus[:, 0]
     assert bonus.tolist() == pytest.approx([0, 0.2, 0.5])
+    assert shape.entropy_bonus(torch.tensor([[1.0, 3.0]]), weight=0.5).plus.tolist() == [[0.5, 1.5]]
     weights = shape.level_weights(torch.tensor([1.0, 2.0, NAN]), weights={1: 1.0, 2: 1.5}).sample_weight_N
     assert weights.tolist() == [1, 1.5, 1]
     with pytest.raises(UserError, match=r"no weight for levels \[3\]"):
@@ -216,6 +217,7 @@ def test_task_builders_know_their_answer():
     (turned,) = tasks.rotation(problem, random.Random(3))
     first, second = turned.images
     assert second.tobytes() == first.rotate(int(turned.answer), expand=True).tobytes() and len(turned.images) == 2
+    assert turned.id == problem.id  # a sampler hears of it
     asked, check = tasks.with_perception(problem, random.Random(0))
     assert asked is problem and check.meta["parent"] == problem.id
     assert check.answer == str(problem.meta["values"][check.question.split()[-1].rstrip("?")])
@@ -233,6 +235,17 @@ def test_selectors_read_levels_and_numbers_of_meta():
         choose.chosen(problems, partial(choose.between, column="passrate"))
     with pytest.raises(UserError, match="keeps none of 5 problems"):
         choose.chosen(problems, partial(choose.between, column="level", low=9))
+
+
+def test_the_largest_group_and_draw_of_a_plan():
+    noisy, compared = Spec(Ramp(6, 1)), Spec(9, train=False)
+    for plan, group, draw in (
+        (Views(), 4, 4),
+        (Views({"noisy": noisy}), 10, 6),
+        (Views({"noisy": noisy, "compared": compared}), 10, 9),
+        (Views({"more": Spec(Ramp(1, 7))}, texts=gold_answer), 12, 7),
+    ):
+        assert (largest_group(plan, 4, 20), largest_draw(plan, 4, 20)) == (group, draw)
 
 
 @pytest.mark.parametrize("kind", [sampler.Shuffled, sampler.EasyFirst, sampler.NearHalf])
