@@ -30,7 +30,7 @@ class Optimisation:
 def check_moves(where: str, warmup: Any, clip: Any) -> None:
     """Raises UserError for a warm-up or a clip that can't be; `where` is their part of the configuration, grpo or sft."""
     if not (isinstance(clip, (int, float)) and clip > 0):
-        raise UserError(f"{where}.clip={clip}; the norm that gradients are cut to is a number above 0, and .inf clips nothing")
+        raise UserError(f"{where}.clip={clip}; the norm that gradients are cut to is a number above 0; inf (.inf in a file) clips nothing")
     if not (isinstance(warmup, (int, float)) and 0 <= warmup < 1):
         raise UserError(f"{where}.warmup={warmup}; it is a share of the steps, from 0 to below 1")
 

@@ -177,6 +177,7 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
         (["grpo=gspo", "grpo.aggregate._target_=openvlt.grpo.aggregate.sequence_sum"], "gspo gives one value per completion"),
         (["grpo=rloo", "grpo.gate._target_=openvlt.grpo.gate.keep_unequal"], "gate keep_unequal drops groups"),
         (["+recipe=pearl", "grpo=dapo", "grpo.shapers.perceived.auxiliary=1"], "perceived_first .* leave grpo.refill out"),
+        (["grpo.clip=-1"], r"grpo.clip=-1; .* above 0; inf \(.inf in a file\) clips nothing"),
     ],
 )
 def test_the_same_from_the_command_line(words: list[str], said: str | None):
