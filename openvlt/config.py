@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
-import importlib
-import inspect
 import os
 import re
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from openvlt import ranks
 from openvlt.types import UserError
+from openvlt.values import check_nodes
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -40,24 +40,18 @@ def build(config: Any, name: str = "") -> Any:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
+    plain = config
     try:
         if isinstance(config, (DictConfig, ListConfig)):
             if missing := OmegaConf.missing_keys(config):
                 rootless = config._get_parent() is None  # else the keys begin at the whole config's root
                 raise UserError(_no_value(sorted(f"{name}.{key}".lstrip(".") if rootless else key for key in missing)))
-            config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-        for path, node in _targets(config, name):
-            _check_keys(path, node)
+            plain = OmegaConf.to_container(config, resolve=True)
+            config = OmegaConf.create(plain)
+        check_nodes(plain, name)
         return instantiate(config, _convert_="all")
     except InstantiationException as error:
-        cause = error.__cause__
-        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, UserError):
-            raise cause from error
-        if isinstance(cause, ValueError):
-            raise UserError(str(cause)) from error
-        raise
+        raise _reason(error, name) from error
     except OmegaConfBaseException as error:
         raise UserError(first_line(str(error))) from error
 
@@ -66,59 +60,29 @@ def _no_value(missing: list[str]) -> str:
     return f"no value for {', '.join(missing)}; give on the command line: {' '.join(f'{key}=<value>' for key in missing)}"
 
 
-def _targets(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every node with a `_target_`, with its dotted path."""
-    if isinstance(config, (DictConfig, Mapping)):
-        if "_target_" in config:
-            yield path, config
-        for key in config:
-            yield from _targets(config[key], f"{path}.{key}".lstrip("."))
-    elif isinstance(config, (ListConfig, list, tuple)):
-        for index, item in enumerate(config):
-            yield from _targets(item, f"{path}[{index}]")
+def _reason(error: Exception, name: str) -> Exception:
+    """What lies behind Hydra's error: a UserError where the settings are at fault, else the exception itself, with its traceback."""
+    told, cause = str(error), error
+    while type(cause) is type(error) and cause.__cause__ is not None:
+        told, cause = str(cause), cause.__cause__
+    if isinstance(cause, UserError):
+        return cause
+    if isinstance(cause, ValueError):
+        return UserError(str(cause))
+    key, target = re.search(r"^full_key: (\S+)", told, re.MULTILINE), re.search(r"target '([^']+)'", told)
+    where = ".".join(part for part in (name, key and key[1]) if part) or (target and target[1]) or "config"
+    if isinstance(cause, TypeError) and _at_the_call(cause):
+        return UserError(f"{where}: {first_line(str(cause))}; check the kinds of its values")
+    if isinstance(cause, (type(error), ImportError, OSError)) or (target and not target[1].startswith("openvlt.")):
+        return UserError(f"{where}: {type(cause).__name__}: {first_line(str(cause))}; correct its settings")
+    return cause
 
 
-_SCALARS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-
-
-def _check_values(path: str, node: Mapping[str, Any], signature: inspect.Signature) -> None:
-    """Plain numbers, words and switches must be what the parameter's annotation says; everything else is the target's to check."""
-    for key, value in node.items():
-        expected = str(getattr(signature.parameters.get(key), "annotation", ""))
-        plain = isinstance(value, (str, int, float, bool))
-        right = _SCALARS.get(expected, (object,))
-        if plain and (not isinstance(value, right) or (isinstance(value, bool) and right in ((int,), (int, float)))):
-            where = f"{path}.{key}".lstrip(".")
-            raise UserError(f"{where}={value!r} is no {expected}; give {where}=<{expected}>")
-
-
-def _check_keys(path: str, node: Mapping[str, Any]) -> None:
-    signature = inspect.signature(_locate(path, node["_target_"]))
-    _check_values(path, node, signature)
-    kinds = {parameter.kind for parameter in signature.parameters.values()}
-    if inspect.Parameter.VAR_KEYWORD in kinds:
-        return
-    given = {key for key in node if key not in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")}
-    if unknown := sorted(given - set(signature.parameters)):
-        known = [name for name in signature.parameters if name != "self"]
-        raise UserError(f"{path or 'config'} has unknown {_listed(unknown)}; {node['_target_']} takes {', '.join(known)}")
-
-
-def _locate(path: str, target: str) -> Callable[..., Any]:
-    place, _, name = target.rpartition(".")
-    try:
-        module = importlib.import_module(place)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{path}._target_={target} can't be imported ({error}); check the name, or install its package") from error
-    if not hasattr(module, name):
-        own = sorted(key for key, value in vars(module).items() if getattr(value, "__module__", "") == place and key[0] != "_")
-        known = dict.fromkeys([*difflib.get_close_matches(name, dir(module)), *own])
-        raise UserError(f"{path}._target_={target}: {place} has no {name!r}, but {', '.join(known) or 'nothing like it'}")
-    return getattr(module, name)
-
-
-def _listed(keys: list[str]) -> str:
-    return f"key {keys[0]!r}" if len(keys) == 1 else f"keys {', '.join(map(repr, keys))}"
+def _at_the_call(error: TypeError) -> bool:
+    """Whether it was raised by the call of a target or in the target's own first lines, and not somewhere deeper."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    last = max((index for index, file in enumerate(files) if "instantiate" in Path(file).parts), default=-1)
+    return len([file for file in files[last + 1 :] if file != "<string>"]) <= 1  # a dataclass's __init__ is such a "file"
 
 
 # --- resolvers ---------------------------------------------------------------------------------------------------------
@@ -242,6 +206,9 @@ def explain(error: Exception) -> str:
         place = error.filename or "the disk"
         return f"{place}: {error.strerror}; free space, or choose other places with paths.runs=<folder> paths.cache=<folder>"
     text = str(error).partition("UserError raised while resolving interpolation: ")[2] or str(error)
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        key, values = found.groups()
+        return f"{key}={values} are several values; add -m to run one after the other, or write a list: '{key}=[{values}]'"
     if (override := getattr(error, "override", None)) is not None:
         return f"{override!r} can't be read ({first_line(text)}); write key=value, quote lists and braces: 'key=[1,2]'"
     if (mark := getattr(error, "problem_mark", None)) is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "openvlt"
-ROOMS = ["types", "ranks", "config", "verify", "data", "model", "rollout", "reward", "trainer", "grpo", "sft", "distill", "benchmark", "iteration", "report"]
+ROOMS = ["types", "values", "ranks", "config", "verify", "data", "model", "rollout", "reward", "trainer", "grpo", "sft", "distill", "benchmark", "iteration", "report"]
 PURE = {"grpo/loss.py": {"torch"}, "grpo/advantage.py": {"torch"}, "grpo/kl.py": {"torch"}, "grpo/aggregate.py": {"torch", "openvlt.types"}}
 
 

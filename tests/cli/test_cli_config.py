@@ -161,11 +161,32 @@ def test_build_makes_plain_objects() -> None:
         (lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}), "x", r"no_such_package.*can't be imported .*install its package"),
         (lambda: compose("scale=7b").iteration, "iteration", r"no value for reasoner.*reasoner="),
         (lambda: compose("+iteration.stages.sft1.amount=-5").iteration, "iteration", r"amount=-5"),
+        (lambda: compose("cycles.one.traces.amount=many").iteration, "iteration", r"stages\.traces1\.select\.amount='many' is no int or null; give .*=<int or null>"),
+        (lambda: compose("grpo.steps=null").grpo, "grpo", r"grpo\.steps=null is no int; give grpo\.steps=<int>"),
+        (lambda: compose("grpo.steps=[1,2]").grpo, "grpo", r"grpo\.steps=\[1, 2\] is no int"),
+        (lambda: compose("data.kinds=bars").data, "data", r"data\.kinds='bars' is no list; give data\.kinds=\[bars\]$"),
+        (lambda: compose("evaluation.selection.levels=3").evaluation, "evaluation", r"evaluation\.selection\.levels=3 is no list or null"),
+        (lambda: compose("~grpo.reward").grpo, "grpo", r"grpo has no reward, which openvlt\.grpo\.bundle\.GRPO needs; give grpo\.reward=<value>"),
+        (lambda: OmegaConf.create({"_target_": "datetime.date", "year": 2026, "month": "May", "day": 1}), "x", r"^x: 'str' object .*; check the kinds of its values"),
+        (lambda: OmegaConf.create({"a": {"_target_": "collections.Counter", "_args_": [3]}}), "x", r"^x\.a: TypeError: 'int' object is not iterable; correct its settings"),
+        (lambda: OmegaConf.create({"_target_": "zipfile.ZipFile", "file": "/no/such/file"}), "x", r"^x: FileNotFoundError: .*/no/such/file"),
     ],
 )
 def test_build_says_what_is_wrong_and_what_is_allowed(config: Callable[[], DictConfig], name: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         build(config(), name)
+
+
+def test_a_bug_behind_a_target_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its traceback shows where; only what the values of a call do wrong is told in a sentence."""
+    from openvlt.data import source
+
+    def deeper() -> int:
+        return len(3)
+
+    monkeypatch.setattr(source.Selection, "__post_init__", lambda selection: deeper())
+    with pytest.raises(TypeError, match="has no len"):
+        build(node())
 
 
 @pytest.mark.parametrize(
@@ -175,6 +196,7 @@ def test_build_says_what_is_wrong_and_what_is_allowed(config: Callable[[], DictC
         (["sede=3"], ["'sede'", "did you mean seed"]),
         (["data=figurs"], ["'data/figurs'", "figures", "jsonl"]),
         (["seed=[1"], ["seed=[1"]),
+        (["seed=1,2"], ["seed=1,2", "add -m", "'seed=[1,2]'"]),
         (["seed"], ["seed"]),
         (["cycles.one.sft.batch_size=8"], ["+cycles.one.sft.batch_size=8"]),  # not written out in the file, and yet allowed
         (["model.sizes.hidden=64"], ["+model.sizes.hidden=64"]),
