@@ -10,7 +10,7 @@ import numpy as np
 
 from openvlt.data.choose import chosen
 from openvlt.data.files import read_rows
-from openvlt.data.rows import allotment, choose_share
+from openvlt.data.rows import allotment, choose_share, no_rows
 from openvlt.data.source import Selection
 from openvlt.data.table import Columns, to_problem
 from openvlt.types import Problem, UserError
@@ -34,7 +34,7 @@ class Graded:
         file = Path(self.path)
         split, share = allotment(selection.split, self.heldout, ["train"])
         if share[0] == share[1]:
-            raise UserError(f"{file} has no {selection.split} rows; set data.heldout=0.1 to set a tenth of them aside")
+            raise no_rows(str(file), selection.split)
         return choose_share(chosen(self._load(file), self.select), share, selection, seed, str(file))
 
     def _load(self, file: Path) -> list[Problem]:

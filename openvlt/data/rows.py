@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.data.files import read_rows, unit
-from openvlt.data.source import Selection, check_amount
+from openvlt.data.source import Selection, check_amount, everything, no_mixture
 from openvlt.data.table import Columns, Row, to_problem
 from openvlt.types import Problem, UserError, unique_ids
 
 SPLITS = ("train", "val", "test")
-BENCHMARKS = ("mathvista", "mathverse", "mathvision", "mmmu", "wemath", "logicvista", "dynamath", "emma")
+BENCHMARKS = ("mathvista", "mathverse", "mathvision", "mmmu", "wemath", "logicvista", "dynamath", "hallusionbench")
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
@@ -49,16 +49,13 @@ def _chance(name: str) -> float:
 
 def choose(problems: Sequence[Problem], selection: Selection, seed: int, where: str) -> list[Problem]:
     """Levels filtered, order drawn by `seed`, the first `amount` taken. Raises UserError where that can't be done."""
-    if selection.sources is not None:
-        raise UserError(
-            f"{where} is one source; sources={dict(selection.sources)} needs a mixture such as data=openvlthinker"
-        )
+    no_mixture(selection, where)
     if selection.levels is not None:
         known = sorted({problem.level for problem in problems if problem.level is not None})
         if not set(selection.levels) <= set(known):
             raise UserError(
                 f"{where}: levels {list(selection.levels)} wanted, the rows have {known or 'none'}; "
-                "set levels=null, or name the column in data.columns.level"
+                f"name the column in data.columns.level, or {everything('levels')}"
             )
         problems = [problem for problem in problems if problem.level in selection.levels]
     problems = list(problems)
@@ -93,10 +90,7 @@ class Rows:
         own = [split for split, file in files.items() if file is not None]
         split, share = allotment(selection.split, self.heldout, own)
         if share[0] == share[1]:
-            raise UserError(
-                f"data.path={self.path} has no {selection.split} rows; set data.{selection.split}_path=<file>, "
-                "or data.heldout=0.1 to set a tenth of its rows aside"
-            )
+            raise no_rows(f"data.path={self.path}", selection.split, f"data.{selection.split}_path=<file>")
         file = Path(files[split])
         return choose_share(self._load(file), share, selection, seed, str(file))
 
@@ -136,6 +130,20 @@ def _converted(convert: Callable[[Row], Row], row: Row, where: str) -> Row:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         fault = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: not a row of this form ({fault}); there are {', '.join(row)}; mend it or set data.convert") from error
+
+
+def no_rows(where: str, split: str, *own: str) -> UserError:
+    """The error for a split without rows; `own` are the source's settings that name some."""
+    aside = ["data.heldout=0.1 to set a tenth of its rows aside"] if split != "train" else []
+    scored = ["evaluation.selection.split=train to score a model on all of them"] if split == "test" else []
+    return UserError(f"{where} has no {split} rows; set {', or '.join([*own, *aside, *scored])}")
+
+
+def benchmarks_in(path: str) -> list[str]:
+    """The benchmarks that a hub id or the end of a path names. EMMA's letters also stand inside words, so it has to be one of its own."""
+    end = "/".join(Path(path).parts[-2:]).lower()
+    letters = re.sub(r"[^a-z]", "", end)
+    return [name for name in BENCHMARKS if name in letters] + ["emma"] * bool(re.search(r"(?<![a-z])emma(?![a-z])", end))
 
 
 def refuse_training(name: str, why: str, force: str | None) -> None:
@@ -184,15 +192,12 @@ class Hub:
         if set(self.splits) - set(SPLITS):
             raise UserError(f"data.splits names {sorted(self.splits)}; its keys are of {list(SPLITS)}")
         if selection.split == "train":
-            for name in (name for name in BENCHMARKS if name in re.sub(r"[^a-z]", "", self.path.lower())):
+            for name in benchmarks_in(self.path):
                 refuse_training(name, "a benchmark", self.force)
         splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
         split, share = allotment(selection.split, self.heldout, list(splits))
         if split not in splits or share[0] == share[1]:
-            raise UserError(
-                f"data.path={self.path} has no {selection.split} rows; set data.splits.{selection.split}=<one of its "
-                "splits>, or data.heldout=0.1 to set a tenth of its rows aside"
-            )
+            raise no_rows(f"data.path={self.path}", selection.split, f"data.splits.{selection.split}=<one of its splits>")
         return choose_share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
 
     def _load(self, split: str) -> list[Problem]:

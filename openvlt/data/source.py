@@ -34,9 +34,26 @@ class Source(Protocol):
     def problems(self, selection: Selection, seed: int) -> list[Problem]: ...
 
 
-def _no_mixture(selection: Selection, name: str) -> None:
+def everything(key: str) -> str:
+    """How each script asks for all rows, whatever their `key` (amount, levels, sources)."""
+    return f"take all rows: train.py +experiment=own, distill.py select.{key}=null, evaluate.py evaluation.selection.{key}=null"
+
+
+def no_mixture(selection: Selection, where: str) -> None:
+    """Raises UserError when a selection weighs the parts of what is one source."""
     if selection.sources is not None:
-        raise UserError(f"data={name} is one source; sources={dict(selection.sources)} needs a mixture such as data=openvlthinker")
+        wanted = f"sources={dict(selection.sources)} needs a mixture such as data=openvlthinker"
+        raise UserError(f"{where} is one source; {wanted}, or {everything('sources')}")
+
+
+def _levels(asked: Sequence[int] | None, there: Sequence[int]) -> Sequence[int]:
+    """The levels to draw from. Raises UserError when a selection asks for one that the source was told to leave out."""
+    if not asked or set(there) - set(figures.LEVELS):
+        return there  # a level that nothing has is told by `generate`
+    if set(asked) <= set(figures.LEVELS) and not set(asked) <= set(there):
+        own = f"cycles.one.traces.levels={list(there)} cycles.one.problems.levels={list(there)}; distill.py: select.levels={list(there)}"
+        raise UserError(f"levels {list(asked)} wanted, data.levels has {list(there)}; each stage has levels of its own, set them: {own}")
+    return asked
 
 
 @dataclass(frozen=True)
@@ -50,13 +67,13 @@ class Figures:
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""
-        _no_mixture(selection, "figures")
+        no_mixture(selection, "data=figures")
         return figures.generate(
             1000 if selection.amount is None else selection.amount,
             split=selection.split,
             seed=seed,
             kinds=self.kinds,
-            levels=selection.levels or self.levels,
+            levels=_levels(selection.levels, self.levels),
             size=self.size,
         )
 
@@ -76,12 +93,12 @@ class Digits:
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""
-        _no_mixture(selection, "digits")
+        no_mixture(selection, "data=digits")
         return digits.generate(
             1000 if selection.amount is None else selection.amount,
             split=selection.split,
             seed=seed,
-            levels=selection.levels or self.levels,
+            levels=_levels(selection.levels, self.levels),
             size=self.size,
         )
 
@@ -94,7 +111,8 @@ class Digits:
 def check_amount(problems: Sequence[Problem], selection: Selection, where: str) -> list[Problem]:
     """The first `amount` of the problems. Raises UserError when there are fewer."""
     if selection.amount is not None and selection.amount > len(problems):
-        raise UserError(f"{where}: {selection.amount} problems wanted, {len(problems)} there; lower the amount or add data")
+        amounts = f"{selection.amount} problems wanted, {len(problems)} there"
+        raise UserError(f"{where}: {amounts}; lower the amount, add data, or {everything('amount')}")
     return list(problems[: selection.amount])
 
 

@@ -95,6 +95,15 @@ def test_experiments_open_with_command_hardware_time_and_outcome(file: Path) -> 
     assert (ROOT / command[1]).is_file() and command[2] == f"+{file.parent.name}={file.stem}"
 
 
+@pytest.mark.parametrize("scale", ["tiny", "7b"])
+def test_rows_of_ones_own_are_taken_whole(scale: str) -> None:
+    config = compose("+experiment=own", "data=jsonl", "data.path=rows.jsonl", f"scale={scale}")
+    stages = build(config.iteration, "iteration").stages
+    for select in (stages["traces1"].select, stages["grpo1"].select, build(config.evaluation, "evaluation").selection):
+        assert (select.amount, select.levels, select.sources) == (None, None, None)
+    assert build(config.data, "data").path == "rows.jsonl"
+
+
 @pytest.mark.parametrize("cycle", ["cycle1", "cycle2", "cycle3", "three_cycles", "controlled", "smoke"])
 def test_the_shipped_stages_are_in_order(cycle: str) -> None:
     from openvlt.iteration.run import check_stages

@@ -195,8 +195,8 @@ def test_evaluate_rows_of_ones_own_with_choices(cli: Cli, iter1: Path, picture: 
         for n in range(6)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    split = ["evaluation.selection.split=train", "evaluation.selection.amount=null"]
-    cli("evaluate.py", f"model={iter1}", "data=jsonl", f"data.path={tmp_path / 'rows.jsonl'}", *split).ok()
+    written = ["data=jsonl", f"data.path={tmp_path / 'rows.jsonl'}", "evaluation.selection.split=train"]  # the documented command
+    cli("evaluate.py", f"model={iter1}", *written, f"paths.runs={cli.work / 'runs'}", tiny=False).ok()
     results = json.loads((cli.newest("evaluate") / "results.json").read_text())
     assert results["n"] == 6 and sum(results["verdicts"].values()) == 6
     assert sorted(row["id"] for row in answers(cli.newest("evaluate"))) == [f"own-{n}" for n in range(6)]

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from openvlt.data import digits, figures  # noqa: E402
-from openvlt.data.source import Digits, Selection  # noqa: E402
+from openvlt.data.source import Digits, Figures, Selection  # noqa: E402
 from openvlt.types import UserError  # noqa: E402
 
 SPLITS = ("train", "val", "test")
@@ -97,6 +97,15 @@ def test_the_source_selects_like_figures():
         Digits().problems(Selection(levels=(9,)), 0)
     with pytest.raises(UserError, match=r"split is 'dev'"):
         digits.generate(1, split="dev", seed=0)
+
+
+@pytest.mark.parametrize("source", [Digits, Figures])
+def test_levels_left_out_of_the_source_are_not_drawn(source):
+    assert {problem.level for problem in source(levels=[3]).problems(Selection(amount=6), 0)} == {3}
+    with pytest.raises(UserError, match=r"levels \[1, 3\] wanted, data\.levels has \[3\]; .* cycles\.one\.problems\.levels=\[3\]"):
+        source(levels=[3]).problems(Selection(amount=6, levels=[1, 3]), 0)
+    with pytest.raises(UserError, match=r"levels are \['a'\]; choose from \[1, 2, 3, 4\]"):
+        source(levels=["a"]).problems(Selection(amount=6, levels=[1, 3]), 0)
 
 
 def test_a_missing_scikit_learn_names_the_command(monkeypatch):

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
+from openvlt.config import CONF
 from openvlt.data.images import open_images
 from openvlt.data.releases import readers
 from openvlt.data.releases.source import EvaluationOnly, Release
-from openvlt.data.rows import Hub, Rows
+from openvlt.data.rows import Hub, Rows, benchmarks_in
 from openvlt.data.source import Selection
 from openvlt.data.table import Columns
 from openvlt.types import Problem, UserError, Verdict
@@ -143,6 +145,13 @@ def test_broken_rows_may_be_left_out_and_are_told(written):
     assert [place.rpartition(", ")[2] for place in source.skipped] == ["row 2", "row 3"]
 
 
+@pytest.mark.parametrize("file", [*CONF.glob("data/*.yaml"), *CONF.glob("data/from_hub/*.yaml")], ids=lambda file: file.stem)
+def test_every_source_of_rows_has_the_switch_for_bad_ones(file):
+    node = OmegaConf.load(file)
+    node = node.get("source", node)
+    assert ("skip_bad" in node) is (node.get("_target_", "").rpartition(".")[2] in ("Release", "Rows", "Hub"))
+
+
 @pytest.mark.parametrize(
     ("folder", "reader", "said"),
     [
@@ -153,9 +162,10 @@ def test_broken_rows_may_be_left_out_and_are_told(written):
         ("", "ai2d", r"questions has no <image>\.json"),
     ],
 )
-def test_a_release_that_is_not_there(tmp_path, folder, reader, said):
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_release_that_is_not_there(tmp_path, folder, reader, said, skip_bad):
     with pytest.raises(UserError, match=said):
-        problems(release(tmp_path / folder, reader))
+        problems(release(tmp_path / folder, reader, skip_bad=skip_bad))
 
 
 def test_a_scienceqa_question_without_its_picture(data_dir, tmp_path):
@@ -168,7 +178,7 @@ def test_a_scienceqa_question_without_its_picture(data_dir, tmp_path):
 
 def test_splits_that_are_not_there(written):
     source = release(written(FORMS["ai2d"][0]), "ai2d")
-    with pytest.raises(UserError, match=r"has no test rows; set splits\.test=<its split>, or heldout=0\.1"):
+    with pytest.raises(UserError, match=r"has no test rows; set data\.splits\.test=<its split>, or data\.heldout=0\.1"):
         problems(source, split="test")
 
 
@@ -235,7 +245,14 @@ def test_evaluation_only_material_is_trained_on_by_name_only(data_dir):
     assert len(problems(EvaluationOnly(source, "mathvista", "...", force="mathvista"))) == 4
 
 
-@pytest.mark.parametrize("path", ["AI4Math/MathVista", "AI4Math/MathVerse", "MathLLMs/MathVision", "./copies/MMMU_pro"])
-def test_benchmarks_on_the_hub_are_known_by_name(path):
-    with pytest.raises(UserError, match="is for evaluation only"):
-        problems(Hub(path))
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("AI4Math/MathVista", "mathvista"), ("AI4Math/MathVerse", "mathverse"), ("MathLLMs/MathVision", "mathvision"), ("copies/MMMU_pro", "mmmu"),
+     ("We-Math/We-Math", "wemath"), ("lmms-lab/HallusionBench", "hallusionbench"), ("luckychao/EMMA", "emma"), ("copies/emma_mini/test.parquet", "emma"),
+     ("owner/gemma-rollouts", None), ("/home/emma/sets/mine", None), ("owner/dilemmas", None)],
+)  # fmt: skip
+def test_benchmarks_on_the_hub_are_known_by_name(path, name):
+    assert benchmarks_in(path) == [name] * (name is not None)
+    if name is not None:
+        with pytest.raises(UserError, match=f"{name} is for evaluation only .* data.force={name}"):
+            problems(Hub(path))

@@ -63,15 +63,15 @@ def test_shares_on_paper():
 @pytest.mark.parametrize(
     ("settings", "selection", "message"),
     [
-        ({}, {"split": "test"}, r"has no test rows; set data\.test_path=<file>, or data\.heldout=0\.1"),
-        ({}, {"split": "val"}, r"has no val rows; set data\.val_path=<file>"),
+        ({}, {"split": "test"}, r"has no test rows; set data\.test_path=<file>, or data\.heldout=0\.1 .*, or evaluation\.selection\.split=train"),
+        ({}, {"split": "val"}, r"has no val rows; set data\.val_path=<file>, or data\.heldout=0\.1 to set a tenth of its rows aside$"),
         ({}, {"split": "tset"}, r"split is 'tset'; it is one of \['train', 'val', 'test'\]"),
         ({"heldout": 0.5}, {}, r"data\.heldout=0\.5 is taken from train for test and val each; give less than 1/2"),
         ({"heldout": -0.1}, {}, r"data\.heldout=-0\.1"),
         ({"heldout": 1e-6}, {"split": "test"}, r"none of its 5 usable rows is left for split 'test'"),
-        ({}, {"amount": 6}, r"6 problems wanted, 5 there; lower the amount or add data"),
-        ({}, {"levels": (1,)}, r"levels \[1\] wanted, the rows have none; set levels=null, or name the column"),
-        ({}, {"sources": {"geos": 1}}, r"is one source; sources=\{'geos': 1\} needs a mixture"),
+        ({}, {"amount": 6}, r"6 problems wanted, 5 there; lower the amount, add data, or take all rows: .*own.* select\.amount=null"),
+        ({}, {"levels": (1,)}, r"levels \[1\] wanted, the rows have none; name the column in data\.columns\.level, or .* select\.levels=null"),
+        ({}, {"sources": {"geos": 1}}, r"is one source; sources=\{'geos': 1\} needs a mixture .* select\.sources=null"),
     ],
 )
 def test_what_cannot_be_selected_says_what_to_set(write, make_row, settings, selection, message):

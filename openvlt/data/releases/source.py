@@ -9,7 +9,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from openvlt.data.rows import SPLITS, allotment, choose_share, refuse_training
+from openvlt.data.rows import SPLITS, allotment, choose_share, no_rows, refuse_training
 from openvlt.data.source import Selection, Source
 from openvlt.data.table import Columns, Row, to_problem
 from openvlt.types import Problem, UserError
@@ -49,25 +49,23 @@ class Release:
         splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
         split, share = allotment(selection.split, self.heldout, list(splits))
         if split not in splits or share[0] == share[1]:
-            raise UserError(f"{self.path} has no {selection.split} rows; set splits.{selection.split}=<its split>, or heldout=0.1")
+            raise no_rows(self.path, selection.split, f"data.splits.{selection.split}=<its split>")
         if not Path(self.path).is_dir():
             raise UserError(f"data folder {self.path} does not exist (looked in {Path.cwd()}); unpack the release there")
         return choose_share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
 
     def _load(self, split: str) -> list[Problem]:
-        problems, rows = [], self.read(Path(self.path), split)
-        while True:
+        problems, root = [], Path(self.path)
+        for where, row in self.read(root, split):  # what the reader itself can't read is no row to skip
             try:
-                where, row = next(rows)
                 if isinstance(row, BadRow):
                     raise row
-                problems.append(to_problem(row, Columns(), root=Path(self.path), where=where, source=Path(self.path).name))
-            except StopIteration:
-                return problems
+                problems.append(to_problem(row, Columns(), root=root, where=where, source=root.name))
             except (UserError, BadRow) as error:
-                if not self.skip_bad or not (isinstance(error, BadRow) or str(error).startswith(where)):
+                if not self.skip_bad:
                     raise UserError(str(error)) from error
                 self.skipped[where] = str(error)
+        return problems
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def each(file: Path, rows: Sequence[Any] | Mapping[str, Any], make: Callable[[st
             made = make(name, row)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             fault = f"no {error}" if isinstance(error, KeyError) else str(error)
-            yield where, BadRow(where, f"not a row of this release ({fault}); mend it or set skip_bad=true")
+            yield where, BadRow(where, f"not a row of this release ({fault}); mend it or set data.skip_bad=true")
         else:
             if made is not None:
                 yield where, made
