@@ -38,9 +38,10 @@ def run(config: DictConfig) -> None:
             return
         reused(config, folder)
         counts = distillation.run(vlm, problems, folder=folder, seed=config.seed)
-        written(config, distillation, vlm, problems, folder)
-    write_json(folder / "results.json", counts)
-    print("  ".join(f"{name} {value:g}" for name, value in counts.items()))
+        skipped = getattr(lab.source, "skipped", {})
+        written(config, distillation, vlm, problems, skipped, folder)
+    write_json(folder / "results.json", counts | {"skipped_rows": skipped})
+    print("  ".join(f"{name} {value:g}" for name, value in (counts | {"skipped_rows": len(skipped)}).items()))
     print(f"{folder / 'traces.jsonl'}\n{folder / 'README.md'}")
 
 

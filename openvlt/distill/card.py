@@ -11,8 +11,8 @@ from openvlt.distill.publish import Lengths, pass_at_k, quantiles
 STAGES = ("problems", "captions", "chains", "right", "after the cut", "kept")
 
 
-def card(lengths: Lengths, settings: str, licences: Mapping[str, str], usage: str, samples: int) -> str:
-    """The card in Markdown, with the front matter that the Hugging Face hub reads."""
+def card(lengths: Lengths, settings: str, licences: Mapping[str, str], usage: str, samples: int, skipped: Mapping[str, str]) -> str:
+    """The card in Markdown, with the front matter that the Hugging Face hub reads. `skipped` are rows left out as bad (row -> reason)."""
     total = sum(counts["kept"] for counts in lengths.counts.values())
     parts = [
         _front(),
@@ -25,6 +25,7 @@ def card(lengths: Lengths, settings: str, licences: Mapping[str, str], usage: st
             ("source", "licence", *STAGES),
             [(name, licences.get(name, "see the source"), *(counts[each] for each in STAGES)) for name, counts in lengths.counts.items()],
         ),
+        *([f"Bad rows left out: {len(skipped)}. The first: {next(iter(skipped.values()))}\n"] if skipped else []),
         f"## Solved problems (pass@{samples})\n",
         _table(("source", "problems", f"pass@{samples}"), [(name, n, f"{100 * rate:.1f} %") for name, n, rate in pass_at_k(lengths)]),
         "## Lengths in words\n",

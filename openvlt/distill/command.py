@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +65,24 @@ def copied(there: Path, here: Path) -> None:
             os.replace(here / f".{name}.tmp", here / name)
 
 
-def written(config: DictConfig, distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], folder: Path) -> None:
-    """The data set of a finished distillation: Parquet, JSONL, card and figure."""
+def written(
+    config: DictConfig, distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], skipped: Mapping[str, str], folder: Path
+) -> None:
+    """The data set of a finished distillation: Parquet, JSONL, card and figure. `skipped` are bad rows (row -> reason)."""
     with Work(distillation, vlm, folder, config.seed) as work:
         lengths = publish(work.judge(problems), folder, build(config.prompt, "prompt"))
     settings = {name: config[name] for name in ("seed", "select", "prompt", "distill", "data")}
-    licences = {name: part.licence for name, part in config.data.get("sources", {}).items() if part.get("licence")}
-    text = card(lengths, OmegaConf.to_yaml(OmegaConf.create(settings)), licences, calls(folder), distillation.samples)
+    shown, known = OmegaConf.to_yaml(OmegaConf.create(settings)), licences(config.data, lengths.counts)
+    text = card(lengths, shown, known, calls(folder), distillation.samples, skipped)
     figure(lengths, distillation.samples, folder / "lengths.png")
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def licences(data: DictConfig, sources: Iterable[str]) -> dict[str, str]:
+    """What the data's files say of their licence, by source: a mixture's parts, or the one source under whatever name its rows have."""
+    if data.get("licence"):
+        return dict.fromkeys(sources, data.licence)
+    return {name: part.licence for name, part in data.get("sources", {}).items() if part.get("licence")}
 
 
 def calls(folder: Path) -> str:

@@ -7,9 +7,48 @@ import signal
 from pathlib import Path
 
 import pytest
+from composed import compose
 from entry_scripts import FIGURES, MODEL, Cli
 
-SMALL = ["distill=gold", *FIGURES, "cycles.one.traces.amount=20", "cycles.one.traces.levels=[1]"]
+from openvlt.config import build
+from openvlt.distill.command import licences
+from openvlt.distill.cut import KEYWORDS
+
+SMALL = ["distill=gold", *FIGURES, "select.amount=20", "select.levels=[1]"]
+
+
+@pytest.mark.parametrize("words, amount, sources", [
+    (["distill=iter1"], 25000, 6), (["distill=iter2"], 5000, 11), (["distill=iter3", "scale=7b"], 5000, 11), (["scale=7b"], 25000, 6),
+    ([], 1200, None), (["cycles.one.traces.amount=7"], 7, None), (["select.amount=8"], 8, None),
+])  # fmt: skip
+def test_what_is_distilled_is_a_setting_of_its_own(words: list[str], amount: int, sources: int | None) -> None:
+    select = build(compose(*words, name="distill").select, "select")
+    assert (select.amount, select.sources and len(select.sources)) == (amount, sources)
+    assert select.levels == (None if sources else [1, 2, 3, 4])
+
+
+def test_bad_rows_are_left_out_and_counted(cli: Cli, tmp_path: Path) -> None:
+    """All rows of one's own, whatever the scale asks for."""
+    rows = [{"id": f"r{n}", "question": "How many?", "answer": str(n) if n != 1 else "", "images": []} for n in range(4)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = ["data=jsonl", f"data.path={tmp_path / 'mine.jsonl'}", "data.skip_bad=true", "select.amount=null", "select.levels=null"]
+    done = cli("distill.py", "distill=gold", *own, "name=skipping").ok()
+    folder = cli.newest("skipping")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["traces"] == 3 and list(results["skipped_rows"]) == [f"{tmp_path / 'mine.jsonl'}, line 2"]
+    assert "skipped_rows 1" in done.out and "Bad rows left out: 1. The first: " in (folder / "README.md").read_text()
+
+
+def test_licences_are_those_of_the_data() -> None:
+    assert licences(compose("data=geometry3k").data, ["geometry3k"]) == {"geometry3k": "MIT"}
+    assert licences(compose("data=openvlthinker").data, ["clevr"])["clevr"] == "CC BY 4.0"
+    assert licences(compose().data, ["figures"]) == {}
+
+
+def test_reflections_are_a_setting() -> None:
+    cut = build(compose("distill.cut.keywords=[Wait]", name="distill").distill, "distill").cut
+    assert cut("<think>One. Hmm, two. Wait, three.</think>") == "<think>One. Hmm, two.</think>"
+    assert tuple(build(compose().distill, "distill").cut.keywords["keywords"]) == KEYWORDS
 
 
 @pytest.mark.parametrize("name, calls, traces", [
@@ -54,7 +93,7 @@ GOOD = [*NAMED, f"{ONE}.urls=http://127.0.0.1:9/v1"]
         (["distill.samples=0"], ["distill.samples=0", "at least one chain"]),
         (["inspect=true"], ["say which: resume=latest"]),
         (["reuse=nowhere"], ["reuse=nowhere", "give the folder of an earlier distillation"]),
-        (["plan=true", "cycles.one.traces.amount=null"], ["a plan needs an amount"]),
+        (["plan=true", "select.amount=null"], ["a plan needs an amount"]),
         (["data=geometry3k", "paths.data=/nowhere"], ["data folder /nowhere/geometry3k does not exist", "unpack the release there"]),
         (["data=mathvista"], ["mathvista is for evaluation only", "data.force=mathvista"]),
     ],
@@ -63,7 +102,7 @@ GOOD = [*NAMED, f"{ONE}.urls=http://127.0.0.1:9/v1"]
 def test_mistakes_are_one_sentence(cli: Cli, tmp_path: Path, words: list[str], said: list[str]) -> None:
     given = {word.partition("=")[0] for word in words}
     own = [word for word in SMALL if word.partition("=")[0] not in given and not ("data=" in "".join(words) and word.startswith("data."))]
-    levels = ["cycles.one.traces.levels=null"] if "data" in given else []
+    levels = ["select.levels=null"] if "data" in given else []
     error = cli("distill.py", *(word for word in own if not (levels and "levels" in word)), *levels, *words, f"name={tmp_path.name}").error
     for part in said:
         assert part in error, error

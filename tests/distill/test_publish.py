@@ -91,10 +91,11 @@ def test_problems_are_chosen_by_their_grades(finished):
 
 def test_the_card_counts_what_happened(finished):
     folder, _, lengths, _ = finished
-    text = card(lengths, "seed: 1", {"a": "CC BY 4.0"}, calls(folder), 4)
+    text = card(lengths, "seed: 1", {"a": "CC BY 4.0"}, calls(folder), 4, {"f, line 2": "f, line 2: no answer", "f, line 5": "…"})
     assert text.startswith("---\nlicense: other\n") and "# 2 verified traces" in text
     assert "| a | CC BY 4.0 | 2 | 0 | 8 | 4 | 4 | 1 |" in text and "| b | see the source | 2 | 0 | 8 | 6 | 2 | 1 |" in text
     assert "| a | 2 | 50.0 % |" in text and "| a | wrong | 4 |" in text and "seed: 1" in text
+    assert "Bad rows left out: 2. The first: f, line 2: no answer" in text
     assert "* reason: 16 answers, 0 tokens in, 48 out, cost 0.00" in text
     assert dict((name, rate) for name, _, rate in pass_at_k(lengths)) == {"a": 0.5, "b": 1.0}
     assert quantiles([1, 2, 3]) == {"mean": 2, "p10": 1.2, "median": 2, "p90": 2.8, "longest": 3} and quantiles([]) == {}
