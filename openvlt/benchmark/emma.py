@@ -21,10 +21,10 @@ def read(row: dict[str, Any], part: str) -> Problem:
     many = text(row, "type").lower() == "multiple choice"
     options = tuple(str(option) for option in row["options"] or ()) if many else ()
     subject, category = text(row, "subject"), str(row["category"])
-    context = row.get("context")
+    context, question = row.get("context"), text(row, "question")
     return Problem(
         id=text(row, "pid"),
-        question=text(row, "question"),
+        question=question,
         answer=text(row, "answer"),
         choices=options or None,
         source="emma",
@@ -37,6 +37,7 @@ def read(row: dict[str, Any], part: str) -> Problem:
             },
             "cluster": text(row, "pid"),
             "context": "None" if context is None else str(context),  # as the authors' format string prints it
+            "shown": f"{context}\n{question}" if context else question,
         },
     )
 

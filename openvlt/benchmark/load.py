@@ -8,7 +8,7 @@ from pathlib import Path
 
 from openvlt.benchmark.protocol import Benchmark
 from openvlt.benchmark.recorded import Recorded, sibling
-from openvlt.benchmark.rows import Table, check_columns, only_file, part_files, pictures, saved, table
+from openvlt.benchmark.rows import Part, Table, check_columns, held, only_file, pictures, table
 from openvlt.types import Problem, UserError, unique_ids
 
 
@@ -34,24 +34,40 @@ def load_for(benchmark: Benchmark, data_dir: str | None, file: str, recorded: Se
     """Rows to score recorded answers against: of `data_dir`, else beside the file, else the file's own, else the hub's."""
     splits = [part.split for part in benchmark.parts.values()]
     data_dir = data_dir or sibling(file, splits)
-    if data_dir is None and all(column in recorded[0].row for column in benchmark.columns):
-        part = next(iter(benchmark.parts.values()))
-        if benchmark.part_of is not None:
-            part = replace(part, name=benchmark.part_of(Path(file).name))
-        firsts = [dict(answer.row) for answer in recorded if answer.sample == recorded[0].sample]
-        return _read(benchmark, [Table(part, firsts, file, None)], images=False, limit=None)
+    if benchmark.part_of is not None:  # the parts that the answers are of, and no others
+        first, names = next(iter(benchmark.parts.values())), dict.fromkeys(answer.id.partition("/")[0] for answer in recorded)
+        benchmark = replace(benchmark, parts={name: replace(first, name=name) for name in names})
+    lists = Path(file).suffix not in (".csv", ".tsv")  # whose cells are text: answers, no rows
+    if data_dir is None and lists and all(column in recorded[0].row for column in benchmark.columns):
+        return _read(benchmark, _own(benchmark, file, recorded), images=False, limit=None)
     return load(benchmark, data_dir, images=False)
 
 
+def _own(benchmark: Benchmark, file: str, recorded: Sequence[Recorded]) -> list[Table]:
+    """The rows that a file of answers brings along."""
+    firsts = [answer for answer in recorded if answer.sample == recorded[0].sample]
+    if benchmark.part_of is None:
+        return [Table(next(iter(benchmark.parts.values())), [dict(answer.row) for answer in firsts], file, None)]
+    return [
+        Table(part, [dict(answer.row) for answer in firsts if answer.id.partition("/")[0] == name], file, None)
+        for name, part in benchmark.parts.items()
+    ]
+
+
 def _tables(benchmark: Benchmark, data_dir: str | None) -> list[Table]:
-    """Every part from the hub; from a folder the parts that it holds, or its only file."""
+    """Every part from the hub; from a folder the parts that it holds, or its only file. A file that several parts lie in is read once."""
     parts = list(benchmark.parts.values())
     if data_dir is None or len(parts) == 1 or not Path(data_dir).is_dir():
         return [table(part, data_dir) for part in parts]
-    there = [part for part in parts if saved(Path(data_dir), part) or part_files(Path(data_dir), part)]
-    if not there and only_file(Path(data_dir)):
-        there = parts[:1]
-    return [table(part, data_dir) for part in there or parts]
+    folder = Path(data_dir)
+    parts.sort(key=lambda part: part.name != folder.name)  # `data_dir=…/vision`: what lies there without a name is vision's
+    once: dict[tuple[object, ...], Part] = {}
+    for part in parts:
+        if places := held(folder, part):
+            once.setdefault((*places, part.split), part)
+    if not once and only_file(folder):
+        parts = parts[:1]
+    return [table(part, data_dir) for part in once.values() or parts]
 
 
 def _read(benchmark: Benchmark, tables: Sequence[Table], *, images: bool, limit: int | None) -> Loaded:
@@ -62,7 +78,8 @@ def _read(benchmark: Benchmark, tables: Sequence[Table], *, images: bool, limit:
         check_columns(source.rows, benchmark.columns, source.where, benchmark.name)
         for number, row in enumerate(source.rows[:limit], 1):
             try:
-                problem = benchmark.read(row, str(row.get("config") or source.part.label))
+                label = source.part.label
+                problem = benchmark.read(row, label if benchmark.part_of is None else benchmark.part_of(row, label))
             except UserError as error:
                 skipped[f"{source.where}, row {number}"] = str(error)
                 continue
@@ -81,24 +98,26 @@ def _read(benchmark: Benchmark, tables: Sequence[Table], *, images: bool, limit:
     return Loaded(tuple(problems), ", ".join(source.where for source in tables), faults, skipped)
 
 
-def matched(benchmark: Benchmark, loaded: Loaded, file: str, recorded: Sequence[Recorded]) -> dict[str, list[Recorded]]:
-    """Problem id -> its recorded answers by sample. Raises UserError when an answer belongs to no row, or rows have different counts."""
+Answers = dict[str, list[Recorded]]
+
+
+def matched(benchmark: Benchmark, loaded: Loaded, file: str, recorded: Sequence[Recorded]) -> tuple[Answers, list[str]]:
+    """Problem id -> its recorded answers by sample, and the ids that belong to no row.
+
+    Of those there may be as many as rows that can't be used. Raises UserError when there are more, or rows have different counts.
+    """
     known = {problem.id for problem in loaded.problems}
-    prefix = "" if benchmark.part_of is None else f"{benchmark.part_of(Path(file).name)}/"
     found: dict[str, list[Recorded]] = {}
-    strangers = []
     for answer in recorded:
-        name = answer.id if answer.id in known else f"{prefix}{answer.id}"
-        if name in known:
-            found.setdefault(name, []).append(answer)
-        else:
-            strangers.append(answer.id)
-    if strangers and not loaded.skipped:
+        found.setdefault(answer.id, []).append(answer)
+    strangers = [name for name in found if name not in known]
+    if len(strangers) > len(loaded.skipped) or len(strangers) == len(found):
         raise UserError(
-            f"responses={file}: id {strangers[0]!r} and {len(strangers) - 1} more of {len(recorded)} are no rows of {loaded.where}; "
+            f"responses={file}: id {strangers[0]!r} and {len(strangers) - 1} more of {len(found)} are no rows of {loaded.where}; "
             f"give answers to {benchmark.name}, or its rows with data_dir=<folder>"
         )
+    found = {name: sorted(answers, key=lambda answer: answer.sample) for name, answers in found.items() if name in known}
     counts = {len(answers) for answers in found.values()}
     if len(counts) > 1:
         raise UserError(f"responses={file}: rows have {min(counts)} to {max(counts)} samples; give every row as many")
-    return {name: sorted(answers, key=lambda answer: answer.sample) for name, answers in found.items()}
+    return found, strangers

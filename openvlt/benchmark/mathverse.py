@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.prompt import filled
+from openvlt.benchmark.prompt import IN_THE_IMAGE, filled
 from openvlt.benchmark.protocol import Answer, Case, Judge
 from openvlt.benchmark.rows import text
 from openvlt.types import Problem
@@ -18,15 +18,19 @@ _OPTION = re.compile(r"^([A-H]):(.*)$", re.MULTILINE)
 
 
 def read(row: dict[str, Any], part: str) -> Problem:
-    """A row of AI4Math/MathVerse. `query_cot` is made as the hub's column is, where a file lacks it; Vision Only has no question."""
+    """A row of AI4Math/MathVerse. `query_cot` is made as the hub's column is, where a file lacks it; Vision Only has no question.
+
+    Scored is the whole question (`question_for_eval`); shown is what the version leaves of it.
+    """
     question, metadata = str(row.get("question") or ""), row["metadata"]
     asked = str(row.get("question_for_eval") or question)
     many, version = row["question_type"] == "multi-choice", text(row, "problem_version")
+    choices = _choices(row.get("choices"), asked) if many else None
     return Problem(
         id=text(row, "sample_index"),
         question=asked,
         answer=text(row, "answer"),
-        choices=_choices(row.get("choices"), asked) if many else None,
+        choices=choices,
         source="mathverse",
         meta={
             "cells": {
@@ -38,16 +42,18 @@ def read(row: dict[str, Any], part: str) -> Problem:
             "cluster": text(row, "problem_index"),
             "version": version,
             "query": str(row.get("query_cot") or query_cot(question, many)),
+            "shown": question or IN_THE_IMAGE,
+            "lists_options": bool(question) and not _OPTION.search(question),
         },
     )
 
 
 def _choices(given: Sequence[str] | None, question: str) -> tuple[str, ...] | None:
-    """The options of the row, or those written under the question as `A:40°`."""
+    """The options of the row (a few files keep them apart, letters included), or those written under the question as `A:40°`."""
     lines = _OPTION.findall(question)
     in_order = [letter for letter, _ in lines] == [chr(ord("A") + index) for index in range(len(lines))]
     if given:
-        return tuple(str(option) for option in given)
+        return tuple(_OPTION.sub(r"\2", str(option)).strip() for option in given)
     return tuple(option.strip() for _, option in lines) if len(lines) > 1 and in_order else None
 
 

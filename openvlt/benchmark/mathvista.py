@@ -58,11 +58,16 @@ def _question(case: Case, prompt: str) -> str:
     return f"{prompt.strip()}\n\n{case.problem.question}\n\n{case.response}\n\nExtracted answer: "
 
 
+def settled(case: Case) -> bool:
+    """Whether the answer needs no language model's opinion."""
+    return recorded_or_plain(case) is not None
+
+
 def recorded_or_plain(case: Case) -> str | None:
     """The extraction that needs nobody's opinion, None where one is needed."""
     recorded, response, kind = case.recorded.get("extraction"), case.response, case.problem.meta["kind"]
-    if isinstance(recorded, str) and recorded.strip():
-        return recorded
+    if recorded is not None:  # as it is: of an empty one the original takes the nearest option, a number it reads like text
+        return str(recorded)
     if response == "" or response in (case.problem.choices or ()):
         return response
     for name, read_number in (("integer", int), ("float", float)):
@@ -75,7 +80,7 @@ def recorded_or_plain(case: Case) -> str | None:
 
 
 def _compared(problem: Problem, extraction: str) -> Answer:
-    """A string against the gold's string. An empty extraction is no answer, although the original would take the nearest option."""
+    """A string against the gold's string. An empty extraction is right where the nearest option is, else it was no answer."""
     prediction = normalised(extraction, problem.choices, problem.meta)
     correct = prediction == problem.answer
     return Answer.of(prediction if extraction.strip() or correct else None, correct)

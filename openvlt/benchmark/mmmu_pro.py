@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -13,9 +14,18 @@ from openvlt.benchmark.protocol import Answer, Case, Judge
 from openvlt.benchmark.rows import text
 from openvlt.types import Problem, UserError
 
+STANDARD, FOUR, VISION = "standard (10 options)", "standard (4 options)", "vision"
+SCREENSHOT = {"shown": prompt.IN_THE_IMAGE, "lists_options": False}
+_MARKS = re.compile(r"vision|standard|(?:10|4)[ _]?opt")
+
 
 def read(row: dict[str, Any], part: str) -> Problem:
-    """A row of MMMU/MMMU_Pro. `options` is the string form of a list; rows of the vision configuration have no question."""
+    """A row of MMMU/MMMU_Pro, or of the authors' published outputs, which keep the ten options beside MMMU's own four.
+
+    `options` is a list or its string form; rows of the vision configuration have no question on the hub.
+    """
+    if row.get("shuffled_options") and part != FOUR:
+        row = {**row, "options": row["shuffled_options"], "answer": row.get("shuffled_options_answer")}
     given = row["options"]
     try:
         options = tuple(map(str, ast.literal_eval(given) if isinstance(given, str) else given))
@@ -31,7 +41,7 @@ def read(row: dict[str, Any], part: str) -> Problem:
         answer=text(row, "answer"),
         choices=options,
         source="mmmu_pro",
-        meta={"cells": cells, "cluster": name, "config": part},
+        meta={"cells": cells, "cluster": name, "config": part} | (SCREENSHOT if part == VISION else {}),
     )
 
 
@@ -71,15 +81,15 @@ def metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
     shares: Mapping[str, list[float]] = {}
     for problem, right in rows:
         shares.setdefault(problem.meta["config"], []).append(right)
-    both = [shares.get(name) for name in ("standard (10 options)", "vision")]
+    both = [shares.get(name) for name in (STANDARD, VISION)]
     return {"overall": sum(sum(part) / len(part) for part in both) / 2} if all(both) else {}
 
 
-def part_of(file: str) -> str:
-    """The configuration that a file of recorded answers is of, by its name, as the authors name theirs."""
-    if "vision" in file.lower():
-        return "vision"
-    return "standard (4 options)" if "4 options" in file or "4opts" in file else "standard (10 options)"
+def part_of(row: Mapping[str, Any], said: str) -> str:
+    """The configuration of a row: its `config` or `type`, else the last that `said` names: a part's label, a file's name."""
+    own = f"{row.get('config') or ''} {row.get('type') or ''}"
+    marks = _MARKS.findall(own.lower()) or _MARKS.findall(said.lower()) or ["standard"]
+    return VISION if marks[-1] == "vision" else FOUR if marks[-1].startswith("4") else STANDARD
 
 
 @dataclass(frozen=True)
@@ -91,4 +101,4 @@ class Ask:
     marks: str | None = None
 
     def __call__(self, problem: Problem) -> Problem:
-        return (self.vision if problem.meta["config"] == "vision" else self.standard)(problem)
+        return (self.vision if problem.meta["config"] == VISION else self.standard)(problem)

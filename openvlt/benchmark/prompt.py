@@ -51,12 +51,20 @@ class Ask:
         return tuple(problem.images[number - 1] for number in numbers)
 
 
+IN_THE_IMAGE = "Answer the question shown in the image."
+
+
 @dataclass(frozen=True)
 class Project:
-    """The project's own prompt: the question, its options and the configured instruction, as in training."""
+    """The project's own prompt: the question, its options and the configured instruction, as in training.
+
+    Where the benchmark shows something else than what it scores, `meta["shown"]` stands for the question, and options are written
+    only if `meta["lists_options"]`.
+    """
 
     def __call__(self, problem: Problem) -> Problem:
-        return problem
+        choices = problem.choices if problem.meta.get("lists_options", True) else None
+        return replace(problem, question=problem.meta.get("shown", problem.question), choices=choices)
 
 
 @dataclass(frozen=True)

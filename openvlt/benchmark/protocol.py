@@ -69,6 +69,7 @@ Score = Callable[[Sequence[Case], Judge | None], list[Answer]]
 class Protocol:
     """How one benchmark is asked and scored. `judged`: the score asks a judge, and without one is a variant named "rules".
 
+    `settled(case)`: the judge wouldn't be asked about this one (a recorded extraction is used); without it each case needs the judge.
     `sampling` changes fields of the evaluation's sampling; `source` says where the strings and rules come from.
     """
 
@@ -76,6 +77,7 @@ class Protocol:
     score: Score
     source: str
     judged: bool = False
+    settled: Callable[[Case], bool] | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -85,7 +87,9 @@ class Benchmark:
 
     `read(row, part)` gives the problem of a row; its `meta` holds `cells` (sub-score -> value or values) and `cluster`. `ids` are the
     columns of an answer file that name a row, `columns` those that every row source must have. `metrics` gives further shares from
-    (problem, right) pairs; `headline` names the one that stands for the benchmark in tables, and `headlines` that of a protocol.
+    (problem, right) pairs; `headlines` names the one that stands for the benchmark in tables under each protocol. `part_of(row, said)`
+    is for parts whose rows share their ids: the part of a row, by itself or by what else is said of it (its part's label, the name of
+    its file); the problem's id is `<part>/<id>`. A part that a variant sets to null is left out.
     """
 
     name: str
@@ -96,7 +100,10 @@ class Benchmark:
     columns: tuple[str, ...]
     metrics: Callable[[Sequence[tuple[Problem, float]]], dict[str, Any]] | None = None
     headlines: Mapping[str, str] = field(default_factory=dict)
-    part_of: Callable[[str], str] | None = None
+    part_of: Callable[[Mapping[str, Any], str], str] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", {name: part for name, part in self.parts.items() if part is not None})
 
     def protocol(self, name: str) -> Protocol:
         """The protocol of that name. Raises UserError for another one."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openvlt.benchmark.rows import SUFFIXES
 from openvlt.data.files import read_rows
 from openvlt.types import UserError
 
 Row = Mapping[str, Any]
+OURS = {"tokens": int, "finished": bool}  # columns of our own answer files; what others keep under these names is of another type
 
 
 @dataclass(frozen=True)
@@ -24,32 +26,44 @@ class Recorded:
     row: Row
 
 
-def read_responses(file: str, ids: Sequence[str], column: str) -> list[Recorded]:
-    """The responses of a .jsonl, .json or .parquet file. `ids` are the columns that make up a row's id ("id" is taken too).
+def read_responses(file: str, ids: Sequence[str], column: str, part_of: Callable[[Row, str], str] | None = None) -> list[Recorded]:
+    """The responses of a .jsonl, .json, .parquet, .csv or .tsv file. `ids` are the columns that make up a row's id ("id" is taken too).
 
-    A .json may be a list of rows or an object by id; a cell may hold several samples as a list. Raises UserError for another form.
+    A .json may be a list of rows, or an object of rows or responses by id; a cell may hold several samples as a list. With `part_of`
+    (see `Benchmark`) an id begins with the part that the row, the id or the file's name tells. Raises UserError for another form.
     """
     path = Path(file)
-    rows = _by_id(path, ids) if path.suffix == ".json" and path.is_file() else [row for _, row in read_rows(path)]
+    rows = _by_id(path, ids, column) if path.suffix == ".json" and path.is_file() else [row for _, row in read_rows(path)]
     there = list(dict.fromkeys(name for row in rows for name in row))
     id_columns = ids if all(name in there for name in ids) else ("id",)
     if missing := [name for name in (*id_columns, column) if name not in there]:
         raise UserError(
             f"responses={file}: no column {missing[0]!r}; there are {', '.join(there)}; a file of responses has {', '.join(ids)} and "
-            f"{column!r} (another name for it: response_column=<name>)"
+            f"{column!r} (under other names: benchmark.ids=[<name>], response_column=<name>)"
         )
     found: dict[tuple[str, int], Recorded] = {}
     for number, row in enumerate(rows, 1):
         name = "_".join(str(row.get(part)) for part in id_columns)
-        for sample, response in enumerate(_texts(row.get(column), f"responses={file}, row {number}"), int(row.get("sample") or 0)):
+        if part_of is not None:
+            part, _, name = name.rpartition("/")
+            name = f"{part_of(row, part or path.name)}/{name}"
+        for sample, response in enumerate(_texts(row.get(column), f"responses={file}, row {number}"), _sample(row)):
             if (name, sample) in found:
                 raise UserError(f"responses={file}: id {name!r} occurs twice; give each row once, several samples as a list")
-            found[name, sample] = Recorded(name, sample, response, row)
+            found[name, sample] = Recorded(name, sample, response, {k: v for k, v in row.items() if type(v) is OURS.get(k, type(v))})
     return list(found.values())
 
 
-def _by_id(path: Path, ids: Sequence[str]) -> list[Row]:
-    """Rows of a JSON file; of an object by id, the key is the id where a row has none."""
+def _sample(row: Row) -> int:
+    """The number of a row's (first) sample; 0 where the column holds something else."""
+    try:
+        return int(row.get("sample") or 0)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _by_id(path: Path, ids: Sequence[str], column: str) -> list[Row]:
+    """Rows of a JSON file; of an object by id, the key is the id where a row has none. A value may be the response alone."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:
@@ -57,6 +71,8 @@ def _by_id(path: Path, ids: Sequence[str]) -> list[Row]:
     if not isinstance(content, dict):
         return [row for _, row in read_rows(path)]
     rows = {key: row for key, row in content.items() if isinstance(row, dict)}
+    if not rows and all(value is None or isinstance(value, (str, list)) for value in content.values()):
+        rows = {key: {column: value} for key, value in content.items()}
     if not rows:
         raise UserError(f"responses={path}: an object without rows; expected rows by their ids, or a list of rows")
     return [{ids[0]: key, **row} for key, row in rows.items()]
@@ -74,7 +90,7 @@ def _texts(cell: Any, where: str) -> list[str]:
 
 
 def sibling(file: str, splits: Sequence[str]) -> str | None:
-    """The folder of a file of responses, if the benchmark's rows lie there under a split's name."""
+    """The folder of a file of responses, if the benchmark's rows lie beside it under a split's name."""
     folder = Path(file).parent
-    there = any((folder / f"{split}{suffix}").is_file() for split in splits for suffix in (".jsonl", ".json", ".parquet"))
-    return str(folder) if there else None
+    places = [folder / f"{split}{suffix}" for split in splits for suffix in SUFFIXES]
+    return str(folder) if any(place.is_file() for place in places if place != Path(file)) else None

@@ -11,7 +11,7 @@ from openvlt.data.files import read_rows
 from openvlt.data.table import Columns, to_problem
 from openvlt.types import Problem, UserError
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
+SUFFIXES = (".parquet", ".jsonl", ".json")  # of a split that lies there in two forms the first is read: Parquet holds its images
 Row = dict[str, Any]
 
 
@@ -52,11 +52,9 @@ def table(part: Part, data_dir: str | None) -> Table:
     """The rows of one part. Raises UserError when there are none to be had."""
     if data_dir is None:
         return Table(part, _from_hub(part), f"{part.path}[{part.label}]", Path("."))
-    folder = Path(data_dir)
-    if not folder.is_dir():
-        raise UserError(f"data_dir={data_dir}: there is no such folder; give one with the benchmark's rows, or none to use the hub")
-    if found := saved(folder, part):
-        return Table(part, found, str(folder), folder)
+    folder = check_folder(data_dir)
+    if place := saved_place(folder, part):
+        return Table(part, saved(place[0], part), str(folder), folder)
     files = part_files(folder, part) or only_file(folder)
     if not files:
         raise UserError(
@@ -66,35 +64,50 @@ def table(part: Part, data_dir: str | None) -> Table:
     return Table(part, [row for file in files for _, row in read_rows(file)], ", ".join(map(str, files)), files[0].parent)
 
 
+def check_folder(data_dir: str) -> Path:
+    """The folder of rows. Raises UserError when there is none."""
+    if not Path(data_dir).is_dir():
+        raise UserError(f"data_dir={data_dir}: there is no such folder; give one with the benchmark's rows, or none to use the hub")
+    return Path(data_dir)
+
+
 def part_files(folder: Path, part: Part) -> list[Path]:
     """The files of a folder that hold a part, by their names; [] when no name says so."""
     below = [folder / part.name, folder] if part.name else [folder]
     for place in (place for base in below for place in (base, base / "data")):
         for pattern in (part.split, f"{part.split}-*"):
-            if files := sorted(file for suffix in SUFFIXES for file in place.glob(f"{pattern}{suffix}")):
+            if files := _one_form(place, pattern):
                 return files
-    if part.name:
-        return sorted(file for suffix in SUFFIXES for file in folder.glob(f"{part.name}{suffix}"))
-    return []
+    return _one_form(folder, part.name) if part.name else []
+
+
+def _one_form(place: Path, pattern: str) -> list[Path]:
+    return next((files for suffix in SUFFIXES if (files := sorted(place.glob(f"{pattern}{suffix}")))), [])
 
 
 def only_file(folder: Path) -> list[Path]:
     """`rows.*`, or the folder's only file of rows; what lies about as MANIFEST and results are not rows."""
     files = sorted(file for suffix in SUFFIXES for file in folder.glob(f"*{suffix}") if not file.stem.isupper())
-    named = [file for file in files if file.stem == "rows"]
-    return named or (files if len(files) == 1 else [])
+    return _one_form(folder, "rows") or (files if len(files) == 1 else [])
 
 
-def saved(folder: Path, part: Part) -> list[Row]:
-    """Rows of what `datasets` saved to disk, [] for another kind of folder."""
+def held(folder: Path, part: Part) -> list[Path]:
+    """What a folder holds a part in: a folder that `datasets` saved, else files; [] when neither is named after it."""
+    return saved_place(folder, part) or part_files(folder, part)
+
+
+def saved_place(folder: Path, part: Part) -> list[Path]:
+    """The folder in which `datasets` saved a part to disk, [] where it didn't."""
     marks = ("state.json", "dataset_dict.json")
-    places = [place for place in (folder / (part.name or "."), folder) if any((place / mark).is_file() for mark in marks)]
-    if not places:
-        return []
-    data = _datasets().load_from_disk(str(places[0]))
+    return [place for place in (folder / (part.name or "."), folder) if any((place / mark).is_file() for mark in marks)][:1]
+
+
+def saved(place: Path, part: Part) -> list[Row]:
+    """Rows of what `datasets` saved to disk."""
+    data = _datasets().load_from_disk(str(place))
     if isinstance(data, dict):
         if part.split not in data:
-            raise UserError(f"{places[0]} has no split {part.split!r}, but {sorted(data)}; change the benchmark's parts")
+            raise UserError(f"{place} has no split {part.split!r}, but {sorted(data)}; change the benchmark's parts")
         data = data[part.split]
     return _encoded(data)
 

@@ -12,10 +12,11 @@ from typing import Any
 from openvlt.benchmark.compare import paired
 from openvlt.benchmark.files import read_scored, write_rows
 from openvlt.benchmark.generate import Engine, prompt_hash, style_for
-from openvlt.benchmark.load import load, load_for, matched
+from openvlt.benchmark.load import Loaded, load, load_for, matched
 from openvlt.benchmark.prompt import Project
 from openvlt.benchmark.protocol import Benchmark, Case, Judge, Protocol
 from openvlt.benchmark.recorded import read_responses
+from openvlt.benchmark.rows import check_folder
 from openvlt.benchmark.summary import Scored, summary
 from openvlt.benchmark.view import View
 from openvlt.data.render import PromptStyle
@@ -45,21 +46,31 @@ class Run:
     def how(self) -> Protocol:
         return self.benchmark.protocol(self.protocol)
 
+    def check(self) -> None:
+        """Raises UserError for what is wrong before any row is read: the protocol, its decoding, the folder of rows, the baseline."""
+        self._engine()
+        if self.data_dir is not None:
+            check_folder(self.data_dir)
+        if self.baseline is not None:
+            read_scored(self.baseline)
+
     def score_file(self, file: str, column: str, folder: Path) -> dict[str, Any]:
         """Scores the recorded answers of a file; rows without an answer are counted as missing, not scored."""
-        recorded = read_responses(file, self.benchmark.ids, column)
+        recorded = read_responses(file, self.benchmark.ids, column, self.benchmark.part_of)
         loaded = load_for(self.benchmark, self.data_dir, file, recorded)
-        found = matched(self.benchmark, loaded, file, recorded)
+        self._base(loaded.problems)
+        found, strangers = matched(self.benchmark, loaded, file, recorded)
         made = {name: [{**a.row, "response": a.response} for a in answers] for name, answers in found.items()}
         problems = [problem for problem in loaded.problems if problem.id in made]
         result = self._scored(problems, made, folder, asked={})
         source = {"responses": file, "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(), "rows_from": loaded.where}
-        notes = {"missing": len(loaded.problems) - len(problems), "faulty_rows": dict(loaded.faults), "skipped_rows": dict(loaded.skipped)}
-        return {**result, **notes, "provenance": self._provenance() | source}
+        notes = {"missing": len(loaded.problems) - len(problems), "without_a_row": strangers}
+        return {**result, **notes, **_odd(loaded), "provenance": self._provenance() | source}
 
     def ask_model(self, load_model: Callable[[], VLM], folder: Path) -> dict[str, Any]:
         """Asks the model every question (those that `folder` has answers to are not asked again) and scores the answers."""
         loaded = load(self.benchmark, self.data_dir, images=True, limit=self.limit)
+        self._base(loaded.problems)
         ask, engine, vlm = self.how.ask, self._engine(), load_model()
         style = self.prompt if isinstance(ask, Project) else style_for(ask.marks, self.prompt)
         asked = self.view(vlm, [ask(problem) for problem in loaded.problems], engine, folder)
@@ -77,8 +88,7 @@ class Run:
             "engine": type(engine.generator).__name__,
             "rows_from": loaded.where,
         }
-        notes = {"missing": 0, "faulty_rows": dict(loaded.faults), "skipped_rows": dict(loaded.skipped)}
-        return {**result, **notes, "provenance": self._provenance() | made_by}
+        return {**result, "missing": 0, "without_a_row": [], **_odd(loaded), "provenance": self._provenance() | made_by}
 
     def _engine(self) -> Engine:
         """The engine with the protocol's decoding. Raises UserError when that gives the same answer every time."""
@@ -94,35 +104,56 @@ class Run:
             for i, problem in enumerate(problems)
         ]
         write_rows(folder / "rows.parquet", scored, asked, made)
+        judge = self._judge(cases)
+        numbers, headline = summary(scored, self.benchmark.metrics), self.benchmark.headlines.get(self.protocol)
         result = {
             "benchmark": self.benchmark.name,
             "protocol": self.protocol,
-            "variant": self._variant(cases),
-            "judge": (self.judge.name if self.judge else "rules") if self.how.judged else None,
-            "headline": self.benchmark.headlines.get(self.protocol, "accuracy"),
-            **summary(scored, self.benchmark.metrics),
+            "variant": self._variant(judge),
+            "judge": judge,
+            "headline": headline if headline in numbers["metrics"] else "accuracy",
+            **numbers,
         }
         return result if self.baseline is None else {**result, "baseline": self._against(scored)}
 
-    def _variant(self, cases: Sequence[Case]) -> str:
+    def _judge(self, cases: Sequence[Case]) -> str | None:
+        """Who judged: a model by its name, "rules" in its place, "not asked" where each case was settled; None without one."""
+        if not self.how.judged:
+            return None
+        if self.how.settled is not None and all(map(self.how.settled, cases)):
+            return "not asked"
+        return self.judge.name if self.judge else "rules"
+
+    def _variant(self, judge: str | None) -> str:
         """The protocol's plain name: `rules only` where a judge belongs and none was there, and the view if it isn't the whole row."""
-        needed = self.how.judged and not all(case.recorded.get("extraction") for case in cases)
-        rules = " (rules only)" if needed and self.judge is None else ""
+        rules = " (rules only)" if judge == "rules" else ""
         return f"protocol {self.protocol}{rules}{'' if self.view.name == 'whole' else f', {self.view.name}'}"
 
-    def _against(self, scored: Sequence[Scored]) -> dict[str, Any]:
-        base: dict[str, list[float]] = {}
+    def _base(self, problems: Sequence[Problem]) -> dict[str, float]:
+        """Id -> share of right answers in the baseline, of these problems; raises UserError when it has none of them."""
+        if self.baseline is None:
+            return {}
+        base: dict[str, list[float]] = {problem.id: [] for problem in problems}
         for row in read_scored(self.baseline):
-            base.setdefault(row["id"], []).append(float(row["right"]))
-        shared = [row for row in scored if row.problem.id in base]
-        if not shared:
+            if row["id"] in base:
+                base[row["id"]].append(float(row["right"]))
+        if not any(base.values()):
             raise UserError(f"baseline={self.baseline} has no row in common with {self.benchmark.name}; give a run of the same benchmark")
-        ones = [sum(base[row.problem.id]) / len(base[row.problem.id]) for row in shared]
+        return {name: sum(rights) / len(rights) for name, rights in base.items() if rights}
+
+    def _against(self, scored: Sequence[Scored]) -> dict[str, Any]:
+        base = self._base([row.problem for row in scored])
+        shared = [row for row in scored if row.problem.id in base]
+        ones = [base[row.problem.id] for row in shared]
         return {"file": self.baseline, **paired(ones, [row.share for row in shared], [row.problem.meta["cluster"] for row in shared])}
 
     def _provenance(self) -> dict[str, Any]:
         versions = {name: metadata.version(name) for name in PACKAGES}
         return {"source": self.how.source, "view": self.view.name, "versions": versions}
+
+
+def _odd(loaded: Loaded) -> dict[str, Any]:
+    return {"faulty_rows": dict(loaded.faults), "skipped_rows": dict(loaded.skipped)}
 
 
 def _model(vlm: VLM) -> dict[str, Any]:

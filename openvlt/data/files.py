@@ -1,8 +1,10 @@
-"""Files of rows: .jsonl, .json and .parquet."""
+"""Files of rows: .jsonl, .json, .parquet, .csv and .tsv."""
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ from openvlt.types import UserError
 
 
 def read_rows(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
-    """(line or row number from 1, row) of a .jsonl, .json (a list) or .parquet file; anything else raises UserError."""
+    """(line or row number from 1, row) of a .jsonl, .json (a list), .parquet, .csv or .tsv file; anything else raises UserError.
+
+    The cells of a .csv or .tsv are text.
+    """
     path = Path(path)
-    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
+    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _separated, ".tsv": _separated}
     if path.suffix not in readers:
         raise UserError(f"data file {path}: suffix {path.suffix!r} is not supported; use one of {', '.join(readers)}")
     if not path.is_file():
@@ -70,6 +75,18 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         yield from enumerate(parquet.read_table(path).to_pylist(), 1)
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path} is not a readable parquet file ({error}); write it again") from None
+
+
+def _separated(path: Path) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(sys.maxsize)  # a cell may hold an image
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        try:
+            for number, row in enumerate(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True), 1):
+                if None in row:
+                    raise UserError(f"{path}, row {number}: more cells than the header has columns; put cells with separators in quotes")
+                yield number, row
+        except csv.Error as error:
+            raise UserError(f"{path} is not a readable table ({error}); write it again") from None
 
 
 def brief(value: Any) -> str:

@@ -74,12 +74,13 @@ def score(config: DictConfig) -> None:
         if _finished(folder, "results.md"):
             return
         several = "_target_" not in config.benchmark
-        if several and config.responses:
-            raise UserError("responses=FILE belongs to one benchmark; give benchmark=<its name> instead of all")
         print(f"{config.responses or announced(config)} -> {folder}", flush=True)
         with resumable(folder):
-            names = list(config.benchmark) if several else [""]
-            results = [_one(config, name, folder) for name in names]
+            _check_responses(config, several)
+            runs = {name: make_run(config, name) for name in (config.benchmark if several else [""])}
+            for run in runs.values():  # all of them before the first is asked
+                run.check()
+            results = [_one(config, run, folder / name, done=several) for name, run in runs.items()]
         write_text(folder / "results.md", markdown(results))
         write_json(folder / "results.json", {"benchmarks": {r["benchmark"]: r for r in results}} if several else results[0])
         print(folder / "results.md")
@@ -89,19 +90,25 @@ def announced(config: DictConfig) -> str:
     return config.model.get("path") or "the embedded tiny model"
 
 
-def _one(config: DictConfig, name: str, folder: Path) -> dict[str, Any]:
-    """One benchmark, in a folder of its own when it is one of several; what is finished there isn't done again."""
-    place = folder / name if name else folder
+def _check_responses(config: DictConfig, several: bool) -> None:
+    if not config.responses:
+        return
+    if several:
+        raise UserError("responses=FILE belongs to one benchmark; give benchmark=<its name> instead of all")
+    if config.samples != 1 or config.limit is not None:
+        raise UserError("samples= and limit= are for asking a model; a file of responses is scored whole, leave them out")
+
+
+def _one(config: DictConfig, run: Run, place: Path, *, done: bool) -> dict[str, Any]:
+    """One benchmark; one of several has a folder of its own, and what is finished there isn't done again (`done`)."""
     place.mkdir(exist_ok=True)
-    if name and (place / "results.json").is_file():
+    if done and (place / "results.json").is_file():
         return json.loads((place / "results.json").read_text())
-    run = make_run(config, name)
-    run.how  # noqa: B018 - an unknown protocol is said before a model is loaded
     if config.responses:
         result = run.score_file(config.responses, config.response_column, place)
     else:
         result = run.ask_model(lambda: _load(config), place)
-    if name:
+    if done:
         write_json(place / "results.json", result)
     print(line(result), flush=True)
     _notes(result)
@@ -117,7 +124,7 @@ def make_run(config: DictConfig, name: str = "") -> Run:
     if config.samples < 1 or config.batch < 1 or config.limit is not None and config.limit < 1:
         raise UserError(f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1")
     engine = Engine(evaluation.generator, evaluation.sampling, config.batch, config.seed, config.prompt.max_tokens)
-    data_dir = str(Path(config.data_dir) / name) if config.data_dir and name else config.data_dir
+    data_dir, baseline = (str(Path(place) / name) if place and name else place for place in (config.data_dir, config.baseline))
     return Run(
         benchmark=benchmark,
         protocol=config.protocol,
@@ -128,7 +135,7 @@ def make_run(config: DictConfig, name: str = "") -> Run:
         judge=judge,
         data_dir=data_dir,
         limit=config.limit,
-        baseline=config.baseline,
+        baseline=baseline,
     )
 
 
@@ -140,6 +147,8 @@ def _notes(result: dict[str, Any]) -> None:
     """What a reader of the score should know: missing answers, odd and unusable rows, the baseline."""
     if result["missing"]:
         print(f"  {result['missing']} rows have no answer in the file and are not scored")
+    if strangers := result["without_a_row"]:
+        print(f"  {len(strangers)} answers belong to no usable row and are not scored, the first is {strangers[0]}")
     for word, rows in (("odd", result["faulty_rows"]), ("left out", result["skipped_rows"])):
         if rows:
             first, reason = next(iter(rows.items()))

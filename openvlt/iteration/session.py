@@ -20,7 +20,7 @@ from openvlt.iteration.folder import PREVIOUS, manifest, model_of_run, write_jso
 from openvlt.iteration.stages import Lab
 from openvlt.types import UserError
 
-BEGINNING = ("config.yaml", "overrides", "manifest.json", PREVIOUS)
+BEGINNING = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS)
 PLACES = ("resume", "paths.runs", "trainer.devices")  # what may differ between a run and its continuation: where, not what
 OWN = ("paths.new", "paths.run")  # every run's own
 

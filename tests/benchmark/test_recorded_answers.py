@@ -57,7 +57,7 @@ def test_mathvision_gives_the_official_counts(data_dir: Path, scored: Callable[.
 def test_mathvista_gives_the_official_counts(data_dir: Path, scored: Callable[..., Any], tmp_path: Path, model: str, correct: int) -> None:
     folder = data_dir / "recorded_outputs" / "mathvista"
     result = scored("mathvista", folder / f"{model}.jsonl")
-    assert (result["correct"], result["total"], result["variant"]) == (correct, 1000, "protocol official")
+    assert (result["correct"], result["total"], result["variant"], result["judge"]) == (correct, 1000, "protocol official", "not asked")
     published = json.loads((folder / "official_scores.json").read_text())["models"][model]["published"]
     cells, official = ({group: counts(part) for group, part in found.items()} for found in (result["cells"], published))
     official["grade"]["not applicable"] = official["grade"].pop("daily life")  # the data set's word for it today
@@ -80,6 +80,15 @@ def test_a_variant_without_the_judge_says_so(data_dir: Path, scored: Callable[..
     result = scored("mathvista", bare, f"data_dir={folder}")
     assert result["variant"] == "protocol official (rules only)" and result["judge"] == "rules"
     assert 300 < result["correct"] < 400  # GPT-4's extraction gave 348
+
+
+def test_only_mathvistas_scorer_reads_a_recorded_extraction(scored: Callable[..., Any], tmp_path: Path) -> None:
+    """MathVerse's own outputs carry one, too; its judge would still be asked, so without a judge the name says rules only."""
+    row = {"sample_index": "1", "problem_index": "1", "problem_version": "Vision Only", "question": "", "question_for_eval": "Q?", "answer": "B"}
+    row |= {"question_type": "multi-choice", "metadata": {"subject": "G", "subfield": "A"}, "response": "The answer is B", "extraction": "B"}
+    (tmp_path / "verse.jsonl").write_text(json.dumps(row))
+    result = scored("mathverse", tmp_path / "verse.jsonl")
+    assert (result["variant"], result["judge"], result["headline"]) == ("protocol official (rules only)", "rules", "accuracy")
 
 
 # --- the rules, case by case --------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from openvlt.benchmark.files import read_scored
 from openvlt.benchmark.load import Loaded, load
 from openvlt.benchmark.recorded import read_responses
 from openvlt.benchmark.suite import Run
@@ -128,6 +129,10 @@ def test_a_folder_with_nothing_in_it(tmp_path: Path, run: Run) -> None:
         ("a.jsonl", '{"id": "0", "response": "B"}\n{"id": 1, "response": null}\n'),
         ("a.json", '[{"id": "0", "response": "B"}, {"id": "1", "response": {"error": "x"}}]'),
         ("a.json", '{"0": {"response": "B", "extra": 1}, "1": {"response": ""}}'),
+        ("a.json", '{"0": "B", "1": null}'),
+        ("a.csv", "id,response\n0,B\n1,\n"),
+        ("a.tsv", 'id\tresponse\n0\tB\n"1"\t""\n'),
+        ("a.jsonl", '{"id": "0", "response": "B", "sample": "x", "tokens": {"in": 3}, "finished": "stop"}\n{"id": 1, "response": null}\n'),
     ],
 )
 def test_files_of_answers(tmp_path: Path, name: str, content: str) -> None:
@@ -152,6 +157,38 @@ def test_a_wrong_file_of_answers(rows: Callable[..., Path], tmp_path: Path, run:
     file.write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(UserError, match=said):
         run.score_file(str(file), "response", tmp_path)
+
+
+def test_what_others_keep_under_our_names_is_left_alone(rows: Callable[..., Path], tmp_path: Path, run: Run) -> None:
+    file = rows() / "answers.jsonl"
+    file.write_text(json.dumps({"id": "1", "response": "B", "tokens": {"prompt": 3}, "finished": "stop"}))
+    result = run.score_file(str(file), "response", tmp_path)
+    assert result["correct"] == 1 and result["truncated"] is None
+    file.write_text(json.dumps({"id": "1", "response": "B", "tokens": 3, "finished": False}))
+    assert run.score_file(str(file), "response", tmp_path)["truncated"] == 1 and read_scored(str(tmp_path))[0]["tokens"] == 3
+
+
+def test_a_table_of_answers_with_other_names(rows: Callable[..., Path], tmp_path: Path) -> None:
+    """Cells are text: `007` stays one, and a text of several lines is one response; another id column is named in the config."""
+    file = rows(lambda good: good[1].update(id="007")) / "answers.tsv"
+    file.write_text('question_id\tprediction\tlevel\n007\t"(B)\nbecause"\t1\n2\tA\t1\n')
+    result = built("mathvision", "benchmark.ids=[question_id]").score_file(str(file), "prediction", tmp_path)
+    assert (result["correct"], result["total"], result["missing"]) == (1, 2, 2)
+    with pytest.raises(UserError, match=r"no column 'id'.*benchmark.ids=\[<name>\], response_column=<name>"):
+        built("mathvision").score_file(str(file), "prediction", tmp_path)
+
+
+def test_answers_without_a_row(rows: Callable[..., Path], tmp_path: Path, run: Run) -> None:
+    """As many as there are unusable rows may be theirs: they are counted. More are a mistake."""
+    file = rows(lambda good: good[2].update(answer=None)) / "answers.jsonl"
+    write = lambda *names: file.write_text("".join(json.dumps({"id": name, "response": "B"}) + "\n" for name in names))  # noqa: E731
+    write("0", "1", "2")
+    result = run.score_file(str(file), "response", tmp_path)
+    assert (result["correct"], result["total"], result["without_a_row"]) == (2, 2, ["2"]) and len(result["skipped_rows"]) == 1
+    for names, said in ((("0", "yy", "zz"), "'yy' and 1 more of 3"), (("zz",), "'zz' and 0 more of 1")):
+        write(*names)
+        with pytest.raises(UserError, match=f"{said} are no rows of"):
+            run.score_file(str(file), "response", tmp_path)
 
 
 def test_files_that_bring_their_own_rows(tmp_path: Path) -> None:

@@ -149,6 +149,21 @@ def test_the_mathvista_judge_is_asked_only_where_it_must():
     assert judge.asked == ["P\n\nQ?\n\nit is four\n\nExtracted answer: "]
 
 
+@pytest.mark.parametrize(
+    "extraction, problem, verdict",
+    [
+        ("", Problem("1", "?", "No", choices=("Yes", "No"), meta={"kind": "choice", "precision": None}), "correct"),  # nearer than "Yes"
+        ("", Problem("1", "?", "Yes", choices=("Yes", "No"), meta={"kind": "choice", "precision": None}), "unparsed"),
+        (5, Problem("1", "?", "5", meta={"kind": "integer", "precision": None}), "correct"),
+        (1.26, Problem("1", "?", "1.3", meta={"kind": "float", "precision": 1}), "correct"),
+        ([1, 2], Problem("1", "?", "[1, 2]", meta={"kind": "list", "precision": None}), "correct"),
+        ("", Problem("1", "?", "5", meta={"kind": "integer", "precision": None}), "unparsed"),
+    ],
+)
+def test_a_recorded_extraction_is_scored_as_it_is(extraction, problem, verdict):
+    assert verdicts(mathvista.official([Case(problem, "5, Yes, 1.3", {"extraction": extraction})])) == [verdict]
+
+
 # --- OpenVLThinker --------------------------------------------------------------------------------------------------------
 
 

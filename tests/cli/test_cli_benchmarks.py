@@ -139,6 +139,7 @@ def test_two_runs_row_by_row(cli: Cli, rows: Callable[..., Path]) -> None:
     done = cli("evaluate.py", f"compare={one},{other}").ok()
     assert "50.0 % -> 75.0 %: +25.0 points" in done.out and "lost 1: gold B, b -> a" in done.out and "gained 2, lost 1" in done.out
     assert "two" in cli("evaluate.py", f"compare={one}").error
+    assert "none: no rows.parquet" in cli("evaluate.py", "benchmark=mathvision", f"responses={two}", f"baseline={one}/none").error
 
 
 def test_the_suite_is_one_table(cli: Cli, picture: Callable[..., str], tmp_path: Path) -> None:
@@ -164,8 +165,10 @@ def test_the_suite_is_one_table(cli: Cli, picture: Callable[..., str], tmp_path:
         file.parent.mkdir(parents=True, exist_ok=True)
         (file.parent / "p.png").write_bytes((tmp_path / "p.png").read_bytes())
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    against = []
     for protocol in ("official", "openvlthinker"):
-        folder = run(cli, "benchmark=all", f"data_dir={tmp_path}", f"protocol={protocol}")
+        folder = run(cli, "benchmark=all", f"data_dir={tmp_path}", f"protocol={protocol}", *against)
+        against = [f"baseline={folder}"]
         table = (folder / "results.md").read_text()
         results = json.loads((folder / "results.json").read_text())["benchmarks"]
         assert list(results) == ["mathvista", "mathverse", "mathvision", "emma", "mmmu_pro", "hallusionbench"]
@@ -173,7 +176,13 @@ def test_the_suite_is_one_table(cli: Cli, picture: Callable[..., str], tmp_path:
         assert results["mmmu_pro"]["total"] == 4 and results["mmmu_pro"]["clusters"] == 2 and "overall" in results["mmmu_pro"]["metrics"]
         assert results["hallusionbench"]["headline"] == ("leaderboard" if protocol == "official" else "aAcc")
         assert results["mathverse"]["variant"].endswith("(rules only)")
+    assert all(result["baseline"]["rows"] == result["rows"] for result in results.values())  # each against its own folder there
     assert "mathvision" in cli("evaluate.py", f"compare={folder},{folder}").ok().out
+    alone = {"protocol=openvlthinker_v1": "benchmark mathverse has the protocols", f"baseline={folder}/emma": "emma/mathvista: no rows.parquet"}
+    before = cli.newest("evaluate")
+    for word, said in alone.items():  # said before the first benchmark is asked: nothing is left behind
+        assert said in cli("evaluate.py", *SMALL, "benchmark=all", f"data_dir={tmp_path}", word).error
+        assert cli.newest("evaluate") == before
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------------
@@ -189,6 +198,7 @@ def test_the_suite_is_one_table(cli: Cli, picture: Callable[..., str], tmp_path:
         (["benchmark=mathvision", "samples=3", "protocol=openvlthinker"], ["3 samples of a problem would all be the same", "top_k=0"]),
         (["benchmark=mathvision", "view=blind"], ["blind", "text_only"]),
         (["benchmark=mathvision", "responses=/no/file.jsonl"], ["/no/file.jsonl", "does not exist"]),
+        (["benchmark=mathvision", "responses=/no/file.jsonl", "limit=3"], ["limit= are for asking a model", "leave them out"]),
         (["compare=a,b"], ["a: no rows.parquet"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -69,7 +69,10 @@ def test_empty_lines_and_a_byte_order_mark_are_harmless_and_lines_keep_their_num
         ("rows.jsonl", b"\n", r"has no rows"),
         ("rows.jsonl", '{"a": "ä"}'.encode("latin-1"), r"is not UTF-8 text"),
         ("rows.parquet", b"PAR1 not", r"not a readable parquet file"),
-        ("rows.csv", b"a,b", r"suffix '\.csv' is not supported; use one of \.jsonl, \.json, \.parquet"),
+        ("rows.txt", b"a,b", r"suffix '\.txt' is not supported; use one of \.jsonl, \.json, \.parquet, \.csv, \.tsv"),
+        ("rows.csv", b"a,b\n1,2,3\n", r"rows\.csv, row 1: more cells than the header has columns"),
+        ("rows.tsv", b'a\tb\n1\t"2\n', r"rows\.tsv is not a readable table"),
+        ("rows.csv", b"a,b\n", r"has no rows"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line_and_the_fix(tmp_path, name, content, message):
