@@ -79,9 +79,10 @@ def _lists_options(answer: str, following: str) -> bool:
 def _claimed(text: str, start: int) -> tuple[str, int]:
     """What follows an announcement, up to the end of its sentence; if that is nothing, the next line."""
     rest = text[start:start + p.TRUNCATION]
-    negative = re.match(r"\s*-\s*[\d\\.$(]", rest)
-    lead = len(rest) - len(rest.lstrip() if negative else rest.lstrip(" \n\r\t:：*_#>-"))
-    body = rest[lead:]
+    body = rest.lstrip(" \n\r\t}")  # the brace of \textbf{Answer:}
+    if not re.match(r"-\s*[\d\\.$(]", body):
+        body = body.lstrip(" \n\r\t}:：*_#>-")
+    lead = len(rest) - len(body)
     display = _DISPLAY.match(body)
     if display:
         return display[1].strip(), start + lead + display.end()

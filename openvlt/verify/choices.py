@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from openvlt.verify.quantity import Quantity
+from openvlt.verify.reading import read
 from openvlt.verify.text import clean, fold
 
 Same = Callable[[str, str], bool]
@@ -17,8 +19,8 @@ _SPACED = re.compile(r"([B-HJ-Z])\s+(.+)", re.DOTALL)
 _BEFORE_BRACKET = re.compile(r"([A-Z])\s*[(\[](.+)[)\]]", re.DOTALL)
 _AFTER = re.compile(r"(.+?)\s*[(\[]\s*(?:option |choice )?([A-Z])\s*[)\]]", re.DOTALL)
 _NAMED = re.compile(
-    r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|选项|选择|选|答案|为|"
-    r"是)\s*(?:[:：]\s*)?)+[(\[]?([A-Z])[)\]]?"
+    r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|therefore|thus|hence|so|选项|选择|选|"
+    r"答案|为|是)\s*(?:[:：,]\s*)?)+[(\[]?([A-Z])[)\]]?"
                     r"(?:\s*[.:,)]\s*(.+)|\s+(?:since|because|as|is)\b.*)?", re.DOTALL | re.IGNORECASE)
 _ALSO = re.compile(
     r"\b(?:or|also|and|but)\s+(?:maybe |perhaps |possibly |also |equally |option |choice )*[(\[]?([A-Z])[)\]]?"
@@ -27,6 +29,10 @@ _SUFFIXED = re.compile(r"([A-Z])\s*(?:选项|项)")
 _SEVERAL = re.compile(
     r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
     r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*")
+REJECTED = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:[(\[]?\b[A-Z][)\]]?\s+(?:is|was)(?:n't|\s+(?:not|never))\s+(?:the\s+|an?\s+)?\w+|"
+    r"[(\[]?\b\w+[)\]]?\s+(?:is|was)\s+(?:wrong|incorrect)\b)")
+"""`B is wrong`, `(B) isn't the answer`: names an option without choosing it."""
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
 
 
@@ -35,7 +41,7 @@ _SAYS_NOTHING = frozenset(
     "figure shape color colour "
     "triangle angle quadrilateral polygon animal population species month day year line graph function number value "
     "object person "
-    "picture image type kind category group s".split())
+    "picture image type kind category group s therefore thus hence so".split())
 
 
 class Options:
@@ -58,7 +64,7 @@ class Options:
     def meant(self, answer: str) -> int | None:
         """The option an extracted answer means; None if it means none, several, or contradicts itself."""
         text = clean(answer)
-        if several_letters(text):
+        if several_letters(text) or REJECTED.match(text) and fold(text) not in self.folded:
             return None
         letter, rest = _letter(text)
         if letter is None:
@@ -71,7 +77,13 @@ class Options:
         if any(named[1] != letter for named in _ALSO.finditer(rest)):
             return None
         other = self.by_text(rest)
-        return index if other in (None, index) else None
+        agrees = other in (None, index) and self._same_number(rest, self.texts[index])
+        return index if agrees else None
+
+    def _same_number(self, said: str, option: str) -> bool:
+        """Not two numbers that differ: `(D) 140°` where D is 20°."""
+        values = read(said), read(option)
+        return not all(isinstance(value, Quantity) and value.closed for value in values) or self.same(said, option)
 
     def by_text(self, text: str) -> int | None:
         """The only option with this text, else the only one with this value."""

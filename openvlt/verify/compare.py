@@ -68,7 +68,7 @@ def quantities(gold: Quantity, answer: Quantity) -> bool | None:
             return _both_ways(gold, answer)
         if gold.unit.dims == (("angle", 1),) and gold.unit.scale != answer.unit.scale:
             return equality.same(*(("deg", q.node) if q.unit.scale != 1 else q.node for q in (gold, answer)))
-        factor = answer.unit.scale / gold.unit.scale
+        factor = answer.unit.scale * answer.magnitude / (gold.unit.scale * gold.magnitude)
         return _values(gold, _times(answer, factor), gold.ulp) if factor != 1 else _values(gold, answer, gold.ulp)
     if gold.unit and answer.noun or answer.unit and gold.noun:
         return False

@@ -81,13 +81,22 @@ def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
         said = yes_no(fold(answer))
         said = said if said is not None else _truth_at_end(answer)
         return _ruling(said is truth, "yes/no", f"says {said}")
+    same = _same_time(gold, answer)
+    if same is not None:
+        return _ruling(same, "time", "the same time" if same else "another time")
     claim = reason_cut(answer)
+    if _RATIO.fullmatch(clean(gold)):  # "3 to 4" is 3:4 beside a ratio, else a range
+        claim = _RATIO_TO.sub(":", claim)
+    elif _RATIO.fullmatch(clean(claim)):
+        gold = _RATIO_TO.sub(":", gold)
     wanted, given = readings(gold, claim)
     if isinstance(wanted, Words):
         return _words(gold, answer)
     if isinstance(given, Words):
         given = _predicate(claim)
     same = compare(wanted, given, ordered=answer_type == "list")
+    if not same and isinstance(wanted, Group) and all(isinstance(item, Words) for item in wanted.items):
+        same = _same_word_list(wanted, claim) or same
     if same is not None:
         verdict = Verdict.CORRECT if same else Verdict.WRONG
         return Ruling(verdict, type(given).__name__.lower(), "equal" if same else "not equal", (wanted, given))
@@ -127,6 +136,39 @@ def readings(gold: str, answer: str) -> tuple[Value, Value]:
 
 
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_RATIO = re.compile(r"\d[\d\s.]*:[\d\s.:]*\d")
+_RATIO_TO = re.compile(r"(?<=\d)\s+to\s+(?=\d)")
+_TIME_SIGN = re.compile("[:：mM]")
+_CLOCK = re.compile(r"(\d{1,2})(?:\s?:\s?(\d{2}))?\s*(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
+
+
+def _same_time(gold: str, answer: str) -> bool | None:
+    """Times of day; None for what isn't one: a ratio says neither am nor pm, and its parts don't begin with 0."""
+    if not _TIME_SIGN.search(gold):
+        return None
+    clocks = [_CLOCK.fullmatch(clean(text)) for text in (gold, answer)]
+    if None in clocks or not all(clock[2] or clock[3] for clock in clocks):
+        return None
+    if not any(clock[3] or clock[2].startswith("0") for clock in clocks):
+        return None
+    return bool(_minutes(clocks[0]) & _minutes(clocks[1]))
+
+
+def _minutes(clock: re.Match[str]) -> set[int]:
+    """The minutes of the day a clock may mean: two for 3:45, one for 15:45 and 3:45 pm."""
+    hour, minute, half = int(clock[1]), int(clock[2] or 0), (clock[3] or "").lower()
+    halves = {"": (0, 12) if hour <= 12 else (hour - hour % 12,), "a": (0,), "p": (12,)}[half]
+    return {60 * (hour % 12 + later) + minute for later in halves}
+
+
+_LIST_JOINT = re.compile(r"\s*(?:[,;]\s*(?:and\b)?|\band\b)\s*")
+
+
+def _same_word_list(gold: Group, answer: str) -> bool:
+    """`red and blue` for ['red', 'blue']; only a set in braces may be in another order."""
+    wanted = [fold(item.text) for item in gold.items]
+    given = [fold(item) for item in _LIST_JOINT.split(clean(answer).strip("[](){}\\"))]
+    return given == wanted or gold.brackets == "{}" and sorted(given) == sorted(wanted)
 
 
 def _truth_at_end(answer: str) -> bool | None:
@@ -142,8 +184,10 @@ def _predicate(answer: str) -> Value:
     text = clean(answer)
     if len(text) > 200 or _HEDGE.search(text):
         return Words(text)
-    match = _COPULA.match(text)
-    value = read(text[match.end():]) if match else Words(text)
+    value: Value = Words(text)
+    for said in filter(None, (_VERB.match(text), _BARE_PREPOSITION.match(text))):
+        if isinstance(value, Words):
+            value = read(text[said.end():])
     if isinstance(value, Words) and not _NO_PROSE.search(text) and re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", text):
         named = value_in(text)
         return value if named is None else read(named)
@@ -153,23 +197,30 @@ def _predicate(answer: str) -> Value:
 _NO_PROSE = re.compile(r"[#_\"{}<>\[\]@&|\\~^`]|\w\(|\)\.\w")
 _HEDGE = re.compile(
     r"\b(?:not|less|more|fewer|greater|than|least|most|between|or|maybe|perhaps|either|neither|if|unless|except|"
-    r"over|under|up to)\b|"
-                    r"n't\b|不|或", re.IGNORECASE)
+    r"over|under|up to|besides|(?:apart|aside|different) from|(?:all|any\w*|every\w*|no|none|nothing)(?:\s\w+){0,2}\sbut)\b|"
+    r"n't\b|不|或", re.IGNORECASE)
+_IS = r"(?:is|are|was|were|be|called|named|equals|will|would|should|must)"
+_IN = r"(?:in|on|at|during|of|as|by|to)"
+_ARTICLE = r"\s*(?:the |a |an )?"
+_VERB = re.compile(rf"(?:.*\b{_IS}\b|[^:]{{0,60}}:|.*[是为在叫]){_ARTICLE}", re.DOTALL | re.IGNORECASE)
+# Between two numbers a preposition doesn't say that the second is the answer: "1 of 12", "10 to 12".
+_BARE_PREPOSITION = re.compile(rf"\D*\b{_IN}\b{_ARTICLE}", re.IGNORECASE)
+_COPULA = re.compile(
+    rf"(?:.*\b(?:{_IS}|{_IN})\b|[^:]{{0,60}}:|.*[是为在叫]){_ARTICLE}", re.DOTALL | re.IGNORECASE)
+_REASON = re.compile(r"\s*(?:,|;|\.\s|\(|\bbecause\b|\bsince\b|\bas\b|\bdue to\b|，|因为)")
+_ALTERNATIVE = re.compile(r"\b(?:and|or|than|either|maybe|perhaps|possibly|versus|vs|anything|any|some|all|but|"
+                          r"like|almost)\b|[/?]|和|或")
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|neither|nor|cannot|\w+n't|except|without|or|such as|instead of|opposite of|(?:other|rather) than|"
+    r"(?:all|any\w*|every\w*) but)\b|不|非|没|或")
+
+
 def _longer_form(wanted: str, given: str) -> bool:
     """`Paris, France` for Paris: the gold words in a row among few others, none of which offers an alternative."""
     more = len(given.split()) - len(wanted.split())
     alternatives = _ALTERNATIVE.search(given) and not _ALTERNATIVE.search(wanted)
     return len(wanted) > 2 and 0 < more <= 4 and not alternatives and re.search(
         rf"(?<![\w-]){re.escape(wanted)}(?![\w-])", given) is not None
-
-
-_ALTERNATIVE = re.compile(r"\b(?:and|or|than|either|maybe|perhaps|possibly|versus|vs|anything|any|some|all|but|"
-                          r"like|almost)\b|[/?]|和|或")
-_REASON = re.compile(r"\s*(?:,|;|\.\s|\(|\bbecause\b|\bsince\b|\bas\b|\bdue to\b|，|因为)")
-_COPULA = re.compile(
-    r"(?:.*\b(?:is|are|was|were|be|called|named|in|on|at|during|equals|of|as|by|will|would|should|must|to)|"
-    r"[^:]{0,60}:|.*[是为在叫])\s*(?:the |a |an )?", re.DOTALL)
-_NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|isn't|aren't|except|without|or)\b|不|非|没|或")
 
 
 def _is_word_list(given: str) -> bool:

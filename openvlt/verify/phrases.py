@@ -23,7 +23,7 @@ class Pattern(NamedTuple):
     after: re.Pattern[str] | None = None
 
 
-_LETTER = re.compile(r"[(（]?[A-Z](?![A-Za-z])")
+_LETTER = re.compile(r"[(（]?[A-ZＡ-Ｚ](?![A-Za-zＡ-Ｚ])")
 CLAIMS = (
     # "the answer (to the question) is", "final answer:"
     Pattern(("answer",), re.compile(rf"answers?\b(?! choices| options)[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}"),
@@ -31,6 +31,8 @@ CLAIMS = (
     # a heading that stands alone: "### Final Answer"
     Pattern(("answer",), re.compile(r"answer[*_\s]*[:：]?[*_ ]*(?=\n|\Z)"),
             re.compile(r"(?:\A|\n)[#*_\s]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?\Z", re.IGNORECASE)),
+    # "#### 18" as the last line, the mark of GSM8K
+    Pattern(("####",), re.compile(r"(?:\A|\n)####\s*(?=[^\n\d]{0,5}\d[^\n]{0,60}\Z)")),
     Pattern(("ans",), re.compile(r"\bans\b\.?\s*[:=]")),
     # "Answer $9$", "Answer \\( 9 \\)"
     Pattern(("answer",), re.compile(r"answer\s*(?=\$|\\\(|\\\[)")),
@@ -84,14 +86,14 @@ WITHDRAWN = re.compile(r"that(?:'s| is| was) (?:wrong|incorrect|not right|not co
                        r"scratch that|这是错|不对", re.IGNORECASE)
 # What a correction says without the word "answer".
 WEAK_CLAIM = re.compile(
-    r"\b(?:wait|actually|no|correction|rather)\s*[,:]\s*(?=[-$\\(]*\d)|"
+    r"\b(?:wait|actually|no|sorry|correction|rather)\s*[,:]\s*(?=[-$\\(]*\d)|"
     r"\b(?:should (?:actually |really )?(?:be|have been|read|say)|must be|is actually|is really|is in fact|it(?:'s| is)"
     r"|this is|that is|becomes|equals?|we get|i get|gives|get)\b\s*(?:equal to\s+|actually\s+|not \S+ but\s+)?|=|"
     r"应该是|应当是|应为|应是|其实是|实际上是|而是|改为|是", re.IGNORECASE)
 
 CONCLUSION = re.compile(
-    r"(?:^|[\s,;(*])(?:therefore|thus|hence|so|consequently|in conclusion|to conclude|in summary|overall|finally|"
-    r"as a result|accordingly|"
+    r"(?:^|[\s,;(*])(?:therefore|thus|hence|so|consequently|in conclusion|to conclude|in summary|finally|"
+    r"overall(?=,| there\b| the\b| we\b)|as a result|accordingly|"
     r"this means|which means|we (?:get|find|have|conclude)|we can conclude|\\therefore|∴)\b|"
     r"因此|所以|故|综上|于是|则|可得|得到|得出|即",
     re.IGNORECASE)
@@ -111,7 +113,7 @@ END = re.compile(
     r"indicating|with (?:a|an|the)|when (?:rounded|the|we|x)|if (?:the|we|x)|considering|assuming|and (?:the|this|"
     r"it|that|we|so))\b|"
     r",\s*(?:so|but|and(?!\s+[-$\\({]*(?:\d|[a-z]\b(?=\W*$)))|not|while|whereas|thus|therefore|hence|as)\b|"
-    r",?\s*(?:因为|由于|所以|其中|理由|解析)|\.\s*(?=The |So |"
+    r"[,，]\s*而?不是|,?\s*(?:因为|由于|所以|其中|理由|解析)|\.\s*(?=The |So |"
     r"This |It |We )",
     re.IGNORECASE)
 TRUNCATION = 240

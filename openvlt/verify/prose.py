@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from openvlt.verify import phrases as p
-from openvlt.verify.choices import mentioned
+from openvlt.verify.choices import REJECTED, mentioned
 from openvlt.verify.sentence import BOLD, value_in
 from openvlt.verify.text import fold
 from openvlt.verify.words import refuses
@@ -23,6 +23,9 @@ _DANGLING = re.compile(
     r"equals?|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|while)\s+\w+)$", re.IGNORECASE)
 SENTENCE_VERB = re.compile(r"\b(?:is|are|was|were|has|have|get|got|gives|obtain|find|found|needs?|so|"
                            r"therefore|thus|hence)\s", re.IGNORECASE)
+_NOT_THIS = re.compile(
+    r"(?:\b(?:not|cannot|never)|n't)\s+(?:be\s+)?(?:(?:an?|the)\s+)?(?:(?:option|choice|answer)\s+)?[(\[]?\w+[)\]]?",
+    re.IGNORECASE)
 SEVERAL = "several options named"
 _TABLE_ROW = re.compile(r"^\s*\||\|.*\||^\s*[-|: ]+$|^```")
 
@@ -100,6 +103,8 @@ def _without_listing(sentences: list[str]) -> list[str]:
 
 def _named(sentence: str, choices: Sequence[str]) -> list[str]:
     """Options a sentence names by letter, else by text; a text inside a longer option's text doesn't count."""
+    if not any(re.search(r"\b(?:not|wrong|incorrect)\b|n't\b", choice) for choice in choices):
+        sentence = _NOT_THIS.sub(" ", REJECTED.sub(" ", sentence))
     letters = {next(filter(None, m.groups())) for m in _LETTERED.finditer(sentence)}
     letters = {letter for letter in letters if ord(letter) - 65 < len(choices)}
     if letters:

@@ -35,31 +35,40 @@ class Quantity:
         return self.value is not None or not symbols(self.node)
 
 
-_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.(\d*))?|[-+]?\.(\d+)")
+_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:(?:,\d{3})+|(?:'\d{3})+)|\d+)(?:\.(\d*))?|[-+]?\.(\d+)")
 _SCIENTIFIC = re.compile(
-    r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?")
+    r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|[*xX])\s*10\s*(?:\^|\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?")
 _MIXED = re.compile(r"([-+]?)(\d{1,9})(?:\s+|\s*-\s*|\s+and\s+)(\d{1,9})\s*/\s*(\d{1,9})")
-_OUT_OF = re.compile(r"(\d{1,9})\s+out\s+of\s+(\d{1,9})")
+_OUT_OF = re.compile(r"(\d{1,9})\s+(?:out\s+of|in)(?:\s+every)?\s+(\d{1,9})")
 _DEGREE_TERM = re.compile(r"(?<=\d)\s*\^\s*\{?\s*\\circ\s*\}?(?=\s*[-+]\s*[\d.]+\s*\^)")  # 180° - 120°
+_ARC_MINUTES = re.compile(r"(\d{1,4})\s*\^\s*\{?\s*\\circ\s*\}?\s*(\d{1,2})\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)$")  # 30°15'
+# 1 hour 30 minutes, 5 feet and 6 inches, 2小时30分钟
+_COMPOUND = re.compile(r"(\d[\d.,]{0,12}\s?[^\d\s=+*/^-][^\d=+*/^-]{0,20}?)(?:\s+and)?\s*(\d.{0,60})")
 _REPEATING = re.compile(r"([-+]?\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?")
 _MINUS = re.compile(r"(?:minus|negative)\s+(?=[\d.\\(])|负(?=[\d.])", re.IGNORECASE)
 _PERCENT = re.compile(
-    r"\s*(?:\\?%|\bper\s?cents?\b|\bpercentage points?\b|\bpct\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$", re.IGNORECASE)
+    r"\s*(?:\\?%|(?<![A-Za-z])(?:per\s?cents?|percentage points?|pct)\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$", re.IGNORECASE)
 _CURRENCY = re.compile(r"([-+]?)\s*(US\$|HK\$|\$|€|£|¥|₹|RMB\b|USD\b|EUR\b|Rs\.?)\s*(?=[\d.\\])", re.IGNORECASE)
-_NOUN = re.compile(r"(.*?[\d})])\s*-?\s*([A-Za-z][A-Za-z'’-]+(?:[,\s]\s*[A-Za-z][A-Za-z'’-]+){0,7},?\s*)")
+# `2ab` and `2\pi rh` are products: a short word counts something only after a number and a space or hyphen.
+_NOUN = re.compile(
+    r"(.*?(?:[\d})%](?=[\s-])|(?:[\d})%]|\\pi)(?=\s*(?:[A-Za-z]{4}|(?:st|nd|rd|th)\b))))\s*-?\s*"
+    r"([A-Za-z][A-Za-z'’-]+(?:[,\s]\s*[A-Za-z][A-Za-z'’-]+){0,7},?\s*)")
 _WORD_NOUN = re.compile(r"([A-Za-z]+(?:-[a-z]+)?)\s+([A-Za-z][A-Za-z' -]{1,40})")
 _DIMENSION = re.compile(
     r"\s+(?:long|wide|tall|high|deep|old|away|each|in (?:total|all|length|area|height|width)|total|left|"
                         r"remaining|more|apart|per person|altogether|approximately|approx\.?)$", re.IGNORECASE)
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)\b[^()]*$")
-_LABELLED = re.compile(r"([A-Za-z]{3,})\s+#?(\d[\d,.]*)")
+_GENERIC_UNIT = re.compile(
+    r"(?<=\S)\s*(?<![A-Za-z])(?:square\s|sq\b\.?|cubic\s)?\s*units?\s*(?:\^\s*\{?\s*[23]\s*\}?|squared|cubed)?$",
+    re.IGNORECASE)
+_LABELLED = re.compile(r"([A-Za-z]{3,})\s+#?(\d[\d,.]*)(?:st|nd|rd|th)?")
 _NOT_LABELS = frozenset("not over under below above less more than between minus negative after before until least "
                         "most the and per".split())
 _CHINESE_COUNT = re.compile(rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)"
                             rf"([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})")
 _NO_COUNTER = re.compile("[或和与至到多不非以左右]")
-_STOP = frozenset("or and to but not if when is are was between versus vs either neither nor except because "
-                  "since".split())
+_STOP = frozenset("or and to but not if when is are was be between versus vs either neither nor except because since "
+                  "can cannot could will would should may might must does".split())
 
 
 def quantity(text: str, *, units: bool = True) -> Quantity:
@@ -92,7 +101,7 @@ def _number(text: str) -> Quantity | None:
     match = _PLAIN.fullmatch(text)
     if match:
         decimals = match[1] or match[2]
-        value = literal(text.rstrip("."))
+        value = literal(text.rstrip(".").replace("'", ""))
         return Quantity(("num", value), value, Fraction(1, 10 ** len(decimals)) if decimals else None)
     match = _SCIENTIFIC.fullmatch(text)
     if match and abs(int(match[2])) <= MAX_DIGITS:
@@ -121,8 +130,12 @@ def _repeating(whole: str, fixed: str, cycle: str) -> Quantity:
 
 
 def _dressed(text: str, units: bool) -> Quantity:
-    text = _DEGREE_TERM.sub("", text)
+    text = _ARC_MINUTES.sub(r"(\1+\2/60)^\\circ", _DEGREE_TERM.sub("", text))
     if units:
+        whole = _compound(text)
+        if whole is not None:
+            return whole
+        text = _GENERIC_UNIT.sub("", text)
         shorter = _DIMENSION.sub("", text)
         head, unit = split_unit(shorter)
         if unit is not None:
@@ -141,6 +154,22 @@ def _dressed(text: str, units: bool) -> Quantity:
         if text[:1].isdigit() and text[-1:] in "])}":
             return _expression(text[:-1])
         raise
+
+
+def _compound(text: str) -> Quantity | None:
+    """`1 hour 30 minutes`: two amounts of one dimension, the second in a smaller unit and less than one of the
+    first's."""
+    match = _COMPOUND.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        major, minor = quantity(match[1]), quantity(match[2])
+    except Unreadable:
+        return None
+    if not (major.unit and minor.unit and major.unit.dims == minor.unit.dims) or None in (major.value, minor.value):
+        return None
+    part = minor.value * minor.unit.scale / major.unit.scale
+    return replace(major, node=("num", major.value + part), value=major.value + part, ulp=None) if part < 1 else None
 
 
 def _expression(text: str) -> Quantity:
@@ -172,7 +201,7 @@ def _counted(text: str) -> Quantity | None:
     match = _NOUN.fullmatch(text) or _WORD_NOUN.fullmatch(text)
     head, noun = (match[1], match[2].strip(" ,").lower()) if match else _chinese_counter(text)
     words = set(re.split(r"[\s,]+", noun))
-    if not noun or _STOP & words or words & MATH_WORDS or _NO_COUNTER.search(noun):
+    if not noun or _STOP & words or "n't" in noun or words & MATH_WORDS or _NO_COUNTER.search(noun):
         return None
     value = number_word(head)
     try:

@@ -56,11 +56,12 @@ def _same_range(a: Range, b: Range, same: Same) -> bool:
     return True
 
 
-def linear_range(relation: Relation) -> Range | None:
-    """The range that an inequality linear in its only unknown describes: `2x > 6` is x > 3; None for any other."""
+def linear_range(relation: Relation) -> Range | Group | None:
+    """The range that an inequality linear in its only unknown describes: `2x > 6` is x > 3, `x != 2` all but 2; None
+    for any other."""
     difference = ("add", relation.left, ("mul", ("num", Fraction(-1)), relation.right))
     names = symbols(difference)
-    if relation.op == "!=" or len(names) != 1:
+    if len(names) != 1:
         return None
     name, = names
     try:
@@ -72,5 +73,7 @@ def linear_range(relation: Relation) -> Range | None:
         return None
     root = -at[0] / slope
     end, closed = Quantity(("num", root), root), relation.op.endswith("=")
+    if relation.op == "!=":
+        return Group((Range(None, end, (False, False), name), Range(end, None, (False, False), name)), joint="u")
     above = (relation.op[0] == ">") == (slope > 0)
     return Range(end if above else None, None if above else end, (above and closed, not above and closed), name)

@@ -39,6 +39,9 @@ _LABEL = re.compile(
                     r"(?:\\(?:angle|triangle|odot|overline|measuredangle)(?:\s*\d{1,2}(?!\d))?|[A-Z\s{}']|\\?[|]|\bm\b)+|"
                     r"[A-Za-z_][A-Za-z_{}()\\ ]{0,40}[\w})]|[\u4e00-\u9fff]{1,12}[A-Za-z]?")
 _POINT = re.compile(r"(?:[Pp]oint\s+)?(?:[A-Z]'?)?\s*(\([^()]*,.*\))")
+_OUTWARD = re.compile(r"^([\[\]])([^\[\](){}]+)([\[\]])$")
+_REALS = re.compile(r"(?:[A-Za-z]\s*\\in\s*)?\\mathbb\s*(?:\{\s*R\s*\}|R)|(?:all\s+)?real\s+numbers", re.IGNORECASE)
+_QUOTED = re.compile(r"^([\"'])([^\"']*\d[^\"']*)\1$")
 _BUILDER = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\mid|\||:|\\in\s*\\?(?:R|mathbb\{R\})\s*(?:\\mid|\|))(.*)\\\}", re.DOTALL)
 
 
@@ -46,12 +49,22 @@ def read(text: str, *, units: bool = True) -> Value:
     """The value of an answer text; `Words` if it isn't mathematics. `units=False` takes unit letters for symbols."""
     if len(text) > MAX_CHARS:
         return Words(text[:MAX_CHARS])
-    return _read_short(text, units) if len(text) <= 300 else _read(clean(text), units, 0)
+    return _read_short(text, units) if len(text) <= 300 else _read(_respelt(text), units, 0)
 
 
 @lru_cache(maxsize=16_384)
 def _read_short(text: str, units: bool) -> Value:
-    return _read(clean(text), units, 0)
+    return _read(_respelt(text), units, 0)
+
+
+def _respelt(text: str) -> str:
+    """The cleaned text with the real numbers and the interval ]0, 1[ in round brackets, a number without its quotes."""
+    if _REALS.fullmatch(text.strip("$ .")):
+        return "(-\\infty, \\infty)"
+    text = clean(text)
+    if text[:1] == "]" or text[-1:] == "[":
+        text = _OUTWARD.sub(lambda m: ("[(")[m[1] == "]"] + m[2] + ("])")[m[3] == "["], text)
+    return _QUOTED.sub(r"\2", text)
 
 
 def _read(text: str, units: bool, level: int) -> Value:
@@ -115,7 +128,7 @@ def _leaf(text: str, units: bool, level: int) -> Value:
             return _group([body], brackets, ",", units, level)
     if "\\pm" in text or "\\mp" in text:
         signs = [text.replace("\\pm", a).replace("\\mp", b) for a, b in (("+", "-"), ("-", "+"))]
-        return Group(tuple(quantity(side, units=units) for side in signs), "{}")
+        return Group(tuple(quantity(side, units=units) for side in signs), "{}", "or")
     if text in ("\\emptyset", "\\varnothing", "\\phi"):
         return Group((), "{}")
     point = _POINT.fullmatch(text)
@@ -132,10 +145,15 @@ def _group(pieces: list[str], brackets: str, joint: str, units: bool, level: int
     items = tuple(_read(unwrap(piece), units, level + 1) for piece in pieces if piece.strip())
     if not brackets and any(isinstance(item, Words) for item in items):
         raise Unreadable("a list with words")
-    if joint == "or":  # "1, 2 or 3" lists three values
-        lists = (item.items if isinstance(item, Group) and not item.brackets else (item,) for item in items)
-        items = tuple(part for part_of in lists for part in part_of)
-    return Group(items, brackets, joint)
+    return Group(tuple(part for item in items for part in _listed(item, brackets, joint)), brackets, joint)
+
+
+def _listed(item: Value, brackets: str, joint: str) -> tuple[Value, ...]:
+    """`1, 2 or 3` and `0, ±1` list three values."""
+    if not isinstance(item, Group) or brackets not in ("", "{}"):
+        return (item,)
+    plus_minus = item.joint == "or" and item.brackets
+    return item.items if joint == "," and plus_minus or joint == "or" and not item.brackets else (item,)
 
 
 def _scan(text: str, *, thousands: bool = True) -> list[tuple[int, int, str]]:

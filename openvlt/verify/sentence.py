@@ -9,7 +9,8 @@ from itertools import islice
 from openvlt.verify import phrases as p
 from openvlt.verify.words import COUNT, yes_no
 
-_NUMBER = (r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|\d+\s+out\s+of\s+\d+|√\d+|\d*\.?\d+)"
+_NUMBER = (r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
+           r"\d+\s+out\s+of\s+\d+|√\d+|\d+(?:\.\d+)?|\.\d+)"
            r"(?:\s*(?:/\s*\d+|\\?%|°|percent\b)|\s?(?:π|pi\b|√\d+))?(?:\s*[×x]\s*10\^?\{?-?\d+\}?)?")
 _VALUE = rf"(?:\$[^$\n]{{1,80}}\$|\\\([^\n]{{1,80}}?\\\)|\*\*[^*\n]{{1,60}}\*\*|{_NUMBER})"
 _NUMBERS = re.compile(rf"(?<![A-Za-z0-9_.,])(?:{_NUMBER})(?![A-Za-z0-9_]|[,.]\d)")
@@ -21,7 +22,7 @@ _SAYS_SOMETHING = re.compile(r"[\d=<>]|\\[a-z]")
 _AFTER_EQUALS = re.compile(rf"[=≈]\s*({_VALUE}(?:\s?[A-Za-z°%²³/^{{}}\\]{{1,15}}){{0,3}})$")
 _LISTED = re.compile(rf"\bare\s+({_VALUE}(?:,\s+{_VALUE})*,?\s+and\s+{_VALUE})$")
 _EITHER = re.compile(rf"\b(?:is|are|=)\s+({_VALUE},?\s+or\s+{_VALUE})$")
-_COPULA = r"\b(?:is|are|was|were|equals|becomes|totals)\s"
+_COPULA = r"\b(?:is|are|was|were|equals|becomes|totals|gives?|yields?|makes?|leaves?)\s"
 _FINAL_IS = re.compile(rf"(?:(?!{_COPULA}).)*{_COPULA}+(?:equal to\s|about\s|approximately\s|exactly\s|only\s)?"
                        rf"({_VALUE}(?:\s?[A-Za-z°%²³/]{{1,15}}){{0,2}})$", re.IGNORECASE)
 _LAST_EQUALS = re.compile(rf"=\s*({_NUMBER})(?=\s+(?:more|less|fewer|times|units?|in total)\b)(?!.*=)", re.IGNORECASE)
@@ -30,11 +31,13 @@ _THERE = re.compile(
     rf"\bthere (?:is|are|was|were|will be|would be)\s+(?:(?:a total of|only|exactly|about|approximately|also)\s+)?"
     rf"({_VALUE}|{COUNT}\b)", re.IGNORECASE)
 _AFTER_IS = re.compile(
-    rf"\b(?:is|are|was|were|be|equals?|of|to|has|have|shows?|contains?|totals?|gives?|gives us|get|becomes?|took|"
-    rf"takes|needs?|sold|left|remain|number|value)\s+"
+    rf"(?:\b(?:is|are|was|were|be|equals?|has|have|shows?|contains?|totals?|gives?|gives us|get|becomes?|took|"
+    rf"takes|needs?|sold|left|remain|number|value)|(?<!\d )\b(?:of|to))\s+"
     rf"(?:equal to\s+|about\s+|approximately\s+|around\s+|roughly\s+|exactly\s+|a total of\s+|only\s+|"
     rf"the\s+)?({_VALUE})", re.IGNORECASE)
 _CHINESE_IS = re.compile(rf"(?:为|是|等于|共有?|有|得)\s*({_VALUE})")
+_IS_NUMBER = rf"{_COPULA}[-$]{{0,2}}\d"
+_TWO_CLAIMS = re.compile(rf"{_IS_NUMBER}[^;]{{0,40}}?\sand\s[^;]{{0,60}}?{_IS_NUMBER}", re.IGNORECASE)
 _ALTERNATIVE = re.compile(r"[^.;=]{0,20}\s(?:or|to)\s+\S*\d|[\u4e00-\u9fff]{0,4}(?:或|至|到|~)\s*\d")
 _UNIT_AFTER = re.compile(
     r"\s?(?!(?:to|for|on|in|of|at|by|from|is|are|was|were|and|or|than|more|less|fewer|the|that|which|while|when|as|but|"
@@ -42,9 +45,13 @@ _UNIT_AFTER = re.compile(
 
 # What a sentence says without committing to it.
 _DENIED = re.compile(
-    rf"(?:\bnot|n't|\bnever|\b(?:more|less|fewer|greater|larger|higher|lower) than|\bat (?:least|most))\s+"
-    rf"(?:be\s+)?(?:equal to\s+)?(?:the\s+)?(?:{_VALUE}|{COUNT}\b)|"
-    rf"\bbetween\s+{_VALUE}(?:\s[a-z]+)?\s+and\s+{_VALUE}|(?:大于|小于|超过|不是|少于|多于)\s*{_VALUE}", re.IGNORECASE)
+    rf"(?:\bnot|n't|\bnever|\b(?:more|less|fewer|greater|larger|higher|lower) than|\bat (?:least|most)|"
+    rf"\b(?:before|after|until))\s+(?:be\s+)?(?:equal to\s+)?(?:the\s+)?(?:{_VALUE}|{COUNT}\b)|"
+    rf"\b(?:between|from)\s+{_VALUE}(?:\s[a-z]+)?\s+(?:and|to)\s+{_VALUE}|"
+    # "8 is not the answer": a bounded number, not _VALUE, because this alternative begins at every digit
+    r"(?<![\w.,])\$?-?\d[\d.,/]{0,15}\$?\s+(?:(?:is|was|would be)\s+(?:the\s+|an?\s+)?(?:wrong|incorrect|too)\b|"
+    r"(?:(?:is|was|does|would)(?:n't|\s+(?:not|never))|can(?:'t|\s?not))\b(?!\s+(?:only|just)))|"
+    rf"(?:大于|小于|超过|不是|少于|多于)\s*{_VALUE}", re.IGNORECASE)
 _BECAUSE = re.compile(r",?\s+(?:because|since|as (?:there (?:is|are)|it|they|we)|due to)\b|，?因为", re.IGNORECASE)
 _TAKEN_BACK = re.compile(r"\b(?:was|were|thought|guess(?:ed)?|first|initially|originally|expected|might|would|looks?|"
                          r"seems?)\b[^.]{0,120}?,?\s+but\s+(?=\D{0,60}\d)", re.IGNORECASE)
@@ -90,6 +97,8 @@ def _spoken(sentence: str) -> str | None:
         found = list(pattern.finditer(sentence))
         if found:
             return _with_unit(sentence, found[-1][1])
+    if _TWO_CLAIMS.search(sentence):
+        return None
     for clause in _clauses(_PREMISE.sub("", sentence)):
         numbers = list(dict.fromkeys(m.group().strip() for m in _NUMBERS.finditer(clause)))
         if len(numbers) == 1:

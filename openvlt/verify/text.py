@@ -73,11 +73,20 @@ _SPACING = re.compile(
                       r"(?![A-Za-z])|~|\\\\(?=\s*$)")
 _THOUSANDS = re.compile(r"\s*\{\s*,\s*\}\s*(?=\d{3})|(?<=\d),\s*\\[!,;]\s*(?=\d{3})")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
+_INNER = r"[^{}]*(?:\{[^{}]*\}[^{}]*)*"  # what braces hold, with at most one level of braces in it
 _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|bb|bfit)|mbox|hbox|operatorname\*?|"
-                           r"boldsymbol|bm|rm|bf|it|emph|underline|widehat|hat|vec|overrightarrow|ce|mathop|"
-                           r"pmb)\s*\{([^{}]*)\}")
+    r"boldsymbol|bm|rm|bf|it|emph|underline|widehat|hat|vec|overrightarrow|ce|mathop|pmb|bold)"
+    rf"\s*\{{({_INNER})\}}")
 _OLD_FONT = re.compile(r"\{\s*\\(?:rm|bf|it|cal)\s+([^{}]*)\}")
+_SWITCH = re.compile(
+    r"\\(?:(?:rm|bf|it|sf|tt|cal|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)(?![A-Za-z])|"
+    r"(?:text|math)?color\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\})")
+_OVER = re.compile(rf"\{{({_INNER})\\over(?![A-Za-z])({_INNER})\}}")
+_BARE_OVER = re.compile(r"([^=$]*)\\over(?![A-Za-z])([^=$]*)")
+# 0.333..., 0.1818..., 0.58333...: a cycle after other digits must stand there three times (2.718281828... is e).
+_CYCLE = re.compile(
+    r"(?:(?<!\d)(\d{1,9}\.)(\d{1,6}?)\2+|(\d\.\d{1,12}?)(\d{1,6}?)\4{2,})\s*(?:\.{3}|\\[lc]?dots)")
 
 
 def unwrap(text: str) -> str:
@@ -87,12 +96,17 @@ def unwrap(text: str) -> str:
         text = _THOUSANDS.sub(",", text)
         if "\\\\" in text and "\\begin" not in text:
             text = _DOUBLED.sub("\\\\", text)
-        text = _SPACING.sub(" ", text)
+        text = _SPACING.sub(" ", text).replace("\\colon", ":")
         for _ in range(3):
             text, count = _TEXT_COMMAND.subn(r" \1 ", text)
             if not count:
                 break
-        text = _OLD_FONT.sub(r" \1 ", text).replace("\\$", "＄")
+        text = _SWITCH.sub(" ", _OLD_FONT.sub(r" \1 ", text)).replace("\\$", "＄")
+        if "\\over" in text:
+            text, count = _OVER.subn(r"\\frac{\1}{\2}", text)
+            text = text if count else _BARE_OVER.sub(r"\\frac{\1}{\2}", text)
+    if "..." in text or "dots" in text:
+        text = _CYCLE.sub(lambda m: f"{m[1] or m[3]}\\overline{{{m[2] or m[4]}}}", text)
     if not text.isalnum():
         text = _DELIMITERS.sub(" ", _MATH_PAIR.sub(r" \2 ", text)).replace("＄", "$")
     return " ".join(text.split()).lstrip(" ,;:").rstrip(" .,;:")

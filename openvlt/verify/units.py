@@ -21,7 +21,7 @@ length      | 1/100        | 厘米 公分 centimeter centimeters centimetre cen
 length      | 1/1000       | 毫米 millimeter millimeters millimetre millimetres
 length      | 1/10         | 分米 decimeter decimeters decimetre decimetres
 length      | 1000         | 千米 公里 kilometer kilometers kilometre kilometres kms
-length      | 254/10000    | inch inches in. 英寸 "
+length      | 254/10000    | inch inches in in. 英寸 "
 length      | 3048/10000   | foot feet ft ft. 英尺
 length      | 9144/10000   | yard yards yd yds
 length      | 1609344/1000 | mile miles mi 英里
