@@ -21,7 +21,7 @@ def positive(part: Any, where: str, *names: str) -> None:
     """Raises UserError for the first of these numbers of `part` that isn't above 0; `where` is its place in the configuration."""
     for name in names:
         if not getattr(part, name) > 0:
-            raise UserError(f"{where}.{name}={getattr(part, name)}; it is above 0")
+            raise UserError(f"{where}.{name}={getattr(part, name)}; it is above 0".lstrip("."))
 
 
 def not_negative(part: Any, where: str, *names: str) -> None:

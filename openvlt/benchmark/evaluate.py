@@ -18,6 +18,7 @@ from openvlt.reward.accuracy import judge
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.rollout.spread import generate
 from openvlt.types import Completion, Problem, UserError, Verdict, unique_ids
+from openvlt.values import not_negative, positive
 
 WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page
 
@@ -35,6 +36,8 @@ class Evaluation:
     deadline_s: float = 5.0
 
     def __post_init__(self) -> None:
+        positive(self, "evaluation", "batch", "deadline_s")
+        not_negative(self, "evaluation", "workers")
         if self.sampling.n != 1:
             raise UserError(f"evaluation.sampling.n={self.sampling.n}; held-out problems are answered once, a benchmark takes samples=<n>")
 

@@ -20,6 +20,7 @@ from openvlt.rollout.protocol import Ask, Reply, Usage
 from openvlt.rollout.server import Server
 from openvlt.rollout.spread import generate
 from openvlt.types import Problem, UserError
+from openvlt.values import positive
 
 TOLD = "Description:\n{caption}\n\nQuestion:\n{question}"
 
@@ -78,6 +79,7 @@ class Local:
     template: str = TOLD
 
     def __post_init__(self) -> None:
+        positive(self, "", "batch")
         self._sampling(1)  # raises where it can't be sampled so: now, not when the first question comes
 
     def _sampling(self, samples: int) -> Sampling:

@@ -14,6 +14,7 @@ from openvlt.grpo.sampler import NearHalf
 from openvlt.grpo.schedule import PARTS, Schedule, at, fixed, not_negative
 from openvlt.reward.combine import weighted_sum
 from openvlt.trainer.module import check_moves
+from openvlt.trainer.optimizer import check_optimizer
 from openvlt.types import UserError
 
 DENOMINATORS = ("all", "kept", "selected")
@@ -48,7 +49,9 @@ def _settings(bundle: Any) -> None:
             raise UserError(f"grpo.{name}={getattr(bundle, name)}; it is above 0")
     if bundle.top_p > 1:
         raise UserError(f"grpo.top_p={bundle.top_p}; it is above 0 and at most 1, which cuts nothing off")
+    not_negative("grpo.transcripts", bundle.transcripts, "0 keeps none")
     check_moves("grpo", bundle.warmup, bundle.clip)
+    check_optimizer("grpo.optimizer", bundle.optimizer)
     _select(bundle.select)
     if _function(bundle.sampler) is NearHalf:
         bundle.sampler((), 0)  # says what is wrong with its settings now, and not when its stage begins

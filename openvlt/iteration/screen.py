@@ -12,6 +12,7 @@ from openvlt.reward.accuracy import judge
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.rollout.spread import generate
 from openvlt.types import Completion, Problem, Verdict
+from openvlt.values import positive
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Screen:
     keep: int
     batch: int = 64
     deadline_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        positive(self, "screen", "keep", "batch", "deadline_s")
 
     def __call__(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> list[Problem]:
         """The kept problems, in their own order; among equals the earlier ones."""

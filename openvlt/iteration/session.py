@@ -31,6 +31,7 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     On the main rank; the others follow it, in a folder of their own. Raises UserError when the folder to resume is no run, or when
     its config and the given one differ.
     """
+    check_seed(config)
     use_threads(config)
     opened = _open(config) if ranks.is_main() else None
     opened, folder = ranks.agreed(opened)
@@ -39,6 +40,12 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
         with contextlib.suppress(OSError):  # it isn't empty: the folder to resume
             Path(config.paths.run).rmdir()
     return opened, ranks.workplace(folder)
+
+
+def check_seed(config: DictConfig) -> None:
+    """Raises UserError for a seed that the random generators don't take, with what the stages add to it."""
+    if type(config.seed) is not int or not 0 <= config.seed < 2**31:
+        raise UserError(f"seed={config.seed}; give a whole number from 0 to {2**31 - 1}")
 
 
 def use_threads(config: DictConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +20,7 @@ from openvlt.iteration.screen import Screen
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.sft.module import SFT
 from openvlt.types import Trace, UserError
+from openvlt.values import check_values
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,18 @@ class Lab:
 
 
 def adjusted(settings: Any, changes: Mapping[str, Any], where: str) -> Any:
-    """A copy of a settings object with some fields changed. Raises UserError for an unknown field."""
+    """A copy of a settings object with some fields changed. Raises UserError for an unknown field, or a value that a field can't have."""
     known = {entry.name for entry in fields(settings)}
     if unknown := set(changes) - known:
         raise UserError(f"{where}: settings name {sorted(unknown)}; {type(settings).__name__} has {sorted(known)}")
-    return replace(settings, **changes)
+    check_values(f"iteration.stages.{where}.settings", changes, inspect.signature(type(settings)))
+    for name, value in changes.items():
+        if isinstance(value, Mapping) and not isinstance(getattr(settings, name), Mapping):
+            raise UserError(f"{where}: settings name parts of {name} ({', '.join(value)}); a stage changes whole fields, with a _target_")
+    try:
+        return replace(settings, **changes)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 @dataclass(frozen=True)

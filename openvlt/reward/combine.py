@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openvlt.reward.accuracy import judge
 from openvlt.types import Problem, Rollouts, UserError
+from openvlt.values import not_negative, positive
 
 Term = Callable[[Rollouts, Any], Tensor]
 
@@ -47,6 +48,8 @@ class Reward:
     multiplier: Callable[[Problem], float] | None = None
 
     def __post_init__(self) -> None:
+        not_negative(self, "reward", "workers")
+        positive(self, "reward", "deadline_s")
         if not self.terms:
             raise UserError("reward.terms is empty; name at least one term, e.g. accuracy")
         if set(self.terms) != set(self.weights):

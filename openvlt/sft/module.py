@@ -20,7 +20,9 @@ from openvlt.model.logprob import completion_logp
 from openvlt.sft.loss import nll
 from openvlt.trainer.fit import Fit
 from openvlt.trainer.module import Optimisation, StepModule, check_moves
+from openvlt.trainer.optimizer import check_optimizer
 from openvlt.types import SFTBatch, Trace, UserError
+from openvlt.values import positive
 
 
 class SFTModule(StepModule):
@@ -64,7 +66,9 @@ class SFT:
     max_tokens: int = 2048
 
     def __post_init__(self) -> None:
+        positive(self, "sft", "epochs", "batch_size", "micro_batch", "max_tokens")
         check_moves("sft", self.warmup, self.clip)
+        check_optimizer("sft.optimizer", self.optimizer)
 
     def steps(self, traces: int) -> int:
         """Optimiser steps for this many traces; the last batch of an epoch may be smaller."""

@@ -25,6 +25,7 @@ from openvlt import ranks
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
 from openvlt.types import UserError
+from openvlt.values import not_negative, positive
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Fit:
     progress: bool = True
     loggers: tuple[Any, ...] = ()
     callbacks: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        positive(self, "trainer", "checkpoint_every")
+        not_negative(self, "trainer", "workers")
 
     def run(
         self,

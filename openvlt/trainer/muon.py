@@ -44,6 +44,8 @@ class Muon(Optimizer):
     def __init__(
         self, params: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0, ns_steps: int = 5
     ) -> None:
+        if lr < 0:
+            raise ValueError(f"Invalid learning rate: {lr}")  # in torch's words
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "ns_steps": ns_steps})
 
     @torch.no_grad()

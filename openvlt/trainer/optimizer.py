@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from openvlt.trainer.master import MasterAdamW
 from openvlt.trainer.muon import Muon
+from openvlt.types import UserError
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -44,6 +45,15 @@ def muon(
     if rest:  # none under LoRA, whose weights are all 2-D
         optimizers.append(_adamw(rest, learning_rate, weight_decay, betas))
     return optimizers
+
+
+def check_optimizer(where: str, make: Callable[..., list[Optimizer]]) -> None:
+    """Has it made once, for a stand-in: what torch would say of its settings comes before a run. Raises UserError."""
+    stand_in = {"inner.weight": torch.zeros(2, 2), "inner.bias": torch.zeros(2)}
+    try:
+        make([(name, nn.Parameter(value)) for name, value in stand_in.items()])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {error}; correct its settings") from error
 
 
 def _adamw(values: list[nn.Parameter], learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> Optimizer:

@@ -170,6 +170,19 @@ def test_build_makes_plain_objects() -> None:
         (lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}), "x", r"no_such_package.*can't be imported .*install its package"),
         (lambda: compose("scale=7b").iteration, "iteration", r"no value for reasoner.*reasoner="),
         (lambda: compose("+iteration.stages.sft1.amount=-5").iteration, "iteration", r"amount=-5"),
+        (lambda: compose("sft.epochs=0").sft, "sft", r"sft\.epochs=0; it is above 0"),
+        (lambda: compose("sft.micro_batch=0").sft, "sft", r"sft\.micro_batch=0"),
+        (lambda: compose("sft.max_tokens=0").sft, "sft", r"sft\.max_tokens=0"),
+        (lambda: compose("sft.batch_size=0").sft, "sft", r"sft\.batch_size=0"),
+        (lambda: compose("sft.optimizer.muon_learning_rate=-1").sft, "sft", r"sft\.optimizer: .*-1"),
+        (lambda: compose("grpo.optimizer.learning_rate=-1").grpo, "grpo", r"grpo\.optimizer: .*-1"),
+        (lambda: compose("grpo.transcripts=-3").grpo, "grpo", r"grpo\.transcripts=-3 is negative; 0 keeps none"),
+        (lambda: compose("trainer.workers=-1").trainer, "trainer", r"trainer\.workers=-1 is negative; give 0 or more"),
+        (lambda: compose("trainer.checkpoint_every=0").trainer, "trainer", r"trainer\.checkpoint_every=0"),
+        (lambda: compose("evaluation.batch=0").evaluation, "evaluation", r"evaluation\.batch=0; it is above 0"),
+        (lambda: compose("reward.workers=-2").reward, "reward", r"reward\.workers=-2"),
+        (lambda: compose("reward.deadline_s=0").reward, "reward", r"reward\.deadline_s=0"),
+        (lambda: compose("distill=policy", "distill.reason.batch=0").distill, "distill", r"^batch=0; it is above 0"),
         (lambda: compose("cycles.one.traces.amount=many").iteration, "iteration", r"stages\.traces1\.select\.amount='many' is no int or null; give .*=<int or null>"),
         (lambda: compose("grpo.steps=null").grpo, "grpo", r"grpo\.steps=null is no int; give grpo\.steps=<int>"),
         (lambda: compose("grpo.steps=[1,2]").grpo, "grpo", r"grpo\.steps=\[1, 2\] is no int"),
@@ -221,6 +234,21 @@ def test_a_word_that_hydra_refuses_is_told_with_its_fix(words: list[str], said: 
     assert "\n" not in message
     for part in said:
         assert part in message, message
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"epochs": "ten"}, r"iteration\.stages\.sft1\.settings\.epochs='ten' is no int"),
+        ({"epochs": 0}, r"sft1: sft\.epochs=0; it is above 0"),
+        ({"optimizer": {"learning_rate": 0.1}}, r"sft1: settings name parts of optimizer \(learning_rate\); a stage changes whole fields"),
+    ],
+)
+def test_settings_of_a_stage_are_checked_like_the_group_s(change: dict[str, Any], said: str) -> None:
+    from openvlt.iteration.stages import adjusted
+
+    with pytest.raises(UserError, match=said):
+        adjusted(default_parts()["sft"], change, "sft1")
 
 
 def test_unknown_settings_of_a_stage_are_told() -> None:

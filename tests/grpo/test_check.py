@@ -27,6 +27,7 @@ from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.rollout.views import Blackened
 from openvlt.sft.module import SFT
 from openvlt.trainer.fit import Fit
+from openvlt.trainer.optimizer import adamw
 from openvlt.types import UserError
 
 
@@ -36,7 +37,7 @@ def reward(**more: Any) -> Reward:
 
 def grpo(**changes: Any) -> GRPO:
     parts = dict(advantage=advantage.group_normalised, gate=gate.keep_unequal, aggregate=aggregate.sequence_mean, reward=reward())
-    machine = dict(fit=Fit(), prompt=PromptStyle(), generator=PrefixGenerator(), optimizer=None, scheduler=None)
+    machine = dict(fit=Fit(), prompt=PromptStyle(), generator=PrefixGenerator(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
     return GRPO(**{**machine, **parts, **changes})
 
 
@@ -129,7 +130,7 @@ def test_one_completion_of_a_problem_is_enough_where_others_stand_beside_it():
     ],
 )
 def test_how_weights_move_is_checked_in_both_kinds_of_training(changes: dict[str, Any], said: str):
-    machine = dict(fit=Fit(), prompt=PromptStyle(), optimizer=None, scheduler=None)
+    machine = dict(fit=Fit(), prompt=PromptStyle(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
     for name, make in (("grpo", grpo), ("sft", partial(SFT, **machine))):
         with pytest.raises(UserError, match=f"{name}.{said}"):
             make(**changes)

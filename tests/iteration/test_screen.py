@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from openvlt.data.render import PromptStyle
 from openvlt.iteration.screen import Screen
 from openvlt.rollout.generator import Sampling
-from openvlt.types import Completion
+from openvlt.types import Completion, UserError
 
 
 @dataclass
@@ -48,3 +48,10 @@ def test_the_least_sure_problems_stay_in_their_order_the_earlier_of_equals_first
 
 def test_fewer_problems_than_are_kept_all_stay(screen, vlm, problems):
     assert screen(vlm, problems[:3], 7) == problems[:3]
+
+
+@pytest.mark.parametrize("change", [{"keep": -12}, {"keep": 0}, {"batch": 0}, {"deadline_s": 0}])
+def test_what_keeps_or_answers_nothing_is_refused(screen, change):
+    (name, value), = change.items()
+    with pytest.raises(UserError, match=f"screen.{name}={value}; it is above 0"):
+        replace(screen, **change)
