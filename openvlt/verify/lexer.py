@@ -44,10 +44,13 @@ def tokens(text: str) -> list[tuple[str, str]]:
 
 
 def _split_word(word: str) -> list[tuple[str, str]]:
-    """`xcosx` into x, cos, x; a run of more than three plain letters is prose (four capitals name a figure)."""
+    """`xcosx` into x, cos, x; a run of more than three plain letters is prose (four capitals name a figure), and so are
+    three that can be spoken (`red`; `abc` is a product).
+    """
     parts = _WORD_PARTS.findall(word)
     letters = sum(len(part) == 1 for part in parts)
-    if letters > (4 if word.isupper() else 3) or word.lower() in _PROSE:
+    spoken = letters == len(word) == 3 and not word.isupper() and re.search("[aeiou]", word) and re.search("[^abc]", word)
+    if letters > (4 if word.isupper() else 3) or spoken or word.lower() in _PROSE:
         raise Unreadable(f"{word!r} is a word")
     return [("cmd", "\\" + part) if part in NAMES else ("let", part) for part in parts]
 
