@@ -25,6 +25,7 @@ from openvlt.types import Problem, UserError
 
 PACKAGES = ("torch", "transformers", "sympy", "numpy", "pillow", "pyarrow")
 Made = Mapping[str, Sequence[Mapping[str, Any]]]
+Base = Mapping[str, float]  # problem id -> share of right answers in the baseline
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,10 @@ class Run:
         """Scores the recorded answers of a file; rows without an answer are counted as missing, not scored."""
         recorded = read_responses(file, self.benchmark.ids, column, self.benchmark.part_of)
         loaded = load_for(self.benchmark, self.data_dir, file, recorded)
-        self._base(loaded.problems)
         found, strangers = matched(self.benchmark, loaded, file, recorded)
         made = {name: [{**a.row, "response": a.response} for a in answers] for name, answers in found.items()}
         problems = [problem for problem in loaded.problems if problem.id in made]
-        result = self._scored(problems, made, folder, asked={})
+        result = self._scored(problems, made, folder, self._base(problems), asked={})
         source = {"responses": file, "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(), "rows_from": loaded.where}
         notes = {"missing": len(loaded.problems) - len(problems), "without_a_row": strangers}
         return {**result, **notes, **_odd(loaded), "provenance": self._provenance() | source}
@@ -70,7 +70,7 @@ class Run:
     def ask_model(self, load_model: Callable[[], VLM], folder: Path) -> dict[str, Any]:
         """Asks the model every question (those that `folder` has answers to are not asked again) and scores the answers."""
         loaded = load(self.benchmark, self.data_dir, images=True, limit=self.limit)
-        self._base(loaded.problems)
+        base = self._base(loaded.problems)
         ask, engine, vlm = self.how.ask, self._engine(), load_model()
         style = self.prompt if isinstance(ask, Project) else style_for(ask.marks, self.prompt)
         asked = self.view(vlm, [ask(problem) for problem in loaded.problems], engine, folder)
@@ -78,7 +78,7 @@ class Run:
         made: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             made.setdefault(row["id"], []).append(row)
-        result = self._scored(loaded.problems, made, folder, asked={problem.id: problem.question for problem in asked})
+        result = self._scored(loaded.problems, made, folder, base, asked={problem.id: problem.question for problem in asked})
         made_by = _model(vlm) | {
             "prompt_hash": prompt_hash(asked),
             "prompt": asdict(style),
@@ -94,8 +94,8 @@ class Run:
         """The engine with the protocol's decoding. Raises UserError when that gives the same answer every time."""
         return replace(self.engine, sampling=replace(self.engine.sampling, n=self.samples, **self.how.sampling))
 
-    def _scored(self, problems: Sequence[Problem], made: Made, folder: Path, asked: Mapping[str, str]) -> dict[str, Any]:
-        """Scores every answer, writes rows.parquet, and sums up; with a baseline the paired test against it."""
+    def _scored(self, problems: Sequence[Problem], made: Made, folder: Path, base: Base, asked: Mapping[str, str]) -> dict[str, Any]:
+        """Scores every answer, writes rows.parquet, and sums up; with a baseline the paired test against it (`base`, see `_base`)."""
         cases = [Case(p, row["response"], row, row.get("finished")) for p in problems for row in made[p.id]]
         answers = self.how.score(cases, self.judge if self.how.judged else None)
         n = len(made[problems[0].id])
@@ -114,7 +114,7 @@ class Run:
             "headline": headline if headline in numbers["metrics"] else "accuracy",
             **numbers,
         }
-        return result if self.baseline is None else {**result, "baseline": self._against(scored)}
+        return result if self.baseline is None else {**result, "baseline": self._against(scored, base)}
 
     def _judge(self, cases: Sequence[Case]) -> str | None:
         """Who judged: a model by its name, "rules" in its place, "not asked" where each case was settled; None without one."""
@@ -129,7 +129,7 @@ class Run:
         rules = " (rules only)" if judge == "rules" else ""
         return f"protocol {self.protocol}{rules}{'' if self.view.name == 'whole' else f', {self.view.name}'}"
 
-    def _base(self, problems: Sequence[Problem]) -> dict[str, float]:
+    def _base(self, problems: Sequence[Problem]) -> Base:
         """Id -> share of right answers in the baseline, of these problems; raises UserError when it has none of them."""
         if self.baseline is None:
             return {}
@@ -141,8 +141,7 @@ class Run:
             raise UserError(f"baseline={self.baseline} has no row in common with {self.benchmark.name}; give a run of the same benchmark")
         return {name: sum(rights) / len(rights) for name, rights in base.items() if rights}
 
-    def _against(self, scored: Sequence[Scored]) -> dict[str, Any]:
-        base = self._base([row.problem for row in scored])
+    def _against(self, scored: Sequence[Scored], base: Base) -> dict[str, Any]:
         shared = [row for row in scored if row.problem.id in base]
         ones = [base[row.problem.id] for row in shared]
         return {"file": self.baseline, **paired(ones, [row.share for row in shared], [row.problem.meta["cluster"] for row in shared])}

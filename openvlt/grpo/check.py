@@ -16,6 +16,7 @@ from openvlt.reward.combine import weighted_sum
 from openvlt.trainer.module import check_moves
 from openvlt.trainer.optimizer import check_optimizer
 from openvlt.types import UserError
+from openvlt.values import positive
 
 DENOMINATORS = ("all", "kept", "selected")
 SIZES = ("steps", "group_size", "prompts_per_rollout", "prompts_per_update", "micro_batch", "temperature", "top_p", "max_new_tokens")
@@ -44,9 +45,7 @@ def _settings(bundle: Any) -> None:
     for entry in fields(bundle):
         if entry.name not in PARTS:
             fixed(f"grpo.{entry.name}", getattr(bundle, entry.name))
-    for name in SIZES:
-        if not getattr(bundle, name) > 0:
-            raise UserError(f"grpo.{name}={getattr(bundle, name)}; it is above 0")
+    positive(bundle, "grpo", *SIZES)
     if bundle.top_p > 1:
         raise UserError(f"grpo.top_p={bundle.top_p}; it is above 0 and at most 1, which cuts nothing off")
     not_negative("grpo.transcripts", bundle.transcripts, "0 keeps none")
