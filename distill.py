@@ -9,7 +9,7 @@ python distill.py resume=latest inspect=true                counts, samples, rej
 
 from omegaconf import DictConfig
 
-from openvlt.config import build, entry
+from openvlt.config.build import build, entry
 
 
 def run(config: DictConfig) -> None:

@@ -8,7 +8,7 @@ python evaluate.py compare=runs/evaluate/<one>,runs/evaluate/<other>
 
 from omegaconf import DictConfig
 
-from openvlt.config import entry
+from openvlt.config.build import entry
 
 
 def run(config: DictConfig) -> None:

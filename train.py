@@ -11,8 +11,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from openvlt.config import build, entry
-from openvlt.ranks import is_main
+from openvlt.config.build import build, entry
+from openvlt.distributed import is_main
 
 
 def run(config: DictConfig) -> None:

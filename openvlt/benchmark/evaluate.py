@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.statistics import wilson
+from openvlt.config.validate import not_negative, positive
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.data.source import Selection, Source
 from openvlt.data.table import stored_images
@@ -18,7 +19,6 @@ from openvlt.reward.accuracy import judge
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.rollout.spread import generate
 from openvlt.types import Completion, Problem, UserError, Verdict, unique_ids
-from openvlt.values import not_negative, positive
 
 WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.prompt import Interleaved
-from openvlt.data.lines import append_lines, read_lines
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.rollout.spread import generate
+from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import Problem, UserError
 
 

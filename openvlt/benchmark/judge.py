@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openvlt.data.ledger import Ledger
 from openvlt.rollout.protocol import Ask, Usage
 from openvlt.rollout.server import Server
+from openvlt.storage.ledger import Ledger
 from openvlt.types import UserError
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from openvlt.config import build
-from openvlt.data.ledger import Ledger
+from openvlt.config.build import build
 from openvlt.distill.card import card, figure
 from openvlt.distill.inspect import look
 from openvlt.distill.pipeline import Distillation
@@ -21,6 +20,7 @@ from openvlt.distill.plan import plan
 from openvlt.distill.publish import publish
 from openvlt.distill.stages import STAGES, Work
 from openvlt.model.load import VLM
+from openvlt.storage.ledger import Ledger
 from openvlt.types import Problem, UserError
 
 

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from openvlt import ranks
-from openvlt.data.ledger import content_key
+from openvlt import distributed
+from openvlt.config.validate import positive
 from openvlt.data.render import PromptStyle, Renderer, question_text
 from openvlt.distill.wire import image_url
 from openvlt.model.load import VLM
@@ -19,8 +19,8 @@ from openvlt.rollout.generator import Generator, Sampling
 from openvlt.rollout.protocol import Ask, Reply, Usage
 from openvlt.rollout.server import Server
 from openvlt.rollout.spread import generate
+from openvlt.storage.ledger import content_key
 from openvlt.types import Problem, UserError
-from openvlt.values import positive
 
 TOLD = "Description:\n{caption}\n\nQuestion:\n{question}"
 
@@ -159,17 +159,17 @@ class Served:
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
         """See `Engine`; every sample is a request of its own, with a seed of its own, and only the missing ones are sent, by one rank."""
-        if ranks.count() == 1:  # the usual case holds no reply in memory
+        if distributed.count() == 1:  # the usual case holds no reply in memory
             yield from self._ask(questions, seed, usage)
-        elif ranks.is_main():
+        elif distributed.is_main():
             sent = []
             for question, sample, reply in self._ask(questions, seed, usage):
                 sent.append((question.problem.id, sample, reply))
                 yield question, sample, reply
-            ranks.agreed(sent)
+            distributed.agreed(sent)
         else:
             known = {question.problem.id: question for question in questions}
-            for name, sample, reply in ranks.agreed(()):
+            for name, sample, reply in distributed.agreed(()):
                 yield known[name], sample, reply
 
     def _ask(self, questions: Iterable[Question], seed: int, usage: Usage) -> Iterator[tuple[Question, int, Reply]]:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from openvlt.data.lines import read_lines
 from openvlt.distill.stages import STAGES, Outcome
+from openvlt.storage.jsonl import read_lines
 from openvlt.types import UserError
 
 SHOWN, WIDTH = 3, 400

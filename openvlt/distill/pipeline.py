@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.lines import append_lines
 from openvlt.data.table import problem_row
 from openvlt.distill.engine import Engine
 from openvlt.distill.stages import Outcome, Work, count
 from openvlt.model.load import VLM
+from openvlt.storage.jsonl import append_lines
 from openvlt.types import Problem, UserError, unique_ids
 
 

@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openvlt import ranks
-from openvlt.data.ledger import Ledger, content_key
-from openvlt.data.lock import alone
+from openvlt import distributed
 from openvlt.data.render import question_text
 from openvlt.distill.engine import Question
 from openvlt.model.load import VLM
 from openvlt.rollout.protocol import Reply, Usage
+from openvlt.storage.ledger import Ledger, content_key
+from openvlt.storage.locks import alone
 from openvlt.types import Problem, UserError, Verdict
 from openvlt.verify import verify_batch
 
@@ -177,7 +177,7 @@ class Work:
         open_ones = [(p, self._verify_key(p, key), row) for p, key, row in chains if row["finished"]]
         open_ones = [(p, key, row) for p, key, row in open_ones if key not in self.files["verify"]]
         items = [{"gold": p.answer, "response": row["text"], "choices": p.choices, "answer_type": p.answer_type} for p, _, row in open_ones]
-        verdicts = ranks.agreed(verify_batch(items, workers=self.settings.workers, deadline_s=self.settings.deadline_s))
+        verdicts = distributed.agreed(verify_batch(items, workers=self.settings.workers, deadline_s=self.settings.deadline_s))
         for (problem, key, row), verdict in zip(open_ones, verdicts, strict=True):
             self.files["verify"].append(key, {"id": problem.id, "sample": row["sample"], "verdict": verdict.value})
 

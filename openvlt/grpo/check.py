@@ -7,6 +7,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
+from openvlt.config.validate import positive
 from openvlt.grpo import advantage, aggregate, gate, loss, shape
 from openvlt.grpo.columns import EXTRA, SCORED, check_columns, wanted
 from openvlt.grpo.plan import largest_group
@@ -16,7 +17,6 @@ from openvlt.reward.combine import weighted_sum
 from openvlt.trainer.module import check_moves
 from openvlt.trainer.optimizer import check_optimizer
 from openvlt.types import UserError
-from openvlt.values import positive
 
 DENOMINATORS = ("all", "kept", "selected")
 SIZES = ("steps", "group_size", "prompts_per_rollout", "prompts_per_update", "micro_batch", "temperature", "top_p", "max_new_tokens")

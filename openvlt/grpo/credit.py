@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openvlt import ranks
+from openvlt import distributed
 from openvlt.grpo.columns import call, own_rows, wanted
 from openvlt.grpo.shape import Shape
 from openvlt.types import Rollouts, Totals, UserError
@@ -15,7 +15,7 @@ from openvlt.types import Rollouts, Totals, UserError
 
 def agreed_rewards(rollouts: Rollouts) -> Rollouts:
     """The main rank's verdicts and rewards, on every rank: a verifier's deadline may pass on one and not on another."""
-    verdicts, rewards, reward_N = ranks.agreed((rollouts.verdicts, dict(rollouts.rewards), rollouts.reward_N))
+    verdicts, rewards, reward_N = distributed.agreed((rollouts.verdicts, dict(rollouts.rewards), rollouts.reward_N))
     return rollouts.with_(verdicts=verdicts, rewards=rewards, reward_N=reward_N)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from openvlt.data.lines import append_lines, read_lines
 from openvlt.data.table import stored_images
 from openvlt.grpo.advantage import group_mean
 from openvlt.grpo.columns import correct
 from openvlt.grpo.rows import take_rows
+from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import Completion, Origin, Rollouts, Verdict
 
 

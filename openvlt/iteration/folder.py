@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from openvlt import ranks
+from openvlt import distributed
 from openvlt.model.load import VLM
 from openvlt.types import UserError
 
@@ -36,13 +36,13 @@ def publish(vlm: VLM, folder: Path) -> None:
     """Saves `folder/model` (a plain Hugging Face checkpoint): complete, or not there."""
     aside, final = folder / ".model.tmp", folder / "model"
     vlm.merged()  # on every rank: what is evaluated next is the model that is saved
-    if ranks.is_main():
+    if distributed.is_main():
         shutil.rmtree(aside, ignore_errors=True)
         vlm.save(aside)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
-    saved = Path(ranks.agreed(str(final.absolute())))  # comes when the model is there
-    if not ranks.is_main():
+    saved = Path(distributed.agreed(str(final.absolute())))  # comes when the model is there
+    if not distributed.is_main():
         final.unlink(missing_ok=True)
         final.symlink_to(saved)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning
 
-from openvlt import ranks
+from openvlt import distributed
 from openvlt.iteration.folder import PREVIOUS, finished_stages, previous_run, write_json
 from openvlt.iteration.stages import Lab, Reinforce, Stage, Traces, Tune, adjusted, timed
 from openvlt.types import UserError
@@ -52,8 +52,8 @@ class Iteration:
         """The folder of the run that this one continues: noted when it starts, and kept to when it is resumed."""
         note = folder / PREVIOUS
         if not note.is_file():  # one rank looks for all: a run may end in between
-            found = previous_run(self.previous, runs, seed) if ranks.is_main() else None
-            return ranks.agreed(None if found is None else str(found))
+            found = previous_run(self.previous, runs, seed) if distributed.is_main() else None
+            return distributed.agreed(None if found is None else str(found))
         earlier = json.loads(note.read_text())
         if not Path(earlier).is_dir() and not (folder / "results.json").is_file():
             raise UserError(f"{folder} continues {earlier}, which isn't there any more; put it back, or start a new run")

@@ -9,18 +9,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from openvlt import ranks
+from openvlt import distributed
 from openvlt.benchmark.compare import compare, pairs, told
 from openvlt.benchmark.files import line, markdown
 from openvlt.benchmark.generate import Engine
 from openvlt.benchmark.judge import ServerJudge
 from openvlt.benchmark.protocol import Benchmark
 from openvlt.benchmark.suite import Run
-from openvlt.config import build
-from openvlt.data.lock import alone
+from openvlt.config.build import build
 from openvlt.iteration.folder import write_json, write_text
 from openvlt.iteration.session import announce, command_line, differences, make_lab, open_run, resumable
 from openvlt.model.load import VLM
+from openvlt.storage.locks import alone
 from openvlt.types import UserError
 
 # what only a benchmark reads
@@ -119,7 +119,7 @@ def make_run(config: DictConfig, name: str = "") -> Run:
     """The parts of one benchmark's evaluation, built from the config; `name` picks one of several benchmarks."""
     benchmark: Benchmark = build(config.benchmark[name] if name else config.benchmark, "benchmark")
     evaluation, judge = build(config.evaluation, "evaluation"), None
-    if config.judge is not None and ranks.is_main():  # the other ranks' scores are not kept
+    if config.judge is not None and distributed.is_main():  # the other ranks' scores are not kept
         judge = ServerJudge(build(config.judge, "judge"), Path(config.judge_ledger))
     if config.samples < 1 or config.batch < 1 or config.limit is not None and config.limit < 1:
         raise UserError(f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1")
@@ -181,9 +181,9 @@ def continued(config: DictConfig, held: ExitStack) -> DictConfig:
     if config.resume is not None:
         return config
     own = Path(config.paths.run)
-    found = ranks.agreed(_unfinished(config, held) if ranks.is_main() else None)
+    found = distributed.agreed(_unfinished(config, held) if distributed.is_main() else None)
     if found is None:
-        if ranks.is_main():
+        if distributed.is_main():
             own.mkdir(parents=True, exist_ok=True)
             _lock(own, held)
         return config

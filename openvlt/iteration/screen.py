@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openvlt import ranks
+from openvlt import distributed
+from openvlt.config.validate import positive
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.reward.accuracy import judge
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.rollout.spread import generate
 from openvlt.types import Completion, Problem, Verdict
-from openvlt.values import positive
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,6 @@ class Screen:
             part = problems[start : start + self.batch]
             answers += generate(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
         asked = [problem for problem in problems for _ in range(n)]
-        verdicts = ranks.agreed(judge(asked, answers, deadline_s=self.deadline_s))  # a deadline may fall differently on each rank
+        verdicts = distributed.agreed(judge(asked, answers, deadline_s=self.deadline_s))  # a deadline may fall differently on each rank
         right = [verdict is Verdict.CORRECT for verdict in verdicts]
         return [sum(right[row : row + n]) / n for row in range(0, len(right), n)]

@@ -14,8 +14,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from openvlt import ranks
-from openvlt.config import build
+from openvlt import distributed
+from openvlt.config.build import build
 from openvlt.iteration.folder import PREVIOUS, manifest, model_of_run, write_json, write_text
 from openvlt.iteration.stages import Lab
 from openvlt.types import UserError
@@ -33,13 +33,13 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     """
     check_seed(config)
     use_threads(config)
-    opened = _open(config) if ranks.is_main() else None
-    opened, folder = ranks.agreed(opened)
+    opened = _open(config) if distributed.is_main() else None
+    opened, folder = distributed.agreed(opened)
     use_threads(opened)
-    if not ranks.is_main():
+    if not distributed.is_main():
         with contextlib.suppress(OSError):  # it isn't empty: the folder to resume
             Path(config.paths.run).rmdir()
-    return opened, ranks.workplace(folder)
+    return opened, distributed.workplace(folder)
 
 
 def check_seed(config: DictConfig) -> None:
@@ -154,7 +154,7 @@ def resumable(folder: Path) -> Iterator[None]:
         yield
     except UserError:
         made = (path for path in folder.rglob("*") if path.is_file() and path.name not in BEGINNING)
-        if ranks.is_main() and not any(made):
+        if distributed.is_main() and not any(made):
             shutil.rmtree(folder)
         raise
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from openvlt.benchmark.evaluate import Evaluation
+from openvlt.config.validate import check_values
 from openvlt.data.source import Selection, Source
 from openvlt.data.table import read_traces
 from openvlt.distill.pipeline import Distillation
@@ -20,7 +21,6 @@ from openvlt.iteration.screen import Screen
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.sft.module import SFT
 from openvlt.types import Trace, UserError
-from openvlt.values import check_values
 
 
 @dataclass(frozen=True)

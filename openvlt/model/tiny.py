@@ -23,7 +23,7 @@ from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen2VLImageProcessorPil
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from openvlt import ranks
+from openvlt import distributed
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.model.processor import ImageOnlyProcessor
 from openvlt.types import Trace
@@ -188,7 +188,7 @@ class TinyModel(PretrainedModel):
         lessons = [] if self.lessons is None or self.training is None else list(self.lessons(seed=self.seed))
         corpus = list(self.corpus())
         folder = Path(self.cache).absolute() / f"tiny-{self._key(corpus, lessons)}"
-        if ranks.agreed(folder.is_dir()):
+        if distributed.agreed(folder.is_dir()):
             return str(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
@@ -199,10 +199,10 @@ class TinyModel(PretrainedModel):
                 size = sum(parameter.numel() for parameter in vlm.model.parameters())
                 print(f"making the embedded base model ({size / 1e6:.2f} M parameters), once per seed: {folder}", flush=True)
                 self.training.train(vlm, lessons, folder=workshop, seed=self.seed, title="base")
-            if ranks.is_main():
+            if distributed.is_main():
                 vlm.save(model)
                 _put(model, folder)
-        return ranks.agreed(str(folder))
+        return distributed.agreed(str(folder))
 
     def _key(self, corpus: Sequence[str], lessons: Sequence[Trace]) -> str:
         """Everything that decides the weights: shape, seed, texts, pictures, and the training's settings but for its progress bar."""

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.lines import whole_lines
+from openvlt.storage.jsonl import whole_lines
 from openvlt.types import UserError
 
 CONTROL = "control"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.data.images import data_url, open_image
-from openvlt.data.lines import read_lines
 from openvlt.report.records import Run, Stage
+from openvlt.storage.jsonl import read_lines
 from openvlt.types import UserError, Verdict
 
 RIGHT = Verdict.CORRECT.value

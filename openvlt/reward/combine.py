@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openvlt.config.validate import not_negative, positive
 from openvlt.reward.accuracy import judge
 from openvlt.types import Problem, Rollouts, UserError
-from openvlt.values import not_negative, positive
 
 Term = Callable[[Rollouts, Any], Tensor]
 

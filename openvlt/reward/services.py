@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openvlt import ranks
+from openvlt import distributed
 from openvlt.types import Problem, UserError
 
 
@@ -44,7 +44,7 @@ class Services:
         if self.judge is None:
             raise UserError("a reward term asks a judge, and there is none; give grpo.judge=<a server or a callable texts -> texts>")
         if new := [text for text in dict.fromkeys(texts) if text not in self._judged]:
-            replies = ranks.agreed(self._replies(new) if ranks.is_main() else [])  # one rank asks for all
+            replies = distributed.agreed(self._replies(new) if distributed.is_main() else [])  # one rank asks for all
             self._judged.update(zip(new, replies, strict=True))
         return [self._judged[text] for text in texts]
 

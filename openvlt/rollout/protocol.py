@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openvlt.data.ledger import content_key
+from openvlt.storage.ledger import content_key
 from openvlt.types import UserError
 
 

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openvlt.data.ledger import Ledger
 from openvlt.rollout.protocol import Again, Ask, Endpoint, Reply, Usage, read, refused
+from openvlt.storage.ledger import Ledger
 from openvlt.types import UserError
 
 LONGEST_PAUSE_S = 60.0

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from openvlt import ranks
+from openvlt import distributed
+from openvlt.config.validate import positive
 from openvlt.data.order import batch_rows
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.model.load import VLM
@@ -22,7 +23,6 @@ from openvlt.trainer.fit import Fit
 from openvlt.trainer.module import Optimisation, StepModule, check_moves
 from openvlt.trainer.optimizer import check_optimizer
 from openvlt.types import SFTBatch, Trace, UserError
-from openvlt.values import positive
 
 
 class SFTModule(StepModule):
@@ -36,7 +36,7 @@ class SFTModule(StepModule):
         """This rank's rows, those of like length together: little is computed for padding, and rows' order doesn't change the loss."""
         tokens = int(batch.mask_NT.sum())
         order = (batch.prompts.mask_PL.sum(1) + batch.mask_NT.sum(1)).argsort(descending=True)
-        mine = order[ranks.rank() :: ranks.count()]
+        mine = order[distributed.rank() :: distributed.count()]
         for rows in mine.split(self.micro_batch) if len(mine) else ():  # a short last batch may leave a rank without rows
             width = int(batch.mask_NT[rows].sum(1).max())
             columns = (column[rows, :width].to(self.device) for column in (batch.ids_NT, batch.mask_NT))

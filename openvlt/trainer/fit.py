@@ -21,18 +21,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from openvlt import ranks
+from openvlt import distributed
+from openvlt.config.validate import not_negative, positive
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
 from openvlt.types import UserError
-from openvlt.values import not_negative, positive
 
 
 @dataclass(frozen=True)
 class Fit:
     """`conf/trainer/*.yaml`. Every `checkpoint_every` optimiser steps a resumable `last.ckpt` is written.
 
-    `devices` is a number of GPUs (or CPU processes) of this machine or `auto` (`openvlt.ranks.processes`): one process each, weights
+    `devices` is a number of GPUs (or CPU processes) of this machine or `auto` (`openvlt.distributed.processes`): one process each, weights
     replicated, gradients summed. `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
     `workers` (on Linux) prepare what doesn't depend on the policy ahead of time: SFT's batches, one of them the images of GRPO's next
     rollout.
@@ -85,7 +85,7 @@ class Fit:
 
     def check(self) -> None:
         """Raises UserError when this machine can't give what is asked for; better now than after an hour of captions."""
-        ranks.check(ranks.processes(self.devices), self.accelerator)
+        distributed.check(distributed.processes(self.devices), self.accelerator)
         if self.precision in ("16", "bf16") or self.precision.endswith("-mixed"):  # Lightning takes the short names for mixed ones
             raise UserError(
                 f"trainer.precision={self.precision} would compute updates in another precision than the log-probabilities they are "
@@ -111,7 +111,7 @@ class Fit:
             strategy="auto",
             max_epochs=1,
             callbacks=callbacks,
-            logger=list(self.loggers) if ranks.is_main() else [],
+            logger=list(self.loggers) if distributed.is_main() else [],
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -164,7 +164,7 @@ class _Checkpoint(Callback):
         self.file, self.every = file, every
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
-        if module.version % self.every == 0 and ranks.is_main():
+        if module.version % self.every == 0 and distributed.is_main():
             aside = self.file.with_suffix(".tmp")
             trainer.save_checkpoint(aside)
             os.replace(aside, self.file)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from openvlt import ranks
+from openvlt import distributed
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Keller Jordan's quintic, as in torch.optim.Muon
 
@@ -28,13 +28,13 @@ def orthogonalise(update_BMN: Tensor, steps: int, eps: float = 1e-7) -> Tensor:
 
 def shared_out(updates_BMN: Tensor, steps: int, turn: int) -> Tensor:
     """`orthogonalise`, each matrix on one of the ranks in turn; `turn` is the number of matrices shared out before these."""
-    if ranks.count() == 1:
+    if distributed.count() == 1:
         return orthogonalise(updates_BMN, steps)
     done_BMN = torch.zeros_like(updates_BMN)
-    mine = slice((ranks.rank() - turn) % ranks.count(), None, ranks.count())
+    mine = slice((distributed.rank() - turn) % distributed.count(), None, distributed.count())
     if len(updates_BMN[mine]):
         done_BMN[mine] = orthogonalise(updates_BMN[mine], steps)
-    ranks.add_up([done_BMN])  # the other ranks' zeros change nothing
+    distributed.add_up([done_BMN])  # the other ranks' zeros change nothing
     return done_BMN
 
 

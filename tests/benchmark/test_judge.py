@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from stub_server import requests, stub_server
 
-from openvlt.config import CONF
+from openvlt.config.build import CONF
 from openvlt.iteration.scores import make_run
 from openvlt.types import UserError
 

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from openvlt.benchmark import mathvision, mathvista
 from openvlt.benchmark.files import read_scored
-from openvlt.config import CONF, build
+from openvlt.config.build import CONF, build
 from openvlt.iteration.scores import make_run
 
 

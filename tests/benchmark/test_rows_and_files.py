@@ -15,7 +15,7 @@ from openvlt.benchmark.files import read_scored
 from openvlt.benchmark.load import Loaded, load
 from openvlt.benchmark.recorded import read_responses
 from openvlt.benchmark.suite import Run
-from openvlt.config import CONF
+from openvlt.config.build import CONF
 from openvlt.iteration.scores import make_run
 from openvlt.types import UserError
 

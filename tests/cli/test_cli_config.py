@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from openvlt.config import CONF, build, explain, new_run_id, normalise
+from openvlt.config.build import CONF, build, explain, new_run_id, normalise
 from openvlt.types import UserError
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())

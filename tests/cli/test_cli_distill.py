@@ -10,7 +10,7 @@ import pytest
 from composed import compose
 from entry_scripts import FIGURES, MODEL, Cli
 
-from openvlt.config import build
+from openvlt.config.build import build
 from openvlt.distill.command import licences
 from openvlt.distill.cut import KEYWORDS
 

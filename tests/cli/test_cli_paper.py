@@ -6,7 +6,7 @@ import pytest
 from composed import NEEDED, compose
 from omegaconf import DictConfig
 
-from openvlt.config import build
+from openvlt.config.build import build
 
 SEEN = ["figureqa", "geos", "geometry3k", "tabmwp", "vizwiz", "ai2d"]
 HARDER = [*SEEN, "clevr", "superclevr", "iconqa", "mapqa", "scienceqa"]

@@ -8,7 +8,7 @@ import pytest
 from composed import compose
 from entry_scripts import FIGURES, Cli
 
-from openvlt.config import build
+from openvlt.config.build import build
 from openvlt.iteration import plan
 from openvlt.model import memory
 

@@ -75,35 +75,35 @@ def test_devices_is_a_number_or_auto(cli: Cli, devices: str) -> None:
 def test_auto_is_two_processes_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from openvlt import ranks
+    from openvlt import distributed
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for cores, processes in ((16, 2), (2, 2), (1, 1), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
-        assert ranks.processes("auto") == processes
+        assert distributed.processes("auto") == processes
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert ranks.processes("auto") == 8
+    assert distributed.processes("auto") == 8
 
 
 @pytest.mark.parametrize("accelerator, gpus, said", [("auto", 1, "has 1 GPU;"), ("gpu", 3, "has 3 GPUs;"), ("cpu", 1, None), ("auto", 0, None), ("auto", 4, None)])
 def test_more_processes_than_gpus_is_said_before_any_starts(monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int, said: str | None) -> None:
     import torch
 
-    from openvlt import ranks
+    from openvlt import distributed
     from openvlt.types import UserError
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     if said is None:
-        ranks.check(4, accelerator)
+        distributed.check(4, accelerator)
         return
     with pytest.raises(UserError, match=said):
-        ranks.check(4, accelerator)
+        distributed.check(4, accelerator)
 
 
 def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from openvlt import ranks
+    from openvlt import distributed
     from openvlt.types import UserError
 
     begun = []
@@ -111,23 +111,23 @@ def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: begun.append(number))
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: begun.append(backend))
-    monkeypatch.setattr(ranks.atexit, "register", lambda *_: None)
+    monkeypatch.setattr(distributed.atexit, "register", lambda *_: None)
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ranks, "is_main", lambda: True)
-    ranks.join("cpu")
+    monkeypatch.setattr(distributed, "is_main", lambda: True)
+    distributed.join("cpu")
     assert begun == ["gloo"]
     with pytest.raises(UserError, match=r"trainer\.devices=2, but this machine has 1 GPU"):
-        ranks.join("auto")
+        distributed.join("auto")
     assert begun == ["gloo"]  # before the second GPU is asked for
 
 
 def test_small_tensors_travel_together_and_a_large_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from openvlt import ranks
+    from openvlt import distributed
 
-    monkeypatch.setattr(ranks, "_MESSAGE", 10)
+    monkeypatch.setattr(distributed, "_MESSAGE", 10)
     sizes = [(4, torch.float32), (6, torch.float32), (1, torch.float32), (3, torch.bfloat16), (12, torch.float32), (2, torch.float32)]
-    buckets = ranks._buckets(torch.zeros(size, dtype=kind) for size, kind in sizes)
+    buckets = distributed._buckets(torch.zeros(size, dtype=kind) for size, kind in sizes)
     assert [[len(tensor) for tensor in bucket] for bucket in buckets] == [[4, 6], [1], [3], [12], [2]]

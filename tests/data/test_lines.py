@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from openvlt.data.lines import append_lines, read_lines
+from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import UserError
 
 ROWS = [{"id": "a", "text": "two\u2028lines"}, {"id": "b", "text": "é" * 50_000}]

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from openvlt.config import CONF
+from openvlt.config.build import CONF
 from openvlt.data.images import open_images
 from openvlt.data.releases import readers
 from openvlt.data.releases.source import EvaluationOnly, Release

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from openvlt.data.lock import alone
 from openvlt.data.table import read_traces
 from openvlt.distill.cut import nothing, reflections
 from openvlt.distill.engine import Function, Gold
@@ -19,6 +18,7 @@ from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import everything, shortest
 from openvlt.distill.stages import STAGES
 from openvlt.rollout.protocol import Reply
+from openvlt.storage.locks import alone
 from openvlt.types import Problem, UserError
 
 PROBLEMS = [Problem(f"p{number}", f"What is {number} + 1?", str(number + 1)) for number in range(5)]

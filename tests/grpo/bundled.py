@@ -23,10 +23,10 @@ from typing import Any
 import hydra
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, distributed
+from torch import Tensor
 
-from openvlt import ranks
-from openvlt.config import CONF, ROOT, build
+from openvlt import distributed
+from openvlt.config.build import CONF, ROOT, build
 from openvlt.data import figures
 from openvlt.data.render import PromptStyle, Renderer
 from openvlt.grpo.bundle import GRPO
@@ -133,10 +133,10 @@ def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tu
         loss, shares = module.loss(part)
         loss.backward()
         add(logged, {name: float(value.detach()) for name, value in {"loss": loss, **shares}.items()})
-    ranks.add_up_gradients(list(vlm.model.parameters()))
+    distributed.add_up_gradients(list(vlm.model.parameters()))
     found = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in vlm.model.parameters()]
     together: dict[str, float] = {}
-    for part in ranks.gathered([logged]):
+    for part in distributed.gathered([logged]):
         add(together, part)
     return torch.cat(found), together
 
@@ -173,12 +173,12 @@ def golden_run(file: Path) -> None:
 
 def one_rank(number: int, folder: Path) -> None:
     """All cases' gradients as two gloo processes find them together."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2)
     start = tiny_model()
     found = {case: gradient(*rolled(case, start), 6) for case in CASES}
     if number == 0:
         torch.save(found, folder / "found.pt")
-    distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
 def forked(function: Callable[..., None], *arguments: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 import pytest
 
-from openvlt.config import CONF, build
+from openvlt.config.build import CONF, build
 from openvlt.data import choose
 from openvlt.data.render import PromptStyle
 from openvlt.grpo import advantage, aggregate, gate, loss, sampler, shape

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from stub_server import FAULTS, requests, stub_server
 
-from openvlt.data.ledger import Ledger
 from openvlt.rollout.protocol import Ask, Endpoint, Reply, Usage, read
 from openvlt.rollout.server import Server
+from openvlt.storage.ledger import Ledger
 from openvlt.types import UserError
 
 

@@ -130,10 +130,10 @@ def test_two_ranks_share_the_work_and_end_as_one(tmp_path: Path, monkeypatch: py
         assert all(torch.equal(here, there) for here, there in zip(moved(), torch.load(tmp_path / f"{number}.pt"), strict=True))
 
     given = []
-    monkeypatch.setattr("openvlt.ranks.add_up", lambda tensors: given.extend(tensors))
-    monkeypatch.setattr("openvlt.ranks.count", lambda: 2)
+    monkeypatch.setattr("openvlt.distributed.add_up", lambda tensors: given.extend(tensors))
+    monkeypatch.setattr("openvlt.distributed.count", lambda: 2)
     for number in range(2):
-        monkeypatch.setattr("openvlt.ranks.rank", lambda number=number: number)
+        monkeypatch.setattr("openvlt.distributed.rank", lambda number=number: number)
         moved()
     done = [bool(matrix.any()) for stack in given for matrix in stack]
     assert done[: len(done) // 2] == [not other for other in done[len(done) // 2 :]], "each matrix is one rank's work"

@@ -20,11 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from openvlt import ranks
+from openvlt import distributed
+from openvlt.config.validate import check_nodes
 from openvlt.types import UserError
-from openvlt.values import check_nodes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 APPENDED = ("experiment", "recipe")  # groups outside the defaults list: `experiment=x` is read as `+experiment=x`
 
@@ -142,12 +142,12 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
     def framed(config: DictConfig) -> None:
         with telling(told, _DISK):
             processes, accelerator = (1, "cpu") if config.get("plan") else _trainer(config)  # a plan needs no device
-            if not ranks.launched() and processes > 1:
+            if not distributed.launched() and processes > 1:
                 _leave_no_empty_folder(config)  # the ranks' run has its own
-                ranks.check(processes, accelerator)
-                sys.exit(ranks.launch(processes))  # the whole command, a sweep too: ranks go through it side by side
-            ranks.join(accelerator)
-            if not ranks.launched():
+                distributed.check(processes, accelerator)
+                sys.exit(distributed.launch(processes))  # the whole command, a sweep too: ranks go through it side by side
+            distributed.join(accelerator)
+            if not distributed.launched():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
             try:
                 run(config)
@@ -170,7 +170,7 @@ def _trainer(config: DictConfig) -> tuple[int, str]:
     given = any(override.startswith("trainer.devices=") for override in HydraConfig.get().overrides.task)
     if config.resume is not None and saved.is_file():
         trainer = OmegaConf.load(saved).trainer
-    return ranks.processes(config.trainer.devices if given else trainer.devices), trainer.accelerator
+    return distributed.processes(config.trainer.devices if given else trainer.devices), trainer.accelerator
 
 
 _DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)
@@ -195,7 +195,7 @@ def telling(errors: tuple[type[Exception], ...], numbers: tuple[int, ...]) -> It
 
 
 def _fail(message: str) -> int:
-    ranks.let_main_speak()  # all ranks meet the same mistake
+    distributed.let_main_speak()  # all ranks meet the same mistake
     print(f"error: {message}", file=sys.stderr)
     return 2
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from openvlt.data.lines import cut_half
-from openvlt.data.lock import locked
+from openvlt.storage.jsonl import cut_half
+from openvlt.storage.locks import locked
 from openvlt.types import UserError
 
 _WIDTH = 32
