@@ -9,8 +9,8 @@ from fractions import Fraction
 from typing import Any
 
 from openvlt.benchmark.latex import parse
-from openvlt.verify import equality
-from openvlt.verify.nodes import Node, Unreadable
+from openvlt.verify.grade import numeric
+from openvlt.verify.parse.expression import Node, Unreadable
 
 _MATH = {name: getattr(math, name) for name in (
     "sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh exp floor").split()}  # fmt: skip
@@ -69,7 +69,7 @@ def _call(name: str, values: list[Any]) -> Any:
 def rounded(one: str, other: str) -> bool:
     """Whether two formulas have the same value to two decimals. EMMA's third test, equal expressions, can't be reached by names."""
     try:
-        values = [equality.real(_plain(parse(text))) for text in (one, other)]
+        values = [numeric.real(_plain(parse(text))) for text in (one, other)]
         return None not in values and round(values[0], 2) == round(values[1], 2)
     except (Unreadable, ArithmeticError, ValueError, TypeError):
         return False
@@ -79,7 +79,7 @@ def identical(one: str, other: str) -> bool:
     """Whether two formulas are the same expression, exactly; `sqrt(…)` and `pi` may stand without backslash. False for what isn't one."""
     try:
         trees = [_plain(parse(_commands(text), whole=True)) for text in (one, other)]
-        return bool(equality.same(*trees))
+        return bool(numeric.same(*trees))
     except (Unreadable, ArithmeticError, ValueError, TypeError):
         return False
 

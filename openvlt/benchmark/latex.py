@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from openvlt.verify.nodes import Node, Unreadable
+from openvlt.verify.parse.expression import Node, Unreadable
 
 LONGEST = 2000
 DEEPEST = 60

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from openvlt.types import UserError, Verdict
-from openvlt.verify import core, workers
+from openvlt.verify import core, pool
 from openvlt.verify.core import Explanation
-from openvlt.verify.extraction import find
+from openvlt.verify.extract.extractor import find
 
 DEADLINE_S = 0.5
 """Seconds that a symbolic comparison may take in `verify` and `explain`."""
@@ -36,7 +36,7 @@ def explain(gold: str, response: str, *, choices: Sequence[str] | None = None,
 
 
 def _settled(result: Explanation) -> Explanation:
-    (_, verdict), = workers.pool("symbolic", 1).map([result.values], DEADLINE_S)
+    (_, verdict), = pool.pool("symbolic", 1).map([result.values], DEADLINE_S)
     return replace(result, verdict=Verdict(verdict), why="by sympy in a worker process", pending=False)
 
 
@@ -70,7 +70,7 @@ def verify_batch(items: Iterable[Mapping[str, Any] | Sequence[Any]], *, workers:
     return [Verdict(verdict) for _, verdict in results]
 
 
-_pool = workers.pool
+_pool = pool.pool
 
 
 def _told(result: Explanation) -> tuple[str, Any]:

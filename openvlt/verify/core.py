@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from openvlt.types import Verdict
-from openvlt.verify.extraction import find
-from openvlt.verify.judge import judge
-from openvlt.verify.values import Value, show
+from openvlt.verify.extract.extractor import find
+from openvlt.verify.grade.rules import judge
+from openvlt.verify.parse.answer import Value, show
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def _judging() -> Callable[[Any], Any]:
 def _symbolic() -> Callable[[Any], Any]:
     import sympy  # noqa: F401  (loaded before forking)
 
-    from openvlt.verify.symbolic import decide
+    from openvlt.verify.grade.symbolic import decide
 
     return lambda question: ("done", decide(*question).value)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from openvlt.types import Verdict
 from openvlt.verify import explain, verify
-from openvlt.verify.grammar import parse
-from openvlt.verify.nodes import Undefined, Unreadable, exact
+from openvlt.verify.parse.expression import Undefined, Unreadable, exact
+from openvlt.verify.parse.grammar import parse
 
 integers = st.integers(-(10**6), 10**6)
 decimals = st.decimals(-(10**4), 10**4, places=2, allow_nan=False).map(lambda d: f"{d:.2f}")

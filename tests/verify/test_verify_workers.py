@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from openvlt.types import UserError, Verdict
-from openvlt.verify import verify_batch, workers
+from openvlt.verify import pool, verify_batch
 
 ROOT = Path(__file__).parents[2]
 HANGS = ("(x+y+z)^{2}", "<answer>(x+y+z)^{4000}</answer>")
@@ -48,7 +48,7 @@ def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
 
 
 def test_a_worker_that_dies_is_replaced() -> None:
-    pool = workers.Pool("judge", 2)
+    pool = pool.Pool("judge", 2)
     try:
         pid = pool.workers[0].pid
         subprocess.run(["kill", "-9", str(pid)], check=True)
@@ -123,7 +123,7 @@ def test_wrong_items_are_the_users_mistake() -> None:
 
 def test_no_processes_are_left_behind() -> None:
     script = (
-        "from openvlt.verify import verify_batch\nfrom openvlt.verify.workers import pool\n"
+        "from openvlt.verify import verify_batch\nfrom openvlt.verify.pool import pool\n"
         "verify_batch([('7','7')]*4, workers=2, deadline_s=5)\nprint(pool('judge', 2).parent.pid)"
     )
     pid = subprocess.run(

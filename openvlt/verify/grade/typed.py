@@ -10,12 +10,12 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-from openvlt.verify import equality
-from openvlt.verify.nodes import Node, symbols
-from openvlt.verify.quantity import Quantity
-from openvlt.verify.ranges import as_ranges, linear_range, same_ranges
-from openvlt.verify.text import fold
-from openvlt.verify.values import Group, Matrix, Range, Ratio, Relation, Value, Words
+from openvlt.verify.grade import numeric
+from openvlt.verify.grade.intervals import as_ranges, linear_range, same_ranges
+from openvlt.verify.parse.answer import Group, Matrix, Range, Ratio, Relation, Value, Words
+from openvlt.verify.parse.expression import Node, symbols
+from openvlt.verify.parse.normalize import fold
+from openvlt.verify.parse.quantity import Quantity
 
 ROUNDED_DIGITS = 4
 """A decimal answers an irrational or repeating gold when it is its correct rounding to at least this many significant
@@ -67,7 +67,7 @@ def quantities(gold: Quantity, answer: Quantity) -> bool | None:
         if gold.unit.dims != answer.unit.dims:
             return _both_ways(gold, answer)
         if gold.unit.dims == (("angle", 1),) and gold.unit.scale != answer.unit.scale:
-            return equality.same(*(("deg", q.node) if q.unit.scale != 1 else q.node for q in (gold, answer)))
+            return numeric.same(*(("deg", q.node) if q.unit.scale != 1 else q.node for q in (gold, answer)))
         factor = answer.unit.scale * answer.magnitude / (gold.unit.scale * gold.magnitude)
         return _values(gold, _times(answer, factor), gold.ulp) if factor != 1 else _values(gold, answer, gold.ulp)
     if gold.unit and answer.noun or answer.unit and gold.noun:
@@ -127,7 +127,7 @@ def _radians(gold: Quantity, answer: Quantity) -> bool:
     angle, bare = (gold, answer) if gold.unit else (answer, gold)
     if angle.unit is None or angle.unit.dims != (("angle", 1),) or angle.unit.scale == 1 or bare.value is not None:
         return False
-    return equality.same(("deg", angle.node), bare.node) is True
+    return numeric.same(("deg", angle.node), bare.node) is True
 
 
 def _same_noun(gold: str, answer: str) -> bool:
@@ -142,11 +142,11 @@ def _values(gold: Quantity, answer: Quantity, ulp: Fraction | None) -> bool | No
             return gold.value == answer.value or _rounds_to(gold, answer)
         return abs(gold.value - answer.value) <= ulp / 2
     if ulp is not None and answer.closed:
-        value = equality.real(answer.node)
+        value = numeric.real(answer.node)
         return value is not None and abs(float(gold.value) - value) <= float(ulp) / 2 * (1 + 1e-9)
     if answer.ulp is not None and gold.closed:
         return _rounds_to(gold, answer)
-    return equality.same(gold.node, answer.node)
+    return numeric.same(gold.node, answer.node)
 
 
 def _rounds_to(gold: Quantity, answer: Quantity) -> bool:
@@ -155,7 +155,7 @@ def _rounds_to(gold: Quantity, answer: Quantity) -> bool:
         return False
     if len(str(abs(answer.value // answer.ulp))) < ROUNDED_DIGITS:
         return False
-    value = float(gold.value) if gold.value is not None else equality.real(gold.node)
+    value = float(gold.value) if gold.value is not None else numeric.real(gold.node)
     return value is not None and abs(value - float(answer.value)) <= float(answer.ulp) / 2 * (1 + 1e-9)
 
 
@@ -198,13 +198,13 @@ def _equations(gold: Relation, answer: Relation) -> bool | None:
     if None in (gold.left, gold.right, answer.left, answer.right) or gold.op != answer.op and gold.op == "=":
         return False
     f, g = (_difference(r.left, r.right) for r in (gold, answer))
-    result = equality.proportional(f, g)
+    result = numeric.proportional(f, g)
     if gold.op == answer.op == "=" and not result and symbols(f) == symbols(g):
         return None if _has_denominator(f) or _has_denominator(g) else result
     if gold.op in ("=", "!=") or not result:
         return result if gold.op == answer.op or not result else False
     same_way = gold.op[0] == answer.op[0]
-    return gold.op[1:] == answer.op[1:] and (equality.sign_of_ratio(f, g) > 0) == same_way
+    return gold.op[1:] == answer.op[1:] and (numeric.sign_of_ratio(f, g) > 0) == same_way
 
 
 def _has_denominator(node: Node) -> bool:
@@ -282,7 +282,7 @@ def _ratios(gold: Value, answer: Value) -> bool | None:
     a, b = _parts(gold), _parts(answer)
     if a is None or b is None or len(a) != len(b):
         return False
-    return _all(equality.same(("mul", a[0], y), ("mul", b[0], x)) for x, y in zip(a[1:], b[1:], strict=True))
+    return _all(numeric.same(("mul", a[0], y), ("mul", b[0], x)) for x, y in zip(a[1:], b[1:], strict=True))
 
 
 def _parts(value: Value) -> tuple[Node, ...] | None:

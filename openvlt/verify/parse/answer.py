@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openvlt.verify.nodes import Node, text_of
-from openvlt.verify.quantity import Quantity
+from openvlt.verify.parse.expression import Node, text_of
+from openvlt.verify.parse.quantity import Quantity
 
 
 @dataclass(frozen=True)

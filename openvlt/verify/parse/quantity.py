@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from openvlt.verify.grammar import parse
-from openvlt.verify.lexer import MATH_WORDS, MAX_DIGITS, literal
-from openvlt.verify.nodes import Node, Undefined, Unreadable, exact, symbols
-from openvlt.verify.units import CHINESE_COUNTERS, GENERIC, Unit, lookup, split_unit
-from openvlt.verify.words import FILLER, MAGNITUDES, number_word
+from openvlt.verify.parse.expression import Node, Undefined, Unreadable, exact, symbols
+from openvlt.verify.parse.grammar import parse
+from openvlt.verify.parse.lexer import MATH_WORDS, MAX_DIGITS, literal
+from openvlt.verify.parse.number_words import FILLER, MAGNITUDES, number_word
+from openvlt.verify.parse.units import CHINESE_COUNTERS, GENERIC, Unit, lookup, split_unit
 
 
 @dataclass(frozen=True)

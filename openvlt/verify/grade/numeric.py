@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from openvlt.verify.nodes import Digits, Floats, Node, Undefined, Unreadable, evaluate, exact, symbols
+from openvlt.verify.parse.expression import Digits, Floats, Node, Undefined, Unreadable, evaluate, exact, symbols
 
 # Unrelated values for up to a dozen symbols; each point shifts them. A negative point last: |x| isn't x, √(x²) isn't x.
 _BASE = [Fraction(n, 10**9) for n in (739085133, 1324717957, 2236067977, 577215665, 1618033989, 915965594, 2718281828,

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from openvlt.types import Verdict
-from openvlt.verify import phrases as p
-from openvlt.verify.text import clean
-from openvlt.verify.words import NOTHING, refuses
+from openvlt.verify.extract import patterns as p
+from openvlt.verify.parse.normalize import clean
+from openvlt.verify.parse.number_words import NOTHING, refuses
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from openvlt.verify.lexer import FUNCTIONS, NAMES, RECIPROCALS, literal, tokens
-from openvlt.verify.nodes import Node, Undefined, Unreadable, exact
+from openvlt.verify.parse.expression import Node, Undefined, Unreadable, exact
+from openvlt.verify.parse.lexer import FUNCTIONS, NAMES, RECIPROCALS, literal, tokens
 
 MAX_DEPTH = 32
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from openvlt.verify import phrases as p
-from openvlt.verify.words import COUNT, yes_no
+from openvlt.verify.extract import patterns as p
+from openvlt.verify.parse.number_words import COUNT, yes_no
 
 _NUMBER = (r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
            r"\d+\s+out\s+of\s+\d+|√\d+|\d+(?:\.\d+)?|\.\d+)"

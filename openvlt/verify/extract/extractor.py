@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 
 from openvlt.types import Verdict
-from openvlt.verify.announcements import Found, announced, corrected, says_nothing
-from openvlt.verify.prose import SENTENCE_VERB, SEVERAL, conclusion
-from openvlt.verify.reading import read
-from openvlt.verify.text import balanced, visible
-from openvlt.verify.values import Words
-from openvlt.verify.words import refuses
+from openvlt.verify.extract.announced import Found, announced, corrected, says_nothing
+from openvlt.verify.extract.conclusion import SENTENCE_VERB, SEVERAL, conclusion
+from openvlt.verify.parse.answer import Words
+from openvlt.verify.parse.normalize import balanced, visible
+from openvlt.verify.parse.number_words import refuses
+from openvlt.verify.parse.reader import read
 
 TAIL = 20_000
 """Characters of a response that are searched for boxes, announcements and conclusions, from its end."""

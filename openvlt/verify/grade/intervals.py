@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from openvlt.verify import equality
-from openvlt.verify.nodes import Undefined, Unreadable, exact, substitute, symbols
-from openvlt.verify.quantity import Quantity
-from openvlt.verify.values import Group, Range, Relation, Value
+from openvlt.verify.grade import numeric
+from openvlt.verify.parse.answer import Group, Range, Relation, Value
+from openvlt.verify.parse.expression import Undefined, Unreadable, exact, substitute, symbols
+from openvlt.verify.parse.quantity import Quantity
 
 Same = Callable[[Quantity, Quantity], bool | None]
 
@@ -30,7 +30,7 @@ def as_ranges(value: Value) -> list[Range] | None:
 
 
 def _finite(end: Quantity) -> Quantity | None:
-    return None if equality.has_infinity(end.node) else end
+    return None if numeric.has_infinity(end.node) else end
 
 
 def same_ranges(gold: list[Range], answer: list[Range], same: Same) -> bool:

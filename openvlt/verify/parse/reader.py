@@ -10,10 +10,10 @@ import contextlib
 import re
 from functools import lru_cache
 
-from openvlt.verify.nodes import Undefined, Unreadable, symbols
-from openvlt.verify.quantity import Quantity, quantity
-from openvlt.verify.text import MAX_CHARS, clean, unwrap
-from openvlt.verify.values import Group, Matrix, Range, Ratio, Relation, Value, Words
+from openvlt.verify.parse.answer import Group, Matrix, Range, Ratio, Relation, Value, Words
+from openvlt.verify.parse.expression import Undefined, Unreadable, symbols
+from openvlt.verify.parse.normalize import MAX_CHARS, clean, unwrap
+from openvlt.verify.parse.quantity import Quantity, quantity
 
 MAX_ITEMS, MAX_LEVELS, MAX_CELLS = 100, 6, 100
 

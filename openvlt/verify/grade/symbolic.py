@@ -10,9 +10,9 @@ import operator
 from typing import Any
 
 from openvlt.types import Verdict
-from openvlt.verify.nodes import Node
-from openvlt.verify.quantity import Quantity
-from openvlt.verify.values import Group, Range, Relation, Value
+from openvlt.verify.parse.answer import Group, Range, Relation, Value
+from openvlt.verify.parse.expression import Node
+from openvlt.verify.parse.quantity import Quantity
 
 _RELATIONS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 

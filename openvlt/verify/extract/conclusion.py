@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from openvlt.verify import phrases as p
-from openvlt.verify.choices import REJECTED, mentioned
-from openvlt.verify.sentence import BOLD, value_in
-from openvlt.verify.text import fold
-from openvlt.verify.words import refuses
+from openvlt.verify.extract import patterns as p
+from openvlt.verify.extract.sentence import BOLD, value_in
+from openvlt.verify.options import REJECTED, mentioned
+from openvlt.verify.parse.normalize import fold
+from openvlt.verify.parse.number_words import refuses
 
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z*\\$(\d\"'])|(?<=。)")
 _LETTERED = re.compile(

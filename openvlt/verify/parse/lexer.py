@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from openvlt.verify.nodes import Unreadable
+from openvlt.verify.parse.expression import Unreadable
 
 MAX_CHARS, MAX_TOKENS, MAX_DIGITS = 1_500, 400, 400
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from openvlt.verify.quantity import Quantity
-from openvlt.verify.reading import read
-from openvlt.verify.text import clean, fold
+from openvlt.verify.parse.normalize import clean, fold
+from openvlt.verify.parse.quantity import Quantity
+from openvlt.verify.parse.reader import read
 
 Same = Callable[[str, str], bool]
 

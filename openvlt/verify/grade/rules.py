@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from openvlt.types import Verdict
-from openvlt.verify import choices as letters
-from openvlt.verify.compare import compare
-from openvlt.verify.nodes import symbols
-from openvlt.verify.quantity import Quantity
-from openvlt.verify.reading import read
-from openvlt.verify.sentence import reason_cut, value_in
-from openvlt.verify.text import clean, fold
-from openvlt.verify.values import Group, Range, Relation, Value, Words
-from openvlt.verify.words import YES_NO, refuses, yes_no
+from openvlt.verify import options as letters
+from openvlt.verify.extract.sentence import reason_cut, value_in
+from openvlt.verify.grade.typed import compare
+from openvlt.verify.parse.answer import Group, Range, Relation, Value, Words
+from openvlt.verify.parse.expression import symbols
+from openvlt.verify.parse.normalize import clean, fold
+from openvlt.verify.parse.number_words import YES_NO, refuses, yes_no
+from openvlt.verify.parse.quantity import Quantity
+from openvlt.verify.parse.reader import read
 
 
 @dataclass(frozen=True)
