@@ -99,7 +99,7 @@ def memory(problems: int) -> list[dict[str, float]]:
 
 def through(amount: int) -> dict[str, float]:
     """One distillation of so many problems, published."""
-    from openvlt.data.render import PromptStyle
+    from openvlt.data.prompts import PromptStyle
     from openvlt.distill.cut import reflections
     from openvlt.distill.engine import Function, Known
     from openvlt.distill.pipeline import Distillation

@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from shapes import ROOT, Open, Setting, clock, commit, make_model, make_problems, renderer, rss_mib, summary, write  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from openvlt.data.render import pad_right  # noqa: E402
+from openvlt.data.prompts import pad_right  # noqa: E402
 from openvlt.grpo.experience import micro_batches  # noqa: E402
 from openvlt.model.logprob import completion_logp  # noqa: E402
 from openvlt.rollout.generator import Sampling  # noqa: E402

@@ -22,7 +22,7 @@ import transformers
 from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.model.tiny import Shape, make_config, make_processor, make_tokenizer
 from openvlt.types import Problem

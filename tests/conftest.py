@@ -16,8 +16,8 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from openvlt.data import figures  # noqa: E402
-from openvlt.data.render import PromptStyle, Renderer, pad_right  # noqa: E402
+from openvlt.data.prompts import PromptStyle, Renderer, pad_right  # noqa: E402
+from openvlt.data.synthetic import figures  # noqa: E402
 from openvlt.model.load import VLM  # noqa: E402
 from openvlt.model.tiny import Shape, make_vlm  # noqa: E402
 from openvlt.types import Problem, Prompts  # noqa: E402

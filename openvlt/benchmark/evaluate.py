@@ -11,9 +11,9 @@ from typing import Any
 
 from openvlt.benchmark.statistics import wilson
 from openvlt.config.validate import not_negative, positive
-from openvlt.data.render import PromptStyle, Renderer
-from openvlt.data.source import Selection, Source
-from openvlt.data.table import stored_images
+from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.data.sources.base import Selection, Source
+from openvlt.data.sources.schema import stored_images
 from openvlt.model.load import VLM
 from openvlt.reward.accuracy import judge
 from openvlt.rollout.generator import Generator, Sampling

@@ -57,7 +57,7 @@ def _schema(pyarrow: Any) -> Any:
 
 def read_scored(place: str) -> list[dict[str, Any]]:
     """The rows of a rows.parquet, or of the run folder that holds it. Raises UserError for anything else."""
-    from openvlt.data.files import read_rows
+    from openvlt.data.sources.files import read_rows
 
     path = Path(place) / "rows.parquet" if Path(place).is_dir() else Path(place)
     if not path.is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.prompt import Interleaved
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.rollout.generator import Generator, Sampling
 from openvlt.rollout.spread import generate

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any
 
-from openvlt.data.render import PromptStyle
+from openvlt.data.prompts import PromptStyle
 from openvlt.types import Problem
 
 

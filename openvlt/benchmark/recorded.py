@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.rows import SUFFIXES
-from openvlt.data.files import read_rows
+from openvlt.data.sources.files import read_rows
 from openvlt.types import UserError
 
 Row = Mapping[str, Any]

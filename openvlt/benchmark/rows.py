@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.files import read_rows
-from openvlt.data.table import Columns, to_problem
+from openvlt.data.sources.files import read_rows
+from openvlt.data.sources.schema import Columns, to_problem
 from openvlt.types import Problem, UserError
 
 SUFFIXES = (".parquet", ".jsonl", ".json")  # of a split that lies there in two forms the first is read: Parquet holds its images

@@ -19,7 +19,7 @@ from openvlt.benchmark.recorded import read_responses
 from openvlt.benchmark.rows import check_folder
 from openvlt.benchmark.summary import Scored, summary
 from openvlt.benchmark.view import View
-from openvlt.data.render import PromptStyle
+from openvlt.data.prompts import PromptStyle
 from openvlt.model.load import VLM
 from openvlt.types import Problem, UserError
 

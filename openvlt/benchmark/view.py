@@ -13,7 +13,7 @@ from PIL import Image
 from openvlt.benchmark.generate import Engine
 from openvlt.benchmark.prompt import filled
 from openvlt.data.images import image_size
-from openvlt.data.render import PromptStyle
+from openvlt.data.prompts import PromptStyle
 from openvlt.model.load import VLM
 from openvlt.types import Problem, UserError
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from openvlt import distributed
 from openvlt.config.validate import positive
-from openvlt.data.render import PromptStyle, Renderer, question_text
+from openvlt.data.prompts import PromptStyle, Renderer, question_text
 from openvlt.distill.wire import image_url
 from openvlt.model.load import VLM
 from openvlt.rollout.generator import Generator, Sampling

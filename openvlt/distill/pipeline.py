@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.table import problem_row
+from openvlt.data.sources.schema import problem_row
 from openvlt.distill.engine import Engine
 from openvlt.distill.stages import Outcome, Work, count
 from openvlt.model.load import VLM

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from openvlt.data.mixture import apportion, fill
-from openvlt.data.source import Selection
+from openvlt.data.sources.base import Selection
+from openvlt.data.sources.mixture import apportion, fill
 from openvlt.distill.pipeline import Distillation
 from openvlt.types import UserError
 

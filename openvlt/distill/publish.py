@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.render import PromptStyle, question_text
-from openvlt.data.table import problem_row
+from openvlt.data.prompts import PromptStyle, question_text
+from openvlt.data.sources.schema import problem_row
 from openvlt.distill.pipeline import trace_rows
 from openvlt.distill.stages import Outcome
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from openvlt.data.figures import chain, parse_caption, parse_question, reading
+from openvlt.data.synthetic.figures import chain, parse_caption, parse_question, reading
 
 _DOUBTS = ("Wait, let me check.", "But wait, is that right?", "Wait, did I read that well?")
 

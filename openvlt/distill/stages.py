@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openvlt import distributed
-from openvlt.data.render import question_text
+from openvlt.data.prompts import question_text
 from openvlt.distill.engine import Question
 from openvlt.model.load import VLM
 from openvlt.rollout.protocol import Reply, Usage

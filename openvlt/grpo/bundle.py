@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from openvlt.data.choose import Selector, chosen
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.data.sources.selection import Selector, chosen
 from openvlt.grpo.auxiliary import KL, Auxiliary, RewardKL
 from openvlt.grpo.check import check
 from openvlt.grpo.experience import Chain, Experience

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from openvlt import distributed
-from openvlt.data.render import Renderer, pad_right
+from openvlt.data.prompts import Renderer, pad_right
 from openvlt.grpo.auxiliary import Auxiliary, RewardKL
 from openvlt.grpo.columns import SCORED, call, own_rows, wanted
 from openvlt.grpo.credit import agreed_rewards, counted, credited, take_reward, totals_of, weights

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openvlt.data.ahead import Ahead
-from openvlt.data.render import Renderer
+from openvlt.data.image_views import seen_through
+from openvlt.data.prefetch import Ahead
+from openvlt.data.prompts import Renderer
 from openvlt.grpo.rows import join_prompts
 from openvlt.grpo.sampler import PromptSampler
-from openvlt.rollout.views import seen_through
 from openvlt.types import Problem, Prompts
 
 View = tuple[Any, float]  # an image view and its strength

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openvlt.data.table import stored_images
+from openvlt.data.sources.schema import stored_images
 from openvlt.grpo.advantage import group_mean
 from openvlt.grpo.columns import correct
 from openvlt.grpo.rows import take_rows

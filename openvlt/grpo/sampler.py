@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from openvlt.data.order import batch_rows
+from openvlt.data.batching import batch_rows
 from openvlt.types import Problem, UserError
 
 

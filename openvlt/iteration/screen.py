@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from openvlt import distributed
 from openvlt.config.validate import positive
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.reward.accuracy import judge
 from openvlt.rollout.generator import Generator, Sampling

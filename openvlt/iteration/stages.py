@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from openvlt.benchmark.evaluate import Evaluation
 from openvlt.config.validate import check_values
-from openvlt.data.source import Selection, Source
-from openvlt.data.table import read_traces
+from openvlt.data.sources.base import Selection, Source
+from openvlt.data.sources.schema import read_traces
 from openvlt.distill.pipeline import Distillation
 from openvlt.grpo.bundle import GRPO
 from openvlt.iteration.folder import publish, saved_model

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from openvlt import distributed
 from openvlt.config.validate import positive
-from openvlt.data.order import batch_rows
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.batching import batch_rows
+from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.model.logprob import completion_logp
 from openvlt.sft.loss import nll

@@ -18,7 +18,7 @@ from openvlt.benchmark.prompt import IN_THE_IMAGE
 from openvlt.benchmark.suite import Run
 from openvlt.benchmark.view import told
 from openvlt.config.build import CONF
-from openvlt.data.render import question_text
+from openvlt.data.prompts import question_text
 from openvlt.iteration.scores import make_run
 from openvlt.types import Problem
 

@@ -139,11 +139,11 @@ def test_a_stage_that_needs_a_later_one_is_told(stage: str, change: dict[str, An
 
 
 def node(**keys: Any) -> DictConfig:
-    return OmegaConf.create({"_target_": "openvlt.data.source.Selection", **keys})
+    return OmegaConf.create({"_target_": "openvlt.data.sources.base.Selection", **keys})
 
 
 def test_build_makes_plain_objects() -> None:
-    made = build(OmegaConf.create({"_target_": "openvlt.data.source.Selection", "amount": 3, "levels": [1, 2], "sources": {"a": 1}}))
+    made = build(OmegaConf.create({"_target_": "openvlt.data.sources.base.Selection", "amount": 3, "levels": [1, 2], "sources": {"a": 1}}))
     assert (made.amount, made.levels, made.sources) == (3, [1, 2], {"a": 1})
     assert type(made.levels) is list and type(made.sources) is dict
     assert build(OmegaConf.create({"x": [node(amount=2)]}))["x"][0].amount == 2
@@ -166,7 +166,7 @@ def test_build_makes_plain_objects() -> None:
         (lambda: compose("grpo.kl=-1").grpo, "grpo", r"grpo\.kl=-1.* is negative"),
         (lambda: compose("grpo.prompts_per_update=5").grpo, "grpo", r"is no multiple of grpo\.prompts_per_update=5"),
         (lambda: compose("+reward.weights.precision=1").reward, "reward", r"reward weights name .*terms are \['accuracy'\]; give every term"),
-        (lambda: OmegaConf.create({"_target_": "openvlt.data.source.Selction"}), "x", r"x\._target_=.*: openvlt\.data\.source has no 'Selction', but Selection, .*Figures"),
+        (lambda: OmegaConf.create({"_target_": "openvlt.data.sources.base.Selction"}), "x", r"x\._target_=.*: openvlt\.data\.source has no 'Selction', but Selection, .*Figures"),
         (lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}), "x", r"no_such_package.*can't be imported .*install its package"),
         (lambda: compose("scale=7b").iteration, "iteration", r"no value for reasoner.*reasoner="),
         (lambda: compose("+iteration.stages.sft1.amount=-5").iteration, "iteration", r"amount=-5"),
@@ -201,12 +201,12 @@ def test_build_says_what_is_wrong_and_what_is_allowed(config: Callable[[], DictC
 
 def test_a_bug_behind_a_target_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its traceback shows where; only what the values of a call do wrong is told in a sentence."""
-    from openvlt.data import source
+    from openvlt.data.sources import base
 
     def deeper() -> int:
         return len(3)
 
-    monkeypatch.setattr(source.Selection, "__post_init__", lambda selection: deeper())
+    monkeypatch.setattr(base.Selection, "__post_init__", lambda selection: deeper())
     with pytest.raises(TypeError, match="has no len"):
         build(node())
 

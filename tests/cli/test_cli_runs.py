@@ -224,9 +224,9 @@ def test_distill_writes_rows_that_training_and_evaluation_read(cli: Cli) -> None
     rows = [json.loads(line) for line in (folder / "traces.jsonl").read_text().splitlines()]
     assert len(rows) == 20 and all(row["response"].endswith(f"<answer>{row['answer']}</answer>") for row in rows)
 
-    from openvlt.data.rows import Rows
-    from openvlt.data.source import Selection
-    from openvlt.data.table import read_traces
+    from openvlt.data.sources.base import Selection
+    from openvlt.data.sources.local import Rows
+    from openvlt.data.sources.schema import read_traces
 
     read = Rows(str(folder / "traces.jsonl")).problems(Selection(), 0)
     assert {(p.id, p.question, p.answer) for p in read} == {(row["id"], row["question"], row["answer"]) for row in rows}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvlt.data.ahead import Ahead
+from openvlt.data.prefetch import Ahead
 from openvlt.types import UserError
 
 pytestmark = pytest.mark.skipif(not Ahead.possible(1), reason="processes are forked on Linux only")

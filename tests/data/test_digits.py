@@ -10,8 +10,11 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from openvlt.data import digits, figures  # noqa: E402
-from openvlt.data.source import Digits, Figures, Selection  # noqa: E402
+from openvlt.data.sources.base import Digits, Figures, Selection  # noqa: E402
+from openvlt.data.synthetic import (
+    digits,
+    figures,  # noqa: E402
+)
 from openvlt.types import UserError  # noqa: E402
 
 SPLITS = ("train", "val", "test")

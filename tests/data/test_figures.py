@@ -9,7 +9,7 @@ import re
 import pytest
 from PIL import Image
 
-from openvlt.data import figures, lessons
+from openvlt.data.synthetic import figures, pretraining
 from openvlt.types import Problem, UserError
 
 SPLITS = ("train", "val", "test")
@@ -174,7 +174,7 @@ def test_captions_and_questions_are_read_back():
 
 def test_lessons_never_answer_a_question_about_a_picture_and_show_training_values_only():
     train, tasks = set(figures.combinations("train")), set()
-    for problem, response in lessons.pretraining(500, seed=4):
+    for problem, response in pretraining.pretraining(500, seed=4):
         tasks.add(problem.meta["task"])
         assert bool(problem.images) == (problem.meta["task"] == "caption")
         if problem.images:
@@ -191,7 +191,7 @@ def test_rows_of_ones_own_start_from_the_same_base_as_figures() -> None:
     from hydra import compose, initialize_config_dir
 
     from openvlt.config.build import CONF, build
-    from openvlt.data.source import Figures
+    from openvlt.data.sources.base import Figures
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         shipped = build(compose("train", ["name=x"]).data, "data")

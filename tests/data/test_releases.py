@@ -15,17 +15,17 @@ from PIL import Image
 
 from openvlt.config.build import CONF
 from openvlt.data.images import open_images
-from openvlt.data.releases import readers
-from openvlt.data.releases.source import EvaluationOnly, Release
-from openvlt.data.rows import Hub, Rows, benchmarks_in
-from openvlt.data.source import Selection
-from openvlt.data.table import Columns
+from openvlt.data.sources import release_readers
+from openvlt.data.sources.base import Selection
+from openvlt.data.sources.local import Hub, Rows, benchmarks_in
+from openvlt.data.sources.releases import EvaluationOnly, Release
+from openvlt.data.sources.schema import Columns
 from openvlt.types import Problem, UserError, Verdict
 from openvlt.verify import verify
 
 
 def release(path: Path, reader: str, split: str = "train", **settings: Any) -> Release:
-    return Release(str(path), getattr(readers, reader), "x", {"train": split}, **settings)
+    return Release(str(path), getattr(release_readers, reader), "x", {"train": split}, **settings)
 
 
 def problems(source: Any, **selection: Any) -> dict[str, Problem]:
@@ -210,13 +210,13 @@ SAID = [{"role": "user", "content": "<image>How many?"}, {"role": "assistant", "
 @pytest.mark.parametrize(
     ("convert", "row", "expected"),
     [
-        (readers.solution, {"images": 1, "problem": "<image>Find $x$.", "answer": "3 \\sqrt 3"}, ("Find $x$.", "3 \\sqrt 3", None)),
-        (readers.solution, {"image": 1, "problem": "How many items?", "solution": "<answer> 3 </answer>"}, ("How many items?", "3", None)),
-        (readers.indexed, {"image": 1, "question": "Which?", "choices": ["a", "b"], "answer": 1, "hint": "Read."}, ("Read.\nWhich?", "B", ("a", "b"))),
-        (partial(readers.indexed, choices="options"), {"image": 1, "question": "Which?", "options": ["a", "b"], "answer": "0"}, ("Which?", "A", ("a", "b"))),
-        (readers.majority, {"question_id": "7", "image": 1, "question": "What?", "answers": ["can", "soda", "soda"]}, ("What?", "soda", None)),
-        (readers.conversation, {"messages": SAID, "images": 1}, ("How many?", "3", None)),
-        (readers.conversation, {"conversations": [{"from": "human", "value": SAID[0]["content"]}, {"from": "gpt", "value": SAID[1]["content"]}], "image": 1}, ("How many?", "3", None)),
+        (release_readers.solution, {"images": 1, "problem": "<image>Find $x$.", "answer": "3 \\sqrt 3"}, ("Find $x$.", "3 \\sqrt 3", None)),
+        (release_readers.solution, {"image": 1, "problem": "How many items?", "solution": "<answer> 3 </answer>"}, ("How many items?", "3", None)),
+        (release_readers.indexed, {"image": 1, "question": "Which?", "choices": ["a", "b"], "answer": 1, "hint": "Read."}, ("Read.\nWhich?", "B", ("a", "b"))),
+        (partial(release_readers.indexed, choices="options"), {"image": 1, "question": "Which?", "options": ["a", "b"], "answer": "0"}, ("Which?", "A", ("a", "b"))),
+        (release_readers.majority, {"question_id": "7", "image": 1, "question": "What?", "answers": ["can", "soda", "soda"]}, ("What?", "soda", None)),
+        (release_readers.conversation, {"messages": SAID, "images": 1}, ("How many?", "3", None)),
+        (release_readers.conversation, {"conversations": [{"from": "human", "value": SAID[0]["content"]}, {"from": "gpt", "value": SAID[1]["content"]}], "image": 1}, ("How many?", "3", None)),
     ],
 )  # fmt: skip
 def test_a_local_folder_of_the_hubs_schema(hub, convert, row, expected):
@@ -227,7 +227,7 @@ def test_a_local_folder_of_the_hubs_schema(hub, convert, row, expected):
 
 def test_a_row_of_another_form_is_named(hub):
     with pytest.raises(UserError, match=r"copy\[train\], row 1: not a row of this form \(no 'problem'\); there are question, images; .*data\.convert"):
-        problems(Hub(hub([{"question": "Q", "images": 1}]), convert=readers.solution))
+        problems(Hub(hub([{"question": "Q", "images": 1}]), convert=release_readers.solution))
 
 
 # --- evaluation only ----------------------------------------------------------------------------------------------------

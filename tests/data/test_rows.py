@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from openvlt.data.images import open_images
-from openvlt.data.mixture import Mixture, apportion, fill
-from openvlt.data.rows import Hub, Rows, allotment
-from openvlt.data.source import Selection
-from openvlt.data.table import Columns
+from openvlt.data.sources.base import Selection
+from openvlt.data.sources.local import Hub, Rows, allotment
+from openvlt.data.sources.mixture import Mixture, apportion, fill
+from openvlt.data.sources.schema import Columns
 from openvlt.types import UserError
 
 ALTERNATIVES = Columns(images=("images", "image", "image_path"))
@@ -259,7 +259,7 @@ def test_hub_errors_name_the_data_set_and_what_to_check(hub_copy, tmp_path):
 
 def test_sources_import_neither_torch_nor_datasets_nor_sklearn():
     heavy = "('torch', 'datasets', 'sklearn', 'pyarrow')"
-    code = f"import sys, openvlt.data.rows; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, openvlt.data.sources.local; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from openvlt.data.files import read_rows
 from openvlt.data.images import open_image, open_images
-from openvlt.data.table import Columns, problem_row, read_traces, to_problem
+from openvlt.data.sources.files import read_rows
+from openvlt.data.sources.schema import Columns, problem_row, read_traces, to_problem
 from openvlt.types import Problem, UserError
 
 HEAD = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)  # a PNG of 3.6 thousand million pixels in a few bytes

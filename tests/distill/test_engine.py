@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from test_pipeline import ids
 
-from openvlt.data.render import PromptStyle, question_text
+from openvlt.data.prompts import PromptStyle, question_text
 from openvlt.distill.cut import nothing
 from openvlt.distill.engine import Function, Local, Question
 from openvlt.distill.pipeline import Distillation

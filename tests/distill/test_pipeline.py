@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from openvlt.data.table import read_traces
+from openvlt.data.sources.schema import read_traces
 from openvlt.distill.cut import nothing, reflections
 from openvlt.distill.engine import Function, Gold
 from openvlt.distill.pipeline import Distillation

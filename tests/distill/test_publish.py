@@ -11,12 +11,12 @@ from PIL import Image
 from pyarrow import parquet
 from test_pipeline import Fake, right, rows
 
-from openvlt.data.choose import between
-from openvlt.data.graded import Graded
 from openvlt.data.images import open_images
-from openvlt.data.render import PromptStyle
-from openvlt.data.rows import Rows
-from openvlt.data.source import Selection
+from openvlt.data.prompts import PromptStyle
+from openvlt.data.sources.base import Selection
+from openvlt.data.sources.graded import Graded
+from openvlt.data.sources.local import Rows
+from openvlt.data.sources.selection import between
 from openvlt.distill.card import card, figure
 from openvlt.distill.command import calls, inspected
 from openvlt.distill.cut import reflections, tagged

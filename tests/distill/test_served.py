@@ -21,8 +21,8 @@ from stub_server import requests, stub_server
 from test_pipeline import Fake, rows
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from openvlt.data import figures
-from openvlt.data.render import PromptStyle
+from openvlt.data.prompts import PromptStyle
+from openvlt.data.synthetic import figures
 from openvlt.distill.cut import reflections
 from openvlt.distill.engine import TOLD, Local, Question, Served
 from openvlt.distill.pipeline import Distillation

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from openvlt import distributed
 from openvlt.config.build import CONF, ROOT, build
-from openvlt.data import figures
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.data.synthetic import figures
 from openvlt.grpo.bundle import GRPO
 from openvlt.grpo.experience import Experience
 from openvlt.model.load import VLM

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from made import LENGTHS, REWARDS, Scripted, written
 
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.grpo.advantage import group_centred
 from openvlt.grpo.experience import Chain, Experience
 from openvlt.grpo.gate import keep_unequal

@@ -8,7 +8,7 @@ import pytest
 import torch
 from made import LENGTHS, REWARDS
 
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.grpo.advantage import group_normalised
 from openvlt.grpo.aggregate import sequence_mean
 from openvlt.grpo.auxiliary import KL

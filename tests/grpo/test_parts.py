@@ -13,7 +13,10 @@ import torch
 from made import rollouts
 from PIL import Image
 
-from openvlt.data import choose, figures, tasks
+from openvlt.data import self_made_tasks
+from openvlt.data.image_views import Blackened, Noisy, seen_through
+from openvlt.data.sources import selection
+from openvlt.data.synthetic import figures
 from openvlt.grpo import columns, credit, sampler, shape
 from openvlt.grpo.advantage import group_centred
 from openvlt.grpo.auxiliary import KL, Entropy, Imitation, RewardKL, ViewGap
@@ -25,7 +28,6 @@ from openvlt.grpo.plan import Spec, Views, gold_answer, largest_draw, largest_gr
 from openvlt.grpo.schedule import Ramp, Sigmoid, at
 from openvlt.reward.combine import Reward
 from openvlt.reward.terms import Overlong
-from openvlt.rollout.views import Blackened, Noisy, seen_through
 from openvlt.types import Origin, Problem, UserError
 
 NAN = float("nan")
@@ -214,27 +216,27 @@ def test_blackened_hits_whole_patches():
 
 def test_task_builders_know_their_answer():
     problem = figures.generate(1, split="train", seed=1)[0]
-    (turned,) = tasks.rotation(problem, random.Random(3))
+    (turned,) = self_made_tasks.rotation(problem, random.Random(3))
     first, second = turned.images
     assert second.tobytes() == first.rotate(int(turned.answer), expand=True).tobytes() and len(turned.images) == 2
     assert turned.id == problem.id  # a sampler hears of it
-    asked, check = tasks.with_perception(problem, random.Random(0))
+    asked, check = self_made_tasks.with_perception(problem, random.Random(0))
     assert asked is problem and check.meta["parent"] == problem.id
     assert check.answer == str(problem.meta["values"][check.question.split()[-1].rstrip("?")])
     with pytest.raises(UserError, match="no caption with values"):
-        tasks.with_perception(Problem("p", "?", "1"), random.Random(0))
+        self_made_tasks.with_perception(Problem("p", "?", "1"), random.Random(0))
 
 
 def test_selectors_read_levels_and_numbers_of_meta():
     problems = [Problem(str(n), "?", "1", level=n % 3, meta={"pass_rate": n / 4} if n < 4 else {}) for n in range(5)]
-    middle = choose.chosen(problems, partial(choose.between, column="pass_rate", low=0.2, high=0.6))
+    middle = selection.chosen(problems, partial(selection.between, column="pass_rate", low=0.2, high=0.6))
     assert [p.id for p in middle] == ["1", "2"]
-    assert [p.id for p in choose.chosen(problems, partial(choose.highest, column="pass_rate", amount=2))] == ["2", "3"]
-    assert len(choose.chosen(problems, None)) == 5
+    assert [p.id for p in selection.chosen(problems, partial(selection.highest, column="pass_rate", amount=2))] == ["2", "3"]
+    assert len(selection.chosen(problems, None)) == 5
     with pytest.raises(UserError, match=r"names column 'passrate'; the problems have \['level', 'pass_rate'\]"):
-        choose.chosen(problems, partial(choose.between, column="passrate"))
+        selection.chosen(problems, partial(selection.between, column="passrate"))
     with pytest.raises(UserError, match="keeps none of 5 problems"):
-        choose.chosen(problems, partial(choose.between, column="level", low=9))
+        selection.chosen(problems, partial(selection.between, column="level", low=9))
 
 
 def test_the_largest_group_and_draw_of_a_plan():

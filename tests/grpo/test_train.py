@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from openvlt.data import render, tasks
-from openvlt.data.render import PromptStyle
+from openvlt.data import image_views, prompts, self_made_tasks
+from openvlt.data.image_views import Blackened, Noisy
+from openvlt.data.prompts import PromptStyle
 from openvlt.grpo.advantage import group_centred
 from openvlt.grpo.aggregate import token_mean
 from openvlt.grpo.bundle import GRPO
@@ -26,9 +27,7 @@ from openvlt.grpo.schedule import Ramp
 from openvlt.grpo.shape import perception, uncertainty
 from openvlt.model.load import VLM
 from openvlt.reward.combine import Reward
-from openvlt.rollout import views
 from openvlt.rollout.prefix import PrefixGenerator
-from openvlt.rollout.views import Blackened, Noisy
 from openvlt.trainer.fit import Fit
 from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, constant
@@ -103,7 +102,7 @@ CASES = {  # what a draw may depend on, and what has images made
     "outcome": {"sampler": NearHalf, "prompts_per_rollout": 8, "steps": 6},
     "refill": {"refill": Resample(tries=2), "passes": {"dark": ViewPass(Blackened())}, "shapers": {"p": partial(perception, view="dark")}},
     "views": {
-        "task": tasks.rotation,
+        "task": self_made_tasks.rotation,
         "plan": Views({"noisy": Spec(2, NOISE, Ramp(0.2, 0.8))}),
         "passes": {"noisy": ViewPass(NOISE, Ramp(0.2, 0.8), outputs=("sym_kl",)), "dark": ViewPass(Blackened(), Ramp(0.0, 0.9))},
         "shapers": {
@@ -124,7 +123,7 @@ def test_a_worker_that_looks_ahead_changes_nothing(train, tmp_path, monkeypatch,
         return real(self, *args, **more)
 
     monkeypatch.setattr(Experience, "collect", counting)
-    for module in (render, views, tasks):
+    for module in (prompts, image_views, self_made_tasks):
         opener = lambda problem, real=module.open_images: opened.add(len(rollouts)) or real(problem)  # noqa: E731
         monkeypatch.setattr(module, "open_images", opener)
     alone = train(settings(**CASES[case], **fit(0)), "alone")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from openvlt.data.render import PromptStyle
+from openvlt.data.prompts import PromptStyle
 from openvlt.iteration.screen import Screen
 from openvlt.rollout.generator import Sampling
 from openvlt.types import Completion, UserError

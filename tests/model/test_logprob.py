@@ -12,7 +12,7 @@ from peft import LoraConfig
 from PIL import Image
 from torch import Tensor
 
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model import forward, logprob
 from openvlt.model.load import VLM, freeze, with_adapter
 from openvlt.model.logprob import completion_logp, token_logp

@@ -101,7 +101,7 @@ def test_saving_and_loading_keeps_every_bit(folder, vlm, mixed, render):
     assert all(torch.equal(value, weights[name]) for name, value in vlm.model.state_dict().items())
     processor = load_processor(folder)
     assert isinstance(processor, ImageOnlyProcessor) and processor.tokenizer.padding_side == "left"
-    from openvlt.data.render import PromptStyle, Renderer
+    from openvlt.data.prompts import PromptStyle, Renderer
 
     one, other = render(mixed), Renderer(processor, PromptStyle()).prompts(mixed)
     assert torch.equal(one.ids_PL, other.ids_PL)

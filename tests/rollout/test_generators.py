@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from openvlt.data.render import pad_right
+from openvlt.data.prompts import pad_right
 from openvlt.model import linear
 from openvlt.model.load import VLM
 from openvlt.model.logprob import completion_logp

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvlt.data.render import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.sft.loss import nll
 from openvlt.sft.module import SFT, SFTModule
 from openvlt.trainer.fit import Fit

@@ -14,7 +14,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from openvlt.data.render import PromptStyle
+from openvlt.data.prompts import PromptStyle
 from openvlt.grpo.advantage import group_normalised
 from openvlt.grpo.aggregate import sequence_mean
 from openvlt.grpo.bundle import GRPO

@@ -9,9 +9,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from openvlt.data.rows import SPLITS, allotment, choose_share, no_rows, refuse_training
-from openvlt.data.source import Selection, Source
-from openvlt.data.table import Columns, Row, to_problem
+from openvlt.data.sources.base import Selection, Source
+from openvlt.data.sources.local import SPLITS, allotment, choose_share, no_rows, refuse_training
+from openvlt.data.sources.schema import Columns, Row, to_problem
 from openvlt.types import Problem, UserError
 
 Rows = Iterator[tuple[str, Row]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from openvlt.data.source import Selection, Source
+from openvlt.data.sources.base import Selection, Source
 from openvlt.types import Problem, UserError
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.releases.source import Rows, each, letter, load_json, with_hint, yes_or_no
-from openvlt.data.table import Row
+from openvlt.data.sources.releases import Rows, each, letter, load_json, with_hint, yes_or_no
+from openvlt.data.sources.schema import Row
 from openvlt.types import UserError
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from openvlt.data.choose import chosen
-from openvlt.data.files import read_rows
-from openvlt.data.rows import allotment, choose_share, no_rows
-from openvlt.data.source import Selection
-from openvlt.data.table import Columns, to_problem
+from openvlt.data.sources.base import Selection
+from openvlt.data.sources.files import read_rows
+from openvlt.data.sources.local import allotment, choose_share, no_rows
+from openvlt.data.sources.schema import Columns, to_problem
+from openvlt.data.sources.selection import chosen
 from openvlt.types import Problem, UserError
 
 GRADES = ("samples", "right", "pass_rate", "reward_variance", "mean_words", "mean_tokens")
@@ -22,7 +22,7 @@ GRADES = ("samples", "right", "pass_rate", "reward_variance", "mean_words", "mea
 class Graded:
     """`conf/data/graded.yaml`: the `problems.parquet` that distill.py writes. Its difficulty columns are the problems' `meta`.
 
-    `select(columns) -> mask` keeps some (see `openvlt.data.choose`); null keeps all. `heldout` is as in `Rows`.
+    `select(columns) -> mask` keeps some (see `openvlt.data.sources.selection`); null keeps all. `heldout` is as in `Rows`.
     """
 
     path: str

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.files import read_rows, unit
-from openvlt.data.source import Selection, check_amount, everything, no_mixture
-from openvlt.data.table import Columns, Row, to_problem
+from openvlt.data.sources.base import Selection, check_amount, everything, no_mixture
+from openvlt.data.sources.files import read_rows, unit
+from openvlt.data.sources.schema import Columns, Row, to_problem
 from openvlt.types import Problem, UserError, unique_ids
 
 SPLITS = ("train", "val", "test")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from openvlt.data.figures import (
+from openvlt.data.synthetic.figures import (
     DESCRIBE,
     FIGURES,
     KINDS,

@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from openvlt.data.files import brief, read_rows, unit
 from openvlt.data.images import UNREADABLE, open_image
+from openvlt.data.sources.files import brief, read_rows, unit
 from openvlt.types import Problem, Trace, UserError
 
 Row = Mapping[str, Any]

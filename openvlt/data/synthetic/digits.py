@@ -1,6 +1,6 @@
 """Real handwriting: scikit-learn's 1,797 scanned digits, three to a picture, tinted red, green and blue.
 
-Questions, chains and lessons are those of `openvlt.data.figures`, with values from 0 to 9 (sums up to 45). The splits
+Questions, chains and lessons are those of `openvlt.data.synthetic.figures`, with values from 0 to 9 (sums up to 45). The splits
 share neither a combination of values nor a single scan. Each colour has a quadrant of its own, in reading order; the last
 one stays empty.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from openvlt.data import figures, lessons
+from openvlt.data.synthetic import figures, pretraining
 from openvlt.types import Problem, UserError
 
 HIGHEST = 9
@@ -78,4 +78,4 @@ def pretraining(
     amount: int, *, seed: int, mix: tuple[float, float, float] = MIX, size: int = 56
 ) -> Iterator[tuple[Problem, str]]:
     """As `lessons.pretraining`, with values up to 9 in pictures, arithmetic and texts; only `train` scans."""
-    return lessons.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, look=_look("train"))
+    return pretraining.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, look=_look("train"))

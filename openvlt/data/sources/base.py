@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from openvlt.data import digits, figures
-from openvlt.data.lessons import pretraining
+from openvlt.data.synthetic import digits, figures
+from openvlt.data.synthetic.pretraining import pretraining
 from openvlt.types import Problem, Trace, UserError
 
 
@@ -58,7 +58,7 @@ def _levels(asked: Sequence[int] | None, there: Sequence[int]) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class Figures:
-    """`conf/data/figures.yaml`: generated bars, shapes and tables (see `openvlt.data.figures`)."""
+    """`conf/data/figures.yaml`: generated bars, shapes and tables (see `openvlt.data.synthetic.figures`)."""
 
     kinds: tuple[str, ...] = figures.KINDS
     levels: tuple[int, ...] = figures.LEVELS
@@ -85,7 +85,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Digits:
-    """`conf/data/digits.yaml`: scikit-learn's handwritten digits, three to a picture (see `openvlt.data.digits`)."""
+    """`conf/data/digits.yaml`: scikit-learn's handwritten digits, three to a picture (see `openvlt.data.synthetic.digits`)."""
 
     levels: tuple[int, ...] = figures.LEVELS
     size: int = 56
