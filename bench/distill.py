@@ -34,8 +34,8 @@ AT_ONCE, LATENCY_S, REQUESTS = 64, 0.2, 3200
 def throughput(rounds: int) -> list[dict[str, float]]:
     from stub_server import stub_server
 
-    from openvlt.rollout.protocol import Ask, Endpoint
-    from openvlt.rollout.server import Server
+    from openvlt.serving.client import Server
+    from openvlt.serving.protocol import Ask, Endpoint
 
     def asks(amount: int) -> Iterator[Ask]:
         return (Ask([{"role": "user", "content": f"question {number}"}], {"max_tokens": 16}) for number in range(amount))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openvlt.rollout.protocol import Ask, Usage
-from openvlt.rollout.server import Server
+from openvlt.serving.client import Server
+from openvlt.serving.protocol import Ask, Usage
 from openvlt.storage.ledger import Ledger
 from openvlt.types import UserError
 

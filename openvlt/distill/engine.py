@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from openvlt import distributed
 from openvlt.config.validate import positive
 from openvlt.data.prompts import PromptStyle, Renderer, question_text
-from openvlt.distill.wire import image_url
 from openvlt.model.load import VLM
 from openvlt.rollout.generator import Generator, Sampling
-from openvlt.rollout.protocol import Ask, Reply, Usage
-from openvlt.rollout.server import Server
 from openvlt.rollout.spread import generate
+from openvlt.serving.client import Server
+from openvlt.serving.image_payload import image_url
+from openvlt.serving.protocol import Ask, Reply, Usage
 from openvlt.storage.ledger import content_key
 from openvlt.types import Problem, UserError
 

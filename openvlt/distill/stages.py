@@ -17,7 +17,7 @@ from openvlt import distributed
 from openvlt.data.prompts import question_text
 from openvlt.distill.engine import Question
 from openvlt.model.load import VLM
-from openvlt.rollout.protocol import Reply, Usage
+from openvlt.serving.protocol import Reply, Usage
 from openvlt.storage.ledger import Ledger, content_key
 from openvlt.storage.locks import alone
 from openvlt.types import Problem, UserError, Verdict

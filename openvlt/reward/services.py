@@ -17,7 +17,7 @@ from openvlt.types import Problem, UserError
 
 @dataclass(frozen=True)
 class Services:
-    """`write(problems, model)` gives one greedy response to each; `judge` is a server (`openvlt.rollout.server.Server`) or any callable
+    """`write(problems, model)` gives one greedy response to each; `judge` is a server (`openvlt.serving.client.Server`) or any callable
     texts -> texts; `encoder(images, texts)` gives the cosine similarity of each pair, (N,).
     """
 
@@ -51,7 +51,7 @@ class Services:
     def _replies(self, texts: list[str]) -> list[str]:
         if not hasattr(self.judge, "ask"):
             return list(self.judge(texts))
-        from openvlt.rollout.protocol import Ask
+        from openvlt.serving.protocol import Ask
 
         replies = self.judge.ask([Ask([{"role": "user", "content": text}], {"max_tokens": 16, "temperature": 0}) for text in texts])
         if failed := [reply.error for reply in replies if reply.error]:

@@ -20,7 +20,7 @@ def scored(folder: Path, url: str) -> dict[str, Any]:
     row = {"category": "VD", "subcategory": "s", "set_id": "0", "question_id": "0", "question": "Is it?", "gt_answer": "1"}
     lines = [json.dumps({**row, "figure_id": str(number), "response": f"Yes, {number % 3}."}) + "\n" for number in range(4)]
     (folder / "answers.jsonl").write_text("".join(lines))
-    judge = f"{{_target_: openvlt.rollout.server.Server, attempts: 1, endpoints: [{{_target_: openvlt.rollout.protocol.Endpoint, url: '{url}', model: m}}]}}"
+    judge = f"{{_target_: openvlt.serving.client.Server, attempts: 1, endpoints: [{{_target_: openvlt.serving.protocol.Endpoint, url: '{url}', model: m}}]}}"
     words = ["benchmark=hallusionbench", f"judge={judge}", f"judge_ledger={folder / 'judge.jsonl'}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return make_run(compose("evaluate", words)).score_file(str(folder / "answers.jsonl"), "response", folder)

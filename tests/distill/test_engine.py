@@ -13,7 +13,7 @@ from openvlt.distill.cut import nothing
 from openvlt.distill.engine import Function, Local, Question
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import everything, shortest
-from openvlt.rollout.protocol import Reply, Usage
+from openvlt.serving.protocol import Reply, Usage
 from openvlt.types import Completion, Problem, UserError
 
 

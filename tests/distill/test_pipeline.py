@@ -17,7 +17,7 @@ from openvlt.distill.engine import Function, Gold
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import everything, shortest
 from openvlt.distill.stages import STAGES
-from openvlt.rollout.protocol import Reply
+from openvlt.serving.protocol import Reply
 from openvlt.storage.locks import alone
 from openvlt.types import Problem, UserError
 

@@ -26,8 +26,8 @@ from openvlt.distill.plan import Expected, plan, shares
 from openvlt.distill.publish import pass_at_k, publish, quantiles
 from openvlt.distill.select import shortest
 from openvlt.distill.stages import Work
-from openvlt.rollout.protocol import Endpoint
-from openvlt.rollout.server import Server
+from openvlt.serving.client import Server
+from openvlt.serving.protocol import Endpoint
 from openvlt.types import Problem, UserError
 
 RED = Image.new("RGB", (8, 6), "red")

@@ -27,11 +27,11 @@ from openvlt.distill.cut import reflections
 from openvlt.distill.engine import TOLD, Local, Question, Served
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import shortest
-from openvlt.distill.wire import TextModel
 from openvlt.model.tiny import END, PAD, make_tokenizer
 from openvlt.rollout.hf import HFGenerator
-from openvlt.rollout.protocol import Endpoint, Usage
-from openvlt.rollout.server import Server
+from openvlt.serving.client import Server
+from openvlt.serving.image_payload import TextModel
+from openvlt.serving.protocol import Endpoint, Usage
 from openvlt.types import Problem, UserError
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from openvlt.reward.accuracy import Accuracy, EmptySummary, judge
 from openvlt.reward.combine import Reward, weighted_sum
 from openvlt.reward.services import Services
 from openvlt.reward.terms import AnnotationsCovered
-from openvlt.rollout.protocol import Ask, Reply
+from openvlt.serving.protocol import Ask, Reply
 from openvlt.types import Completion, Problem, Prompts, Rollouts, UserError, Verdict
 
 NAN = float("nan")

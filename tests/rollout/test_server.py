@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from stub_server import FAULTS, requests, stub_server
 
-from openvlt.rollout.protocol import Ask, Endpoint, Reply, Usage, read
-from openvlt.rollout.server import Server
+from openvlt.serving.client import Server
+from openvlt.serving.protocol import Ask, Endpoint, Reply, Usage, read
 from openvlt.storage.ledger import Ledger
 from openvlt.types import UserError
 

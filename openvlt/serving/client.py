@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openvlt.rollout.protocol import Again, Ask, Endpoint, Reply, Usage, read, refused
+from openvlt.serving.protocol import Again, Ask, Endpoint, Reply, Usage, read, refused
 from openvlt.storage.ledger import Ledger
 from openvlt.types import UserError
 
