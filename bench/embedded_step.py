@@ -19,7 +19,7 @@ import inspect, json, random, sys, time
 import torch
 from openvlt.data import figures
 from openvlt.data.prompts import PromptStyle, Renderer, pad_right
-from openvlt.model.logprob import completion_logp
+from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.tiny import Shape, make_vlm
 from openvlt.rollout.generator import Sampling
 from openvlt.rollout.prefix import PrefixGenerator

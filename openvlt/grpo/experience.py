@@ -35,10 +35,10 @@ from openvlt.grpo.refill import kept_groups
 from openvlt.grpo.rows import behaviour, take_rows
 from openvlt.grpo.schedule import at
 from openvlt.grpo.shape import Shape
-from openvlt.model.divergence import symmetric_kl
 from openvlt.model.load import VLM
-from openvlt.model.logprob import completion_logp
-from openvlt.model.vision import with_features
+from openvlt.model.shared_prefix.logprob import completion_logp
+from openvlt.model.shared_prefix.symmetric_kl import symmetric_kl
+from openvlt.model.shared_prefix.vision_features import with_features
 from openvlt.reward.combine import Reward
 from openvlt.reward.services import Services
 from openvlt.rollout.generator import Generator, Sampling, generating

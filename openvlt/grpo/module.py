@@ -17,7 +17,7 @@ from openvlt.grpo.kl import k3
 from openvlt.grpo.loss import TokenLoss, silenced
 from openvlt.grpo.schedule import at
 from openvlt.model.load import VLM
-from openvlt.model.logprob import completion_logp
+from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.trainer.module import Optimisation, StepModule
 from openvlt.types import GRPOBatch, Totals
 

@@ -16,7 +16,7 @@ import torch
 from openvlt.grpo.columns import own_rows
 from openvlt.grpo.rows import join, take_groups, take_rows
 from openvlt.grpo.schedule import fixed
-from openvlt.model.vision import pixels
+from openvlt.model.shared_prefix.vision_features import pixels
 from openvlt.types import Origin, Rollouts, UserError
 
 Make = Callable[[], Rollouts]

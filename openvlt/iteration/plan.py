@@ -17,8 +17,8 @@ from openvlt.config.build import build
 from openvlt.grpo.bundle import GRPO
 from openvlt.grpo.plan import largest_draw, largest_group
 from openvlt.model import memory
-from openvlt.model.forward import SHARED
 from openvlt.model.load import VLM, PretrainedModel
+from openvlt.model.shared_prefix.forward import SHARED
 from openvlt.rollout.generator import Sampling
 from openvlt.rollout.memory import rollout
 from openvlt.rollout.prefix import PrefixGenerator

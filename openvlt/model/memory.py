@@ -19,12 +19,12 @@ from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from openvlt.model.attention import NAME, PackedAttention
-from openvlt.model.forward import language
 from openvlt.model.load import VLM
-from openvlt.model.logprob import CHUNK_LOGITS
-from openvlt.model.packing import Packing, pack
-from openvlt.model.vision import image_features, trains
+from openvlt.model.shared_prefix.attention import NAME, PackedAttention
+from openvlt.model.shared_prefix.forward import language
+from openvlt.model.shared_prefix.logprob import CHUNK_LOGITS
+from openvlt.model.shared_prefix.packing import Packing, pack
+from openvlt.model.shared_prefix.vision_features import image_features, trains
 from openvlt.types import Prompts
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from openvlt.model.load import VLM
-from openvlt.model.vision import pixels
+from openvlt.model.shared_prefix.vision_features import pixels
 from openvlt.rollout.generator import Sampling, generating, row_uniforms
 from openvlt.rollout.sample import next_tokens
 from openvlt.rollout.stop import Stops

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openvlt.model.attention import PackedAttention
-from openvlt.model.forward import encode, language, packed_hidden, shares_prefix
-from openvlt.model.linear import prepacked
+from openvlt.model.cpu_linear import prepacked
 from openvlt.model.load import VLM
-from openvlt.model.packing import pack
+from openvlt.model.shared_prefix.attention import PackedAttention
+from openvlt.model.shared_prefix.forward import encode, language, packed_hidden, shares_prefix
+from openvlt.model.shared_prefix.packing import pack
 from openvlt.rollout.cache import PrefixCache
 from openvlt.rollout.generator import Sampling, generating, row_uniforms
 from openvlt.rollout.sample import next_tokens

@@ -17,7 +17,7 @@ from openvlt.config.validate import positive
 from openvlt.data.batching import batch_rows
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
-from openvlt.model.logprob import completion_logp
+from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.sft.loss import nll
 from openvlt.trainer.fit import Fit
 from openvlt.trainer.module import Optimisation, StepModule, check_moves

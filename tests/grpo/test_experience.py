@@ -17,7 +17,7 @@ from openvlt.grpo.gate import keep_unequal
 from openvlt.grpo.loss import clipped_surrogate
 from openvlt.grpo.module import GRPOModule, Objective
 from openvlt.model.load import VLM, with_adapter
-from openvlt.model.logprob import completion_logp
+from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.reward.combine import Reward
 from openvlt.rollout.generator import Sampling
 from openvlt.rollout.prefix import PrefixGenerator

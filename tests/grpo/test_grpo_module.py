@@ -16,7 +16,7 @@ from openvlt.grpo.experience import micro_batches
 from openvlt.grpo.loss import clipped_surrogate
 from openvlt.grpo.module import GRPOModule, Objective
 from openvlt.model.load import VLM
-from openvlt.model.logprob import completion_logp
+from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.trainer.module import Optimisation, add
 from openvlt.types import GRPOBatch, Prompts, Totals
 

@@ -10,7 +10,7 @@ from made import rollouts
 
 from openvlt.grpo.refill import Replay, Resample, kept_groups
 from openvlt.grpo.rows import join, take_groups, take_rows
-from openvlt.model.vision import FEATURES
+from openvlt.model.shared_prefix.vision_features import FEATURES
 from openvlt.types import Origin, UserError
 
 

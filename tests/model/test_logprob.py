@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from openvlt.data.prompts import PromptStyle, Renderer
-from openvlt.model import forward, logprob
 from openvlt.model.load import VLM, freeze, with_adapter
-from openvlt.model.logprob import completion_logp, token_logp
+from openvlt.model.shared_prefix import forward, logprob
+from openvlt.model.shared_prefix.logprob import completion_logp, token_logp
 from openvlt.types import Problem
 
 LENGTHS = [3, 7, 1, 5, 4, 6, 2, 3]

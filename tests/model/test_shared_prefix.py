@@ -12,10 +12,10 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from openvlt.model import forward, vision
 from openvlt.model.load import VLM, freeze, with_adapter
-from openvlt.model.logprob import completion_logp
-from openvlt.model.packing import pack
+from openvlt.model.shared_prefix import forward, vision_features
+from openvlt.model.shared_prefix.logprob import completion_logp
+from openvlt.model.shared_prefix.packing import pack
 from openvlt.model.tiny import make_processor
 from openvlt.rollout.generator import Sampling
 from openvlt.rollout.hf import HFGenerator
@@ -135,12 +135,12 @@ def test_with_a_frozen_tower(vlm, batch, gradients, same_gradients):
 def test_features_of_a_frozen_tower_are_computed_once(request, batch, mixed, gradients, same_gradients, monkeypatch, family):
     model = copied(request.getfixturevalue(family))
     (prompts, *rest), columns = batch
-    assert vision.with_features(model, prompts) is prompts  # the tower is trained
+    assert vision_features.with_features(model, prompts) is prompts  # the tower is trained
     freeze(model.model, ("vision", "projector"))
     for value in model.model.model.visual.parameters():
         value.requires_grad_(False)
     monkeypatch.setattr(vision, "PATCHES", 60)  # a pass or two per problem
-    kept = vision.with_features(model, prompts)
+    kept = vision_features.with_features(model, prompts)
     order = [3, 1, 2, 0]
     moved = torch.tensor(order).argsort()[rest[2]]
     ran = []

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from openvlt.data.prompts import pad_right
-from openvlt.model import linear
+from openvlt.model import cpu_linear
 from openvlt.model.load import VLM
-from openvlt.model.logprob import completion_logp
+from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.rollout import prefix
 from openvlt.rollout.generator import Sampling, generating
 from openvlt.rollout.hf import HFGenerator
@@ -218,21 +218,21 @@ def test_training_works_after_generating(fresh, mixed, render, ragged):
 
 def test_packed_weights_multiply_alike_and_are_given_back(fresh, monkeypatch):
     model = fresh().model
-    monkeypatch.setattr(linear, "LEAST", 1)
+    monkeypatch.setattr(cpu_linear, "LEAST", 1)
     part, rows = model.model.language_model.layers[0].mlp.up_proj, torch.randn(3, 1, 64)
     biased = model.model.language_model.layers[0].self_attn.q_proj
     with torch.no_grad():
         plain = part(rows), biased(rows)
-        with linear.prepacked(model):
+        with cpu_linear.prepacked(model):
             packed = part(rows), biased(rows)
             assert "forward" in vars(part)
         assert not any("forward" in vars(each) for each in model.modules())
         torch.testing.assert_close(packed, plain, atol=1e-5, rtol=1e-5)
-    with linear.prepacked(model.double()):
+    with cpu_linear.prepacked(model.double()):
         assert not any("forward" in vars(each) for each in model.modules())  # another precision: nothing changes
 
 
 def test_an_unknown_family_is_sent_to_the_plain_generator(vlm, mixed, render, monkeypatch):
-    monkeypatch.setattr("openvlt.model.forward.SHARED", ())
+    monkeypatch.setattr("openvlt.model.shared_prefix.forward.SHARED", ())
     with pytest.raises(UserError, match="rollout=prefix doesn't know model type 'qwen2_5_vl'; use rollout=hf"):
         PrefixGenerator().generate(vlm, mixed, render(mixed), GREEDY, 0)

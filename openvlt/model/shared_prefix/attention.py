@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from openvlt.model.packing import Block, Packing
+from openvlt.model.shared_prefix.packing import Block, Packing
 
 NAME = "openvlt_shared_prefix"
 # how one layer attends: (layer, query (B,H,S,D), key (B,K,S,D), value, scale) -> (B,S,H,D)

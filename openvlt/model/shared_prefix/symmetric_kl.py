@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from openvlt.model.forward import scored_hidden
 from openvlt.model.load import VLM
-from openvlt.model.logprob import CHUNK_LOGITS, log_probabilities
+from openvlt.model.shared_prefix.forward import scored_hidden
+from openvlt.model.shared_prefix.logprob import CHUNK_LOGITS, log_probabilities
 from openvlt.types import Prompts
 
 

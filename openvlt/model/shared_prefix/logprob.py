@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from openvlt.model.forward import scored_hidden
 from openvlt.model.load import VLM
+from openvlt.model.shared_prefix.forward import scored_hidden
 from openvlt.types import Prompts
 
 CHUNK_LOGITS = 1 << 23  # logits in memory at a time: 32 MiB in float32, twice

@@ -14,10 +14,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from openvlt.model.attention import NAME, Attend, PackedAttention
 from openvlt.model.load import VLM
-from openvlt.model.packing import Packing, pack
-from openvlt.model.vision import image_features, pixels
+from openvlt.model.shared_prefix.attention import NAME, Attend, PackedAttention
+from openvlt.model.shared_prefix.packing import Packing, pack
+from openvlt.model.shared_prefix.vision_features import image_features, pixels
 from openvlt.types import Prompts, UserError
 
 SHARED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
