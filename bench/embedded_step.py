@@ -21,7 +21,7 @@ from openvlt.data import figures
 from openvlt.data.prompts import PromptStyle, Renderer, pad_right
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.tiny import Shape, make_vlm
-from openvlt.rollout.generator import Sampling
+from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 
 torch.set_num_threads(1)

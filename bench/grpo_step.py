@@ -29,7 +29,7 @@ from torch import Tensor  # noqa: E402
 from openvlt.data.prompts import pad_right  # noqa: E402
 from openvlt.grpo.experience import micro_batches  # noqa: E402
 from openvlt.model.shared_prefix.logprob import completion_logp  # noqa: E402
-from openvlt.rollout.generator import Sampling  # noqa: E402
+from openvlt.rollout.base import Sampling  # noqa: E402
 from openvlt.rollout.hf import HFGenerator  # noqa: E402
 from openvlt.rollout.prefix import PrefixGenerator  # noqa: E402
 

@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 import torch  # noqa: E402
 from shapes import Setting, clock, make_model, make_problems, renderer, summary, write  # noqa: E402
 
-from openvlt.rollout.generator import Sampling  # noqa: E402
+from openvlt.rollout.base import Sampling  # noqa: E402
 from openvlt.rollout.hf import HFGenerator  # noqa: E402
 from openvlt.rollout.prefix import PrefixGenerator  # noqa: E402
 

@@ -16,8 +16,8 @@ from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import stored_images
 from openvlt.model.load import VLM
 from openvlt.reward.accuracy import judge
-from openvlt.rollout.generator import Generator, Sampling
-from openvlt.rollout.spread import generate
+from openvlt.rollout.base import Generator, Sampling
+from openvlt.rollout.distributed import generate
 from openvlt.types import Completion, Problem, UserError, Verdict, unique_ids
 
 WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page

@@ -11,8 +11,8 @@ from typing import Any
 from openvlt.benchmark.prompt import Interleaved
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
-from openvlt.rollout.generator import Generator, Sampling
-from openvlt.rollout.spread import generate
+from openvlt.rollout.base import Generator, Sampling
+from openvlt.rollout.distributed import generate
 from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import Problem, UserError
 

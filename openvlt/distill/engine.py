@@ -14,8 +14,8 @@ from openvlt import distributed
 from openvlt.config.validate import positive
 from openvlt.data.prompts import PromptStyle, Renderer, question_text
 from openvlt.model.load import VLM
-from openvlt.rollout.generator import Generator, Sampling
-from openvlt.rollout.spread import generate
+from openvlt.rollout.base import Generator, Sampling
+from openvlt.rollout.distributed import generate
 from openvlt.serving.client import Server
 from openvlt.serving.image_payload import image_url
 from openvlt.serving.protocol import Ask, Reply, Usage

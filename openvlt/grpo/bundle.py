@@ -27,9 +27,9 @@ from openvlt.grpo.plan import Plan, Views
 from openvlt.grpo.sampler import PromptSampler, Shuffled
 from openvlt.grpo.schedule import at
 from openvlt.model.load import VLM
-from openvlt.reward.combine import Reward
-from openvlt.rollout.generator import Generator, Sampling
-from openvlt.trainer.fit import Fit
+from openvlt.reward.reward import Reward
+from openvlt.rollout.base import Generator, Sampling
+from openvlt.trainer.loop import Fit
 from openvlt.trainer.module import Optimisation
 from openvlt.types import GRPOBatch, Problem, Rollouts, Totals, UserError
 

@@ -13,7 +13,7 @@ from openvlt.grpo.columns import EXTRA, SCORED, check_columns, wanted
 from openvlt.grpo.plan import largest_group
 from openvlt.grpo.sampler import NearHalf
 from openvlt.grpo.schedule import PARTS, Schedule, at, fixed, not_negative
-from openvlt.reward.combine import weighted_sum
+from openvlt.reward.reward import weighted_sum
 from openvlt.trainer.module import check_moves
 from openvlt.trainer.optimizer import check_optimizer
 from openvlt.types import UserError

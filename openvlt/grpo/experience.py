@@ -39,10 +39,10 @@ from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.shared_prefix.symmetric_kl import symmetric_kl
 from openvlt.model.shared_prefix.vision_features import with_features
-from openvlt.reward.combine import Reward
+from openvlt.reward.reward import Reward
 from openvlt.reward.services import Services
-from openvlt.rollout.generator import Generator, Sampling, generating
-from openvlt.rollout.spread import generate
+from openvlt.rollout.base import Generator, Sampling, generating
+from openvlt.rollout.distributed import generate
 from openvlt.types import Completion, GRPOBatch, Origin, Problem, Prompts, Rollouts, Totals, UserError
 
 

@@ -19,7 +19,7 @@ from openvlt.grpo.plan import largest_draw, largest_group
 from openvlt.model import memory
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.model.shared_prefix.forward import SHARED
-from openvlt.rollout.generator import Sampling
+from openvlt.rollout.base import Sampling
 from openvlt.rollout.memory import rollout
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT

@@ -10,8 +10,8 @@ from openvlt.config.validate import positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.reward.accuracy import judge
-from openvlt.rollout.generator import Generator, Sampling
-from openvlt.rollout.spread import generate
+from openvlt.rollout.base import Generator, Sampling
+from openvlt.rollout.distributed import generate
 from openvlt.types import Completion, Problem, Verdict
 
 

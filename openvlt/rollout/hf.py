@@ -10,9 +10,9 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.vision_features import pixels
-from openvlt.rollout.generator import Sampling, generating, row_uniforms
-from openvlt.rollout.sample import next_tokens
-from openvlt.rollout.stop import Stops
+from openvlt.rollout.base import Sampling, generating, row_uniforms
+from openvlt.rollout.sampling import next_tokens
+from openvlt.rollout.stopping import Stops
 from openvlt.types import Completion, Problem, Prompts
 
 

@@ -8,10 +8,10 @@ import torch
 
 from openvlt.model.load import VLM
 from openvlt.model.memory import Load, Peak, prefill
-from openvlt.rollout.cache import ROOM
-from openvlt.rollout.generator import Sampling
+from openvlt.rollout.base import Sampling
+from openvlt.rollout.kv_cache import ROOM
 from openvlt.rollout.prefix import PrefixGenerator
-from openvlt.rollout.sample import next_tokens
+from openvlt.rollout.sampling import next_tokens
 
 
 def rollout(vlm: VLM, load: Load, sampling: Sampling, generator: PrefixGenerator) -> dict[str, int]:

@@ -13,10 +13,10 @@ from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.attention import PackedAttention
 from openvlt.model.shared_prefix.forward import encode, language, packed_hidden, shares_prefix
 from openvlt.model.shared_prefix.packing import pack
-from openvlt.rollout.cache import PrefixCache
-from openvlt.rollout.generator import Sampling, generating, row_uniforms
-from openvlt.rollout.sample import next_tokens
-from openvlt.rollout.stop import Stops
+from openvlt.rollout.base import Sampling, generating, row_uniforms
+from openvlt.rollout.kv_cache import PrefixCache
+from openvlt.rollout.sampling import next_tokens
+from openvlt.rollout.stopping import Stops
 from openvlt.types import Completion, Problem, Prompts, UserError
 
 LEAVE = 8  # finished rows leave when they are an eighth of the batch: moving the others costs something, too

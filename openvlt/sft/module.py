@@ -19,7 +19,7 @@ from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.sft.loss import nll
-from openvlt.trainer.fit import Fit
+from openvlt.trainer.loop import Fit
 from openvlt.trainer.module import Optimisation, StepModule, check_moves
 from openvlt.trainer.optimizer import check_optimizer
 from openvlt.types import SFTBatch, Trace, UserError

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from openvlt.trainer.master import MasterAdamW
+from openvlt.trainer.master_weights import MasterAdamW
 from openvlt.trainer.muon import Muon
 from openvlt.types import UserError
 

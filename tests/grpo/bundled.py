@@ -33,7 +33,7 @@ from openvlt.grpo.bundle import GRPO
 from openvlt.grpo.experience import Experience
 from openvlt.model.load import VLM
 from openvlt.model.tiny import Shape, make_vlm
-from openvlt.reward import combine
+from openvlt.reward import reward
 from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.module import add
 from openvlt.types import Completion, GRPOBatch, Problem, Verdict
@@ -106,19 +106,19 @@ def bundle(case: str, **changes: Any) -> GRPO:
 def rolled(case: str, start: VLM) -> tuple[GRPO, VLM, GRPOBatch]:
     """The case's second batch of one rollout, and the model that has moved a little since."""
     settings, model = bundle(case), copy.deepcopy(start.model)
-    vlm, judge = VLM(model, start.processor, start.path), combine.judge
+    vlm, judge = VLM(model, start.processor, start.path), reward.judge
     reference = VLM(copy.deepcopy(model), start.processor, start.path) if settings.needs_reference else None
     if reference is not None:
         with torch.no_grad():
             reference.model.model.language_model.norm.weight.mul_(1.2)
-    combine.judge = judge_parity
+    reward.judge = judge_parity
     try:
         chain = settings._chain()
         experience = Experience(chain, vlm, Renderer(vlm.processor, PromptStyle()), reference, settings.updates)
         drawn = [task for problem in questions(8) for task in settings._tasks(problem, 1)]
         _, batches = experience.collect(drawn, seed=5, version=0, more=lambda: [replace(p, id=f"{p.id}'") for p in drawn], total=20)
     finally:
-        combine.judge = judge
+        reward.judge = judge
     with torch.no_grad():
         model.model.language_model.norm.weight.mul_(1.1)
     return settings, vlm, batches[1]
@@ -146,11 +146,11 @@ def trained(case: str, start: VLM, folder: Path, steps: int) -> tuple[VLM, list[
     settings = bundle(case, steps=steps, prompts_per_rollout=16, prompts_per_update=4, optimizer={"learning_rate": 0.01}, warmup=0)
     vlm = VLM(copy.deepcopy(start.model).float(), start.processor, start.path)
     reference = VLM(copy.deepcopy(vlm.model), start.processor, start.path) if settings.needs_reference else None
-    judge, combine.judge = combine.judge, judge_parity
+    judge, reward.judge = reward.judge, judge_parity
     try:
         settings.train(vlm, questions(32), reference=reference, folder=folder, seed=1)
     finally:
-        combine.judge = judge
+        reward.judge = judge
     return vlm, read_metrics(folder / "metrics.csv")
 
 

@@ -13,8 +13,8 @@ from openvlt.grpo.advantage import group_centred
 from openvlt.grpo.experience import Chain, Experience
 from openvlt.grpo.gate import keep_unequal
 from openvlt.model.load import VLM
-from openvlt.reward.combine import Reward
-from openvlt.rollout.generator import Sampling
+from openvlt.reward.reward import Reward
+from openvlt.rollout.base import Sampling
 
 
 @pytest.fixture

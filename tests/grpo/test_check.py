@@ -22,11 +22,11 @@ from openvlt.grpo.passes import ViewPass
 from openvlt.grpo.plan import Spec, Views, gold_answer
 from openvlt.grpo.refill import Replay, Resample
 from openvlt.grpo.schedule import Ramp
-from openvlt.reward.combine import Reward, by_level, gated
+from openvlt.reward.reward import Reward, by_level, gated
 from openvlt.reward.terms import CaptionSuffices, Overlong
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
-from openvlt.trainer.fit import Fit
+from openvlt.trainer.loop import Fit
 from openvlt.trainer.optimizer import adamw
 from openvlt.types import UserError
 
@@ -173,8 +173,8 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
         (["grpo.advantage._target_=openvlt.grpo.advantage.group_normalized"], "has no 'group_normalized', but group_normalised, .*leave_one_out"),
         (["+grpo.auxilary.kl=1"], "grpo has unknown key 'auxilary'; .*auxiliary"),
         (["+grpo.auxiliary.e={_target_: openvlt.grpo.auxiliary.Entropy, coefficient: high}"], "coefficient='high' is no float"),
-        (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.combine.by_level, _partial_: true, weights: {1: 1}}"], None),
-        (["grpo=paper", "+reward.multiplier={_target_: openvlt.reward.combine.by_level, _partial_: true, weights: {1: 1}}"], "cancels"),
+        (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.reward.by_level, _partial_: true, weights: {1: 1}}"], None),
+        (["grpo=paper", "+reward.multiplier={_target_: openvlt.reward.reward.by_level, _partial_: true, weights: {1: 1}}"], "cancels"),
         (["grpo=gspo", "grpo.aggregate._target_=openvlt.grpo.aggregate.sequence_sum"], "gspo gives one value per completion"),
         (["grpo=rloo", "grpo.gate._target_=openvlt.grpo.gate.keep_unequal"], "gate keep_unequal drops groups"),
         (["+recipe=pearl", "grpo=dapo", "grpo.shapers.perceived.auxiliary=1"], "perceived_first .* leave grpo.refill out"),

@@ -15,7 +15,7 @@ from openvlt.grpo.passes import ViewPass
 from openvlt.grpo.plan import Spec, Views
 from openvlt.grpo.refill import Replay, Resample
 from openvlt.model.shared_prefix.vision_features import FEATURES
-from openvlt.reward.combine import Reward
+from openvlt.reward.reward import Reward
 from openvlt.types import Origin, UserError
 
 

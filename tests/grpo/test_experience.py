@@ -18,8 +18,8 @@ from openvlt.grpo.loss import clipped_surrogate
 from openvlt.grpo.module import GRPOModule, Objective
 from openvlt.model.load import VLM, with_adapter
 from openvlt.model.shared_prefix.logprob import completion_logp
-from openvlt.reward.combine import Reward
-from openvlt.rollout.generator import Sampling
+from openvlt.reward.reward import Reward
+from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.trainer.module import Optimisation
 from openvlt.trainer.optimizer import adamw, constant, muon
@@ -131,7 +131,7 @@ def test_a_generator_without_log_probabilities_is_fine(make, mixed):
     "optimizer", [partial(adamw, learning_rate=0.1, weight_decay=0.1), partial(muon, learning_rate=0.1, muon_learning_rate=0.1)]
 )
 def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(make, mixed, tmp_path, updates, optimizer):
-    from openvlt.trainer.fit import Fit
+    from openvlt.trainer.loop import Fit
     from openvlt.trainer.metrics import read_metrics
 
     experience = make(rewards=[1.0] * 8, updates=updates)
@@ -152,7 +152,7 @@ def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(mak
 @pytest.mark.parametrize("pattern", ["full empty full", "empty full full"])
 def test_an_empty_step_keeps_its_row_and_columns_in_the_metrics(make, mixed, tmp_path, pattern):
     """Every row means what the header says, also that of a step in which nothing was learned."""
-    from openvlt.trainer.fit import Fit
+    from openvlt.trainer.loop import Fit
     from openvlt.trainer.metrics import read_metrics
 
     made = {"full": make(), "empty": make(rewards=[1.0] * 8)}

@@ -26,7 +26,7 @@ from openvlt.grpo.gate import accuracy_band
 from openvlt.grpo.observe import accuracies, distinct_answers
 from openvlt.grpo.plan import Spec, Views, gold_answer, largest_draw, largest_group
 from openvlt.grpo.schedule import Ramp, Sigmoid, at
-from openvlt.reward.combine import Reward
+from openvlt.reward.reward import Reward
 from openvlt.reward.terms import Overlong
 from openvlt.types import Origin, Problem, UserError
 

@@ -26,9 +26,9 @@ from openvlt.grpo.sampler import NearHalf
 from openvlt.grpo.schedule import Ramp
 from openvlt.grpo.shape import perception, uncertainty
 from openvlt.model.load import VLM
-from openvlt.reward.combine import Reward
+from openvlt.reward.reward import Reward
 from openvlt.rollout.prefix import PrefixGenerator
-from openvlt.trainer.fit import Fit
+from openvlt.trainer.loop import Fit
 from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, constant
 from openvlt.types import Rollouts

@@ -8,7 +8,7 @@ import pytest
 
 from openvlt.data.prompts import PromptStyle
 from openvlt.iteration.screen import Screen
-from openvlt.rollout.generator import Sampling
+from openvlt.rollout.base import Sampling
 from openvlt.types import Completion, UserError
 
 

@@ -17,7 +17,7 @@ from openvlt.iteration.plan import optimiser
 from openvlt.model import memory
 from openvlt.model.load import VLM, freeze, with_adapter
 from openvlt.model.shared_prefix.logprob import completion_logp
-from openvlt.rollout.generator import Sampling
+from openvlt.rollout.base import Sampling
 from openvlt.rollout.memory import rollout
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.trainer.optimizer import adamw, muon

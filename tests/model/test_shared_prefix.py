@@ -17,7 +17,7 @@ from openvlt.model.shared_prefix import forward, vision_features
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.shared_prefix.packing import pack
 from openvlt.model.tiny import make_processor
-from openvlt.rollout.generator import Sampling
+from openvlt.rollout.base import Sampling
 from openvlt.rollout.hf import HFGenerator
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.types import UserError

@@ -16,7 +16,7 @@ import torch
 from openvlt.model.load import load_weights
 from openvlt.model.processor import ImageOnlyProcessor, load_processor
 from openvlt.model.tiny import Shape, TinyModel, make_vlm
-from openvlt.rollout.generator import Sampling
+from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.types import UserError
 

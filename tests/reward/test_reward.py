@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from openvlt.reward.accuracy import Accuracy, EmptySummary, judge
-from openvlt.reward.combine import Reward, weighted_sum
+from openvlt.reward.reward import Reward, weighted_sum
 from openvlt.reward.services import Services
 from openvlt.reward.terms import AnnotationsCovered
 from openvlt.serving.protocol import Ask, Reply

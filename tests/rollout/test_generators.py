@@ -12,7 +12,7 @@ from openvlt.model import cpu_linear
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.rollout import prefix
-from openvlt.rollout.generator import Sampling, generating
+from openvlt.rollout.base import Sampling, generating
 from openvlt.rollout.hf import HFGenerator
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.types import UserError

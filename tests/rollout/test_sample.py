@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from openvlt.rollout.generator import Sampling, row_uniforms
-from openvlt.rollout.sample import next_tokens
+from openvlt.rollout.base import Sampling, row_uniforms
+from openvlt.rollout.sampling import next_tokens
 from openvlt.types import Problem
 
 FOUR = torch.tensor([0.1, 0.4, 0.2, 0.3]).log()

@@ -12,7 +12,7 @@ import torch
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.sft.loss import nll
 from openvlt.sft.module import SFT, SFTModule
-from openvlt.trainer.fit import Fit
+from openvlt.trainer.loop import Fit
 from openvlt.trainer.module import Optimisation
 from openvlt.trainer.optimizer import adamw, constant
 from openvlt.types import Problem, Prompts, SFTBatch, Trace, UserError

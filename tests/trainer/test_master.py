@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from openvlt.trainer.master import MasterAdamW
+from openvlt.trainer.master_weights import MasterAdamW
 from openvlt.trainer.optimizer import adamw
 
 

@@ -20,10 +20,10 @@ from openvlt.grpo.aggregate import sequence_mean
 from openvlt.grpo.bundle import GRPO
 from openvlt.grpo.gate import keep_unequal
 from openvlt.model.load import VLM
-from openvlt.reward.combine import Reward
+from openvlt.reward.reward import Reward
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
-from openvlt.trainer.fit import Fit
+from openvlt.trainer.loop import Fit
 from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, muon
 from openvlt.types import Trace, UserError

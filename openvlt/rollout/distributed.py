@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from openvlt import distributed
 from openvlt.model.load import VLM
-from openvlt.rollout.generator import Generator, Sampling
+from openvlt.rollout.base import Generator, Sampling
 from openvlt.types import Completion, Problem, Prompts
 
 

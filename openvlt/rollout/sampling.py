@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from openvlt.rollout.generator import Sampling
+from openvlt.rollout.base import Sampling
 
 BLOCK = 256  # tokens whose probabilities are summed first where the vocabulary is large
 
