@@ -23,25 +23,28 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from openvlt.grpo import aggregate, loss  # noqa: E402
-from openvlt.grpo.kl import k3  # noqa: E402
+from openvlt.grpo.parts import (
+    loss,  # noqa: E402
+    loss_aggregation,
+)
+from openvlt.grpo.parts.kl import k3  # noqa: E402
 from openvlt.types import Totals  # noqa: E402
 
 ROWS, WIDTH, LIMIT = 12, 17, 32
 CASES: dict[str, tuple[dict[str, Any], Any, Any]] = {  # TRL's settings, our loss, our aggregate
-    "grpo": (dict(loss_type="grpo"), loss.clipped_surrogate, aggregate.sequence_mean),
-    "grpo, two-sided clip": (dict(loss_type="grpo", delta=1.5), partial(loss.clipped_surrogate, dual=1.5), aggregate.sequence_mean),
-    "grpo + k3 KL": (dict(loss_type="grpo", beta=0.04), loss.clipped_surrogate, aggregate.sequence_mean),
-    "bnpo": (dict(loss_type="bnpo"), loss.clipped_surrogate, aggregate.token_mean),
-    "dapo": (dict(loss_type="dapo", high=0.28), partial(loss.clipped_surrogate, clip_high=0.28), aggregate.token_mean),
-    "dr_grpo": (dict(loss_type="dr_grpo"), loss.clipped_surrogate, partial(aggregate.constant_length, length=LIMIT)),
+    "grpo": (dict(loss_type="grpo"), loss.clipped_surrogate, loss_aggregation.sequence_mean),
+    "grpo, two-sided clip": (dict(loss_type="grpo", delta=1.5), partial(loss.clipped_surrogate, dual=1.5), loss_aggregation.sequence_mean),
+    "grpo + k3 KL": (dict(loss_type="grpo", beta=0.04), loss.clipped_surrogate, loss_aggregation.sequence_mean),
+    "bnpo": (dict(loss_type="bnpo"), loss.clipped_surrogate, loss_aggregation.token_mean),
+    "dapo": (dict(loss_type="dapo", high=0.28), partial(loss.clipped_surrogate, clip_high=0.28), loss_aggregation.token_mean),
+    "dr_grpo": (dict(loss_type="dr_grpo"), loss.clipped_surrogate, partial(loss_aggregation.constant_length, length=LIMIT)),
     "gspo": (
         dict(loss_type="grpo", level="sequence", low=0.03, high=0.04),
         partial(loss.gspo, clip_low=0.03, clip_high=0.04),
-        aggregate.sequence_mean,
+        loss_aggregation.sequence_mean,
     ),
-    "cispo": (dict(loss_type="cispo", high=1.2), partial(loss.cispo, ratio_high=1.2), aggregate.token_mean),
-    "sapo": (dict(loss_type="sapo"), loss.sapo, aggregate.sequence_mean),
+    "cispo": (dict(loss_type="cispo", high=1.2), partial(loss.cispo, ratio_high=1.2), loss_aggregation.token_mean),
+    "sapo": (dict(loss_type="sapo"), loss.sapo, loss_aggregation.sequence_mean),
 }
 
 

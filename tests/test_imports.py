@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "openvlt"
 ROOMS = ["types", "values", "ranks", "config", "verify", "data", "model", "rollout", "reward", "trainer", "grpo", "sft", "distill", "benchmark", "iteration", "report"]
-PURE = {"grpo/loss.py": {"torch"}, "grpo/advantage.py": {"torch"}, "grpo/kl.py": {"torch"}, "grpo/aggregate.py": {"torch", "openvlt.types"}}
+PURE = {"grpo/parts/loss.py": {"torch"}, "grpo/parts/advantage.py": {"torch"}, "grpo/parts/kl.py": {"torch"}, "grpo/parts/loss_aggregation.py": {"torch", "openvlt.types"}}
 
 
 def imported(file: Path) -> set[str]:

@@ -28,7 +28,7 @@ def rotation(problem: Problem, rng: random.Random) -> list[Problem]:
 def with_perception(problem: Problem, rng: random.Random) -> list[Problem]:
     """The problem and one question about what is seen (PEARL's checklist, here from the caption of a generated figure).
 
-    `meta["parent"]` links it to the problem: see `openvlt.grpo.shape.perceived_first`.
+    `meta["parent"]` links it to the problem: see `openvlt.grpo.parts.advantage_shaping.perceived_first`.
     """
     values = _VALUE.findall(str(problem.meta.get("caption", "")))
     if not values:

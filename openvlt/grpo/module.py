@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openvlt.grpo.auxiliary import Auxiliary
-from openvlt.grpo.experience import micro_batches
-from openvlt.grpo.kl import k3
-from openvlt.grpo.loss import TokenLoss, silenced
-from openvlt.grpo.schedule import at
+from openvlt.grpo.collect.experience import micro_batches
+from openvlt.grpo.parts.auxiliary_losses import Auxiliary
+from openvlt.grpo.parts.kl import k3
+from openvlt.grpo.parts.loss import TokenLoss, silenced
+from openvlt.grpo.parts.schedules import at
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.trainer.module import Optimisation, StepModule

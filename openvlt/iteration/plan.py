@@ -14,8 +14,8 @@ from torch import nn
 
 from openvlt import distributed
 from openvlt.config.build import build
-from openvlt.grpo.bundle import GRPO
-from openvlt.grpo.plan import largest_draw, largest_group
+from openvlt.grpo.algorithm import GRPO
+from openvlt.grpo.collect.plan import largest_draw, largest_group
 from openvlt.model import memory
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.model.shared_prefix.forward import SHARED

@@ -15,7 +15,7 @@ from openvlt.config.validate import check_values
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import read_traces
 from openvlt.distill.pipeline import Distillation
-from openvlt.grpo.bundle import GRPO
+from openvlt.grpo.algorithm import GRPO
 from openvlt.iteration.folder import publish, saved_model
 from openvlt.iteration.screen import Screen
 from openvlt.model.load import VLM, PretrainedModel

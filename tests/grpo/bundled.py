@@ -29,8 +29,8 @@ from openvlt import distributed
 from openvlt.config.build import CONF, ROOT, build
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.synthetic import figures
-from openvlt.grpo.bundle import GRPO
-from openvlt.grpo.experience import Experience
+from openvlt.grpo.algorithm import GRPO
+from openvlt.grpo.collect.experience import Experience
 from openvlt.model.load import VLM
 from openvlt.model.tiny import Shape, make_vlm
 from openvlt.reward import reward
@@ -54,11 +54,11 @@ RECIPES: dict[str, list[str]] = {
     "replay": [],
 }
 MIXED = [  # parts of many methods at once
-    "+grpo.auxiliary.entropy={_target_: openvlt.grpo.auxiliary.Entropy, coefficient: 0.01}",
-    "+grpo.auxiliary.right={_target_: openvlt.grpo.auxiliary.Imitation, coefficient: 0.1, rows: correct}",
-    "+grpo.shapers.cut={_target_: openvlt.grpo.shape.mask_truncated, _partial_: true}",
-    "+grpo.shapers.sharp={_target_: openvlt.grpo.shape.top_entropy, _partial_: true, share: 0.5}",
-    "+grpo.correction={_target_: openvlt.grpo.correct.RolloutCorrection, level: sequence, action: mask, cap: 3.0}",
+    "+grpo.auxiliary.entropy={_target_: openvlt.grpo.parts.auxiliary_losses.Entropy, coefficient: 0.01}",
+    "+grpo.auxiliary.right={_target_: openvlt.grpo.parts.auxiliary_losses.Imitation, coefficient: 0.1, rows: correct}",
+    "+grpo.shapers.cut={_target_: openvlt.grpo.parts.advantage_shaping.mask_truncated, _partial_: true}",
+    "+grpo.shapers.sharp={_target_: openvlt.grpo.parts.advantage_shaping.top_entropy, _partial_: true, share: 0.5}",
+    "+grpo.correction={_target_: openvlt.grpo.parts.rollout_correction.RolloutCorrection, level: sequence, action: mask, cap: 3.0}",
     "grpo.denominator=selected",
     "grpo.kl=0.1",
 ]

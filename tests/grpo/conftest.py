@@ -9,9 +9,9 @@ import pytest
 from made import LENGTHS, REWARDS, Scripted, written
 
 from openvlt.data.prompts import PromptStyle, Renderer
-from openvlt.grpo.advantage import group_centred
-from openvlt.grpo.experience import Chain, Experience
-from openvlt.grpo.gate import keep_unequal
+from openvlt.grpo.collect.experience import Chain, Experience
+from openvlt.grpo.parts.advantage import group_centred
+from openvlt.grpo.parts.group_filter import keep_unequal
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.base import Sampling

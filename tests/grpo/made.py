@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from openvlt.grpo.gate import keep_unequal
+from openvlt.grpo.parts.group_filter import keep_unequal
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
 
 LENGTHS = (3, 5, 2, 4, 6, 1, 4, 2)  # four problems, two completions each

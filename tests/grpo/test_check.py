@@ -13,15 +13,16 @@ from openvlt.config.build import CONF, build
 from openvlt.data.image_views import Blackened
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.sources import selection
-from openvlt.grpo import advantage, aggregate, gate, loss, sampler, shape
-from openvlt.grpo.auxiliary import KL, Entropy, RewardKL, ViewGap
-from openvlt.grpo.bundle import GRPO
-from openvlt.grpo.check import OVER_BATCH, SIZES
-from openvlt.grpo.correct import RolloutCorrection
-from openvlt.grpo.passes import ViewPass
-from openvlt.grpo.plan import Spec, Views, gold_answer
-from openvlt.grpo.refill import Replay, Resample
-from openvlt.grpo.schedule import Ramp
+from openvlt.grpo.algorithm import GRPO
+from openvlt.grpo.collect import sampler
+from openvlt.grpo.collect.passes import ViewPass
+from openvlt.grpo.collect.plan import Spec, Views, gold_answer
+from openvlt.grpo.collect.resampling import Replay, Resample
+from openvlt.grpo.parts import advantage, advantage_shaping, group_filter, loss, loss_aggregation
+from openvlt.grpo.parts.auxiliary_losses import KL, Entropy, RewardKL, ViewGap
+from openvlt.grpo.parts.rollout_correction import RolloutCorrection
+from openvlt.grpo.parts.schedules import Ramp
+from openvlt.grpo.validate import OVER_BATCH, SIZES
 from openvlt.reward.reward import Reward, by_level, gated
 from openvlt.reward.terms import CaptionSuffices, Overlong
 from openvlt.rollout.prefix import PrefixGenerator
@@ -36,12 +37,12 @@ def reward(**more: Any) -> Reward:
 
 
 def grpo(**changes: Any) -> GRPO:
-    parts = dict(advantage=advantage.group_normalised, gate=gate.keep_unequal, aggregate=aggregate.sequence_mean, reward=reward())
+    parts = dict(advantage=advantage.group_normalised, gate=group_filter.keep_unequal, aggregate=loss_aggregation.sequence_mean, reward=reward())
     machine = dict(fit=Fit(), prompt=PromptStyle(), generator=PrefixGenerator(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
     return GRPO(**{**machine, **parts, **changes})
 
 
-NEED = partial(shape.perception, view="black")
+NEED = partial(advantage_shaping.perception, view="black")
 VIEW, KL_ONLY = ({"black": ViewPass(Blackened(), outputs=outputs)} for outputs in (("logp",), ("sym_kl",)))
 
 
@@ -61,11 +62,11 @@ BY_GROUP = (advantage.group_normalised, advantage.group_centred, advantage.batch
         ({"gate": lambda penalty_NT: None}, r"grpo.gate asks for \['penalty_NT'\]"),
         ({"shapers": {"mine": lambda entropy: None}}, r"grpo.shapers.mine asks for \['entropy'\]"),
         ({"hooks": {"mine": lambda x: None}}, r"grpo.hooks.mine asks for \['x'\]"),
-        ({"shapers": {"p": partial(shape.perception, view="black")}}, r"grpo.shapers.p.view='black' is no pass; grpo.passes has \[\]"),
+        ({"shapers": {"p": partial(advantage_shaping.perception, view="black")}}, r"grpo.shapers.p.view='black' is no pass; grpo.passes has \[\]"),
         ({"auxiliary": {"gap": ViewGap(0.1, view="blak")}, "passes": VIEW}, r"needs the pass 'blak'; grpo.passes has \['black'\]"),
         ({"reward": reward(multiplier=partial(by_level, weights={1: 2.0}))}, r"cancels in \(r - mean\) / std; weigh the loss instead"),
-        ({"loss": partial(loss.gspo, clip_low=1e-3), "aggregate": aggregate.sequence_sum}, "gspo gives one value per completion"),
-        ({"refill": Resample(), "gate": gate.keep_all}, "has nothing to replace under gate keep_all"),
+        ({"loss": partial(loss.gspo, clip_low=1e-3), "aggregate": loss_aggregation.sequence_sum}, "gspo gives one value per completion"),
+        ({"refill": Resample(), "gate": group_filter.keep_all}, "has nothing to replace under gate keep_all"),
         ({"reward_kl": RewardKL(0.1)}, "gate keep_unequal drops groups .* the KL term in the reward gives them one"),
         ({"loss": loss.policy_gradient, "prompts_per_rollout": 64}, "takes every completion for the present policy's own"),
         ({"loss": loss.policy_gradient, "refill": Replay()}, "replayed groups use clipped_surrogate"),
@@ -79,15 +80,15 @@ BY_GROUP = (advantage.group_normalised, advantage.group_centred, advantage.batch
         ({"select": partial(selection.between, low=0.2)}, r"grpo.select has no column; give \+grpo.select.column=<value>"),
         ({"select": partial(selection.highest, column="level")}, "grpo.select has no amount"),
         ({"auxiliary": {"gap": ViewGap(0.1, view="black")}, "passes": KL_ONLY}, r"reads logp of the pass 'black'; add it: .*=\[logp, \.\.\.\]"),
-        ({"shapers": {"p": partial(shape.perception, view="black")}, "passes": KL_ONLY}, "grpo.shapers.p reads logp of the pass 'black'"),
-        ({"shapers": {"u": partial(shape.uncertainty, weight=1.0, limit=1.0, noisy="black")}, "passes": VIEW}, "u reads sym_kl of the pass"),
+        ({"shapers": {"p": partial(advantage_shaping.perception, view="black")}, "passes": KL_ONLY}, "grpo.shapers.p reads logp of the pass 'black'"),
+        ({"shapers": {"u": partial(advantage_shaping.uncertainty, weight=1.0, limit=1.0, noisy="black")}, "passes": VIEW}, "u reads sym_kl of the pass"),
         ({"gate": lambda entropy_NT: None}, r"grpo.gate asks for \['entropy_NT'\], which isn't known yet when it runs"),
         ({"gate": lambda adv_NT: None}, r"grpo.gate asks for \['adv_NT'\], which isn't known yet"),
         ({"advantage": lambda adv_NT: None}, r"grpo.advantage asks for \['adv_NT'\], which isn't known yet"),
-        ({"shapers": {"first": shape.perceived_first}, "refill": Resample()}, "has to see the perception groups that a refill takes out"),
+        ({"shapers": {"first": advantage_shaping.perceived_first}, "refill": Resample()}, "has to see the perception groups that a refill takes out"),
         ({"shapers": {"p": NEED}, "passes": VIEW, "refill": Replay()}, "grpo.shapers.p reads .* those of replayed groups are an earlier"),
         *[({"advantage": each}, f"but {each.__name__} gives them one; use gate keep_all") for each in OVER_BATCH],
-        ({"advantage": advantage.gdpo, "reward_kl": RewardKL(0.1), "gate": gate.keep_all}, "reward_kl has no effect .* such as gdpo"),
+        ({"advantage": advantage.gdpo, "reward_kl": RewardKL(0.1), "gate": group_filter.keep_all}, "reward_kl has no effect .* such as gdpo"),
         ({"advantage": advantage.gdpo, "reward": reward(combine=partial(gated, gates={"a": "a"}))}, "combine has no effect under gdpo"),
         *[({"group_size": 1, "advantage": each}, f"=1 trains nothing under {each.__name__}") for each in (*BY_GROUP, *OVER_BATCH[1:])],
         ({"group_size": 1, "plan": Views({"other": Spec(3, train=False)})}, "grpo.group_size=1 trains nothing"),
@@ -105,19 +106,19 @@ def test_a_bundle_that_cannot_be_says_why(changes: dict[str, Any], said: str):
 def test_what_is_allowed_is_built():
     centred = {"advantage": advantage.group_centred, "reward": reward(multiplier=partial(by_level, weights={1: 2.0}))}
     assert grpo(**centred).updates == 1
-    assert grpo(shapers={"p": partial(shape.perception, view="black")}, passes=VIEW).losses == {}
+    assert grpo(shapers={"p": partial(advantage_shaping.perception, view="black")}, passes=VIEW).losses == {}
     assert grpo(kl=Ramp(0.1, 0.0)).needs_reference and not grpo().needs_reference
-    assert grpo(reward_kl=RewardKL(0.1), gate=gate.keep_all).needs_reference
+    assert grpo(reward_kl=RewardKL(0.1), gate=group_filter.keep_all).needs_reference
     assert grpo(reward=Reward({"caption": CaptionSuffices("reference")}, {"caption": 1.0})).needs_reference
     assert not grpo(reward=Reward({"caption": CaptionSuffices()}, {"caption": 1.0})).needs_reference
     assert grpo(correction=RolloutCorrection(cap=Ramp(3.0, 2.0)), select=partial(selection.between, column="level")).steps
     assert list(grpo(kl=0.1, auxiliary={"entropy": Entropy(0.1)}).losses) == ["kl", "entropy"]
-    assert grpo(shapers={"p": NEED}, passes=VIEW, refill=Resample()) and grpo(shapers={"cut": shape.mask_truncated}, refill=Replay())
-    assert grpo(advantage=advantage.gdpo, gate=gate.keep_all) and grpo(shapers={"first": shape.perceived_first})
+    assert grpo(shapers={"p": NEED}, passes=VIEW, refill=Resample()) and grpo(shapers={"cut": advantage_shaping.mask_truncated}, refill=Replay())
+    assert grpo(advantage=advantage.gdpo, gate=group_filter.keep_all) and grpo(shapers={"first": advantage_shaping.perceived_first})
 
 
 def test_one_completion_of_a_problem_is_enough_where_others_stand_beside_it():
-    over_batch = {"advantage": advantage.reinforce_pp, "gate": gate.keep_all, "reward_kl": RewardKL(0.1)}
+    over_batch = {"advantage": advantage.reinforce_pp, "gate": group_filter.keep_all, "reward_kl": RewardKL(0.1)}
     for changes in (over_batch, {"plan": Views(texts=gold_answer)}, {"plan": Views({"noisy": Spec(1)})}):
         assert grpo(group_size=1, **changes).group_size == 1
 
@@ -169,14 +170,14 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["+grpo.loss.clip=0.2"], r"grpo.loss has unknown key 'clip'; openvlt.grpo.loss.clipped_surrogate takes .*clip_low, clip_high, dual"),
-        (["grpo.advantage._target_=openvlt.grpo.advantage.group_normalized"], "has no 'group_normalized', but group_normalised, .*leave_one_out"),
+        (["+grpo.loss.clip=0.2"], r"grpo.loss has unknown key 'clip'; openvlt.grpo.parts.loss.clipped_surrogate takes .*clip_low, clip_high, dual"),
+        (["grpo.advantage._target_=openvlt.grpo.parts.advantage.group_normalized"], "has no 'group_normalized', but group_normalised, .*leave_one_out"),
         (["+grpo.auxilary.kl=1"], "grpo has unknown key 'auxilary'; .*auxiliary"),
-        (["+grpo.auxiliary.e={_target_: openvlt.grpo.auxiliary.Entropy, coefficient: high}"], "coefficient='high' is no float"),
+        (["+grpo.auxiliary.e={_target_: openvlt.grpo.parts.auxiliary_losses.Entropy, coefficient: high}"], "coefficient='high' is no float"),
         (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.reward.by_level, _partial_: true, weights: {1: 1}}"], None),
         (["grpo=paper", "+reward.multiplier={_target_: openvlt.reward.reward.by_level, _partial_: true, weights: {1: 1}}"], "cancels"),
-        (["grpo=gspo", "grpo.aggregate._target_=openvlt.grpo.aggregate.sequence_sum"], "gspo gives one value per completion"),
-        (["grpo=rloo", "grpo.gate._target_=openvlt.grpo.gate.keep_unequal"], "gate keep_unequal drops groups"),
+        (["grpo=gspo", "grpo.aggregate._target_=openvlt.grpo.parts.loss_aggregation.sequence_sum"], "gspo gives one value per completion"),
+        (["grpo=rloo", "grpo.gate._target_=openvlt.grpo.parts.group_filter.keep_unequal"], "gate keep_unequal drops groups"),
         (["+recipe=pearl", "grpo=dapo", "grpo.shapers.perceived.auxiliary=1"], "perceived_first .* leave grpo.refill out"),
         (["grpo.clip=-1"], r"grpo.clip=-1; .* above 0; inf \(.inf in a file\) clips nothing"),
     ],

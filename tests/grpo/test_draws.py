@@ -10,10 +10,10 @@ import pytest
 import torch
 from made import Scripted, written
 
-from openvlt.grpo.experience import Experience
-from openvlt.grpo.passes import ViewPass
-from openvlt.grpo.plan import Spec, Views
-from openvlt.grpo.refill import Replay, Resample
+from openvlt.grpo.collect.experience import Experience
+from openvlt.grpo.collect.passes import ViewPass
+from openvlt.grpo.collect.plan import Spec, Views
+from openvlt.grpo.collect.resampling import Replay, Resample
 from openvlt.model.shared_prefix.vision_features import FEATURES
 from openvlt.reward.reward import Reward
 from openvlt.types import Origin, UserError

@@ -9,13 +9,13 @@ import torch
 from made import LENGTHS, REWARDS
 
 from openvlt.data.prompts import PromptStyle, Renderer
-from openvlt.grpo.advantage import group_normalised
-from openvlt.grpo.aggregate import sequence_mean
-from openvlt.grpo.auxiliary import KL
-from openvlt.grpo.experience import Chain, Experience
-from openvlt.grpo.gate import keep_unequal
-from openvlt.grpo.loss import clipped_surrogate
+from openvlt.grpo.collect.experience import Chain, Experience
 from openvlt.grpo.module import GRPOModule, Objective
+from openvlt.grpo.parts.advantage import group_normalised
+from openvlt.grpo.parts.auxiliary_losses import KL
+from openvlt.grpo.parts.group_filter import keep_unequal
+from openvlt.grpo.parts.loss import clipped_surrogate
+from openvlt.grpo.parts.loss_aggregation import sequence_mean
 from openvlt.model.load import VLM, with_adapter
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.reward.reward import Reward

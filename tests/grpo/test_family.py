@@ -10,8 +10,8 @@ import slow_twins as slow
 import torch
 from torch import Tensor
 
-from openvlt.grpo import advantage, aggregate, loss
-from openvlt.grpo.gate import accuracy_band, keep_unequal
+from openvlt.grpo.parts import advantage, loss, loss_aggregation
+from openvlt.grpo.parts.group_filter import accuracy_band, keep_unequal
 from openvlt.types import Totals
 
 NAN = float("nan")
@@ -241,10 +241,10 @@ def test_silenced_asks_the_loss_itself():
 # --- aggregates ---------------------------------------------------------------------------------------------------------
 
 AGGREGATES = [
-    (aggregate.token_mean, slow.token_mean),
-    (aggregate.sequence_mean, slow.sequence_mean),
-    (aggregate.sequence_sum, slow.sequence_sum),
-    (partial(aggregate.constant_length, length=17), partial(slow.constant_length, length=17)),
+    (loss_aggregation.token_mean, slow.token_mean),
+    (loss_aggregation.sequence_mean, slow.sequence_mean),
+    (loss_aggregation.sequence_sum, slow.sequence_sum),
+    (partial(loss_aggregation.constant_length, length=17), partial(slow.constant_length, length=17)),
 ]
 
 
@@ -264,12 +264,12 @@ def test_aggregates_equal_their_slow_twins_and_add_up_over_any_split(function, t
 def test_aggregates_on_paper():
     value, mask = doubles(2, 4, 9, 6).view(2, 2), torch.tensor([[1, 1], [1, 0]])
     totals = Totals(tokens=3, sequences=2)
-    assert aggregate.token_mean(value, mask, totals).item() == pytest.approx(5)
-    assert aggregate.sequence_mean(value, mask, totals).item() == pytest.approx((3 + 9) / 2)
-    assert aggregate.sequence_sum(value, mask, totals).item() == pytest.approx(15 / 2)
-    assert aggregate.constant_length(value, mask, totals, length=10).item() == pytest.approx(15 / 20)
+    assert loss_aggregation.token_mean(value, mask, totals).item() == pytest.approx(5)
+    assert loss_aggregation.sequence_mean(value, mask, totals).item() == pytest.approx((3 + 9) / 2)
+    assert loss_aggregation.sequence_sum(value, mask, totals).item() == pytest.approx(15 / 2)
+    assert loss_aggregation.constant_length(value, mask, totals, length=10).item() == pytest.approx(15 / 20)
 
 
 def test_one_value_per_completion_counts_once_under_the_sequence_mean():
     value = doubles(2, 5).view(2, 1)
-    assert aggregate.sequence_mean(value, torch.tensor([[1, 1], [1, 0]]), Totals(3, 2)).item() == pytest.approx(3.5)
+    assert loss_aggregation.sequence_mean(value, torch.tensor([[1, 1], [1, 0]]), Totals(3, 2)).item() == pytest.approx(3.5)

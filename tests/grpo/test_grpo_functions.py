@@ -8,11 +8,11 @@ import statistics
 import pytest
 import torch
 
-from openvlt.grpo.advantage import group_centred, group_mean, group_normalised, group_sizes
-from openvlt.grpo.aggregate import sequence_mean, token_mean
-from openvlt.grpo.gate import keep_all, keep_unequal
-from openvlt.grpo.kl import k3
-from openvlt.grpo.loss import clipped_surrogate, silenced
+from openvlt.grpo.parts.advantage import group_centred, group_mean, group_normalised, group_sizes
+from openvlt.grpo.parts.group_filter import keep_all, keep_unequal
+from openvlt.grpo.parts.kl import k3
+from openvlt.grpo.parts.loss import clipped_surrogate, silenced
+from openvlt.grpo.parts.loss_aggregation import sequence_mean, token_mean
 from openvlt.types import Totals
 
 RAGGED = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 3, 3])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from openvlt.grpo.aggregate import sequence_mean, token_mean
-from openvlt.grpo.auxiliary import KL, Entropy
-from openvlt.grpo.experience import micro_batches
-from openvlt.grpo.loss import clipped_surrogate
+from openvlt.grpo.collect.experience import micro_batches
 from openvlt.grpo.module import GRPOModule, Objective
+from openvlt.grpo.parts.auxiliary_losses import KL, Entropy
+from openvlt.grpo.parts.loss import clipped_surrogate
+from openvlt.grpo.parts.loss_aggregation import sequence_mean, token_mean
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.trainer.module import Optimisation, add

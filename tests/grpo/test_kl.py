@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openvlt.grpo import kl
+from openvlt.grpo.parts import kl
 
 SLOPES = {kl.k1: lambda x: torch.ones_like(x), kl.k2: lambda x: x, kl.k3: lambda x: 1 - (-x).exp(), kl.k3_plus: lambda x: x}
 VALUES = {kl.k1: lambda x: x, kl.k2: lambda x: x * x / 2, kl.k3: lambda x: (-x).exp() + x - 1, kl.k3_plus: lambda x: (-x).exp() + x - 1}

@@ -17,15 +17,16 @@ from openvlt.data import self_made_tasks
 from openvlt.data.image_views import Blackened, Noisy, seen_through
 from openvlt.data.sources import selection
 from openvlt.data.synthetic import figures
-from openvlt.grpo import columns, credit, sampler, shape
-from openvlt.grpo.advantage import group_centred
-from openvlt.grpo.auxiliary import KL, Entropy, Imitation, RewardKL, ViewGap
-from openvlt.grpo.correct import RolloutCorrection
-from openvlt.grpo.experience import Chain
-from openvlt.grpo.gate import accuracy_band
-from openvlt.grpo.observe import accuracies, distinct_answers
-from openvlt.grpo.plan import Spec, Views, gold_answer, largest_draw, largest_group
-from openvlt.grpo.schedule import Ramp, Sigmoid, at
+from openvlt.grpo.collect import columns, sampler, weighting
+from openvlt.grpo.collect.experience import Chain
+from openvlt.grpo.collect.metrics import accuracies, distinct_answers
+from openvlt.grpo.collect.plan import Spec, Views, gold_answer, largest_draw, largest_group
+from openvlt.grpo.parts import advantage_shaping
+from openvlt.grpo.parts.advantage import group_centred
+from openvlt.grpo.parts.auxiliary_losses import KL, Entropy, Imitation, RewardKL, ViewGap
+from openvlt.grpo.parts.group_filter import accuracy_band
+from openvlt.grpo.parts.rollout_correction import RolloutCorrection
+from openvlt.grpo.parts.schedules import Ramp, Sigmoid, at
 from openvlt.reward.reward import Reward
 from openvlt.reward.terms import Overlong
 from openvlt.types import Origin, Problem, UserError
@@ -38,35 +39,35 @@ NAN = float("nan")
 
 def test_a_shape_multiplies_adds_weighs_and_drops():
     before = rollouts([1.0, 0.0, 1.0, 0.0])
-    one = shape.Shape(times=torch.full((4, 1), 2.0), plus=torch.ones(4, 1), sample_weight_N=torch.tensor([1.0, 0.5, 1.0, 1.0]))
+    one = advantage_shaping.Shape(times=torch.full((4, 1), 2.0), plus=torch.ones(4, 1), sample_weight_N=torch.tensor([1.0, 0.5, 1.0, 1.0]))
     after = one.apply(before)
     assert after.adv_N.tolist() == [3, 1, 3, 1] and after.adv_NT is None and before.adv_N.tolist() == [1, 0, 1, 0]
-    token = shape.Shape(plus=torch.arange(4.0)[None].expand(4, 4), token_weight_NT=torch.tensor([[1.0, 1, 0, 0]] * 4))
+    token = advantage_shaping.Shape(plus=torch.arange(4.0)[None].expand(4, 4), token_weight_NT=torch.tensor([[1.0, 1, 0, 0]] * 4))
     twice = token.apply(token.apply(after))
     assert twice.adv_NT[0].tolist() == [3, 5, 7, 9]
-    assert credit.weights(twice).tolist()[1] == [0.5, 0.5, 0, 0]
-    dropped = shape.Shape(keep_N=torch.tensor([True, True, False, False])).apply(twice)
-    assert credit.weights(dropped)[2:].sum() == 0
+    assert weighting.weights(twice).tolist()[1] == [0.5, 0.5, 0, 0]
+    dropped = advantage_shaping.Shape(keep_N=torch.tensor([True, True, False, False])).apply(twice)
+    assert weighting.weights(dropped)[2:].sum() == 0
 
 
 def test_masks_leave_the_denominator_unless_it_is_selected():
     made = rollouts([1.0, 0.0, 1.0, 1.0], lengths=[4, 3, 2, 1])  # the second group is dropped
-    masked = shape.Shape(token_weight_NT=torch.tensor([[1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1]])).apply(made)
+    masked = advantage_shaping.Shape(token_weight_NT=torch.tensor([[1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1]])).apply(made)
     every = torch.ones(4, dtype=torch.bool)
     for denominator, tokens, sequences in (("all", 10, 4), ("kept", 7, 2), ("selected", 2, 1)):
-        totals = credit.totals_of(*credit.counted(masked, credit.weights(masked), denominator), every)
+        totals = weighting.totals_of(*weighting.counted(masked, weighting.weights(masked), denominator), every)
         assert (totals.tokens, totals.sequences) == (tokens, sequences)
 
 
 def test_token_masks_on_paper():
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     entropy = torch.tensor([[0.1, 0.9, 0.5, 0.2, 0.3], [0.8, 0.4, 9.0, 9.0, 9.0]])
-    kept = shape.top_entropy(entropy, mask, share=0.3).token_weight_NT & mask.bool()  # the 70th percentile of seven is .52
+    kept = advantage_shaping.top_entropy(entropy, mask, share=0.3).token_weight_NT & mask.bool()  # the 70th percentile of seven is .52
     assert kept.tolist() == [[False, True, False, False, False], [True, False, False, False, False]]
-    assert shape.top_tokens(entropy, mask, 0.4).tolist() == [[False, True, True, False, False], [True, False, False, False, False]]
-    assert shape.mask_truncated(torch.tensor([1.0, 0.0])).token_weight_NT.tolist() == [[1], [0]]
+    assert advantage_shaping.top_tokens(entropy, mask, 0.4).tolist() == [[False, True, True, False, False], [True, False, False, False, False]]
+    assert advantage_shaping.mask_truncated(torch.tensor([1.0, 0.0])).token_weight_NT.tolist() == [[1], [0]]
     with pytest.raises(UserError, match="share=0 of the tokens; it is above 0"):
-        shape.top_tokens(entropy, mask, 0)
+        advantage_shaping.top_tokens(entropy, mask, 0)
 
 
 def test_the_highest_entropies_are_those_above_the_quantile(monkeypatch):
@@ -75,15 +76,15 @@ def test_the_highest_entropies_are_those_above_the_quantile(monkeypatch):
     expected = [values >= torch.quantile(values.flatten(), 1 - share) for share in shares]
     monkeypatch.delattr(torch, "quantile")
     for share, kept in zip(shares, expected, strict=True):
-        assert shape.top_entropy(values, torch.ones(3, 17), share=share).token_weight_NT.equal(kept)
-    assert shape.top_entropy(values, torch.zeros(3, 17)) == shape.Shape()  # nothing was said
+        assert advantage_shaping.top_entropy(values, torch.ones(3, 17), share=share).token_weight_NT.equal(kept)
+    assert advantage_shaping.top_entropy(values, torch.zeros(3, 17)) == advantage_shaping.Shape()  # nothing was said
 
 
 def test_perception_keeps_what_needs_the_image_and_has_mean_factor_one():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
     old = torch.zeros(3, 4)
     black = torch.tensor([[0.0, -1, 0, -2], [0, 0, 0, 0], [-1, -1, 7, 7]])
-    made = shape.perception({"old": old, "blackened": black}, mask, share=0.5)
+    made = advantage_shaping.perception({"old": old, "blackened": black}, mask, share=0.5)
     assert made.token_weight_NT.tolist() == [[False, True, False, True], [True, True, False, False], [True, False, False, False]]
     k3 = lambda x: math.exp(x) - x - 1  # noqa: E731
     need = [(k3(-1) + k3(-2)) / 4, 0.0, k3(-1)]
@@ -94,26 +95,26 @@ def test_perception_keeps_what_needs_the_image_and_has_mean_factor_one():
 
 def test_a_view_that_changes_nothing_scales_nothing():
     same = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    made = shape.perception({"old": same, "blackened": same.clone()}, torch.ones(3, 4).long())
+    made = advantage_shaping.perception({"old": same, "blackened": same.clone()}, torch.ones(3, 4).long())
     assert made.times is None
 
 
 def test_shapers_of_recipes_on_paper():
     mask, view = torch.tensor([[1, 1], [1, 1], [1, 0]]), ["clean", "noisy", "noisy"]
     stats = {"sym_kl:noisy": torch.tensor([[1.0, 3], [1, 3], [9, 0]])}
-    bonus = shape.uncertainty(stats, mask, view, weight=0.1, limit=0.5, noisy="noisy").plus[:, 0]
+    bonus = advantage_shaping.uncertainty(stats, mask, view, weight=0.1, limit=0.5, noisy="noisy").plus[:, 0]
     assert bonus.tolist() == pytest.approx([0, 0.2, 0.5])
-    assert shape.entropy_bonus(torch.tensor([[1.0, 3.0]]), weight=0.5).plus.tolist() == [[0.5, 1.5]]
-    weights = shape.level_weights(torch.tensor([1.0, 2.0, NAN]), weights={1: 1.0, 2: 1.5}).sample_weight_N
+    assert advantage_shaping.entropy_bonus(torch.tensor([[1.0, 3.0]]), weight=0.5).plus.tolist() == [[0.5, 1.5]]
+    weights = advantage_shaping.level_weights(torch.tensor([1.0, 2.0, NAN]), weights={1: 1.0, 2: 1.5}).sample_weight_N
     assert weights.tolist() == [1, 1.5, 1]
     with pytest.raises(UserError, match=r"no weight for levels \[3\]"):
-        shape.level_weights(torch.tensor([3.0]), weights={1: 1.0})
+        advantage_shaping.level_weights(torch.tensor([3.0]), weights={1: 1.0})
     parent, other = Problem("a", "?", "1"), Problem("b", "?", "1")
     child, its = Problem("a|see", "?", "1", meta={"parent": "a"}), Problem("b|see", "?", "1", meta={"parent": "b"})
     origin = torch.tensor([0, 0, Origin.AUXILIARY, Origin.AUXILIARY, 0])
-    gate = shape.perceived_first([parent, other, child, its, parent], origin, torch.tensor([1.0, 1, 0, 1, 0]), auxiliary=0.3)
+    gate = advantage_shaping.perceived_first([parent, other, child, its, parent], origin, torch.tensor([1.0, 1, 0, 1, 0]), auxiliary=0.3)
     assert gate.sample_weight_N.tolist() == pytest.approx([0, 1, 0.3, 0.3, 0])
-    shorter = shape.longest_share(torch.tensor([1, 3]), torch.tensor([0, 0]), weight=1.0).plus[:, 0]
+    shorter = advantage_shaping.longest_share(torch.tensor([1, 3]), torch.tensor([0, 0]), weight=1.0).plus[:, 0]
     assert shorter.tolist() == pytest.approx([0.5, -0.5])
 
 
@@ -139,9 +140,9 @@ def test_correction_on_paper(level, action, first, second):
 def test_without_the_samplers_probabilities_nothing_is_corrected_silently():
     chain = Chain(None, None, Reward({"a": None}, {"a": 1.0}), group_centred, None, correction=RolloutCorrection())
     made = rollouts([1.0, 0.0, 1.0, 0.0]).with_(logp={"old": torch.zeros(4, 4)})
-    assert credit.credited(chain, made).token_weight_NT[0].tolist() == pytest.approx([math.exp(0.1)] * 4)
+    assert weighting.credited(chain, made).token_weight_NT[0].tolist() == pytest.approx([math.exp(0.1)] * 4)
     with pytest.raises(UserError, match="grpo.correction needs the sampler's log-probabilities; use rollout=prefix"):
-        credit.credited(chain, made.with_(behaviour_logp_NT=None))
+        weighting.credited(chain, made.with_(behaviour_logp_NT=None))
 
 
 def test_a_kl_term_in_the_reward_charges_the_sum():

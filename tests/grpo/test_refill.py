@@ -8,8 +8,8 @@ import pytest
 import torch
 from made import rollouts
 
-from openvlt.grpo.refill import Replay, Resample, kept_groups
-from openvlt.grpo.rows import join, take_groups, take_rows
+from openvlt.grpo.collect.ops import join, take_groups, take_rows
+from openvlt.grpo.collect.resampling import Replay, Resample, kept_groups
 from openvlt.model.shared_prefix.vision_features import FEATURES
 from openvlt.types import Origin, UserError
 

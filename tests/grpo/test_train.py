@@ -14,17 +14,17 @@ import torch
 from openvlt.data import image_views, prompts, self_made_tasks
 from openvlt.data.image_views import Blackened, Noisy
 from openvlt.data.prompts import PromptStyle
-from openvlt.grpo.advantage import group_centred
-from openvlt.grpo.aggregate import token_mean
-from openvlt.grpo.bundle import GRPO
-from openvlt.grpo.experience import Experience
-from openvlt.grpo.gate import keep_unequal
-from openvlt.grpo.passes import ViewPass
-from openvlt.grpo.plan import Spec, Views
-from openvlt.grpo.refill import Replay, Resample
-from openvlt.grpo.sampler import NearHalf
-from openvlt.grpo.schedule import Ramp
-from openvlt.grpo.shape import perception, uncertainty
+from openvlt.grpo.algorithm import GRPO
+from openvlt.grpo.collect.experience import Experience
+from openvlt.grpo.collect.passes import ViewPass
+from openvlt.grpo.collect.plan import Spec, Views
+from openvlt.grpo.collect.resampling import Replay, Resample
+from openvlt.grpo.collect.sampler import NearHalf
+from openvlt.grpo.parts.advantage import group_centred
+from openvlt.grpo.parts.advantage_shaping import perception, uncertainty
+from openvlt.grpo.parts.group_filter import keep_unequal
+from openvlt.grpo.parts.loss_aggregation import token_mean
+from openvlt.grpo.parts.schedules import Ramp
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.prefix import PrefixGenerator

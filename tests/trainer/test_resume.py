@@ -15,10 +15,10 @@ import torch
 from pyarrow import parquet
 
 from openvlt.data.prompts import PromptStyle
-from openvlt.grpo.advantage import group_normalised
-from openvlt.grpo.aggregate import sequence_mean
-from openvlt.grpo.bundle import GRPO
-from openvlt.grpo.gate import keep_unequal
+from openvlt.grpo.algorithm import GRPO
+from openvlt.grpo.parts.advantage import group_normalised
+from openvlt.grpo.parts.group_filter import keep_unequal
+from openvlt.grpo.parts.loss_aggregation import sequence_mean
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.prefix import PrefixGenerator

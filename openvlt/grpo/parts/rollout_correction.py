@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from openvlt.grpo.schedule import Schedule
+from openvlt.grpo.parts.schedules import Schedule
 from openvlt.types import UserError
 
 

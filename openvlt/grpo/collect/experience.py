@@ -24,17 +24,17 @@ from torch import Tensor
 
 from openvlt import distributed
 from openvlt.data.prompts import Renderer, pad_right
-from openvlt.grpo.auxiliary import Auxiliary, RewardKL
-from openvlt.grpo.columns import SCORED, call, own_rows, wanted
-from openvlt.grpo.credit import agreed_rewards, counted, credited, take_reward, totals_of, weights
-from openvlt.grpo.look import PLAIN, Look, Looks, view_of
-from openvlt.grpo.observe import accuracies, rollout_metrics
-from openvlt.grpo.passes import ViewPass
-from openvlt.grpo.plan import Plan, Views, asked, origin
-from openvlt.grpo.refill import kept_groups
-from openvlt.grpo.rows import behaviour, take_rows
-from openvlt.grpo.schedule import at
-from openvlt.grpo.shape import Shape
+from openvlt.grpo.collect.columns import SCORED, call, own_rows, wanted
+from openvlt.grpo.collect.metrics import accuracies, rollout_metrics
+from openvlt.grpo.collect.ops import behaviour, take_rows
+from openvlt.grpo.collect.passes import ViewPass
+from openvlt.grpo.collect.plan import Plan, Views, asked, origin
+from openvlt.grpo.collect.prompts import PLAIN, Look, Looks, view_of
+from openvlt.grpo.collect.resampling import kept_groups
+from openvlt.grpo.collect.weighting import agreed_rewards, counted, credited, take_reward, totals_of, weights
+from openvlt.grpo.parts.advantage_shaping import Shape
+from openvlt.grpo.parts.auxiliary_losses import Auxiliary, RewardKL
+from openvlt.grpo.parts.schedules import at
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.shared_prefix.symmetric_kl import symmetric_kl

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from openvlt.config.validate import positive
-from openvlt.grpo import advantage, aggregate, gate, loss, shape
-from openvlt.grpo.columns import EXTRA, SCORED, check_columns, wanted
-from openvlt.grpo.plan import largest_group
-from openvlt.grpo.sampler import NearHalf
-from openvlt.grpo.schedule import PARTS, Schedule, at, fixed, not_negative
+from openvlt.grpo.collect.columns import EXTRA, SCORED, check_columns, wanted
+from openvlt.grpo.collect.plan import largest_group
+from openvlt.grpo.collect.sampler import NearHalf
+from openvlt.grpo.parts import advantage, advantage_shaping, group_filter, loss, loss_aggregation
+from openvlt.grpo.parts.schedules import PARTS, Schedule, at, fixed, not_negative
 from openvlt.reward.reward import weighted_sum
 from openvlt.trainer.module import check_moves
 from openvlt.trainer.optimizer import check_optimizer
@@ -113,7 +113,7 @@ def _gives(where: str, name: str, output: str, bundle: Any) -> None:
 
 def _together(bundle: Any) -> None:
     function = {name: _function(getattr(bundle, name)) for name in ("loss", "aggregate", "advantage", "gate")}
-    if function["loss"] in loss.SEQUENCE_LEVEL and function["aggregate"] in aggregate.ADDING_UP:
+    if function["loss"] in loss.SEQUENCE_LEVEL and function["aggregate"] in loss_aggregation.ADDING_UP:
         raise UserError(
             f"{function['loss'].__name__} gives one value per completion, which {function['aggregate'].__name__} would count once per "
             "token; use aggregate sequence_mean"
@@ -124,7 +124,7 @@ def _together(bundle: Any) -> None:
             "groups use clipped_surrogate, sequence_surrogate or cispo"
         )
     _advantage(bundle, function["advantage"])
-    if function["gate"] is gate.keep_unequal:
+    if function["gate"] is group_filter.keep_unequal:
         _keep_unequal(bundle, function["advantage"])
     if bundle.refill is not None:
         _refill(bundle, function["gate"])
@@ -135,7 +135,7 @@ def _advantage(bundle: Any, function: Any) -> None:
     if bundle.reward.multiplier is not None and function in BY_GROUP_STD:
         raise UserError(
             f"reward.multiplier has no effect under {function.__name__}: a factor that all completions of a problem share "
-            "cancels in (r - mean) / std; weigh the loss instead (openvlt.grpo.shape.level_weights), or use an advantage without std"
+            "cancels in (r - mean) / std; weigh the loss instead (openvlt.grpo.parts.advantage_shaping.level_weights), or use an advantage without std"
         )
     if bundle.reward_kl is not None and not {"reward_N", "penalty_NT"} & set(wanted(bundle.advantage)):
         raise UserError(
@@ -166,10 +166,10 @@ def _keep_unequal(bundle: Any, function: Any) -> None:
 
 
 def _refill(bundle: Any, function: Any) -> None:
-    if function is gate.keep_all:
+    if function is group_filter.keep_all:
         raise UserError("grpo.refill has nothing to replace under gate keep_all; use keep_unequal or accuracy_band, or leave refill out")
     for name, part in bundle.shapers.items():
-        if _function(part) is shape.perceived_first:
+        if _function(part) is advantage_shaping.perceived_first:
             raise UserError("shaper perceived_first has to see the perception groups that a refill takes out; leave grpo.refill out")
         if _replays(bundle) and {"logp", "old_NT"} & set(wanted(part)):
             raise UserError(

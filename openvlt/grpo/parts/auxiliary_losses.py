@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from openvlt.grpo.aggregate import Aggregate
-from openvlt.grpo.kl import Estimator, k1, k3
-from openvlt.grpo.schedule import not_negative
+from openvlt.grpo.parts.kl import Estimator, k1, k3
+from openvlt.grpo.parts.loss_aggregation import Aggregate
+from openvlt.grpo.parts.schedules import not_negative
 from openvlt.types import GRPOBatch, Origin, Rollouts, Verdict
 
 
@@ -39,7 +39,7 @@ class Auxiliary:
 
 @dataclass(frozen=True)
 class KL(Auxiliary):
-    """KL(policy || reference) by `estimator` (k1, k2, k3, k3_plus of `openvlt.grpo.kl`)."""
+    """KL(policy || reference) by `estimator` (k1, k2, k3, k3_plus of `openvlt.grpo.parts.kl`)."""
 
     estimator: Estimator = k3
     needs: ClassVar[tuple[str, ...]] = ("reference",)

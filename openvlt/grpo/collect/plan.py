@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from openvlt.grpo.schedule import Schedule, at
+from openvlt.grpo.parts.schedules import Schedule, at
 from openvlt.types import Origin, Problem, UserError
 
 CLEAN = "clean"

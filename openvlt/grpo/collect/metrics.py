@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from openvlt.data.sources.schema import stored_images
-from openvlt.grpo.advantage import group_mean
-from openvlt.grpo.columns import correct
-from openvlt.grpo.rows import take_rows
+from openvlt.grpo.collect.columns import correct
+from openvlt.grpo.collect.ops import take_rows
+from openvlt.grpo.parts.advantage import group_mean
 from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import Completion, Origin, Rollouts, Verdict
 

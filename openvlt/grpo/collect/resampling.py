@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from openvlt.grpo.columns import own_rows
-from openvlt.grpo.rows import join, take_groups, take_rows
-from openvlt.grpo.schedule import fixed
+from openvlt.grpo.collect.columns import own_rows
+from openvlt.grpo.collect.ops import join, take_groups, take_rows
+from openvlt.grpo.parts.schedules import fixed
 from openvlt.model.shared_prefix.vision_features import pixels
 from openvlt.types import Origin, Rollouts, UserError
 

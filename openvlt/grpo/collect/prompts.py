@@ -14,8 +14,8 @@ from typing import Any
 from openvlt.data.image_views import seen_through
 from openvlt.data.prefetch import Ahead
 from openvlt.data.prompts import Renderer
-from openvlt.grpo.rows import join_prompts
-from openvlt.grpo.sampler import PromptSampler
+from openvlt.grpo.collect.ops import join_prompts
+from openvlt.grpo.collect.sampler import PromptSampler
 from openvlt.types import Problem, Prompts
 
 View = tuple[Any, float]  # an image view and its strength

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from openvlt.grpo.advantage import group_mean
+from openvlt.grpo.parts.advantage import group_mean
 
 Gate = Callable[..., Tensor]
 

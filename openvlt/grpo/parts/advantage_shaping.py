@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openvlt.grpo.advantage import group_mean
-from openvlt.grpo.kl import k3
+from openvlt.grpo.parts.advantage import group_mean
+from openvlt.grpo.parts.kl import k3
 from openvlt.types import Origin, Problem, Rollouts, UserError
 
 

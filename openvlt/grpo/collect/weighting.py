@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from openvlt import distributed
-from openvlt.grpo.columns import call, own_rows, wanted
-from openvlt.grpo.shape import Shape
+from openvlt.grpo.collect.columns import call, own_rows, wanted
+from openvlt.grpo.parts.advantage_shaping import Shape
 from openvlt.types import Rollouts, Totals, UserError
 
 

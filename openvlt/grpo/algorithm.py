@@ -15,17 +15,17 @@ from torch.optim import Optimizer
 
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.sources.selection import Selector, chosen
-from openvlt.grpo.auxiliary import KL, Auxiliary, RewardKL
-from openvlt.grpo.check import check
-from openvlt.grpo.experience import Chain, Experience
-from openvlt.grpo.look import Draws, views
-from openvlt.grpo.loss import TokenLoss, clipped_surrogate
+from openvlt.grpo.collect.experience import Chain, Experience
+from openvlt.grpo.collect.metrics import Transcripts
+from openvlt.grpo.collect.passes import ViewPass
+from openvlt.grpo.collect.plan import Plan, Views
+from openvlt.grpo.collect.prompts import Draws, views
+from openvlt.grpo.collect.sampler import PromptSampler, Shuffled
 from openvlt.grpo.module import GRPOModule, Objective
-from openvlt.grpo.observe import Transcripts
-from openvlt.grpo.passes import ViewPass
-from openvlt.grpo.plan import Plan, Views
-from openvlt.grpo.sampler import PromptSampler, Shuffled
-from openvlt.grpo.schedule import at
+from openvlt.grpo.parts.auxiliary_losses import KL, Auxiliary, RewardKL
+from openvlt.grpo.parts.loss import TokenLoss, clipped_surrogate
+from openvlt.grpo.parts.schedules import at
+from openvlt.grpo.validate import check
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.base import Generator, Sampling
@@ -43,7 +43,7 @@ class GRPO:
     A rollout of `prompts_per_rollout` prompts x `group_size` completions serves `prompts_per_rollout / prompts_per_update` steps.
     `micro_batch` completions are scored at a time; `denominator` says what the loss is divided by: `all` completions, those of `kept`
     groups, or only `selected` tokens. `kl` is the coefficient of the k3 term in the loss; other auxiliary losses go into `auxiliary`.
-    Numbers of the parts in `openvlt.grpo.schedule.PARTS` may be schedules. docs/grpo.md lists the parts.
+    Numbers of the parts in `openvlt.grpo.parts.schedules.PARTS` may be schedules. docs/grpo.md lists the parts.
     """
 
     fit: Fit
