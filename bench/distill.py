@@ -101,12 +101,12 @@ def through(amount: int) -> dict[str, float]:
     """One distillation of so many problems, published."""
     from openvlt.data.prompts import PromptStyle
     from openvlt.distill.cut import reflections
-    from openvlt.distill.engine import Function, Known
+    from openvlt.distill.dataset import publish
     from openvlt.distill.pipeline import Distillation
-    from openvlt.distill.publish import publish
     from openvlt.distill.reason import reason
+    from openvlt.distill.run import Work
     from openvlt.distill.select import shortest
-    from openvlt.distill.stages import Work
+    from openvlt.distill.writers.base import Function, Known
 
     settings = Distillation(Function(partial(reason)), reflections, shortest, caption=Known(), samples=1)
     watch, before, began = Watch(), resident(), time.perf_counter()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openvlt.distill.publish import Lengths, pass_at_k, quantiles
+from openvlt.distill.dataset import Lengths, pass_at_k, quantiles
 
 STAGES = ("problems", "captions", "chains", "right", "after the cut", "kept")
 

@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from openvlt.config.build import build
 from openvlt.distill.card import card, figure
+from openvlt.distill.cost import plan
+from openvlt.distill.dataset import publish
 from openvlt.distill.inspect import look
 from openvlt.distill.pipeline import Distillation
-from openvlt.distill.plan import plan
-from openvlt.distill.publish import publish
-from openvlt.distill.stages import STAGES, Work
+from openvlt.distill.run import STAGES, Work
 from openvlt.model.load import VLM
 from openvlt.storage.ledger import Ledger
 from openvlt.types import Problem, UserError

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from openvlt.distill.stages import STAGES, Outcome
+from openvlt.distill.run import STAGES, Outcome
 from openvlt.storage.jsonl import read_lines
 from openvlt.types import UserError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.data.sources.schema import problem_row
-from openvlt.distill.engine import Engine
-from openvlt.distill.stages import Outcome, Work, count
+from openvlt.distill.run import Outcome, Work, count
+from openvlt.distill.writers.base import Engine
 from openvlt.model.load import VLM
 from openvlt.storage.jsonl import append_lines
 from openvlt.types import Problem, UserError, unique_ids

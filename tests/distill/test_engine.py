@@ -10,9 +10,9 @@ from test_pipeline import ids
 
 from openvlt.data.prompts import PromptStyle, question_text
 from openvlt.distill.cut import nothing
-from openvlt.distill.engine import Function, Local, Question
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import everything, shortest
+from openvlt.distill.writers.base import Function, Local, Question
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.types import Completion, Problem, UserError
 

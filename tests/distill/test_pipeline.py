@@ -13,10 +13,10 @@ from PIL import Image
 
 from openvlt.data.sources.schema import read_traces
 from openvlt.distill.cut import nothing, reflections
-from openvlt.distill.engine import Function, Gold
 from openvlt.distill.pipeline import Distillation
+from openvlt.distill.run import STAGES
 from openvlt.distill.select import everything, shortest
-from openvlt.distill.stages import STAGES
+from openvlt.distill.writers.base import Function, Gold
 from openvlt.serving.protocol import Reply
 from openvlt.storage.locks import alone
 from openvlt.types import Problem, UserError

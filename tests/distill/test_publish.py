@@ -19,13 +19,13 @@ from openvlt.data.sources.local import Rows
 from openvlt.data.sources.selection import between
 from openvlt.distill.card import card, figure
 from openvlt.distill.command import calls, inspected
+from openvlt.distill.cost import Expected, plan, shares
 from openvlt.distill.cut import reflections, tagged
-from openvlt.distill.engine import Served
+from openvlt.distill.dataset import pass_at_k, publish, quantiles
 from openvlt.distill.pipeline import Distillation
-from openvlt.distill.plan import Expected, plan, shares
-from openvlt.distill.publish import pass_at_k, publish, quantiles
+from openvlt.distill.run import Work
 from openvlt.distill.select import shortest
-from openvlt.distill.stages import Work
+from openvlt.distill.writers.base import Served
 from openvlt.serving.client import Server
 from openvlt.serving.protocol import Endpoint
 from openvlt.types import Problem, UserError

@@ -24,9 +24,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.synthetic import figures
 from openvlt.distill.cut import reflections
-from openvlt.distill.engine import TOLD, Local, Question, Served
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import shortest
+from openvlt.distill.writers.base import TOLD, Local, Question, Served
 from openvlt.model.tiny import END, PAD, make_tokenizer
 from openvlt.rollout.hf import HFGenerator
 from openvlt.serving.client import Server

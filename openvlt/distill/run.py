@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from openvlt import distributed
 from openvlt.data.prompts import question_text
-from openvlt.distill.engine import Question
+from openvlt.distill.writers.base import Question
 from openvlt.model.load import VLM
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.storage.ledger import Ledger, content_key

@@ -15,7 +15,7 @@ from typing import Any
 from openvlt.data.prompts import PromptStyle, question_text
 from openvlt.data.sources.schema import problem_row
 from openvlt.distill.pipeline import trace_rows
-from openvlt.distill.stages import Outcome
+from openvlt.distill.run import Outcome
 
 ROWS_AT_ONCE = 2048
 _TRACE = {"id": "string", "question": "string", "answer": "string", "images": "list", "choices": "list", "answer_type": "string"}
