@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from typing import Protocol as Interface
 
-from openvlt.benchmark.prompt import Ask
-from openvlt.benchmark.rows import Part
+from openvlt.benchmark.prompts import Ask
+from openvlt.benchmark.rows.subsets import Part
 from openvlt.types import Problem, UserError, Verdict
 from openvlt.verify import extract, verify_batch
 

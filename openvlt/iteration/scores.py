@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from openvlt import distributed
-from openvlt.benchmark.compare import compare, pairs, told
-from openvlt.benchmark.files import line, markdown
-from openvlt.benchmark.generate import Engine
-from openvlt.benchmark.judge import ServerJudge
 from openvlt.benchmark.protocol import Benchmark
-from openvlt.benchmark.suite import Run
+from openvlt.benchmark.results.compare import compare, pairs, told
+from openvlt.benchmark.results.files import line, markdown
+from openvlt.benchmark.run.answers import Engine
+from openvlt.benchmark.run.judge import ServerJudge
+from openvlt.benchmark.run.runner import Run
 from openvlt.config.build import build
 from openvlt.iteration.folder import write_json, write_text
 from openvlt.iteration.session import announce, command_line, differences, make_lab, open_run, resumable

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from openvlt.benchmark.evaluate import Evaluation
+from openvlt.benchmark.heldout import Evaluation
 from openvlt.config.validate import check_values
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import read_traces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openvlt.benchmark.arithmetic import identical, rounded, value
+from openvlt.benchmark.scorers.formula import identical, rounded, value
 
 GIVEN = {
     "12": 12, "12)": 12, "12)°": 12, "1,000": 1000, "1,234.5": 1234.5, "12.": 12, ".5": 0.5, "2 3": 6, "007": 7, "1 000": 0,

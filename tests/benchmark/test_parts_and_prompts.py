@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from openvlt.benchmark import emma, mathverse, mmmu_pro
-from openvlt.benchmark.files import markdown
-from openvlt.benchmark.load import load
-from openvlt.benchmark.prompt import IN_THE_IMAGE
-from openvlt.benchmark.suite import Run
-from openvlt.benchmark.view import told
+from openvlt.benchmark.prompts import IN_THE_IMAGE
+from openvlt.benchmark.results.files import markdown
+from openvlt.benchmark.rows.loading import load
+from openvlt.benchmark.run.ablations import told
+from openvlt.benchmark.run.runner import Run
+from openvlt.benchmark.tasks import emma, mathverse, mmmu_pro
 from openvlt.config.build import CONF
 from openvlt.data.prompts import question_text
 from openvlt.iteration.scores import make_run

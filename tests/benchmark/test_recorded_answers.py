@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from openvlt.benchmark import mathvision, mathvista
-from openvlt.benchmark.files import read_scored
+from openvlt.benchmark.results.files import read_scored
+from openvlt.benchmark.tasks import mathvision, mathvista
 from openvlt.config.build import CONF, build
 from openvlt.iteration.scores import make_run
 

@@ -11,10 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from openvlt.benchmark.files import read_scored
-from openvlt.benchmark.load import Loaded, load
-from openvlt.benchmark.recorded import read_responses
-from openvlt.benchmark.suite import Run
+from openvlt.benchmark.results.files import read_scored
+from openvlt.benchmark.rows.loading import Loaded, load
+from openvlt.benchmark.rows.responses import read_responses
+from openvlt.benchmark.run.runner import Run
 from openvlt.config.build import CONF
 from openvlt.iteration.scores import make_run
 from openvlt.types import UserError
@@ -67,7 +67,7 @@ def test_real_mathverse(data_dir: Path) -> None:
 
 
 def test_the_hubs_cot_column_is_made_as_the_hub_makes_it(data_dir: Path) -> None:
-    from openvlt.benchmark.mathverse import query_cot
+    from openvlt.benchmark.tasks.mathverse import query_cot
 
     for row in json.loads((data_dir / "mathverse_sample" / "testmini_text_only.json").read_text())[:200]:
         assert query_cot(row["question"], row["question_type"] == "multi-choice") == row["query_cot"]

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from openvlt.benchmark import emma, hallusionbench, mathverse, mathvista, mmmu_pro, openvlthinker
-from openvlt.benchmark.prompt import Ask, Interleaved, filled
+from openvlt.benchmark.prompts import Ask, Interleaved, filled
 from openvlt.benchmark.protocol import Case, own
-from openvlt.benchmark.words import number_of_words
+from openvlt.benchmark.scorers import openvlthinker
+from openvlt.benchmark.scorers.number_words import number_of_words
+from openvlt.benchmark.tasks import emma, hallusionbench, mathverse, mathvista, mmmu_pro
 from openvlt.types import Problem, Verdict
 
 

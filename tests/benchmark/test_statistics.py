@@ -10,12 +10,12 @@ import scipy.stats
 import statsmodels.api as sm
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from openvlt.benchmark.compare import paired
-from openvlt.benchmark.evaluate import accuracy, summary
+from openvlt.benchmark.heldout import accuracy, summary
 from openvlt.benchmark.protocol import Answer
-from openvlt.benchmark.statistics import clustered_error, majority, mcnemar, paired_bootstrap, pass_at_k, wilson
-from openvlt.benchmark.summary import Scored
-from openvlt.benchmark.summary import summary as benchmark_summary
+from openvlt.benchmark.results.compare import paired
+from openvlt.benchmark.results.statistics import clustered_error, majority, mcnemar, paired_bootstrap, pass_at_k, wilson
+from openvlt.benchmark.results.summary import Scored
+from openvlt.benchmark.results.summary import summary as benchmark_summary
 from openvlt.types import Completion, Problem, Verdict
 
 

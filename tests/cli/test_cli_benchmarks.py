@@ -11,8 +11,8 @@ import pytest
 from entry_scripts import FIGURES, Cli
 from PIL import Image
 
-from openvlt.benchmark.files import read_scored
-from openvlt.benchmark.view import BlankImage
+from openvlt.benchmark.results.files import read_scored
+from openvlt.benchmark.run.ablations import BlankImage
 from openvlt.data.images import open_images
 from openvlt.types import Problem, UserError
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.prompt import IN_THE_IMAGE, filled
+from openvlt.benchmark.prompts import IN_THE_IMAGE, filled
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows import text
+from openvlt.benchmark.rows.subsets import text
 from openvlt.types import Problem
 from openvlt.verify import extract, verify_batch
 

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.prompt import filled
+from openvlt.benchmark.prompts import filled
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows import text
+from openvlt.benchmark.rows.subsets import text
 from openvlt.types import Problem, Verdict
 
 

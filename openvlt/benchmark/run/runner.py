@@ -9,16 +9,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.compare import paired
-from openvlt.benchmark.files import read_scored, write_rows
-from openvlt.benchmark.generate import Engine, prompt_hash, style_for
-from openvlt.benchmark.load import Loaded, load, load_for, matched
-from openvlt.benchmark.prompt import Project
+from openvlt.benchmark.prompts import Project
 from openvlt.benchmark.protocol import Benchmark, Case, Judge, Protocol
-from openvlt.benchmark.recorded import read_responses
-from openvlt.benchmark.rows import check_folder
-from openvlt.benchmark.summary import Scored, summary
-from openvlt.benchmark.view import View
+from openvlt.benchmark.results.compare import paired
+from openvlt.benchmark.results.files import read_scored, write_rows
+from openvlt.benchmark.results.summary import Scored, summary
+from openvlt.benchmark.rows.loading import Loaded, load, load_for, matched
+from openvlt.benchmark.rows.responses import read_responses
+from openvlt.benchmark.rows.subsets import check_folder
+from openvlt.benchmark.run.ablations import View
+from openvlt.benchmark.run.answers import Engine, prompt_hash, style_for
 from openvlt.data.prompts import PromptStyle
 from openvlt.model.load import VLM
 from openvlt.types import Problem, UserError

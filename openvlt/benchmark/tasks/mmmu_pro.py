@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from openvlt.benchmark import prompt
+from openvlt.benchmark import prompts
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows import text
+from openvlt.benchmark.rows.subsets import text
 from openvlt.types import Problem, UserError
 
 STANDARD, FOUR, VISION = "standard (10 options)", "standard (4 options)", "vision"
-SCREENSHOT = {"shown": prompt.IN_THE_IMAGE, "lists_options": False}
+SCREENSHOT = {"shown": prompts.IN_THE_IMAGE, "lists_options": False}
 _MARKS = re.compile(r"vision|standard|(?:10|4)[ _]?opt")
 
 
@@ -96,8 +96,8 @@ def part_of(row: Mapping[str, Any], said: str) -> str:
 class Ask:
     """Two prompts: one for the standard configurations, one for the screenshots."""
 
-    standard: prompt.Ask
-    vision: prompt.Ask
+    standard: prompts.Ask
+    vision: prompts.Ask
     marks: str | None = None
 
     def __call__(self, problem: Problem) -> Problem:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.summary import Scored
+from openvlt.benchmark.results.summary import Scored
 from openvlt.types import UserError
 
 

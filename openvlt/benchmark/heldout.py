@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.statistics import wilson
+from openvlt.benchmark.results.statistics import wilson
 from openvlt.config.validate import not_negative, positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.sources.base import Selection, Source

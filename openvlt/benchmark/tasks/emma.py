@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.arithmetic import rounded
-from openvlt.benchmark.mathvision import is_number
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows import text
-from openvlt.benchmark.words import number_of_words
+from openvlt.benchmark.rows.subsets import text
+from openvlt.benchmark.scorers.formula import rounded
+from openvlt.benchmark.scorers.number_words import number_of_words
+from openvlt.benchmark.tasks.mathvision import is_number
 from openvlt.types import Problem
 
 LETTERS = "ABCDEFGH"

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.files import percent, read_scored
-from openvlt.benchmark.statistics import mcnemar, paired_bootstrap
+from openvlt.benchmark.results.files import percent, read_scored
+from openvlt.benchmark.results.statistics import mcnemar, paired_bootstrap
 from openvlt.types import UserError
 
 SHOWN = 10

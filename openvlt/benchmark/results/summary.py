@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openvlt.benchmark.protocol import Answer
-from openvlt.benchmark.statistics import Z95, clustered_error, majority, pass_at_k, wilson
+from openvlt.benchmark.results.statistics import Z95, clustered_error, majority, pass_at_k, wilson
 from openvlt.types import Problem, Verdict
 
 UNREAD = (Verdict.UNPARSED, Verdict.NO_ANSWER, Verdict.TIMEOUT)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.prompt import Interleaved
+from openvlt.benchmark.prompts import Interleaved
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling

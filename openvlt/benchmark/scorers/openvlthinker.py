@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 
-from openvlt.benchmark.arithmetic import identical
-from openvlt.benchmark.emma import closing
-from openvlt.benchmark.prompt import filled
+from openvlt.benchmark.prompts import filled
 from openvlt.benchmark.protocol import Answer, Case, Judge
+from openvlt.benchmark.scorers.formula import identical
+from openvlt.benchmark.tasks.emma import closing
 from openvlt.types import Problem, Verdict
 
 LETTERS = ascii_uppercase[:10]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from openvlt.benchmark.protocol import Benchmark
-from openvlt.benchmark.recorded import Recorded, sibling
-from openvlt.benchmark.rows import Part, Table, check_columns, held, only_file, pictures, table
+from openvlt.benchmark.rows.responses import Recorded, sibling
+from openvlt.benchmark.rows.subsets import Part, Table, check_columns, held, only_file, pictures, table
 from openvlt.types import Problem, UserError, unique_ids
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from openvlt.benchmark.latex import parse
+from openvlt.benchmark.scorers.latex2sympy import parse
 from openvlt.verify.grade import numeric
 from openvlt.verify.parse.expression import Node, Unreadable
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.arithmetic import value
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows import text
+from openvlt.benchmark.rows.subsets import text
+from openvlt.benchmark.scorers.formula import value
 from openvlt.types import Problem
 
 LETTERS = "ABCDE"

@@ -10,8 +10,8 @@ from typing import ClassVar, Protocol
 
 from PIL import Image
 
-from openvlt.benchmark.generate import Engine
-from openvlt.benchmark.prompt import filled
+from openvlt.benchmark.prompts import filled
+from openvlt.benchmark.run.answers import Engine
 from openvlt.data.images import image_size
 from openvlt.data.prompts import PromptStyle
 from openvlt.model.load import VLM
