@@ -13,9 +13,9 @@ from openvlt.config.build import build, entry
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.distill.command import begun, inspected, planned, reused, written
-    from openvlt.iteration.folder import write_json
-    from openvlt.iteration.session import announce, make_lab, open_run, resumable
+    from openvlt.cli.distill import begun, inspected, planned, reused, written
+    from openvlt.runs.directory import write_json
+    from openvlt.runs.session import announce, make_lab, open_run, resumable
 
     if config.plan:
         print(planned(config))

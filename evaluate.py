@@ -12,7 +12,7 @@ from openvlt.config.build import entry
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.iteration.scores import compare_runs, held_out, score
+    from openvlt.cli.evaluate import compare_runs, held_out, score
 
     (compare_runs if config.compare is not None else score if config.benchmark else held_out)(config)
 

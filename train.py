@@ -16,11 +16,11 @@ from openvlt.distributed import is_main
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.iteration.run import check_stages
-    from openvlt.iteration.session import announce, make_lab, open_run, resumable
+    from openvlt.iteration.runner import check_stages
+    from openvlt.runs.session import announce, make_lab, open_run, resumable
 
     if config.plan:
-        from openvlt.iteration.plan import planned
+        from openvlt.memory.estimate import planned
 
         print(planned(config))
         return

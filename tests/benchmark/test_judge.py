@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from stub_server import requests, stub_server
 
+from openvlt.cli.evaluate import make_run
 from openvlt.config.build import CONF
-from openvlt.iteration.scores import make_run
 from openvlt.types import UserError
 
 

@@ -17,9 +17,9 @@ from openvlt.benchmark.rows.loading import load
 from openvlt.benchmark.run.ablations import told
 from openvlt.benchmark.run.runner import Run
 from openvlt.benchmark.tasks import emma, mathverse, mmmu_pro
+from openvlt.cli.evaluate import make_run
 from openvlt.config.build import CONF
 from openvlt.data.prompts import question_text
-from openvlt.iteration.scores import make_run
 from openvlt.types import Problem
 
 STANDARD, FOUR, VISION = "standard (10 options)", "standard (4 options)", "vision"

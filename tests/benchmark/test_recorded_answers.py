@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 
 from openvlt.benchmark.results.files import read_scored
 from openvlt.benchmark.tasks import mathvision, mathvista
+from openvlt.cli.evaluate import make_run
 from openvlt.config.build import CONF, build
-from openvlt.iteration.scores import make_run
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from openvlt.benchmark.results.files import read_scored
 from openvlt.benchmark.rows.loading import Loaded, load
 from openvlt.benchmark.rows.responses import read_responses
 from openvlt.benchmark.run.runner import Run
+from openvlt.cli.evaluate import make_run
 from openvlt.config.build import CONF
-from openvlt.iteration.scores import make_run
 from openvlt.types import UserError
 
 

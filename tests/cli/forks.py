@@ -33,7 +33,7 @@ def run(job: dict) -> int:
     return 0
 
 
-for name in ("lightning", "torch", "transformers", "peft", "pyarrow.parquet", "openvlt.iteration.session", "openvlt.report.page"):
+for name in ("lightning", "torch", "transformers", "peft", "pyarrow.parquet", "openvlt.runs.session", "openvlt.report.page"):
     importlib.import_module(name)
 gc.freeze()  # or every fork would copy what the collector touches
 print("ready", flush=True)

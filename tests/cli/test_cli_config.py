@@ -106,8 +106,8 @@ def test_rows_of_ones_own_are_taken_whole(scale: str) -> None:
 
 @pytest.mark.parametrize("cycle", ["cycle1", "cycle2", "cycle3", "three_cycles", "controlled", "smoke"])
 def test_the_shipped_stages_are_in_order(cycle: str) -> None:
-    from openvlt.iteration.run import check_stages
-    from openvlt.iteration.session import make_lab
+    from openvlt.iteration.runner import check_stages
+    from openvlt.runs.session import make_lab
 
     config = compose(f"iteration={cycle}")
     iteration = build(config.iteration, "iteration")
@@ -125,8 +125,8 @@ def test_the_shipped_stages_are_in_order(cycle: str) -> None:
 
 @pytest.mark.parametrize("stage, change", [("sft1", {"traces": ["grpo1"]}), ("sft1", {"start": "grpo1"}), ("traces1", {"author": "grpo1"})])
 def test_a_stage_that_needs_a_later_one_is_told(stage: str, change: dict[str, Any]) -> None:
-    from openvlt.iteration.run import check_stages
-    from openvlt.iteration.session import make_lab
+    from openvlt.iteration.runner import check_stages
+    from openvlt.runs.session import make_lab
 
     config = compose("iteration=cycle1")
     with open_dict(config):

@@ -10,8 +10,8 @@ import pytest
 from composed import compose
 from entry_scripts import FIGURES, MODEL, Cli
 
+from openvlt.cli.distill import licences
 from openvlt.config.build import build
-from openvlt.distill.command import licences
 from openvlt.distill.cut import KEYWORDS
 
 SMALL = ["distill=gold", *FIGURES, "select.amount=20", "select.levels=[1]"]

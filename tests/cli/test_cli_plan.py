@@ -9,8 +9,7 @@ from composed import compose
 from entry_scripts import FIGURES, Cli
 
 from openvlt.config.build import build
-from openvlt.iteration import plan
-from openvlt.model import memory
+from openvlt.memory import estimate, tracker
 
 
 def numbers(out: str) -> dict[str, list[str]]:
@@ -46,11 +45,11 @@ def test_devices_that_are_not_there_can_be_planned(cli: Cli) -> None:
 
 def test_a_plan_counts_what_is_asked_of_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """NoisyRollout's 6 completions from noisy images are learned from together with the 6 others, and decoded apart from them."""
-    loads: list[memory.Load] = []
-    monkeypatch.setattr(plan, "_phases", lambda vlm, make, load, reference: loads.append(load) or ({}, {}, {}))
-    monkeypatch.setattr(plan, "rollout", lambda vlm, load, sampling, generator: loads.append(load) or {"cache": sampling.n})
+    loads: list[tracker.Load] = []
+    monkeypatch.setattr(estimate, "_phases", lambda vlm, make, load, reference: loads.append(load) or ({}, {}, {}))
+    monkeypatch.setattr(estimate, "rollout", lambda vlm, load, sampling, generator: loads.append(load) or {"cache": sampling.n})
     for more in ((), ("~grpo.plan",)):
-        plan._grpo(None, None, build(compose("+recipe=noisy_rollout", *more).grpo, "grpo"), plan.Expected(), 4, 1)
+        estimate._grpo(None, None, build(compose("+recipe=noisy_rollout", *more).grpo, "grpo"), estimate.Expected(), 4, 1)
     assert [(load.prompts, load.group) for load in loads] == [(10, 12), (32, 6), (21, 6), (32, 6)]
 
 

@@ -154,7 +154,7 @@ def test_iter2_without_iter1_says_what_to_run_first(cli: Cli, tmp_path: Path) ->
 
 
 def test_the_previous_run_is_the_newest_finished_one(tmp_path: Path) -> None:
-    from openvlt.iteration.folder import previous_run
+    from openvlt.runs.directory import previous_run
 
     for name, seed in (("20250101-000000-a", 1), ("20250102-000000-b", 2), ("20250103-000000-c", None)):
         (tmp_path / "iter1" / name).mkdir(parents=True)

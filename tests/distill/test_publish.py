@@ -11,6 +11,7 @@ from PIL import Image
 from pyarrow import parquet
 from test_pipeline import Fake, right, rows
 
+from openvlt.cli.distill import calls, inspected
 from openvlt.data.images import open_images
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.sources.base import Selection
@@ -18,7 +19,6 @@ from openvlt.data.sources.graded import Graded
 from openvlt.data.sources.local import Rows
 from openvlt.data.sources.selection import between
 from openvlt.distill.card import card, figure
-from openvlt.distill.command import calls, inspected
 from openvlt.distill.cost import Expected, plan, shares
 from openvlt.distill.cut import reflections, tagged
 from openvlt.distill.dataset import pass_at_k, publish, quantiles

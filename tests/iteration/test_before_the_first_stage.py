@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openvlt.data.sources.base import Selection
-from openvlt.iteration.run import Iteration
+from openvlt.iteration.runner import Iteration
 from openvlt.iteration.stages import Base, Lab, Traces, Tune
 from openvlt.types import UserError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from openvlt.data.prompts import PromptStyle
-from openvlt.iteration.screen import Screen
+from openvlt.iteration.difficulty import Screen
 from openvlt.rollout.base import Sampling
 from openvlt.types import Completion, UserError
 

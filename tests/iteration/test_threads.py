@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from openvlt.iteration.session import use_threads
+from openvlt.runs.session import use_threads
 
 
 @pytest.fixture(autouse=True)

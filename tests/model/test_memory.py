@@ -13,12 +13,12 @@ from peft import LoraConfig
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
-from openvlt.iteration.plan import optimiser
-from openvlt.model import memory
+from openvlt.memory import tracker
+from openvlt.memory.estimate import optimiser
+from openvlt.memory.rollout import rollout
 from openvlt.model.load import VLM, freeze, with_adapter
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.rollout.base import Sampling
-from openvlt.rollout.memory import rollout
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.trainer.optimizer import adamw, muon
 from openvlt.types import Problem
@@ -69,8 +69,8 @@ def alike() -> list[Problem]:
     return [Problem(f"p{number}", "What is red?", "1", (Image.new("RGB", (112, 112), (number, 0, 0)),)) for number in range(PROMPTS)]
 
 
-def a_load(prompts) -> memory.Load:
-    return memory.Load(PROMPTS, GROUP, TOKENS, prompts.ids_PL.shape[1] - SIDE**2, 1, SIDE)
+def a_load(prompts) -> tracker.Load:
+    return tracker.Load(PROMPTS, GROUP, TOKENS, prompts.ids_PL.shape[1] - SIDE**2, 1, SIDE)
 
 
 @pytest.mark.parametrize("name", ["full", "frozen", "lora", "checkpointing", "bfloat16"])
@@ -88,8 +88,8 @@ def test_an_updates_memory_is_foretold(vlm, alike, render, ragged, name):
         (completion_logp(real, there, ids, mask, group, slope_NT=slope)[0] * slope).sum().backward()
 
     update()
-    saved, most = memory.update(plan, a_load(prompts))
-    assert max(most, saved + memory.head(plan, a_load(prompts))) == pytest.approx(peak_bytes(update), rel=0.15)
+    saved, most = tracker.update(plan, a_load(prompts))
+    assert max(most, saved + tracker.head(plan, a_load(prompts))) == pytest.approx(peak_bytes(update), rel=0.15)
 
 
 @pytest.mark.parametrize("rows, tokens", [(10, 70), (25, 70), (15, 140)])

@@ -1,4 +1,4 @@
-"""What a rollout needs of memory: keys and values, the prompts' pass, and a decoding step's logits (see `openvlt.model.memory`)."""
+"""What a rollout needs of memory: keys and values, the prompts' pass, and a decoding step's logits (see `openvlt.memory.tracker`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from openvlt.memory.tracker import Load, Peak, prefill
 from openvlt.model.load import VLM
-from openvlt.model.memory import Load, Peak, prefill
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.kv_cache import ROOM
 from openvlt.rollout.prefix import PrefixGenerator

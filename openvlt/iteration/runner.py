@@ -11,8 +11,8 @@ from typing import Any
 import lightning
 
 from openvlt import distributed
-from openvlt.iteration.folder import PREVIOUS, finished_stages, previous_run, write_json
 from openvlt.iteration.stages import Lab, Reinforce, Stage, Traces, Tune, adjusted, timed
+from openvlt.runs.directory import PREVIOUS, finished_stages, previous_run, write_json
 from openvlt.types import UserError
 
 

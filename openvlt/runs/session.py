@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from openvlt import distributed
 from openvlt.config.build import build
-from openvlt.iteration.folder import PREVIOUS, manifest, model_of_run, write_json, write_text
 from openvlt.iteration.stages import Lab
+from openvlt.runs.directory import PREVIOUS, manifest, model_of_run, write_json, write_text
 from openvlt.types import UserError
 
 BEGINNING = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS)

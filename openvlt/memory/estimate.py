@@ -16,11 +16,11 @@ from openvlt import distributed
 from openvlt.config.build import build
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.plan import largest_draw, largest_group
-from openvlt.model import memory
+from openvlt.memory import tracker
+from openvlt.memory.rollout import rollout
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.model.shared_prefix.forward import SHARED
 from openvlt.rollout.base import Sampling
-from openvlt.rollout.memory import rollout
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
 from openvlt.types import UserError
@@ -111,19 +111,19 @@ def optimiser(vlm: VLM, make: Callable[..., Any]) -> tuple[int, int]:
     return kept, extra
 
 
-def _phases(vlm: VLM, make: Callable[..., Any], load: memory.Load, reference: int) -> tuple[dict[str, int], ...]:
+def _phases(vlm: VLM, make: Callable[..., Any], load: tracker.Load, reference: int) -> tuple[dict[str, int], ...]:
     """What lies there all the time, during a micro-batch, and during the optimiser's step."""
     kept, extra = optimiser(vlm, make)
     always = {"weights": _bytes([*vlm.model.parameters(), *vlm.model.buffers()]), "reference": reference, "optimiser": kept}
     gradients = _bytes(_trained(vlm).values())
-    saved, most = memory.update(vlm, load)
-    logits = memory.head(vlm, load)
+    saved, most = tracker.update(vlm, load)
+    logits = tracker.head(vlm, load)
     update = {"activations": saved, "logits": logits} if saved + logits >= most else {"activations": most}
     return always, {**always, "gradients": gradients, **update}, {**always, "gradients": gradients + extra}
 
 
 def _sft(vlm: VLM, sft: SFT, expected: Expected, side: int) -> dict[str, dict[str, int]]:
-    load = memory.Load(min(sft.micro_batch, sft.batch_size), 1, sft.max_tokens, expected.text, expected.images, side)
+    load = tracker.Load(min(sft.micro_batch, sft.batch_size), 1, sft.max_tokens, expected.text, expected.images, side)
     _, update, step = _phases(vlm, sft.optimizer, load, 0)
     return {"SFT": update, "SFT step": step}
 
@@ -131,11 +131,11 @@ def _sft(vlm: VLM, sft: SFT, expected: Expected, side: int) -> dict[str, dict[st
 def _grpo(settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: Expected, side: int, count: int) -> dict[str, dict[str, int]]:
     group, drawn = (largest(grpo.plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw))
     prompts = max(1, min(grpo.micro_batch // group, -(-grpo.prompts_per_update // count)))
-    load = memory.Load(prompts, group, grpo.max_new_tokens, expected.text, expected.images, side)
+    load = tracker.Load(prompts, group, grpo.max_new_tokens, expected.text, expected.images, side)
     second = grpo.needs_reference and vlm.model is vlm.core
     reference = _bytes(on_meta(settings, None, "32-true").model.parameters()) if second else 0
     always, update, step = _phases(vlm, grpo.optimizer, load, reference)
-    whole = memory.Load(-(-grpo.prompts_per_rollout // count), drawn, grpo.max_new_tokens, expected.text, expected.images, side)
+    whole = tracker.Load(-(-grpo.prompts_per_rollout // count), drawn, grpo.max_new_tokens, expected.text, expected.images, side)
     sampling = Sampling(drawn, grpo.max_new_tokens, grpo.temperature, grpo.top_p)
     known = isinstance(grpo.generator, PrefixGenerator)
     decoding = {"rollout": {**always, **rollout(vlm, whole, sampling, grpo.generator)}} if known else {}
