@@ -23,10 +23,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from openvlt.grpo.parts import (
-    loss,  # noqa: E402
-    loss_aggregation,
-)
+from openvlt.grpo.parts import loss, loss_aggregation  # noqa: E402
 from openvlt.grpo.parts.kl import k3  # noqa: E402
 from openvlt.types import Totals  # noqa: E402
 

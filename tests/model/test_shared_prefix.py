@@ -139,7 +139,7 @@ def test_features_of_a_frozen_tower_are_computed_once(request, batch, mixed, gra
     freeze(model.model, ("vision", "projector"))
     for value in model.model.model.visual.parameters():
         value.requires_grad_(False)
-    monkeypatch.setattr(vision, "PATCHES", 60)  # a pass or two per problem
+    monkeypatch.setattr(vision_features, "PATCHES", 60)  # a pass or two per problem
     kept = vision_features.with_features(model, prompts)
     order = [3, 1, 2, 0]
     moved = torch.tensor(order).argsort()[rest[2]]

@@ -48,17 +48,17 @@ def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
 
 
 def test_a_worker_that_dies_is_replaced() -> None:
-    pool = pool.Pool("judge", 2)
+    workers = pool.Pool("judge", 2)
     try:
-        pid = pool.workers[0].pid
+        pid = workers.workers[0].pid
         subprocess.run(["kill", "-9", str(pid)], check=True)
         items = [{"gold": "7", "response": "<answer>7</answer>"}] * 40
-        answers = pool.map(items, 5.0)
+        answers = workers.map(items, 5.0)
         assert sum(answer == ("done", "correct") for answer in answers) >= 39
-        assert pid not in {worker.pid for worker in pool.workers}
-        assert pool.map(items, 5.0) == [("done", "correct")] * 40
+        assert pid not in {worker.pid for worker in workers.workers}
+        assert workers.map(items, 5.0) == [("done", "correct")] * 40
     finally:
-        pool.close()
+        workers.close()
 
 
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from openvlt.data.synthetic import figures, pretraining
+from openvlt.data.synthetic import figures
+from openvlt.data.synthetic import pretraining as lessons
 from openvlt.types import Problem, UserError
 
 HIGHEST = 9
@@ -78,4 +79,4 @@ def pretraining(
     amount: int, *, seed: int, mix: tuple[float, float, float] = MIX, size: int = 56
 ) -> Iterator[tuple[Problem, str]]:
     """As `lessons.pretraining`, with values up to 9 in pictures, arithmetic and texts; only `train` scans."""
-    return pretraining.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, look=_look("train"))
+    return lessons.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, look=_look("train"))
