@@ -23,7 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

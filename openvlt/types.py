@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from openvlt.errors import UserError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class UserError(Exception):
-    """A mistake the user can mend: one sentence that names the fault, what was expected and the fix."""
 
 
 class Verdict(enum.Enum):

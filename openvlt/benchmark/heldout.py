@@ -14,11 +14,12 @@ from openvlt.config.validate import not_negative, positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import stored_images
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.reward.accuracy import judge
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.distributed import generate
-from openvlt.types import Completion, Problem, UserError, Verdict, unique_ids
+from openvlt.types import Completion, Problem, Verdict, unique_ids
 
 WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page
 

@@ -9,7 +9,8 @@ from typing import Protocol as Interface
 
 from openvlt.benchmark.prompts import Ask
 from openvlt.benchmark.rows.subsets import Part
-from openvlt.types import Problem, UserError, Verdict
+from openvlt.errors import UserError
+from openvlt.types import Problem, Verdict
 from openvlt.verify import extract, verify_batch
 
 

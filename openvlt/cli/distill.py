@@ -19,9 +19,10 @@ from openvlt.distill.dataset import publish
 from openvlt.distill.inspect import look
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.run import STAGES, Work
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.storage.ledger import Ledger
-from openvlt.types import Problem, UserError
+from openvlt.types import Problem
 
 
 def planned(config: DictConfig) -> str:

@@ -17,11 +17,11 @@ from openvlt.benchmark.run.answers import Engine
 from openvlt.benchmark.run.judge import ServerJudge
 from openvlt.benchmark.run.runner import Run
 from openvlt.config.build import build
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.runs.directory import write_json, write_text
 from openvlt.runs.session import announce, command_line, differences, make_lab, open_run, resumable
 from openvlt.storage.locks import alone
-from openvlt.types import UserError
 
 # what only a benchmark reads
 OPTIONS = ("protocol", "data_dir", "responses", "response_column", "samples", "batch", "limit", "baseline", "judge", "judge_ledger", "view")

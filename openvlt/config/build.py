@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from openvlt import distributed
 from openvlt.config.validate import check_nodes
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"

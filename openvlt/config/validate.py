@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 _SCALARS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)}
 _LISTS, _MAPPINGS = ("tuple", "list", "Sequence"), ("Mapping", "dict")

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from openvlt.data.images import open_images
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises over a broken image
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 
 class Ahead:

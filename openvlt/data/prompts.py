@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from openvlt.data.images import open_images
-from openvlt.types import Problem, Prompts, SFTBatch, Trace, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem, Prompts, SFTBatch, Trace
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import re
 from dataclasses import replace
 
 from openvlt.data.images import open_images
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 _VALUE = re.compile(r"(\w+)=(\d+)")
 

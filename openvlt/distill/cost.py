@@ -9,7 +9,7 @@ from typing import Any
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.mixture import apportion, fill
 from openvlt.distill.pipeline import Distillation
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 
 @dataclass(frozen=True)

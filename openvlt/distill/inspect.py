@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from openvlt.distill.run import STAGES, Outcome
+from openvlt.errors import UserError
 from openvlt.storage.jsonl import read_lines
-from openvlt.types import UserError
 
 SHOWN, WIDTH = 3, 400
 

@@ -13,9 +13,10 @@ from typing import Any
 from openvlt.data.sources.schema import problem_row
 from openvlt.distill.run import Outcome, Work, count
 from openvlt.distill.writers.base import Engine
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.storage.jsonl import append_lines
-from openvlt.types import Problem, UserError, unique_ids
+from openvlt.types import Problem, unique_ids
 
 
 @dataclass(frozen=True)

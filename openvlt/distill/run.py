@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from openvlt import distributed
 from openvlt.data.prompts import question_text
 from openvlt.distill.writers.base import Question
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.storage.ledger import Ledger, content_key
 from openvlt.storage.locks import alone
-from openvlt.types import Problem, UserError, Verdict
+from openvlt.types import Problem, Verdict
 from openvlt.verify import verify_batch
 
 if TYPE_CHECKING:

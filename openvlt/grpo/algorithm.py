@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.sources.selection import Selector, chosen
+from openvlt.errors import UserError
 from openvlt.grpo.collect.experience import Chain, Experience
 from openvlt.grpo.collect.metrics import Transcripts
 from openvlt.grpo.collect.passes import ViewPass
@@ -31,7 +32,7 @@ from openvlt.reward.reward import Reward
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.trainer.loop import Fit
 from openvlt.trainer.module import Optimisation
-from openvlt.types import GRPOBatch, Problem, Rollouts, Totals, UserError
+from openvlt.types import GRPOBatch, Problem, Rollouts, Totals
 
 TaskBuilder = Callable[[Problem, random.Random], list[Problem]]
 

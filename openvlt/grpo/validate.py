@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from openvlt.config.validate import positive
+from openvlt.errors import UserError
 from openvlt.grpo.collect.columns import EXTRA, SCORED, check_columns, wanted
 from openvlt.grpo.collect.plan import largest_group
 from openvlt.grpo.collect.sampler import NearHalf
@@ -16,7 +17,6 @@ from openvlt.grpo.parts.schedules import PARTS, Schedule, at, fixed, not_negativ
 from openvlt.reward.reward import weighted_sum
 from openvlt.trainer.module import check_moves
 from openvlt.trainer.optimizer import check_optimizer
-from openvlt.types import UserError
 
 DENOMINATORS = ("all", "kept", "selected")
 SIZES = ("steps", "group_size", "prompts_per_rollout", "prompts_per_update", "micro_batch", "temperature", "top_p", "max_new_tokens")

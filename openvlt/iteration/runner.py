@@ -11,9 +11,9 @@ from typing import Any
 import lightning
 
 from openvlt import distributed
+from openvlt.errors import UserError
 from openvlt.iteration.stages import Lab, Reinforce, Stage, Traces, Tune, adjusted, timed
 from openvlt.runs.directory import PREVIOUS, finished_stages, previous_run, write_json
-from openvlt.types import UserError
 
 
 @dataclass(frozen=True)

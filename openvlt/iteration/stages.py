@@ -15,12 +15,13 @@ from openvlt.config.validate import check_values
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import read_traces
 from openvlt.distill.pipeline import Distillation
+from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.iteration.difficulty import Screen
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.runs.directory import publish, saved_model
 from openvlt.sft.module import SFT
-from openvlt.types import Trace, UserError
+from openvlt.types import Trace
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import nn
 
 from openvlt import distributed
 from openvlt.config.build import build
+from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.plan import largest_draw, largest_group
 from openvlt.memory import tracker
@@ -23,7 +24,6 @@ from openvlt.model.shared_prefix.forward import SHARED
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
-from openvlt.types import UserError
 
 GPUS = (24, 40, 80, 141)  # GB, as they are sold
 SPARE = 0.05  # of a GPU: the driver's own memory and what lies between tensors

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
+from openvlt.errors import UserError
 from openvlt.model.processor import first_line, load_processor, save_processor
-from openvlt.types import UserError
 
 transformers_logging.disable_progress_bar()  # one bar a stage is enough
 

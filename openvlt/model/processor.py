@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin, Qwen2_5_VLProcessor
 
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from openvlt.errors import UserError
 from openvlt.report.figures import seeds_figure
 from openvlt.report.page import write_page
 from openvlt.report.records import read_run, write
 from openvlt.report.table import seeds_table, stages_table
-from openvlt.types import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from openvlt.errors import UserError
 from openvlt.report.draw import BLUE, GREY, INK, LIGHT_BLUE, PALE, kinds_legend, look, new_figure, plain, save, titles
 from openvlt.report.records import Run, Stage, finite, mean, read_run, read_stage, running_mean
 from openvlt.report.table import by_stage
-from openvlt.types import UserError
 
 
 @dataclass(frozen=True)

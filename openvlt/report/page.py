@@ -11,11 +11,12 @@ import jinja2
 import yaml
 
 from openvlt.data.images import data_url
+from openvlt.errors import UserError
 from openvlt.report.figures import curves_figure, iterations_figure
 from openvlt.report.records import Run, Stage, read_run, write
 from openvlt.report.table import percent, stages_table
 from openvlt.report.transcripts import Pictures, Transcript, answers, cut, followed, samples, traces
-from openvlt.types import UserError, Verdict
+from openvlt.types import Verdict
 
 _FIRST = ("command", "overrides", "scale", "seed", "seeds", "commit", "hardware", "versions")
 _VERDICTS = tuple(verdict.value for verdict in Verdict)

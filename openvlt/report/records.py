@@ -18,8 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from openvlt.errors import UserError
 from openvlt.storage.jsonl import whole_lines
-from openvlt.types import UserError
 
 CONTROL = "control"
 _STAGE_FOLDER = re.compile(r"(\d+)-(.+)")

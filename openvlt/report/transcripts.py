@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.data.images import data_url, open_image
+from openvlt.errors import UserError
 from openvlt.report.records import Run, Stage
 from openvlt.storage.jsonl import read_lines
-from openvlt.types import UserError, Verdict
+from openvlt.types import Verdict
 
 RIGHT = Verdict.CORRECT.value
 _LONGEST = 4000  # characters of one response

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from openvlt.config.validate import not_negative, positive
+from openvlt.errors import UserError
 from openvlt.reward.accuracy import judge
-from openvlt.types import Problem, Rollouts, UserError
+from openvlt.types import Problem, Rollouts
 
 Term = Callable[[Rollouts, Any], Tensor]
 

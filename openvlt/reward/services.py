@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from openvlt import distributed
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 
 @dataclass(frozen=True)

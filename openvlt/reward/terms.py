@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from openvlt.data.images import open_images
+from openvlt.errors import UserError
 from openvlt.reward.accuracy import judge
-from openvlt.types import Completion, Problem, Rollouts, UserError, Verdict
+from openvlt.types import Completion, Problem, Rollouts, Verdict
 
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _INFO = re.compile(r"<info>(.*?)</info>", re.DOTALL)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.types import Completion, Problem, Prompts, UserError
+from openvlt.types import Completion, Problem, Prompts
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openvlt.errors import UserError
 from openvlt.model.cpu_linear import prepacked
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.attention import PackedAttention
@@ -17,7 +18,7 @@ from openvlt.rollout.base import Sampling, generating, row_uniforms
 from openvlt.rollout.kv_cache import PrefixCache
 from openvlt.rollout.sampling import next_tokens
 from openvlt.rollout.stopping import Stops
-from openvlt.types import Completion, Problem, Prompts, UserError
+from openvlt.types import Completion, Problem, Prompts
 
 LEAVE = 8  # finished rows leave when they are an eighth of the batch: moving the others costs something, too
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from openvlt import distributed
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.types import UserError
 
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "omegaconf", "peft", "sympy", "numpy", "pillow")
 PREVIOUS = "previous.json"  # in a run's folder: the folder of the run that it continues

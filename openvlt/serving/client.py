@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from openvlt.errors import UserError
 from openvlt.serving.protocol import Again, Ask, Endpoint, Reply, Usage, read, refused
 from openvlt.storage.ledger import Ledger
-from openvlt.types import UserError
 
 LONGEST_PAUSE_S = 60.0
 _JITTER = random.Random()  # of its own: seeded runs draw from the module's

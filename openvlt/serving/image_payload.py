@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from openvlt.data.images import data_url, open_image
+from openvlt.errors import UserError
 from openvlt.model.load import VLM, check_place
 from openvlt.model.processor import first_line
-from openvlt.types import UserError
 
 
 def image_url(image: Path | Image.Image, row: str, max_pixels: int | None) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from openvlt.errors import UserError
 from openvlt.storage.ledger import content_key
-from openvlt.types import UserError
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from openvlt import distributed
 from openvlt.config.validate import positive
 from openvlt.data.batching import batch_rows
 from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.sft.loss import nll
 from openvlt.trainer.loop import Fit
 from openvlt.trainer.module import Optimisation, StepModule, check_moves
 from openvlt.trainer.optimizer import check_optimizer
-from openvlt.types import SFTBatch, Trace, UserError
+from openvlt.types import SFTBatch, Trace
 
 
 class SFTModule(StepModule):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 
 def append_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from openvlt.errors import UserError
 from openvlt.storage.jsonl import cut_half
 from openvlt.storage.locks import locked
-from openvlt.types import UserError
 
 _WIDTH = 32
 _LINE = re.compile(rb'\{"key": "([0-9a-f]{%d})"[,}]' % _WIDTH)

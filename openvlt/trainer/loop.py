@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from openvlt import distributed
 from openvlt.config.validate import not_negative, positive
+from openvlt.errors import UserError
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
-from openvlt.types import UserError
 
 
 @dataclass(frozen=True)

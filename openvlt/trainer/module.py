@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from openvlt import distributed
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.trainer.optimizer import schedule
-from openvlt.types import UserError
 
 
 @dataclass(frozen=True)

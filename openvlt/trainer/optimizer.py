@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from openvlt.errors import UserError
 from openvlt.trainer.master_weights import MasterAdamW
 from openvlt.trainer.muon import Muon
-from openvlt.types import UserError
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 

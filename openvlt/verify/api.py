@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from openvlt.types import UserError, Verdict
+from openvlt.errors import UserError
+from openvlt.types import Verdict
 from openvlt.verify import core, pool
 from openvlt.verify.core import Explanation
 from openvlt.verify.extract.extractor import find

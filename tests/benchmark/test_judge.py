@@ -12,7 +12,7 @@ from stub_server import requests, stub_server
 
 from openvlt.cli.evaluate import make_run
 from openvlt.config.build import CONF
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 
 def scored(folder: Path, url: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from openvlt.benchmark.rows.responses import read_responses
 from openvlt.benchmark.run.runner import Run
 from openvlt.cli.evaluate import make_run
 from openvlt.config.build import CONF
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 
 def built(name: str, *words: str) -> Run:

@@ -14,7 +14,8 @@ from PIL import Image
 from openvlt.benchmark.results.files import read_scored
 from openvlt.benchmark.run.ablations import BlankImage
 from openvlt.data.images import open_images
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 SUBJECTS = ("algebra", "counting", "logic")
 SMALL = [*FIGURES, "batch=2"]

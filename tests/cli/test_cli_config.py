@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from openvlt.config.build import CONF, build, explain, new_run_id, normalise
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 FILES = [  # benchmarks belong to evaluate.py alone: tests/benchmark builds them; what is in `shared` is a part of a choice and none itself

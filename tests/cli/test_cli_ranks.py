@@ -90,7 +90,7 @@ def test_more_processes_than_gpus_is_said_before_any_starts(monkeypatch: pytest.
     import torch
 
     from openvlt import distributed
-    from openvlt.types import UserError
+    from openvlt.errors import UserError
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     if said is None:
@@ -104,7 +104,7 @@ def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
     import torch
 
     from openvlt import distributed
-    from openvlt.types import UserError
+    from openvlt.errors import UserError
 
     begun = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

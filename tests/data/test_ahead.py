@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from openvlt.data.prefetch import Ahead
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 pytestmark = pytest.mark.skipif(not Ahead.possible(1), reason="processes are forked on Linux only")
 

@@ -15,7 +15,7 @@ from openvlt.data.synthetic import (
     digits,
     figures,  # noqa: E402
 )
-from openvlt.types import UserError  # noqa: E402
+from openvlt.errors import UserError  # noqa: E402
 
 SPLITS = ("train", "val", "test")
 

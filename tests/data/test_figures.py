@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from openvlt.data.synthetic import figures, pretraining
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 SPLITS = ("train", "val", "test")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from openvlt.errors import UserError
 from openvlt.storage.ledger import Ledger, content_key
 from openvlt.storage.locks import alone
-from openvlt.types import UserError
 
 
 def test_rows_are_found_again_by_any_process(tmp_path):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from openvlt.errors import UserError
 from openvlt.storage.jsonl import append_lines, read_lines
-from openvlt.types import UserError
 
 ROWS = [{"id": "a", "text": "two\u2028lines"}, {"id": "b", "text": "é" * 50_000}]
 

@@ -20,7 +20,8 @@ from openvlt.data.sources.base import Selection
 from openvlt.data.sources.local import Hub, Rows, benchmarks_in
 from openvlt.data.sources.releases import EvaluationOnly, Release
 from openvlt.data.sources.schema import Columns
-from openvlt.types import Problem, UserError, Verdict
+from openvlt.errors import UserError
+from openvlt.types import Problem, Verdict
 from openvlt.verify import verify
 
 

@@ -15,7 +15,7 @@ from openvlt.data.sources.base import Selection
 from openvlt.data.sources.local import Hub, Rows, allotment
 from openvlt.data.sources.mixture import Mixture, apportion, fill
 from openvlt.data.sources.schema import Columns
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 ALTERNATIVES = Columns(images=("images", "image", "image_path"))
 

@@ -15,7 +15,8 @@ from PIL import Image
 from openvlt.data.images import open_image, open_images
 from openvlt.data.sources.files import read_rows
 from openvlt.data.sources.schema import Columns, problem_row, read_traces, to_problem
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 HEAD = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)  # a PNG of 3.6 thousand million pixels in a few bytes
 ENORMOUS = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + HEAD + struct.pack(">I", zlib.crc32(HEAD)) + struct.pack(">I", 10) + b"IDAT" + bytes(14)

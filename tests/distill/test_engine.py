@@ -13,8 +13,9 @@ from openvlt.distill.cut import nothing
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import everything, shortest
 from openvlt.distill.writers.base import Function, Local, Question
+from openvlt.errors import UserError
 from openvlt.serving.protocol import Reply, Usage
-from openvlt.types import Completion, Problem, UserError
+from openvlt.types import Completion, Problem
 
 
 class Recorder:

@@ -17,9 +17,10 @@ from openvlt.distill.pipeline import Distillation
 from openvlt.distill.run import STAGES
 from openvlt.distill.select import everything, shortest
 from openvlt.distill.writers.base import Function, Gold
+from openvlt.errors import UserError
 from openvlt.serving.protocol import Reply
 from openvlt.storage.locks import alone
-from openvlt.types import Problem, UserError
+from openvlt.types import Problem
 
 PROBLEMS = [Problem(f"p{number}", f"What is {number} + 1?", str(number + 1)) for number in range(5)]
 

@@ -26,9 +26,10 @@ from openvlt.distill.pipeline import Distillation
 from openvlt.distill.run import Work
 from openvlt.distill.select import shortest
 from openvlt.distill.writers.base import Served
+from openvlt.errors import UserError
 from openvlt.serving.client import Server
 from openvlt.serving.protocol import Endpoint
-from openvlt.types import Problem, UserError
+from openvlt.types import Problem
 
 RED = Image.new("RGB", (8, 6), "red")
 PROBLEMS = [Problem(f"p{n}", f"What is {n} + 1?", str(n + 1), (RED,) * (n < 2), source="ab"[n % 2], level=n) for n in range(4)]

@@ -27,12 +27,13 @@ from openvlt.distill.cut import reflections
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import shortest
 from openvlt.distill.writers.base import TOLD, Local, Question, Served
+from openvlt.errors import UserError
 from openvlt.model.tiny import END, PAD, make_tokenizer
 from openvlt.rollout.hf import HFGenerator
 from openvlt.serving.client import Server
 from openvlt.serving.image_payload import TextModel
 from openvlt.serving.protocol import Endpoint, Usage
-from openvlt.types import Problem, UserError
+from openvlt.types import Problem
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,6 +13,7 @@ from openvlt.config.build import CONF, build
 from openvlt.data.image_views import Blackened
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.sources import selection
+from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect import sampler
 from openvlt.grpo.collect.passes import ViewPass
@@ -29,7 +30,6 @@ from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
 from openvlt.trainer.loop import Fit
 from openvlt.trainer.optimizer import adamw
-from openvlt.types import UserError
 
 
 def reward(**more: Any) -> Reward:

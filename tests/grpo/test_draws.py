@@ -10,13 +10,14 @@ import pytest
 import torch
 from made import Scripted, written
 
+from openvlt.errors import UserError
 from openvlt.grpo.collect.experience import Experience
 from openvlt.grpo.collect.passes import ViewPass
 from openvlt.grpo.collect.plan import Spec, Views
 from openvlt.grpo.collect.resampling import Replay, Resample
 from openvlt.model.shared_prefix.vision_features import FEATURES
 from openvlt.reward.reward import Reward
-from openvlt.types import Origin, UserError
+from openvlt.types import Origin
 
 
 def test_every_draw_of_a_refill_has_draws_of_its_own_and_is_observed(make, mixed):

@@ -17,6 +17,7 @@ from openvlt.data import self_made_tasks
 from openvlt.data.image_views import Blackened, Noisy, seen_through
 from openvlt.data.sources import selection
 from openvlt.data.synthetic import figures
+from openvlt.errors import UserError
 from openvlt.grpo.collect import columns, sampler, weighting
 from openvlt.grpo.collect.experience import Chain
 from openvlt.grpo.collect.metrics import accuracies, distinct_answers
@@ -29,7 +30,7 @@ from openvlt.grpo.parts.rollout_correction import RolloutCorrection
 from openvlt.grpo.parts.schedules import Ramp, Sigmoid, at
 from openvlt.reward.reward import Reward
 from openvlt.reward.terms import Overlong
-from openvlt.types import Origin, Problem, UserError
+from openvlt.types import Origin, Problem
 
 NAN = float("nan")
 

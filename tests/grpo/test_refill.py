@@ -8,10 +8,11 @@ import pytest
 import torch
 from made import rollouts
 
+from openvlt.errors import UserError
 from openvlt.grpo.collect.ops import join, take_groups, take_rows
 from openvlt.grpo.collect.resampling import Replay, Resample, kept_groups
 from openvlt.model.shared_prefix.vision_features import FEATURES
-from openvlt.types import Origin, UserError
+from openvlt.types import Origin
 
 
 def drawing(*draws: list[float]):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from openvlt.data.sources.base import Selection
+from openvlt.errors import UserError
 from openvlt.iteration.runner import Iteration
 from openvlt.iteration.stages import Base, Lab, Traces, Tune
-from openvlt.types import UserError
 
 LAB = Lab(model=None, source=None, sft=None, grpo=None, evaluation=None, seed=1)  # no stage gets as far as asking for a part
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from openvlt.data.prompts import PromptStyle
+from openvlt.errors import UserError
 from openvlt.iteration.difficulty import Screen
 from openvlt.rollout.base import Sampling
-from openvlt.types import Completion, UserError
+from openvlt.types import Completion
 
 
 @dataclass

@@ -12,6 +12,7 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from openvlt.errors import UserError
 from openvlt.model.load import VLM, freeze, with_adapter
 from openvlt.model.shared_prefix import forward, vision_features
 from openvlt.model.shared_prefix.logprob import completion_logp
@@ -20,7 +21,6 @@ from openvlt.model.tiny import make_processor
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.hf import HFGenerator
 from openvlt.rollout.prefix import PrefixGenerator
-from openvlt.types import UserError
 from tests.conftest import ROOT, SMALL
 
 LENGTHS = [3, 7, 1, 5, 4, 6, 2, 3, 6]

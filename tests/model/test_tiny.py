@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from openvlt.errors import UserError
 from openvlt.model.load import load_weights
 from openvlt.model.processor import ImageOnlyProcessor, load_processor
 from openvlt.model.tiny import Shape, TinyModel, make_vlm
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
-from openvlt.types import UserError
 
 TEXTS = (
     "What is 2 + 3?",

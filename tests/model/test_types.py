@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openvlt.types import Completion, GRPOBatch, Problem, Prompts, Rollouts, SFTBatch, Totals, UserError, Verdict, unique_ids
+from openvlt.errors import UserError
+from openvlt.types import Completion, GRPOBatch, Problem, Prompts, Rollouts, SFTBatch, Totals, Verdict, unique_ids
 
 
 def prompts(count: int = 4, width: int = 5) -> Prompts:

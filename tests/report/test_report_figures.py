@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from written_runs import evaluation, result
 
+from openvlt.errors import UserError
 from openvlt.report.figures import (
     curves_figure,
     iterations_figure,
@@ -20,7 +21,6 @@ from openvlt.report.figures import (
     seeds_figure,
 )
 from openvlt.report.records import stages_of
-from openvlt.types import UserError
 
 
 def test_points_are_the_results_in_percent(three):

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from written_runs import answer, evaluation, lines, result
 
+from openvlt.errors import UserError
 from openvlt.report.__main__ import main
 from openvlt.report.page import write_page
 from openvlt.report.records import read_stage
 from openvlt.report.transcripts import Pictures, answers, right_and_wrong, samples
-from openvlt.types import UserError
 
 VOID = {"meta", "img", "br"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from openvlt.errors import UserError
 from openvlt.report.records import Stage, ends, mean, read_columns, read_run, running_mean, write
-from openvlt.types import UserError
 
 
 def test_running_mean_is_of_the_last_values_and_skips_nan():

@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
+from openvlt.errors import UserError
 from openvlt.reward.accuracy import Accuracy, EmptySummary, judge
 from openvlt.reward.reward import Reward, weighted_sum
 from openvlt.reward.services import Services
 from openvlt.reward.terms import AnnotationsCovered
 from openvlt.serving.protocol import Ask, Reply
-from openvlt.types import Completion, Problem, Prompts, Rollouts, UserError, Verdict
+from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
 
 NAN = float("nan")
 

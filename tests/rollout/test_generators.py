@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from openvlt.data.prompts import pad_right
+from openvlt.errors import UserError
 from openvlt.model import cpu_linear
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
@@ -15,7 +16,6 @@ from openvlt.rollout import prefix
 from openvlt.rollout.base import Sampling, generating
 from openvlt.rollout.hf import HFGenerator
 from openvlt.rollout.prefix import PrefixGenerator
-from openvlt.types import UserError
 
 GREEDY = Sampling(max_new_tokens=14, greedy=True)
 SAMPLED = Sampling(n=3, max_new_tokens=14, temperature=0.8)

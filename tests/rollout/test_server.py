@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from stub_server import FAULTS, requests, stub_server
 
+from openvlt.errors import UserError
 from openvlt.serving.client import Server
 from openvlt.serving.protocol import Ask, Endpoint, Reply, Usage, read
 from openvlt.storage.ledger import Ledger
-from openvlt.types import UserError
 
 
 def asks(amount: int) -> list[Ask]:

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.errors import UserError
 from openvlt.sft.loss import nll
 from openvlt.sft.module import SFT, SFTModule
 from openvlt.trainer.loop import Fit
 from openvlt.trainer.module import Optimisation
 from openvlt.trainer.optimizer import adamw, constant
-from openvlt.types import Problem, Prompts, SFTBatch, Trace, UserError
+from openvlt.types import Problem, Prompts, SFTBatch, Trace
 
 RESPONSES = ("<think>I see 1.</think><answer>1</answer>", "5", "<answer>no</answer>", "red + green = 2, so <answer>4</answer>")
 

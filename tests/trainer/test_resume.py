@@ -15,6 +15,7 @@ import torch
 from pyarrow import parquet
 
 from openvlt.data.prompts import PromptStyle
+from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.parts.advantage import group_normalised
 from openvlt.grpo.parts.group_filter import keep_unequal
@@ -26,7 +27,7 @@ from openvlt.sft.module import SFT
 from openvlt.trainer.loop import Fit
 from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, muon
-from openvlt.types import Trace, UserError
+from openvlt.types import Trace
 
 CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}
 MUON = partial(muon, learning_rate=2e-3, muon_learning_rate=0.02)

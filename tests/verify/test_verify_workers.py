@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from openvlt.types import UserError, Verdict
+from openvlt.errors import UserError
+from openvlt.types import Verdict
 from openvlt.verify import pool, verify_batch
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ from pathlib import Path
 from openvlt.benchmark.protocol import Benchmark
 from openvlt.benchmark.rows.responses import Recorded, sibling
 from openvlt.benchmark.rows.subsets import Part, Table, check_columns, held, only_file, pictures, table
-from openvlt.types import Problem, UserError, unique_ids
+from openvlt.errors import UserError
+from openvlt.types import Problem, unique_ids
 
 
 @dataclass(frozen=True)

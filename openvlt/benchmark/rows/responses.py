@@ -10,7 +10,7 @@ from typing import Any
 
 from openvlt.benchmark.rows.subsets import SUFFIXES
 from openvlt.data.sources.files import read_rows
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 Row = Mapping[str, Any]
 OURS = {"tokens": int, "finished": bool}  # columns of our own answer files; what others keep under these names is of another type

@@ -9,7 +9,8 @@ from typing import Any
 
 from openvlt.data.sources.files import read_rows
 from openvlt.data.sources.schema import Columns, to_problem
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 SUFFIXES = (".parquet", ".jsonl", ".json")  # of a split that lies there in two forms the first is read: Parquet holds its images
 Row = dict[str, Any]

@@ -14,8 +14,9 @@ from openvlt.benchmark.prompts import filled
 from openvlt.benchmark.run.answers import Engine
 from openvlt.data.images import image_size
 from openvlt.data.prompts import PromptStyle
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.types import Problem, UserError
+from openvlt.types import Problem
 
 
 class View(Protocol):

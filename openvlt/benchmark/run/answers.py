@@ -10,11 +10,12 @@ from typing import Any
 
 from openvlt.benchmark.prompts import Interleaved
 from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.distributed import generate
 from openvlt.storage.jsonl import append_lines, read_lines
-from openvlt.types import Problem, UserError
+from openvlt.types import Problem
 
 
 @dataclass(frozen=True)

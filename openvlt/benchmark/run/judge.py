@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from openvlt.errors import UserError
 from openvlt.serving.client import Server
 from openvlt.serving.protocol import Ask, Usage
 from openvlt.storage.ledger import Ledger
-from openvlt.types import UserError
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from openvlt.benchmark.rows.subsets import check_folder
 from openvlt.benchmark.run.ablations import View
 from openvlt.benchmark.run.answers import Engine, prompt_hash, style_for
 from openvlt.data.prompts import PromptStyle
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.types import Problem, UserError
+from openvlt.types import Problem
 
 PACKAGES = ("torch", "transformers", "sympy", "numpy", "pillow", "pyarrow")
 Made = Mapping[str, Sequence[Mapping[str, Any]]]

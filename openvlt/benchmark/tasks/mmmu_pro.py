@@ -12,7 +12,8 @@ from typing import Any
 from openvlt.benchmark import prompts
 from openvlt.benchmark.protocol import Answer, Case, Judge
 from openvlt.benchmark.rows.subsets import text
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 STANDARD, FOUR, VISION = "standard (10 options)", "standard (4 options)", "vision"
 SCREENSHOT = {"shown": prompts.IN_THE_IMAGE, "lists_options": False}

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from openvlt.data.synthetic import digits, figures
 from openvlt.data.synthetic.pretraining import pretraining
-from openvlt.types import Problem, Trace, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem, Trace
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 
 def read_rows(path: Path | str) -> list[tuple[int, dict[str, Any]]]:

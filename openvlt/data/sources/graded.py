@@ -13,7 +13,8 @@ from openvlt.data.sources.files import read_rows
 from openvlt.data.sources.local import allotment, choose_share, no_rows
 from openvlt.data.sources.schema import Columns, to_problem
 from openvlt.data.sources.selection import chosen
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 GRADES = ("samples", "right", "pass_rate", "reward_variance", "mean_words", "mean_tokens")
 

@@ -13,7 +13,8 @@ from typing import Any
 from openvlt.data.sources.base import Selection, check_amount, everything, no_mixture
 from openvlt.data.sources.files import read_rows, unit
 from openvlt.data.sources.schema import Columns, Row, to_problem
-from openvlt.types import Problem, UserError, unique_ids
+from openvlt.errors import UserError
+from openvlt.types import Problem, unique_ids
 
 SPLITS = ("train", "val", "test")
 BENCHMARKS = ("mathvista", "mathverse", "mathvision", "mmmu", "wemath", "logicvista", "dynamath", "hallusionbench")

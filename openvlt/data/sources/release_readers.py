@@ -9,7 +9,7 @@ from typing import Any
 
 from openvlt.data.sources.releases import Rows, each, letter, load_json, with_hint, yes_or_no
 from openvlt.data.sources.schema import Row
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 
 def figureqa(folder: Path, split: str) -> Rows:

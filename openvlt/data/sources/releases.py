@@ -12,7 +12,8 @@ from typing import Any
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.local import SPLITS, allotment, choose_share, no_rows, refuse_training
 from openvlt.data.sources.schema import Columns, Row, to_problem
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 Rows = Iterator[tuple[str, Row]]
 Reader = Callable[[Path, str], Rows]

@@ -16,7 +16,8 @@ from PIL import Image
 
 from openvlt.data.images import UNREADABLE, open_image
 from openvlt.data.sources.files import brief, read_rows, unit
-from openvlt.types import Problem, Trace, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem, Trace
 
 Row = Mapping[str, Any]
 _OPTIONAL = ("id", "choices", "answer_type", "level")

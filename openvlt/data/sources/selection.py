@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 Columns = Mapping[str, np.ndarray]
 Selector = Callable[[Columns], np.ndarray]

@@ -17,7 +17,8 @@ from PIL import Image
 
 from openvlt.data.synthetic import figures
 from openvlt.data.synthetic import pretraining as lessons
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 HIGHEST = 9
 KIND = "digits"

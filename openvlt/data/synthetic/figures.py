@@ -20,7 +20,8 @@ from functools import cache
 
 from PIL import Image, ImageDraw
 
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220)}
 LEVELS = (1, 2, 3, 4)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from openvlt import distributed
 from openvlt.config.validate import positive
 from openvlt.data.prompts import PromptStyle, Renderer, question_text
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.distributed import generate
@@ -20,7 +21,7 @@ from openvlt.serving.client import Server
 from openvlt.serving.image_payload import image_url
 from openvlt.serving.protocol import Ask, Reply, Usage
 from openvlt.storage.ledger import content_key
-from openvlt.types import Problem, UserError
+from openvlt.types import Problem
 
 TOLD = "Description:\n{caption}\n\nQuestion:\n{question}"
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from openvlt.types import Origin, Rollouts, UserError, Verdict
+from openvlt.errors import UserError
+from openvlt.types import Origin, Rollouts, Verdict
 
 COLUMNS: Mapping[str, Callable[[Rollouts], Any]] = {
     "reward_N": lambda rollouts: rollouts.reward_N,

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from openvlt import distributed
 from openvlt.data.prompts import Renderer, pad_right
+from openvlt.errors import UserError
 from openvlt.grpo.collect.columns import SCORED, call, own_rows, wanted
 from openvlt.grpo.collect.metrics import accuracies, rollout_metrics
 from openvlt.grpo.collect.ops import behaviour, take_rows
@@ -43,7 +44,7 @@ from openvlt.reward.reward import Reward
 from openvlt.reward.services import Services
 from openvlt.rollout.base import Generator, Sampling, generating
 from openvlt.rollout.distributed import generate
-from openvlt.types import Completion, GRPOBatch, Origin, Problem, Prompts, Rollouts, Totals, UserError
+from openvlt.types import Completion, GRPOBatch, Origin, Problem, Prompts, Rollouts, Totals
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 OUTPUTS = ("logp", "sym_kl")
 

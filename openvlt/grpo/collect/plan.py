@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from openvlt.errors import UserError
 from openvlt.grpo.parts.schedules import Schedule, at
-from openvlt.types import Origin, Problem, UserError
+from openvlt.types import Origin, Problem
 
 CLEAN = "clean"
 

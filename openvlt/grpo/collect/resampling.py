@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from openvlt.errors import UserError
 from openvlt.grpo.collect.columns import own_rows
 from openvlt.grpo.collect.ops import join, take_groups, take_rows
 from openvlt.grpo.parts.schedules import fixed
 from openvlt.model.shared_prefix.vision_features import pixels
-from openvlt.types import Origin, Rollouts, UserError
+from openvlt.types import Origin, Rollouts
 
 Make = Callable[[], Rollouts]
 

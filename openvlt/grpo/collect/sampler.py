@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from openvlt.data.batching import batch_rows
-from openvlt.types import Problem, UserError
+from openvlt.errors import UserError
+from openvlt.types import Problem
 
 
 class PromptSampler(Protocol):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from openvlt import distributed
+from openvlt.errors import UserError
 from openvlt.grpo.collect.columns import call, own_rows, wanted
 from openvlt.grpo.parts.advantage_shaping import Shape
-from openvlt.types import Rollouts, Totals, UserError
+from openvlt.types import Rollouts, Totals
 
 
 def agreed_rewards(rollouts: Rollouts) -> Rollouts:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openvlt.errors import UserError
 from openvlt.grpo.parts.advantage import group_mean
 from openvlt.grpo.parts.kl import k3
-from openvlt.types import Origin, Problem, Rollouts, UserError
+from openvlt.types import Origin, Problem, Rollouts
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from openvlt.errors import UserError
 from openvlt.grpo.parts.schedules import Schedule
-from openvlt.types import UserError
 
 
 @dataclass(frozen=True)

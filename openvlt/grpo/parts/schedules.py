@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 PARTS = (
     "loss", "aggregate", "advantage", "gate", "shapers", "passes", "plan", "correction", "kl", "auxiliary", "reward_kl", "reward", "hooks"

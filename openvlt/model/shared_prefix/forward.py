@@ -14,11 +14,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.attention import NAME, Attend, PackedAttention
 from openvlt.model.shared_prefix.packing import Packing, pack
 from openvlt.model.shared_prefix.vision_features import image_features, pixels
-from openvlt.types import Prompts, UserError
+from openvlt.types import Prompts
 
 SHARED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 TESTED = "5.23"
