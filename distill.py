@@ -14,8 +14,8 @@ from openvlt.config.build import build, entry
 
 def run(config: DictConfig) -> None:
     from openvlt.cli.distill import begun, inspected, planned, reused, written
-    from openvlt.runs.directory import write_json
     from openvlt.runs.session import announce, make_lab, open_run, resumable
+    from openvlt.storage.atomic import write_json
 
     if config.plan:
         print(planned(config))

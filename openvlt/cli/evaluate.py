@@ -19,8 +19,8 @@ from openvlt.benchmark.run.runner import Run
 from openvlt.config.build import build
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.runs.directory import write_json, write_text
 from openvlt.runs.session import announce, command_line, differences, make_lab, open_run, resumable
+from openvlt.storage.atomic import write_json, write_text
 from openvlt.storage.locks import alone
 
 # what only a benchmark reads

@@ -13,7 +13,8 @@ import lightning
 from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.iteration.stages import Lab, Reinforce, Stage, Traces, Tune, adjusted, timed
-from openvlt.runs.directory import PREVIOUS, finished_stages, previous_run, write_json
+from openvlt.runs.directory import PREVIOUS, finished_stages, previous_run
+from openvlt.storage.atomic import write_json
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,8 @@ PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "omegaconf", "pe
 PREVIOUS = "previous.json"  # in a run's folder: the folder of the run that it continues
 
 
-def write_text(file: Path, text: str) -> None:
-    """Writes a whole file or nothing."""
-    aside = file.with_name(f".{file.name}.tmp")
-    aside.write_text(text)
-    os.replace(aside, file)
 
 
-def write_json(file: Path, value: Any) -> None:
-    """As `write_text`, indented JSON."""
-    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def publish(vlm: VLM, folder: Path) -> None:

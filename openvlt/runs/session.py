@@ -18,7 +18,8 @@ from openvlt import distributed
 from openvlt.config.build import build
 from openvlt.errors import UserError
 from openvlt.iteration.stages import Lab
-from openvlt.runs.directory import PREVIOUS, manifest, model_of_run, write_json, write_text
+from openvlt.runs.directory import PREVIOUS, manifest, model_of_run
+from openvlt.storage.atomic import write_json, write_text
 
 BEGINNING = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS)
 PLACES = ("resume", "paths.runs", "trainer.devices")  # what may differ between a run and its continuation: where, not what
