@@ -9,7 +9,8 @@ python distill.py resume=latest inspect=true                counts, samples, rej
 
 from omegaconf import DictConfig
 
-from openvlt.config.build import build, entry
+from openvlt.cli.app import entry
+from openvlt.config.build import build
 
 
 def run(config: DictConfig) -> None:

@@ -8,7 +8,7 @@ python evaluate.py compare=runs/evaluate/<one>,runs/evaluate/<other>
 
 from omegaconf import DictConfig
 
-from openvlt.config.build import entry
+from openvlt.cli.app import entry
 
 
 def run(config: DictConfig) -> None:

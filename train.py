@@ -11,7 +11,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from openvlt.config.build import build, entry
+from openvlt.cli.app import entry
+from openvlt.config.build import build
 from openvlt.distributed import is_main
 
 

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from stub_server import requests, stub_server
 
 from openvlt.cli.evaluate import make_run
-from openvlt.config.build import CONF
+from openvlt.config.resolvers import CONF
 from openvlt.errors import UserError
 
 

@@ -18,7 +18,7 @@ from openvlt.benchmark.run.ablations import told
 from openvlt.benchmark.run.runner import Run
 from openvlt.benchmark.tasks import emma, mathverse, mmmu_pro
 from openvlt.cli.evaluate import make_run
-from openvlt.config.build import CONF
+from openvlt.config.resolvers import CONF
 from openvlt.data.prompts import question_text
 from openvlt.types import Problem
 

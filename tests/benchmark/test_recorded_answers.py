@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from openvlt.benchmark.results.files import read_scored
 from openvlt.benchmark.tasks import mathvision, mathvista
 from openvlt.cli.evaluate import make_run
-from openvlt.config.build import CONF, build
+from openvlt.config.build import build
+from openvlt.config.resolvers import CONF
 
 
 @pytest.fixture

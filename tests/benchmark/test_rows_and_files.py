@@ -16,7 +16,7 @@ from openvlt.benchmark.rows.loading import Loaded, load
 from openvlt.benchmark.rows.responses import read_responses
 from openvlt.benchmark.run.runner import Run
 from openvlt.cli.evaluate import make_run
-from openvlt.config.build import CONF
+from openvlt.config.resolvers import CONF
 from openvlt.errors import UserError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from openvlt.config.build import CONF
+from openvlt.config.resolvers import CONF
 
 NEEDED = {  # what a file leaves for the user to say
     "data=jsonl": ["data.path=rows.jsonl"],

@@ -20,7 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from openvlt.config.build import CONF, build, explain, new_run_id, normalise
+from openvlt.cli.app import normalise
+from openvlt.cli.errors import explain
+from openvlt.config.build import build
+from openvlt.config.resolvers import CONF, new_run_id
 from openvlt.errors import UserError
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())

@@ -191,7 +191,8 @@ def test_rows_of_ones_own_start_from_the_same_base_as_figures() -> None:
     """data=jsonl has no lessons: the base is then taught by `Figures()`, which must be what conf/data/figures.yaml says."""
     from hydra import compose, initialize_config_dir
 
-    from openvlt.config.build import CONF, build
+    from openvlt.config.build import build
+    from openvlt.config.resolvers import CONF
     from openvlt.data.sources.base import Figures
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

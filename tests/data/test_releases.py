@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from openvlt.config.build import CONF
+from openvlt.config.resolvers import CONF
 from openvlt.data.images import open_images
 from openvlt.data.sources import release_readers
 from openvlt.data.sources.base import Selection

@@ -26,7 +26,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from openvlt import distributed
-from openvlt.config.build import CONF, ROOT, build
+from openvlt.config.build import build
+from openvlt.config.resolvers import CONF, ROOT
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.synthetic import figures
 from openvlt.grpo.algorithm import GRPO

@@ -9,7 +9,8 @@ from typing import Any
 import hydra
 import pytest
 
-from openvlt.config.build import CONF, build
+from openvlt.config.build import build
+from openvlt.config.resolvers import CONF
 from openvlt.data.image_views import Blackened
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.sources import selection

@@ -1,0 +1,74 @@
+"""Errors as the user sees them: one sentence and an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+from openvlt import distributed
+from openvlt.config.build import first_line
+from openvlt.config.resolvers import CONF
+from openvlt.errors import UserError
+
+DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)
+
+
+@contextlib.contextmanager
+def telling(errors: tuple[type[Exception], ...], numbers: tuple[int, ...]) -> Iterator[None]:
+    """Turns these errors, and an OSError of these numbers, into one sentence and exit status 2.
+
+    It stands inside the job too: an error that reaches Hydra is announced by Hydra first, in its own words. OPENVLT_TRACEBACK=1
+    shows the traceback.
+    """
+    try:
+        yield
+    except (*errors, OSError) as error:
+        mine = isinstance(error, errors) or error.errno in numbers
+        if not mine or os.environ.get("OPENVLT_TRACEBACK"):
+            raise
+        sys.exit(_fail(explain(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(message: str) -> int:
+    distributed.let_main_speak()  # all ranks meet the same mistake
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def explain(error: Exception) -> str:
+    """One sentence for the errors that a user can mend."""
+    if isinstance(error, OSError) and error.errno is not None:
+        place = error.filename or "the disk"
+        return f"{place}: {error.strerror}; free space, or choose other places with paths.runs=<folder> paths.cache=<folder>"
+    text = str(error).partition("UserError raised while resolving interpolation: ")[2] or str(error)
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        key, values = found.groups()
+        return f"{key}={values} are several values; add -m to run one after the other, or write a list: '{key}=[{values}]'"
+    if (override := getattr(error, "override", None)) is not None:
+        return f"{override!r} can't be read ({first_line(text)}); write key=value, quote lists and braces: 'key=[1,2]'"
+    if (mark := getattr(error, "problem_mark", None)) is not None:
+        return f"{mark.name}, line {mark.line + 1}: this is no valid YAML ({error.problem}); mend the line"
+    if "Could not override" in text or "not in struct" in text:
+        found = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
+        return _unknown_key(found[1] if found else first_line(text), re.search(r"use (\+.+)", text))
+    if found := re.search(r"Could not find '([^']+)'", text):
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        return f"there is no config {found[1]!r}; choose from {', '.join(options)}" if options else first_line(str(error))
+    return text if isinstance(error, UserError) else first_line(text)
+
+
+def _unknown_key(key: str, append: re.Match[str] | None) -> str:
+    last = key.rpartition(".")[2]
+    known = {match for file in CONF.rglob("*.yaml") for match in re.findall(r"^\s*(\w+):", file.read_text(), re.MULTILINE)}
+    known |= {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    close = [word for word in difflib.get_close_matches(last, sorted(known), 4) if word != last][:3]
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    added = f", {append[1]} adds it if its part takes it" if append else ""
+    return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings{added}"

@@ -1,0 +1,51 @@
+"""The resolvers that conf/ uses: run folders and ids."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from openvlt.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+
+
+def new_run_id() -> str:
+    """Time and a short random part: two jobs that start in the same second still get folders of their own."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+
+
+def _run_folder(runs: str, name: str, resume: str | None) -> str:
+    """A new folder for this run, or the one to resume; `latest` is the newest of that name."""
+    if resume is None:
+        return str(Path(runs) / name / new_run_id())
+    if resume != "latest":
+        if not (Path(resume) / "config.yaml").is_file():
+            raise UserError(f"resume={resume}: no config.yaml there; give a run folder, or leave resume out")
+        return resume
+    folders = sorted(path.parent for path in (Path(runs) / name).glob("*/config.yaml"))
+    if not folders:
+        raise UserError(f"resume=latest: no run under {Path(runs) / name}; start one without resume")
+    return str(folders[-1])
+
+
+def _output_folder(default: str) -> str:
+    """Hydra's output folder inside a job, `default` under `compose()` (tests, notebooks)."""
+    if HydraConfig.initialized() and (output := HydraConfig.get().runtime.output_dir):
+        return output
+    return default
+
+
+def register_resolvers() -> None:
+    """The resolvers that `conf/` uses; safe to call again."""
+    OmegaConf.register_new_resolver("run_folder", _run_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_id", new_run_id, replace=True)
+    OmegaConf.register_new_resolver("output_folder", _output_folder, replace=True)
+
+
+register_resolvers()
