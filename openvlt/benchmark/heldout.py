@@ -16,10 +16,10 @@ from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import stored_images
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.reward.accuracy import judge
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.distributed import generate
 from openvlt.types import Completion, Problem, Verdict, unique_ids
+from openvlt.verify.completions import judge
 
 WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page
 

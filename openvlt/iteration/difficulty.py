@@ -9,10 +9,10 @@ from openvlt import distributed
 from openvlt.config.validate import positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
-from openvlt.reward.accuracy import judge
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.distributed import generate
 from openvlt.types import Completion, Problem, Verdict
+from openvlt.verify.completions import judge
 
 
 @dataclass(frozen=True)

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from openvlt.types import Completion, Problem, Rollouts, Verdict
-from openvlt.verify import verify_batch
-
-
-def judge(
-    problems: Sequence[Problem], completions: Sequence[Completion], *, workers: int = 0, deadline_s: float = 1.0
-) -> tuple[Verdict, ...]:
-    """The verdict on each completion of the problem beside it. A completion cut off at the token limit has no answer."""
-    finished = [row for row, completion in enumerate(completions) if completion.finished]
-    items = [
-        {
-            "gold": problems[row].answer,
-            "response": completions[row].text,
-            "choices": problems[row].choices,
-            "answer_type": problems[row].answer_type,
-        }
-        for row in finished
-    ]
-    verdicts = [Verdict.NO_ANSWER] * len(completions)
-    for row, verdict in zip(finished, verify_batch(items, workers=workers, deadline_s=deadline_s), strict=True):
-        verdicts[row] = verdict
-    return tuple(verdicts)
+from openvlt.types import Rollouts, Verdict
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from openvlt.config.validate import not_negative, positive
 from openvlt.errors import UserError
-from openvlt.reward.accuracy import judge
 from openvlt.types import Problem, Rollouts
+from openvlt.verify.completions import judge
 
 Term = Callable[[Rollouts, Any], Tensor]
 

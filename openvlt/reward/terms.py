@@ -12,8 +12,8 @@ from torch import Tensor
 
 from openvlt.data.images import open_images
 from openvlt.errors import UserError
-from openvlt.reward.accuracy import judge
 from openvlt.types import Completion, Problem, Rollouts, Verdict
+from openvlt.verify.completions import judge
 
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _INFO = re.compile(r"<info>(.*?)</info>", re.DOTALL)

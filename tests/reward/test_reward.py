@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from openvlt.errors import UserError
-from openvlt.reward.accuracy import Accuracy, EmptySummary, judge
+from openvlt.reward.accuracy import Accuracy, EmptySummary
 from openvlt.reward.reward import Reward, weighted_sum
 from openvlt.reward.services import Services
 from openvlt.reward.terms import AnnotationsCovered
 from openvlt.serving.protocol import Ask, Reply
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
+from openvlt.verify.completions import judge
 
 NAN = float("nan")
 
