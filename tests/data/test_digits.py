@@ -10,11 +10,12 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from openvlt.data.sources.base import Digits, Figures, Selection  # noqa: E402
+from openvlt.data.sources.base import Selection  # noqa: E402
 from openvlt.data.synthetic import (
     digits,
     figures,  # noqa: E402
 )
+from openvlt.data.synthetic.sources import Digits, Figures  # noqa: E402
 from openvlt.errors import UserError  # noqa: E402
 
 SPLITS = ("train", "val", "test")

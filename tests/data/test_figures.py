@@ -193,7 +193,7 @@ def test_rows_of_ones_own_start_from_the_same_base_as_figures() -> None:
 
     from openvlt.config.build import build
     from openvlt.config.resolvers import CONF
-    from openvlt.data.sources.base import Figures
+    from openvlt.data.synthetic.sources import Figures
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         shipped = build(compose("train", ["name=x"]).data, "data")

@@ -17,9 +17,11 @@ from openvlt.config.resolvers import CONF
 from openvlt.data.images import open_images
 from openvlt.data.sources import release_readers
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.local import Hub, Rows, benchmarks_in
+from openvlt.data.sources.hub import Hub
+from openvlt.data.sources.local import Rows
 from openvlt.data.sources.releases import EvaluationOnly, Release
 from openvlt.data.sources.schema import Columns
+from openvlt.data.sources.splits import benchmarks_in
 from openvlt.errors import UserError
 from openvlt.types import Problem, Verdict
 from openvlt.verify import verify

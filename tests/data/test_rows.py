@@ -12,9 +12,11 @@ import pytest
 
 from openvlt.data.images import open_images
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.local import Hub, Rows, allotment
+from openvlt.data.sources.hub import Hub
+from openvlt.data.sources.local import Rows
 from openvlt.data.sources.mixture import Mixture, apportion, fill
 from openvlt.data.sources.schema import Columns
+from openvlt.data.sources.splits import allotment
 from openvlt.errors import UserError
 
 ALTERNATIVES = Columns(images=("images", "image", "image_path"))

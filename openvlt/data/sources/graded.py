@@ -10,9 +10,9 @@ import numpy as np
 
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.files import read_rows
-from openvlt.data.sources.local import allotment, choose_share, no_rows
 from openvlt.data.sources.schema import Columns, to_problem
 from openvlt.data.sources.selection import chosen
+from openvlt.data.sources.splits import allotment, choose_share, no_rows
 from openvlt.errors import UserError
 from openvlt.types import Problem
 

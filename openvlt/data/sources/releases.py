@@ -10,8 +10,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from openvlt.data.sources.base import Selection, Source
-from openvlt.data.sources.local import SPLITS, allotment, choose_share, no_rows, refuse_training
 from openvlt.data.sources.schema import Columns, Row, to_problem
+from openvlt.data.sources.splits import SPLITS, allotment, choose_share, no_rows, refuse_training
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
