@@ -106,7 +106,7 @@ def through(amount: int) -> dict[str, float]:
     from openvlt.distill.reason import reason
     from openvlt.distill.run import Work
     from openvlt.distill.select import shortest
-    from openvlt.distill.writers.base import Function, Known
+    from openvlt.distill.writers.scripted import Function, Known
 
     settings = Distillation(Function(partial(reason)), reflections, shortest, caption=Known(), samples=1)
     watch, before, began = Watch(), resident(), time.perf_counter()

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
 
 from openvlt.data.images import data_url, open_image
-from openvlt.errors import UserError
-from openvlt.model.load import VLM, check_place
-from openvlt.model.processor import first_line
 
 
 def image_url(image: Path | Image.Image, row: str, max_pixels: int | None) -> str:
@@ -25,41 +19,5 @@ def image_url(image: Path | Image.Image, row: str, max_pixels: int | None) -> st
     return data_url(picture)
 
 
-class TextProcessor:
-    """A tokenizer where a processor is expected: text in, no images."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def apply_chat_template(self, messages: list[dict[str, Any]], **settings: Any) -> str:
-        plain = [{**each, "content": "".join(part["text"] for part in each["content"])} for each in messages]
-        return self.tokenizer.apply_chat_template(plain, **settings)
-
-    def __call__(self, text: list[str], images: None = None, **settings: Any) -> Any:
-        return self.tokenizer(text, padding_side="left", add_special_tokens=False, return_attention_mask=True, **settings)
 
 
-@dataclass(frozen=True)
-class TextModel:
-    """A causal language model (a folder or hub id) that reasons over captions; generate with `rollout.hf.HFGenerator`."""
-
-    path: str
-    dtype: str = "bfloat16"
-    device: str = "auto"
-
-    def load(self) -> VLM:
-        """Raises UserError when the model can't be had."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        check_place(self.path)
-        device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path)
-            model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.dtype)
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"model {self.path!r} can't be loaded: {first_line(error)}; check the path or the hub id") from error
-        if tokenizer.chat_template is None:
-            raise UserError(f"model {self.path!r} has no chat template; take an instruction-tuned model")
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return VLM(model.to(device), TextProcessor(tokenizer), self.path)

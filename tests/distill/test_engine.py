@@ -12,7 +12,9 @@ from openvlt.data.prompts import PromptStyle, question_text
 from openvlt.distill.cut import nothing
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import everything, shortest
-from openvlt.distill.writers.base import Function, Local, Question
+from openvlt.distill.writers.base import Question
+from openvlt.distill.writers.local import Local
+from openvlt.distill.writers.scripted import Function
 from openvlt.errors import UserError
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.types import Completion, Problem

@@ -16,7 +16,7 @@ from openvlt.distill.cut import nothing, reflections
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.run import STAGES
 from openvlt.distill.select import everything, shortest
-from openvlt.distill.writers.base import Function, Gold
+from openvlt.distill.writers.scripted import Function, Gold
 from openvlt.errors import UserError
 from openvlt.serving.protocol import Reply
 from openvlt.storage.locks import alone

@@ -25,7 +25,7 @@ from openvlt.distill.dataset import pass_at_k, publish, quantiles
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.run import Work
 from openvlt.distill.select import shortest
-from openvlt.distill.writers.base import Served
+from openvlt.distill.writers.served import Served
 from openvlt.errors import UserError
 from openvlt.serving.client import Server
 from openvlt.serving.protocol import Endpoint

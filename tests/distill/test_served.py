@@ -26,12 +26,14 @@ from openvlt.data.synthetic import figures
 from openvlt.distill.cut import reflections
 from openvlt.distill.pipeline import Distillation
 from openvlt.distill.select import shortest
-from openvlt.distill.writers.base import TOLD, Local, Question, Served
+from openvlt.distill.text_model import TextModel
+from openvlt.distill.writers.base import TOLD, Question
+from openvlt.distill.writers.local import Local
+from openvlt.distill.writers.served import Served
 from openvlt.errors import UserError
 from openvlt.model.tiny import END, PAD, make_tokenizer
 from openvlt.rollout.hf import HFGenerator
 from openvlt.serving.client import Server
-from openvlt.serving.image_payload import TextModel
 from openvlt.serving.protocol import Endpoint, Usage
 from openvlt.types import Problem
 

@@ -1,0 +1,88 @@
+"""A model behind a server as a writer of captions and chains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from openvlt import distributed
+from openvlt.data.prompts import PromptStyle
+from openvlt.distill.writers.base import TOLD, Question
+from openvlt.model.load import VLM
+from openvlt.serving.client import Server
+from openvlt.serving.image_payload import image_url
+from openvlt.serving.protocol import Ask, Reply, Usage
+from openvlt.storage.ledger import content_key
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model behind a `server`. Captions are told by `template`; images are sent within the request, at most `max_pixels` large."""
+
+    server: Server
+    prompt: PromptStyle
+    max_new_tokens: int = 2048
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_pixels: int | None = 1048576
+    template: str = TOLD
+    local: bool = field(default=False, init=False)
+
+    @property
+    def random(self) -> bool:
+        asked = {"temperature": self.temperature, **self.server.options}
+        return asked["temperature"] != 0 and asked.get("top_k") != 1
+
+    def signature(self, vlm: VLM | None) -> Any:
+        options = dict(self.server.options)
+        return ["served", self.server.models, repr(self.prompt), self.max_new_tokens, self.temperature, self.top_p, options, self.template]
+
+    def write(
+        self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
+    ) -> Iterator[tuple[Question, int, Reply]]:
+        """See `Engine`; every sample is a request of its own, with a seed of its own, and only the missing ones are sent, by one rank."""
+        if distributed.count() == 1:  # the usual case holds no reply in memory
+            yield from self._ask(questions, seed, usage)
+        elif distributed.is_main():
+            sent = []
+            for question, sample, reply in self._ask(questions, seed, usage):
+                sent.append((question.problem.id, sample, reply))
+                yield question, sample, reply
+            distributed.agreed(sent)
+        else:
+            known = {question.problem.id: question for question in questions}
+            for name, sample, reply in distributed.agreed(()):
+                yield known[name], sample, reply
+
+    def _ask(self, questions: Iterable[Question], seed: int, usage: Usage) -> Iterator[tuple[Question, int, Reply]]:
+        asked: dict[str, tuple[Question, int]] = {}
+
+        def asks() -> Iterator[Ask]:
+            for question in questions:
+                messages = self.messages(question)
+                for sample in question.missing:
+                    key = content_key(question.problem.id, sample)
+                    asked[key] = question, sample
+                    yield Ask(messages, self.options(question, sample, seed), key)
+
+        for ask, reply in self.server.stream(asks(), usage):
+            yield *asked.pop(ask.key), reply
+
+    def options(self, question: Question, sample: int, seed: int) -> dict[str, Any]:
+        """The decoding options of one request; servers that take a seed give the same answer to the same request again."""
+        own = int(content_key(seed, question.problem.id, sample)[:7], 16)
+        return {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_new_tokens, "seed": own}
+
+    def messages(self, question: Question) -> list[dict[str, Any]]:
+        """The conversation in the protocol's form; plain text where there is no image."""
+        told, messages = question.told(self.template), []
+        for message in self.prompt.messages(told):
+            images = iter(told.images)
+            parts = [self._image(next(images), told.id) if part["type"] == "image" else part for part in message["content"]]
+            plain = len(parts) == 1 and parts[0]["type"] == "text"
+            messages.append({"role": message["role"], "content": parts[0]["text"] if plain else parts})
+        return messages
+
+    def _image(self, image: Any, row: str) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": image_url(image, row, self.max_pixels)}}
