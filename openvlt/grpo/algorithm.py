@@ -17,11 +17,10 @@ from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.sources.selection import Selector, chosen
 from openvlt.errors import UserError
 from openvlt.grpo.collect.experience import Chain, Experience
-from openvlt.grpo.collect.metrics import Transcripts
-from openvlt.grpo.collect.passes import ViewPass
-from openvlt.grpo.collect.plan import Plan, Views
+from openvlt.grpo.collect.plan import Plan, ViewPass, Views
 from openvlt.grpo.collect.prompts import Draws, views
 from openvlt.grpo.collect.sampler import PromptSampler, Shuffled
+from openvlt.grpo.collect.transcripts import Transcripts
 from openvlt.grpo.module import GRPOModule, Objective
 from openvlt.grpo.parts.auxiliary_losses import KL, Auxiliary, RewardKL
 from openvlt.grpo.parts.loss import TokenLoss, clipped_surrogate

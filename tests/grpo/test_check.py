@@ -17,8 +17,7 @@ from openvlt.data.sources import selection
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect import sampler
-from openvlt.grpo.collect.passes import ViewPass
-from openvlt.grpo.collect.plan import Spec, Views, gold_answer
+from openvlt.grpo.collect.plan import Spec, ViewPass, Views, gold_answer
 from openvlt.grpo.collect.resampling import Replay, Resample
 from openvlt.grpo.parts import advantage, advantage_shaping, group_filter, loss, loss_aggregation
 from openvlt.grpo.parts.auxiliary_losses import KL, Entropy, RewardKL, ViewGap

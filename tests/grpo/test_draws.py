@@ -12,8 +12,7 @@ from made import Scripted, written
 
 from openvlt.errors import UserError
 from openvlt.grpo.collect.experience import Experience
-from openvlt.grpo.collect.passes import ViewPass
-from openvlt.grpo.collect.plan import Spec, Views
+from openvlt.grpo.collect.plan import Spec, ViewPass, Views
 from openvlt.grpo.collect.resampling import Replay, Resample
 from openvlt.model.shared_prefix.vision_features import FEATURES
 from openvlt.reward.reward import Reward

@@ -16,8 +16,7 @@ from openvlt.data.image_views import Blackened, Noisy
 from openvlt.data.prompts import PromptStyle
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.experience import Experience
-from openvlt.grpo.collect.passes import ViewPass
-from openvlt.grpo.collect.plan import Spec, Views
+from openvlt.grpo.collect.plan import Spec, ViewPass, Views
 from openvlt.grpo.collect.resampling import Replay, Resample
 from openvlt.grpo.collect.sampler import NearHalf
 from openvlt.grpo.parts.advantage import group_centred

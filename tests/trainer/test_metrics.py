@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from openvlt.grpo.collect import metrics
-from openvlt.grpo.collect.metrics import Transcripts
+from openvlt.grpo.collect.transcripts import Transcripts
 from openvlt.trainer.metrics import read_metrics
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
 

@@ -28,8 +28,7 @@ from openvlt.errors import UserError
 from openvlt.grpo.collect.columns import SCORED, call, own_rows, wanted
 from openvlt.grpo.collect.metrics import accuracies, rollout_metrics
 from openvlt.grpo.collect.ops import behaviour, take_rows
-from openvlt.grpo.collect.passes import ViewPass
-from openvlt.grpo.collect.plan import Plan, Views, asked, origin
+from openvlt.grpo.collect.plan import Plan, ViewPass, Views, asked, origin
 from openvlt.grpo.collect.prompts import PLAIN, Look, Looks, view_of
 from openvlt.grpo.collect.resampling import kept_groups
 from openvlt.grpo.collect.weighting import agreed_rewards, counted, credited, take_reward, totals_of, weights

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from openvlt.data.sources.schema import stored_images
 from openvlt.grpo.collect.columns import correct
 from openvlt.grpo.collect.ops import take_rows
 from openvlt.grpo.parts.advantage import group_mean
-from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import Completion, Origin, Rollouts, Verdict
 
 
@@ -57,57 +52,5 @@ def distinct_answers(completions: Sequence[Completion], group_N: Tensor) -> floa
     return sum(len(set(texts)) / len(texts) for texts in said.values()) / max(1, len(said))
 
 
-class Transcripts:
-    """Keeps what the policy said: `per_rollout` groups of each rollout, one JSON line per completion, Parquet at the end."""
-
-    def __init__(self, folder: Path, per_rollout: int) -> None:
-        self.lines, self.table = folder / "rollouts.jsonl", folder / "rollouts.parquet"
-        self.per_rollout = per_rollout
-
-    def drop_after(self, step: int) -> None:
-        """Forgets rollouts of steps that are about to be made again after a restart, also one after `close`."""
-        from pyarrow import parquet
-
-        known = not self.lines.is_file() and self.table.is_file()
-        rows = parquet.read_table(self.table).to_pylist() if known else read_lines(self.lines)
-        aside = self.lines.with_suffix(".tmp")
-        aside.unlink(missing_ok=True)
-        append_lines(aside, [row for row in rows if row["step"] < step])
-        os.replace(aside, self.lines)
-
-    def add(self, rollouts: Rollouts, step: int) -> None:
-        """Appends the first groups of a rollout."""
-        rows = []
-        for row, group in enumerate(rollouts.group_N.tolist()):
-            if group < self.per_rollout:
-                rows.append(_transcript(rollouts, row, group, step, self.lines.parent))
-        append_lines(self.lines, rows)
-
-    def close(self) -> None:
-        """Turns the lines into one Parquet file."""
-        import pyarrow as arrow
-        from pyarrow import parquet
-
-        if rows := read_lines(self.lines):
-            aside = self.table.with_suffix(".tmp")
-            parquet.write_table(arrow.Table.from_pylist(rows), aside)
-            os.replace(aside, self.table)
-        self.lines.unlink(missing_ok=True)
 
 
-def _transcript(rollouts: Rollouts, row: int, group: int, step: int, folder: Path) -> dict[str, Any]:
-    problem, completion = rollouts.problems[group], rollouts.completions[row]
-    return {
-        "step": step,
-        "problem": problem.id,
-        "question": problem.question,
-        "gold": problem.answer,
-        "response": completion.text,
-        "tokens": len(completion.token_ids),
-        "finished": completion.finished,
-        "verdict": rollouts.verdicts[row].value,
-        "reward": float(rollouts.reward_N[row]),
-        "advantage": float(rollouts.advantage[row][: len(completion.token_ids)].mean()),
-        "kept": bool(rollouts.keep_N[row]),
-        "images": stored_images(problem, folder),
-    }
