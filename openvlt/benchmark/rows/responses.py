@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.rows.subsets import SUFFIXES
+from openvlt.benchmark.rows.tables import SUFFIXES
 from openvlt.data.sources.files import read_rows
 from openvlt.errors import UserError
 

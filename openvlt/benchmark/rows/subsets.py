@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from openvlt.data.sources.files import read_rows
-from openvlt.data.sources.schema import Columns, to_problem
-from openvlt.errors import UserError
-from openvlt.types import Problem
-
-SUFFIXES = (".parquet", ".jsonl", ".json")  # of a split that lies there in two forms the first is read: Parquet holds its images
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,130 +21,31 @@ class Part:
         return self.name or self.split
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of one part with where they came from; `root` is the folder that image paths are relative to, None without files."""
-
-    part: Part
-    rows: Sequence[Row]
-    where: str
-    root: Path | None
 
 
-def text(row: Row, column: str) -> str:
-    """A cell as text, with its spaces. Raises UserError for an empty or missing one."""
-    value = row.get(column)
-    if value is None or isinstance(value, (list, dict)) or not str(value).strip():
-        raise UserError(f"column {column!r} holds {value!r:.60}; expected text")
-    return str(value)
 
 
-def table(part: Part, data_dir: str | None) -> Table:
-    """The rows of one part. Raises UserError when there are none to be had."""
-    if data_dir is None:
-        return Table(part, _from_hub(part), f"{part.path}[{part.label}]", Path("."))
-    folder = check_folder(data_dir)
-    if place := saved_place(folder, part):
-        return Table(part, saved(place[0], part), str(folder), folder)
-    files = part_files(folder, part) or only_file(folder)
-    if not files:
-        raise UserError(
-            f"data_dir={data_dir}: no rows of {part.label!r} there; expected {part.split}.jsonl, .json or .parquet, or "
-            f"data/{part.split}-*.parquet"
-        )
-    return Table(part, [row for file in files for _, row in read_rows(file)], ", ".join(map(str, files)), files[0].parent)
 
 
-def check_folder(data_dir: str) -> Path:
-    """The folder of rows. Raises UserError when there is none."""
-    if not Path(data_dir).is_dir():
-        raise UserError(f"data_dir={data_dir}: there is no such folder; give one with the benchmark's rows, or none to use the hub")
-    return Path(data_dir)
 
 
-def part_files(folder: Path, part: Part) -> list[Path]:
-    """The files of a folder that hold a part, by their names; [] when no name says so."""
-    below = [folder / part.name, folder] if part.name else [folder]
-    for place in (place for base in below for place in (base, base / "data")):
-        for pattern in (part.split, f"{part.split}-*"):
-            if files := _one_form(place, pattern):
-                return files
-    return _one_form(folder, part.name) if part.name else []
 
 
-def _one_form(place: Path, pattern: str) -> list[Path]:
-    return next((files for suffix in SUFFIXES if (files := sorted(place.glob(f"{pattern}{suffix}")))), [])
 
 
-def only_file(folder: Path) -> list[Path]:
-    """`rows.*`, or the folder's only file of rows; what lies about as MANIFEST and results are not rows."""
-    files = sorted(file for suffix in SUFFIXES for file in folder.glob(f"*{suffix}") if not file.stem.isupper())
-    return _one_form(folder, "rows") or (files if len(files) == 1 else [])
 
 
-def held(folder: Path, part: Part) -> list[Path]:
-    """What a folder holds a part in: a folder that `datasets` saved, else files; [] when neither is named after it."""
-    return saved_place(folder, part) or part_files(folder, part)
 
 
-def saved_place(folder: Path, part: Part) -> list[Path]:
-    """The folder in which `datasets` saved a part to disk, [] where it didn't."""
-    marks = ("state.json", "dataset_dict.json")
-    return [place for place in (folder / (part.name or "."), folder) if any((place / mark).is_file() for mark in marks)][:1]
 
 
-def saved(place: Path, part: Part) -> list[Row]:
-    """Rows of what `datasets` saved to disk."""
-    data = _datasets().load_from_disk(str(place))
-    if isinstance(data, dict):
-        if part.split not in data:
-            raise UserError(f"{place} has no split {part.split!r}, but {sorted(data)}; change the benchmark's parts")
-        data = data[part.split]
-    return _encoded(data)
 
 
-def _from_hub(part: Part) -> list[Row]:
-    datasets = _datasets()
-    try:
-        return _encoded(datasets.load_dataset(part.path, part.name, split=part.split, revision=part.revision))
-    except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(
-            f"benchmark data {part.path} ({part.label}) can't be fetched: {str(error).splitlines()[0]}; give a local copy with "
-            "data_dir=<folder>"
-        ) from error
 
 
-def _encoded(data: Any) -> list[Row]:
-    """Rows with their images still encoded, class labels by their names."""
-    rows = data.with_format("arrow")[:].to_pylist()
-    for name, feature in data.features.items():
-        if hasattr(feature, "int2str"):
-            rows = [{**row, name: None if row[name] is None else feature.int2str(row[name])} for row in rows]
-    return rows
 
 
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise UserError("this needs the package datasets; run: pip install datasets") from None
-    return datasets
 
 
-def check_columns(rows: Iterable[Row], columns: Sequence[str], where: str, name: str) -> None:
-    """Raises UserError when no row has one of the columns."""
-    there = dict.fromkeys(column for row in rows for column in row)
-    if missing := [column for column in columns if column not in there]:
-        raise UserError(
-            f"{where}: benchmark {name} needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}; there are "
-            f"{', '.join(there) or 'none'}; give the benchmark's own rows"
-        )
 
 
-def pictures(row: Row, part: Part, root: Path, problem: Problem) -> tuple[Any, ...]:
-    """The images of a row, not yet decoded; an empty path is none (MathVerse, text only). Raises UserError when one is missing."""
-    cells = {name: row[name] or None for group in Columns(images=part.images).image_groups() for name in group if name in row}
-    if not cells:
-        return ()
-    plain = {"id": problem.id, "question": "?", "answer": "?", **cells}
-    return to_problem(plain, Columns(images=part.images), root=root, where=part.label).images

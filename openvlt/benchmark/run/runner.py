@@ -14,11 +14,12 @@ from openvlt.benchmark.protocol import Benchmark, Case, Judge, Protocol
 from openvlt.benchmark.results.compare import paired
 from openvlt.benchmark.results.files import read_scored, write_rows
 from openvlt.benchmark.results.summary import Scored, summary
-from openvlt.benchmark.rows.loading import Loaded, load, load_for, matched
+from openvlt.benchmark.rows.loading import Loaded, load, load_for
 from openvlt.benchmark.rows.responses import read_responses
-from openvlt.benchmark.rows.subsets import check_folder
+from openvlt.benchmark.rows.tables import check_folder
 from openvlt.benchmark.run.ablations import View
 from openvlt.benchmark.run.answers import Engine, prompt_hash, style_for
+from openvlt.benchmark.run.matching import matched
 from openvlt.data.prompts import PromptStyle
 from openvlt.errors import UserError
 from openvlt.model.load import VLM

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.subsets import text
+from openvlt.benchmark.rows.tables import text
 from openvlt.benchmark.scorers.formula import rounded
 from openvlt.benchmark.scorers.number_words import number_of_words
 from openvlt.benchmark.tasks.mathvision import is_number

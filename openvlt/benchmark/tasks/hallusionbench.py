@@ -9,7 +9,7 @@ from typing import Any
 
 from openvlt.benchmark.prompts import filled
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.subsets import text
+from openvlt.benchmark.rows.tables import text
 from openvlt.types import Problem, Verdict
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from openvlt.benchmark.prompts import IN_THE_IMAGE, filled
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.subsets import text
+from openvlt.benchmark.rows.tables import text
 from openvlt.types import Problem
 from openvlt.verify import extract, verify_batch
 

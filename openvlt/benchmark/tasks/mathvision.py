@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.subsets import text
+from openvlt.benchmark.rows.tables import text
 from openvlt.benchmark.scorers.formula import value
 from openvlt.types import Problem
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.subsets import text
+from openvlt.benchmark.rows.tables import text
 from openvlt.types import Problem
 from openvlt.verify import extract as extract_answer
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from openvlt.benchmark import prompts
 from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.subsets import text
+from openvlt.benchmark.rows.tables import text
 from openvlt.errors import UserError
 from openvlt.types import Problem
 

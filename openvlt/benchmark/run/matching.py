@@ -1,0 +1,34 @@
+"""Recorded answers matched to a benchmark's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from openvlt.benchmark.protocol import Benchmark
+from openvlt.benchmark.rows.loading import Loaded
+from openvlt.benchmark.rows.responses import Recorded
+from openvlt.errors import UserError
+
+Answers = dict[str, list[Recorded]]
+
+
+def matched(benchmark: Benchmark, loaded: Loaded, file: str, recorded: Sequence[Recorded]) -> tuple[Answers, list[str]]:
+    """Problem id -> its recorded answers by sample, and the ids that belong to no row.
+
+    Of those there may be as many as rows that can't be used. Raises UserError when there are more, or rows have different counts.
+    """
+    known = {problem.id for problem in loaded.problems}
+    found: dict[str, list[Recorded]] = {}
+    for answer in recorded:
+        found.setdefault(answer.id, []).append(answer)
+    strangers = [name for name in found if name not in known]
+    if len(strangers) > len(loaded.skipped) or len(strangers) == len(found):
+        raise UserError(
+            f"responses={file}: id {strangers[0]!r} and {len(strangers) - 1} more of {len(found)} are no rows of {loaded.where}; "
+            f"give answers to {benchmark.name}, or its rows with data_dir=<folder>"
+        )
+    found = {name: sorted(answers, key=lambda answer: answer.sample) for name, answers in found.items() if name in known}
+    counts = {len(answers) for answers in found.values()}
+    if len(counts) > 1:
+        raise UserError(f"responses={file}: rows have {min(counts)} to {max(counts)} samples; give every row as many")
+    return found, strangers
