@@ -35,12 +35,12 @@ _PLACES = "OPENVLT_RANKS"  # the launcher's temporary folder, gone with it
 _HEAVY = ("model", "last.ckpt")  # what ranks read from the main folder instead of having a copy
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether this process was started as one of several, by `launch` or by torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def processes(devices: int | str) -> int:
+def process_count(devices: int | str) -> int:
     """How many processes `trainer.devices` asks for on this machine; `auto` is every GPU, or without any two processes for two cores.
 
     Raises UserError for a value that is no number and not auto.
@@ -54,25 +54,25 @@ def processes(devices: int | str) -> int:
     return devices
 
 
-def check(processes: int, accelerator: str) -> None:
+def check_devices(process_count: int, accelerator: str) -> None:
     """Raises UserError when this machine has GPUs, and fewer than processes that want one each."""
     import torch
 
     gpus = torch.cuda.device_count()
-    if accelerator != "cpu" and 0 < gpus < processes:
+    if accelerator != "cpu" and 0 < gpus < process_count:
         has = f"{gpus} GPU{'s' if gpus > 1 else ''}"
         raise UserError(f"trainer.devices={processes}, but this machine has {has}; give at most {gpus}, or auto for all there are")
 
 
-def launch(processes: int) -> int:
+def launch(process_count: int) -> int:
     """Runs this very command `processes` times on this machine, one rank each, and gives the exit status of the first that failed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as places:
-        common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), _PLACES: places}
-        common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-        ranks = [_start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
+        common = {"WORLD_SIZE": str(process_count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), _PLACES: places}
+        common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // process_count)))
+        ranks = [_start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(process_count)]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the main rank too; it says what there is to say
         told: list[int] = []
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -100,7 +100,7 @@ def _end(process: subprocess.Popen) -> None:
             continue
 
 
-def join(accelerator: str) -> None:
+def join_process_group(accelerator: str) -> None:
     """Makes a launched process one of its ranks. Output of the others than the main rank goes nowhere, but for errors.
 
     Raises UserError when there is no GPU of its own for each (torchrun asked nobody), unless `accelerator` is cpu.
@@ -108,11 +108,11 @@ def join(accelerator: str) -> None:
     import torch
     from torch import distributed
 
-    if not launched() or distributed.is_initialized():
+    if not is_launched() or distributed.is_initialized():
         return
     backend = "gloo"
     if torch.cuda.is_available() and accelerator != "cpu":
-        check(int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])), accelerator)
+        check_devices(int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])), accelerator)
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=_PATIENCE)
@@ -123,18 +123,18 @@ def join(accelerator: str) -> None:
         sys.excepthook = _late
 
 
-def let_main_speak() -> None:
+def let_main_report() -> None:
     """On another rank than the main one a pause: when that one has stopped, the launcher ends this process before it says anything."""
     if not is_main():
         time.sleep(10)
 
 
 def _late(*error: Any) -> None:
-    let_main_speak()
+    let_main_report()
     sys.__excepthook__(*error)
 
 
-def count() -> int:
+def world_size() -> int:
     """Ranks of this run, 1 without others."""
     distributed = _group()
     return distributed.get_world_size() if distributed else 1
@@ -158,13 +158,13 @@ def _group() -> Any:
     return torch.distributed if here else None
 
 
-def share(items: Sequence[Item]) -> Sequence[Item]:
+def take_share(items: Sequence[Item]) -> Sequence[Item]:
     """This rank's part: consecutive items, as many as every other rank's or one more."""
-    total, mine = count(), rank()
+    total, mine = world_size(), rank()
     return items[len(items) * mine // total : len(items) * (mine + 1) // total]
 
 
-def gathered(part: Sequence[Item]) -> list[Item]:
+def all_gather(part: Sequence[Item]) -> list[Item]:
     """The parts of all ranks, one after the other; undoes `share`."""
     if (distributed := _group()) is None:
         return list(part)
@@ -173,7 +173,7 @@ def gathered(part: Sequence[Item]) -> list[Item]:
     return [item for one in parts for item in one]
 
 
-def agreed(value: Item) -> Item:
+def broadcast(value: Item) -> Item:
     """The main rank's value, on every rank."""
     if (distributed := _group()) is None:
         return value
@@ -182,13 +182,13 @@ def agreed(value: Item) -> Item:
     return box[0]
 
 
-def wait() -> None:
+def barrier() -> None:
     """Returns when every rank has come here."""
-    agreed(None)
-    gathered([])
+    broadcast(None)
+    all_gather([])
 
 
-def add_up(tensors: Iterable[Tensor]) -> None:
+def all_reduce(tensors: Iterable[Tensor]) -> None:
     """Replaces each tensor by its sum over the ranks, in place. Small ones travel together: each message costs most of a millisecond."""
     if (distributed := _group()) is not None:
         for together in _buckets(tensors):
@@ -220,7 +220,7 @@ def _add_up_together(tensors: Sequence[Tensor], distributed: Any) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def add_up_gradients(parameters: Sequence[Any]) -> None:
+def all_reduce_gradients(parameters: Sequence[Any]) -> None:
     """Sums gradients over the ranks. A parameter that got one on no rank keeps None: an optimiser must pass over it, as on one rank."""
     import torch
 
@@ -231,32 +231,32 @@ def add_up_gradients(parameters: Sequence[Any]) -> None:
     touched = [parameter for parameter, ranks in zip(parameters, used.tolist(), strict=True) if ranks]
     for parameter in touched:
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    add_up(parameter.grad for parameter in touched)
+    all_reduce(parameter.grad for parameter in touched)
 
 
-def workplace(folder: Path) -> Path:
+def rank_folder(folder: Path) -> Path:
     """The run's folder on the main rank; on another, a temporary folder that shows the same files and is gone at the end.
 
     Finished stages and everything heavy are links, the rest copies, so that this rank can continue a stage where the main one does.
     """
-    wait()  # the main rank has written what a run begins with
+    barrier()  # the main rank has written what a run begins with
     if is_main():
-        wait()
+        barrier()
         return folder
     place = Path(tempfile.mkdtemp(prefix=f"openvlt-rank{rank()}-", dir=os.environ.get(_PLACES)))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
-    mirror(folder.absolute(), place)
-    wait()  # the main rank has changed nothing so far
+    mirror_folder(folder.absolute(), place)
+    barrier()  # the main rank has changed nothing so far
     return place
 
 
-def mirror(source: Path, place: Path) -> None:
+def mirror_folder(source: Path, place: Path) -> None:
     """Fills `place` with what lies in `source`: links to finished stages and to heavy files, copies of all else."""
     place.mkdir(exist_ok=True)
     for path in source.iterdir():
         if path.name in _HEAVY or (path.is_dir() and (path / "results.json").is_file()):
             (place / path.name).symlink_to(path)
         elif path.is_dir():
-            mirror(path, place / path.name)
+            mirror_folder(path, place / path.name)
         else:
             shutil.copy2(path, place / path.name)

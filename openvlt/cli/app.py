@@ -36,12 +36,12 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
     def framed(config: DictConfig) -> None:
         with telling(told, DISK_ERRORS):
             processes, accelerator = (1, "cpu") if config.get("plan") else _trainer(config)  # a plan needs no device
-            if not distributed.launched() and processes > 1:
+            if not distributed.is_launched() and processes > 1:
                 _leave_no_empty_folder(config)  # the ranks' run has its own
-                distributed.check(processes, accelerator)
+                distributed.check_devices(processes, accelerator)
                 sys.exit(distributed.launch(processes))  # the whole command, a sweep too: ranks go through it side by side
-            distributed.join(accelerator)
-            if not distributed.launched():
+            distributed.join_process_group(accelerator)
+            if not distributed.is_launched():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
             try:
                 run(config)
@@ -64,7 +64,7 @@ def _trainer(config: DictConfig) -> tuple[int, str]:
     given = any(override.startswith("trainer.devices=") for override in HydraConfig.get().overrides.task)
     if config.resume is not None and saved.is_file():
         trainer = OmegaConf.load(saved).trainer
-    return distributed.processes(config.trainer.devices if given else trainer.devices), trainer.accelerator
+    return distributed.process_count(config.trainer.devices if given else trainer.devices), trainer.accelerator
 
 
 def normalise(arguments: list[str], conf: Path) -> list[str]:

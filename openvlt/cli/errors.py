@@ -37,7 +37,7 @@ def telling(errors: tuple[type[Exception], ...], numbers: tuple[int, ...]) -> It
 
 
 def _fail(message: str) -> int:
-    distributed.let_main_speak()  # all ranks meet the same mistake
+    distributed.let_main_report()  # all ranks meet the same mistake
     print(f"error: {message}", file=sys.stderr)
     return 2
 

@@ -181,7 +181,7 @@ def continued(config: DictConfig, held: ExitStack) -> DictConfig:
     if config.resume is not None:
         return config
     own = Path(config.paths.run)
-    found = distributed.agreed(_unfinished(config, held) if distributed.is_main() else None)
+    found = distributed.broadcast(_unfinished(config, held) if distributed.is_main() else None)
     if found is None:
         if distributed.is_main():
             own.mkdir(parents=True, exist_ok=True)

@@ -178,7 +178,7 @@ class Work:
         open_ones = [(p, self._verify_key(p, key), row) for p, key, row in chains if row["finished"]]
         open_ones = [(p, key, row) for p, key, row in open_ones if key not in self.files["verify"]]
         items = [{"gold": p.answer, "response": row["text"], "choices": p.choices, "answer_type": p.answer_type} for p, _, row in open_ones]
-        verdicts = distributed.agreed(verify_batch(items, workers=self.settings.workers, deadline_s=self.settings.deadline_s))
+        verdicts = distributed.broadcast(verify_batch(items, workers=self.settings.workers, deadline_s=self.settings.deadline_s))
         for (problem, key, row), verdict in zip(open_ones, verdicts, strict=True):
             self.files["verify"].append(key, {"id": problem.id, "sample": row["sample"], "verdict": verdict.value})
 

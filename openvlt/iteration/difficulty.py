@@ -47,6 +47,6 @@ class Screen:
             part = problems[start : start + self.batch]
             answers += generate(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
         asked = [problem for problem in problems for _ in range(n)]
-        verdicts = distributed.agreed(judge(asked, answers, deadline_s=self.deadline_s))  # a deadline may fall differently on each rank
+        verdicts = distributed.broadcast(judge(asked, answers, deadline_s=self.deadline_s))  # a deadline may fall differently on each rank
         right = [verdict is Verdict.CORRECT for verdict in verdicts]
         return [sum(right[row : row + n]) / n for row in range(0, len(right), n)]

@@ -54,7 +54,7 @@ class Iteration:
         note = folder / PREVIOUS
         if not note.is_file():  # one rank looks for all: a run may end in between
             found = previous_run(self.previous, runs, seed) if distributed.is_main() else None
-            return distributed.agreed(None if found is None else str(found))
+            return distributed.broadcast(None if found is None else str(found))
         earlier = json.loads(note.read_text())
         if not Path(earlier).is_dir() and not (folder / "results.json").is_file():
             raise UserError(f"{folder} continues {earlier}, which isn't there any more; put it back, or start a new run")

@@ -46,7 +46,7 @@ def planned(config: DictConfig) -> str:
     """The plan as text. Raises UserError where the configuration leaves a size open."""
     settings, sft, grpo = build(config.model, "model"), build(config.sft, "sft"), build(config.grpo, "grpo")
     expected, adapter = build(config.expected, "expected"), build(config.adapter, "adapter") or None
-    count = distributed.processes(config.trainer.devices)
+    count = distributed.process_count(config.trainer.devices)
     vlm = on_meta(settings, adapter, config.trainer.precision)
     side = image_side(settings, vlm) if expected.images else 0
     phases = {**_sft(vlm, sft, expected, side), **_grpo(settings, vlm, grpo, expected, side, count)}

@@ -188,7 +188,7 @@ class TinyModel(PretrainedModel):
         lessons = [] if self.lessons is None or self.training is None else list(self.lessons(seed=self.seed))
         corpus = list(self.corpus())
         folder = Path(self.cache).absolute() / f"tiny-{self._key(corpus, lessons)}"
-        if distributed.agreed(folder.is_dir()):
+        if distributed.broadcast(folder.is_dir()):
             return str(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
@@ -202,7 +202,7 @@ class TinyModel(PretrainedModel):
             if distributed.is_main():
                 vlm.save(model)
                 _put(model, folder)
-        return distributed.agreed(str(folder))
+        return distributed.broadcast(str(folder))
 
     def _key(self, corpus: Sequence[str], lessons: Sequence[Trace]) -> str:
         """Everything that decides the weights: shape, seed, texts, pictures, and the training's settings but for its progress bar."""

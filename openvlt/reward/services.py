@@ -45,7 +45,7 @@ class Services:
         if self.judge is None:
             raise UserError("a reward term asks a judge, and there is none; give grpo.judge=<a server or a callable texts -> texts>")
         if new := [text for text in dict.fromkeys(texts) if text not in self._judged]:
-            replies = distributed.agreed(self._replies(new) if distributed.is_main() else [])  # one rank asks for all
+            replies = distributed.broadcast(self._replies(new) if distributed.is_main() else [])  # one rank asks for all
             self._judged.update(zip(new, replies, strict=True))
         return [self._judged[text] for text in texts]
 

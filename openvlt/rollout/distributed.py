@@ -14,10 +14,10 @@ def generate(
     generator: Generator, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
 ) -> list[Completion]:
     """As `Generator.generate`. A completion doesn't depend on its batch mates, so it is the same on any number of ranks."""
-    mine = distributed.share(range(len(problems)))
+    mine = distributed.take_share(range(len(problems)))
     if len(mine) == len(problems):
         part = generator.generate(vlm, problems, prompts, sampling, seed)
     else:
         own = [problems[row] for row in mine]
         part = generator.generate(vlm, own, prompts.select(mine), sampling, seed) if own else []
-    return distributed.gathered(part)
+    return distributed.all_gather(part)

@@ -33,7 +33,7 @@ def publish(vlm: VLM, folder: Path) -> None:
         vlm.save(aside)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
-    saved = Path(distributed.agreed(str(final.absolute())))  # comes when the model is there
+    saved = Path(distributed.broadcast(str(final.absolute())))  # comes when the model is there
     if not distributed.is_main():
         final.unlink(missing_ok=True)
         final.symlink_to(saved)

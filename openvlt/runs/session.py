@@ -35,12 +35,12 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     check_seed(config)
     use_threads(config)
     opened = _open(config) if distributed.is_main() else None
-    opened, folder = distributed.agreed(opened)
+    opened, folder = distributed.broadcast(opened)
     use_threads(opened)
     if not distributed.is_main():
         with contextlib.suppress(OSError):  # it isn't empty: the folder to resume
             Path(config.paths.run).rmdir()
-    return opened, distributed.workplace(folder)
+    return opened, distributed.rank_folder(folder)
 
 
 def check_seed(config: DictConfig) -> None:

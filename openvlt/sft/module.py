@@ -37,7 +37,7 @@ class SFTModule(StepModule):
         """This rank's rows, those of like length together: little is computed for padding, and rows' order doesn't change the loss."""
         tokens = int(batch.mask_NT.sum())
         order = (batch.prompts.mask_PL.sum(1) + batch.mask_NT.sum(1)).argsort(descending=True)
-        mine = order[distributed.rank() :: distributed.count()]
+        mine = order[distributed.rank() :: distributed.world_size()]
         for rows in mine.split(self.micro_batch) if len(mine) else ():  # a short last batch may leave a rank without rows
             width = int(batch.mask_NT[rows].sum(1).max())
             columns = (column[rows, :width].to(self.device) for column in (batch.ids_NT, batch.mask_NT))

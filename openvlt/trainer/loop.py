@@ -32,7 +32,7 @@ from openvlt.trainer.module import StepModule
 class Fit:
     """`conf/trainer/*.yaml`. Every `checkpoint_every` optimiser steps a resumable `last.ckpt` is written.
 
-    `devices` is a number of GPUs (or CPU processes) of this machine or `auto` (`openvlt.distributed.processes`): one process each, weights
+    `devices` is a number of GPUs (or CPU processes) of this machine or `auto` (`openvlt.distributed.process_count`): one process each, weights
     replicated, gradients summed. `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
     `workers` (on Linux) prepare what doesn't depend on the policy ahead of time: SFT's batches, one of them the images of GRPO's next
     rollout.
@@ -85,7 +85,7 @@ class Fit:
 
     def check(self) -> None:
         """Raises UserError when this machine can't give what is asked for; better now than after an hour of captions."""
-        distributed.check(distributed.processes(self.devices), self.accelerator)
+        distributed.check_devices(distributed.process_count(self.devices), self.accelerator)
         if self.precision in ("16", "bf16") or self.precision.endswith("-mixed"):  # Lightning takes the short names for mixed ones
             raise UserError(
                 f"trainer.precision={self.precision} would compute updates in another precision than the log-probabilities they are "

@@ -73,12 +73,12 @@ class StepModule(lightning.LightningModule):
         norm = self._step()  # also without a part: schedules and ranks stay in step, weights without gradient stay as they are
         self.version += 1
         own, self.metrics = {name: float(value) for name, value in sums.items()}, {}
-        for part in distributed.gathered([own]):
+        for part in distributed.all_gather([own]):
             add(self.metrics, part)
         self.metrics["grad_norm"] = float(norm)
 
     def _step(self) -> Tensor:
-        distributed.add_up_gradients(self._trainable())
+        distributed.all_reduce_gradients(self._trainable())
         norm = torch.nn.utils.clip_grad_norm_(self._trainable(), self.optimisation.clip)
         for optimizer in self._as_list(self.optimizers()):
             optimizer.step()

@@ -28,13 +28,13 @@ def orthogonalise(update_BMN: Tensor, steps: int, eps: float = 1e-7) -> Tensor:
 
 def shared_out(updates_BMN: Tensor, steps: int, turn: int) -> Tensor:
     """`orthogonalise`, each matrix on one of the ranks in turn; `turn` is the number of matrices shared out before these."""
-    if distributed.count() == 1:
+    if distributed.world_size() == 1:
         return orthogonalise(updates_BMN, steps)
     done_BMN = torch.zeros_like(updates_BMN)
-    mine = slice((distributed.rank() - turn) % distributed.count(), None, distributed.count())
+    mine = slice((distributed.rank() - turn) % distributed.world_size(), None, distributed.world_size())
     if len(updates_BMN[mine]):
         done_BMN[mine] = orthogonalise(updates_BMN[mine], steps)
-    distributed.add_up([done_BMN])  # the other ranks' zeros change nothing
+    distributed.all_reduce([done_BMN])  # the other ranks' zeros change nothing
     return done_BMN
 
 

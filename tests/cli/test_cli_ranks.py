@@ -80,9 +80,9 @@ def test_auto_is_two_processes_where_there_is_no_gpu(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for cores, processes in ((16, 2), (2, 2), (1, 1), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
-        assert distributed.processes("auto") == processes
+        assert distributed.process_count("auto") == processes
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert distributed.processes("auto") == 8
+    assert distributed.process_count("auto") == 8
 
 
 @pytest.mark.parametrize("accelerator, gpus, said", [("auto", 1, "has 1 GPU;"), ("gpu", 3, "has 3 GPUs;"), ("cpu", 1, None), ("auto", 0, None), ("auto", 4, None)])
@@ -94,10 +94,10 @@ def test_more_processes_than_gpus_is_said_before_any_starts(monkeypatch: pytest.
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     if said is None:
-        distributed.check(4, accelerator)
+        distributed.check_devices(4, accelerator)
         return
     with pytest.raises(UserError, match=said):
-        distributed.check(4, accelerator)
+        distributed.check_devices(4, accelerator)
 
 
 def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +115,10 @@ def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "is_main", lambda: True)
-    distributed.join("cpu")
+    distributed.join_process_group("cpu")
     assert begun == ["gloo"]
     with pytest.raises(UserError, match=r"trainer\.devices=2, but this machine has 1 GPU"):
-        distributed.join("auto")
+        distributed.join_process_group("auto")
     assert begun == ["gloo"]  # before the second GPU is asked for
 
 

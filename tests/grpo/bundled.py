@@ -134,10 +134,10 @@ def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tu
         loss, shares = module.loss(part)
         loss.backward()
         add(logged, {name: float(value.detach()) for name, value in {"loss": loss, **shares}.items()})
-    distributed.add_up_gradients(list(vlm.model.parameters()))
+    distributed.all_reduce_gradients(list(vlm.model.parameters()))
     found = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in vlm.model.parameters()]
     together: dict[str, float] = {}
-    for part in distributed.gathered([logged]):
+    for part in distributed.all_gather([logged]):
         add(together, part)
     return torch.cat(found), together
 

@@ -130,8 +130,8 @@ def test_two_ranks_share_the_work_and_end_as_one(tmp_path: Path, monkeypatch: py
         assert all(torch.equal(here, there) for here, there in zip(moved(), torch.load(tmp_path / f"{number}.pt"), strict=True))
 
     given = []
-    monkeypatch.setattr("openvlt.distributed.add_up", lambda tensors: given.extend(tensors))
-    monkeypatch.setattr("openvlt.distributed.count", lambda: 2)
+    monkeypatch.setattr("openvlt.distributed.all_reduce", lambda tensors: given.extend(tensors))
+    monkeypatch.setattr("openvlt.distributed.world_size", lambda: 2)
     for number in range(2):
         monkeypatch.setattr("openvlt.distributed.rank", lambda number=number: number)
         moved()

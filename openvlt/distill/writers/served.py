@@ -42,17 +42,17 @@ class Served:
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
         """See `Engine`; every sample is a request of its own, with a seed of its own, and only the missing ones are sent, by one rank."""
-        if distributed.count() == 1:  # the usual case holds no reply in memory
+        if distributed.world_size() == 1:  # the usual case holds no reply in memory
             yield from self._ask(questions, seed, usage)
         elif distributed.is_main():
             sent = []
             for question, sample, reply in self._ask(questions, seed, usage):
                 sent.append((question.problem.id, sample, reply))
                 yield question, sample, reply
-            distributed.agreed(sent)
+            distributed.broadcast(sent)
         else:
             known = {question.problem.id: question for question in questions}
-            for name, sample, reply in distributed.agreed(()):
+            for name, sample, reply in distributed.broadcast(()):
                 yield known[name], sample, reply
 
     def _ask(self, questions: Iterable[Question], seed: int, usage: Usage) -> Iterator[tuple[Question, int, Reply]]:

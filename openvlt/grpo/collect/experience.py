@@ -175,7 +175,7 @@ class Experience:
 
     def _featured(self, prompts: Prompts) -> Prompts:
         """With vision features where they can be kept; several ranks share the prompts out: each runs the tower on its own."""
-        return with_features(self.vlm, prompts) if distributed.count() == 1 else prompts
+        return with_features(self.vlm, prompts) if distributed.world_size() == 1 else prompts
 
     def _given(self, text: str) -> Completion:
         ids_NT, _ = self.renderer.responses([text])
@@ -233,7 +233,7 @@ class Experience:
                 )
                 for column_NT, value_NT in zip((logp_NT, entropy_NT), scored, strict=True):
                     column_NT[rows, : value_NT.shape[1]] = value_NT.cpu().float()
-        distributed.add_up([logp_NT, entropy_NT])
+        distributed.all_reduce([logp_NT, entropy_NT])
         return logp_NT, entropy_NT
 
     def compare(self, rollouts: Rollouts, others: Prompts) -> Tensor:
@@ -246,7 +246,7 @@ class Experience:
                 columns = (part.ids_NT, part.mask_NT, part.group_N)
                 value_NT = symmetric_kl(self.vlm, part.prompts, other, *columns, temperature=temperature)
                 kl_NT[rows, : value_NT.shape[1]] = value_NT.cpu().float()
-        distributed.add_up([kl_NT])
+        distributed.all_reduce([kl_NT])
         return kl_NT
 
     def _parts(self, vlm: VLM, rollouts: Rollouts, rows_N: Tensor) -> list[tuple[Tensor, GRPOBatch]]:
@@ -291,7 +291,7 @@ class Experience:
 def micro_batches(group_N: Tensor, rows: int) -> list[Tensor]:
     """Row indices of this rank's whole groups, at most `rows` together (a larger group stands alone)."""
     parts: list[list[int]] = []
-    for group in distributed.share(group_N.unique().tolist()):
+    for group in distributed.take_share(group_N.unique().tolist()):
         members = (group_N == group).nonzero()[:, 0].tolist()
         if parts and len(parts[-1]) + len(members) <= rows:
             parts[-1] += members

@@ -16,7 +16,7 @@ from openvlt.types import Rollouts, Totals
 
 def agreed_rewards(rollouts: Rollouts) -> Rollouts:
     """The main rank's verdicts and rewards, on every rank: a verifier's deadline may pass on one and not on another."""
-    verdicts, rewards, reward_N = distributed.agreed((rollouts.verdicts, dict(rollouts.rewards), rollouts.reward_N))
+    verdicts, rewards, reward_N = distributed.broadcast((rollouts.verdicts, dict(rollouts.rewards), rollouts.reward_N))
     return rollouts.with_(verdicts=verdicts, rewards=rewards, reward_N=reward_N)
 
 
