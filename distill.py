@@ -9,21 +9,21 @@ python distill.py resume=latest inspect=true                counts, samples, rej
 
 from omegaconf import DictConfig
 
-from openvlt.cli.app import entry
+from openvlt.cli.app import run_script
 from openvlt.config.build import build
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.cli.distill import begun, inspected, planned, reused, written
+    from openvlt.cli.distill import estimate_cost, inspect_run, open_run_to_inspect, reuse_answers, write_dataset
     from openvlt.runs.session import announce, make_lab, open_run, resumable
     from openvlt.storage.atomic import write_json
 
     if config.plan:
-        print(planned(config))
+        print(estimate_cost(config))
         return
     looking = config.inspect
     if looking:
-        config, folder = begun(config)
+        config, folder = open_run_to_inspect(config)
     distillation = build(config.distill, "distill")  # before anything is written: a key given as a setting stays out of the run's folder
     if not looking:
         if config.resume is None and config.reuse is None:
@@ -35,16 +35,16 @@ def run(config: DictConfig) -> None:
         problems = lab.source.problems(build(config.select, "select"), config.seed)
         vlm = lab.load("base") if distillation.local else None
         if looking:
-            print(inspected(distillation, vlm, problems, folder, config.seed))
+            print(inspect_run(distillation, vlm, problems, folder, config.seed))
             return
-        reused(config, folder)
+        reuse_answers(config, folder)
         counts = distillation.run(vlm, problems, folder=folder, seed=config.seed)
         skipped = getattr(lab.source, "skipped", {})
-        written(config, distillation, vlm, problems, skipped, folder)
+        write_dataset(config, distillation, vlm, problems, skipped, folder)
     write_json(folder / "results.json", counts | {"skipped_rows": skipped})
     print("  ".join(f"{name} {value:g}" for name, value in (counts | {"skipped_rows": len(skipped)}).items()))
     print(f"{folder / 'traces.jsonl'}\n{folder / 'README.md'}")
 
 
 if __name__ == "__main__":
-    entry("distill", run)
+    run_script("distill", run)

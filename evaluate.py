@@ -8,14 +8,14 @@ python evaluate.py compare=runs/evaluate/<one>,runs/evaluate/<other>
 
 from omegaconf import DictConfig
 
-from openvlt.cli.app import entry
+from openvlt.cli.app import run_script
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.cli.evaluate import compare_runs, held_out, score
+    from openvlt.cli.evaluate import compare_two_runs, evaluate_benchmark, evaluate_heldout
 
-    (compare_runs if config.compare is not None else score if config.benchmark else held_out)(config)
+    (compare_two_runs if config.compare is not None else evaluate_benchmark if config.benchmark else evaluate_heldout)(config)
 
 
 if __name__ == "__main__":
-    entry("evaluate", run)
+    run_script("evaluate", run)

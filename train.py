@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from openvlt.cli.app import entry
+from openvlt.cli.app import run_script
 from openvlt.config.build import build
 from openvlt.distributed import is_main
 
@@ -47,4 +47,4 @@ def run(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    entry("train", run)
+    run_script("train", run)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.results.statistics import wilson
-from openvlt.config.validate import not_negative, positive
+from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import stored_images
@@ -37,8 +37,8 @@ class Evaluation:
     deadline_s: float = 5.0
 
     def __post_init__(self) -> None:
-        positive(self, "evaluation", "batch", "deadline_s")
-        not_negative(self, "evaluation", "workers")
+        check_positive(self, "evaluation", "batch", "deadline_s")
+        check_not_negative(self, "evaluation", "workers")
         if self.sampling.n != 1:
             raise UserError(f"evaluation.sampling.n={self.sampling.n}; held-out problems are answered once, a benchmark takes samples=<n>")
 

@@ -14,27 +14,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from openvlt import distributed
-from openvlt.cli.errors import DISK_ERRORS, telling
+from openvlt.cli.errors import DISK_ERRORS, report_errors
 from openvlt.config.resolvers import CONF
 from openvlt.errors import UserError
 
 APPENDED = ("experiment", "recipe")  # groups outside the defaults list: `experiment=x` is read as `+experiment=x`
 
 
-def entry(name: str, run: Callable[[DictConfig], None]) -> None:
+def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
     """Runs an entry script under Hydra with `conf/<name>.yaml`. A user's mistake ends in one sentence and exit status 2."""
     import hydra
     from hydra.errors import HydraException
     from yaml import YAMLError
 
-    sys.argv[1:] = normalise(sys.argv[1:], CONF)
+    sys.argv[1:] = normalise_arguments(sys.argv[1:], CONF)
     # idle OpenMP threads sleep: spinning ones slow a shared machine down fivefold (docs/LOG.md)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises, so that its errors can be told in our words
     told = (UserError, HydraException, OmegaConfBaseException, YAMLError)
 
     def framed(config: DictConfig) -> None:
-        with telling(told, DISK_ERRORS):
+        with report_errors(told, DISK_ERRORS):
             processes, accelerator = (1, "cpu") if config.get("plan") else _trainer(config)  # a plan needs no device
             if not distributed.is_launched() and processes > 1:
                 _leave_no_empty_folder(config)  # the ranks' run has its own
@@ -48,7 +48,7 @@ def entry(name: str, run: Callable[[DictConfig], None]) -> None:
             finally:
                 _leave_no_empty_folder(config)
 
-    with telling((*told, OSError), ()):  # before the run begins, any trouble with a file is one with the place to run in
+    with report_errors((*told, OSError), ()):  # before the run begins, any trouble with a file is one with the place to run in
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(framed)()
 
 
@@ -67,7 +67,7 @@ def _trainer(config: DictConfig) -> tuple[int, str]:
     return distributed.process_count(config.trainer.devices if given else trainer.devices), trainer.accelerator
 
 
-def normalise(arguments: list[str], conf: Path) -> list[str]:
+def normalise_arguments(arguments: list[str], conf: Path) -> list[str]:
     """Arguments as users write them, in the form Hydra wants.
 
     `experiment=x` becomes `+experiment=x` (likewise recipe), `model=<path or hub id>` becomes `model=pretrained model.path=<it>`,

@@ -25,12 +25,12 @@ from openvlt.storage.ledger import Ledger
 from openvlt.types import Problem
 
 
-def planned(config: DictConfig) -> str:
+def estimate_cost(config: DictConfig) -> str:
     """The plan as text; needs neither data nor a model nor a server."""
     return plan(build(config.distill, "distill"), build(config.select, "select"), build(config.expected, "expected"))
 
 
-def begun(config: DictConfig) -> tuple[DictConfig, Path]:
+def open_run_to_inspect(config: DictConfig) -> tuple[DictConfig, Path]:
     """The run to look at (`resume=<folder>` or `resume=latest`): its own config, and its folder."""
     if config.resume is None:
         raise UserError("inspect=true looks at a run; say which: resume=latest, or resume=<run folder>")
@@ -41,24 +41,24 @@ def begun(config: DictConfig) -> tuple[DictConfig, Path]:
     return saved, folder
 
 
-def inspected(distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], folder: Path, seed: int) -> str:
+def inspect_run(distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], folder: Path, seed: int) -> str:
     """The page about a run, as far as it has come; no call is made and nothing of the run is touched."""
     with tempfile.TemporaryDirectory() as aside:  # looking files verdicts; the run may be under way
-        copied(folder, Path(aside))
+        copy_ledgers(folder, Path(aside))
         with Work(distillation, vlm, Path(aside), seed) as work:
             return look(work.judge(problems), folder)
 
 
-def reused(config: DictConfig, folder: Path) -> None:
+def reuse_answers(config: DictConfig, folder: Path) -> None:
     """Takes over what an earlier distillation was answered, so that another cut or selection costs no call."""
     if config.reuse is None:
         return
     if not (Path(config.reuse) / "reason.jsonl").is_file():
         raise UserError(f"reuse={config.reuse}: no reason.jsonl there; give the folder of an earlier distillation, or leave reuse out")
-    copied(Path(config.reuse), folder)
+    copy_ledgers(Path(config.reuse), folder)
 
 
-def copied(there: Path, here: Path) -> None:
+def copy_ledgers(there: Path, here: Path) -> None:
     """The stages' ledgers, where they aren't here yet; each whole or not at all."""
     for name in (f"{stage}.jsonl" for stage in STAGES):
         if (there / name).is_file() and not (here / name).exists():
@@ -66,27 +66,27 @@ def copied(there: Path, here: Path) -> None:
             os.replace(here / f".{name}.tmp", here / name)
 
 
-def written(
+def write_dataset(
     config: DictConfig, distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], skipped: Mapping[str, str], folder: Path
 ) -> None:
     """The data set of a finished distillation: Parquet, JSONL, card and figure. `skipped` are bad rows (row -> reason)."""
     with Work(distillation, vlm, folder, config.seed) as work:
         lengths = publish(work.judge(problems), folder, build(config.prompt, "prompt"))
     settings = {name: config[name] for name in ("seed", "select", "prompt", "distill", "data")}
-    shown, known = OmegaConf.to_yaml(OmegaConf.create(settings)), licences(config.data, lengths.counts)
-    text = card(lengths, shown, known, calls(folder), distillation.samples, skipped)
+    shown, known = OmegaConf.to_yaml(OmegaConf.create(settings)), source_licences(config.data, lengths.counts)
+    text = card(lengths, shown, known, describe_calls(folder), distillation.samples, skipped)
     figure(lengths, distillation.samples, folder / "lengths.png")
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def licences(data: DictConfig, sources: Iterable[str]) -> dict[str, str]:
+def source_licences(data: DictConfig, sources: Iterable[str]) -> dict[str, str]:
     """What the data's files say of their licence, by source: a mixture's parts, or the one source under whatever name its rows have."""
     if data.get("licence"):
         return dict.fromkeys(sources, data.licence)
     return {name: part.licence for name, part in data.get("sources", {}).items() if part.get("licence")}
 
 
-def calls(folder: Path) -> str:
+def describe_calls(folder: Path) -> str:
     """Tokens and cost of all answers on file, those of interrupted runs included."""
     lines = []
     for stage in ("caption", "reason"):

@@ -19,7 +19,7 @@ DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUO
 
 
 @contextlib.contextmanager
-def telling(errors: tuple[type[Exception], ...], numbers: tuple[int, ...]) -> Iterator[None]:
+def report_errors(errors: tuple[type[Exception], ...], numbers: tuple[int, ...]) -> Iterator[None]:
     """Turns these errors, and an OSError of these numbers, into one sentence and exit status 2.
 
     It stands inside the job too: an error that reaches Hydra is announced by Hydra first, in its own words. OPENVLT_TRACEBACK=1
@@ -31,7 +31,7 @@ def telling(errors: tuple[type[Exception], ...], numbers: tuple[int, ...]) -> It
         mine = isinstance(error, errors) or error.errno in numbers
         if not mine or os.environ.get("OPENVLT_TRACEBACK"):
             raise
-        sys.exit(_fail(explain(error)))
+        sys.exit(_fail(error_sentence(error)))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -42,7 +42,7 @@ def _fail(message: str) -> int:
     return 2
 
 
-def explain(error: Exception) -> str:
+def error_sentence(error: Exception) -> str:
     """One sentence for the errors that a user can mend."""
     if isinstance(error, OSError) and error.errno is not None:
         place = error.filename or "the disk"

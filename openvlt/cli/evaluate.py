@@ -21,20 +21,20 @@ from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.runs.session import announce, command_line, differences, make_lab, open_run, resumable
 from openvlt.storage.atomic import write_json, write_text
-from openvlt.storage.locks import alone
+from openvlt.storage.locks import lock_folder
 
 # what only a benchmark reads
 OPTIONS = ("protocol", "data_dir", "responses", "response_column", "samples", "batch", "limit", "baseline", "judge", "judge_ledger", "view")
 
 
-def held_out(config: DictConfig) -> None:
+def evaluate_heldout(config: DictConfig) -> None:
     """One model on the data's held-out problems; a benchmark's run that is resumed by its folder alone is still the benchmark's.
 
     Raises UserError for options that only a benchmark reads.
     """
     saved = Path(config.paths.run) / "config.yaml"
     if config.resume is not None and saved.is_file() and OmegaConf.load(saved).get("benchmark") is not None:
-        score(config)
+        evaluate_benchmark(config)
         return
     _refuse_options()
     config, folder = open_run(config)
@@ -67,17 +67,17 @@ def _finished(folder: Path, shown: str) -> bool:
     return over
 
 
-def score(config: DictConfig) -> None:
+def evaluate_benchmark(config: DictConfig) -> None:
     """A benchmark, or all of them: asked of a model, or scored from recorded answers. The same command continues a run that was cut off."""
     with ExitStack() as held:
-        config, folder = open_run(continued(config, held))
+        config, folder = open_run(find_unfinished_run(config, held))
         if _finished(folder, "results.md"):
             return
         several = "_target_" not in config.benchmark
         print(f"{config.responses or announced(config)} -> {folder}", flush=True)
         with resumable(folder):
             _check_responses(config, several)
-            runs = {name: make_run(config, name) for name in (config.benchmark if several else [""])}
+            runs = {name: build_runner(config, name) for name in (config.benchmark if several else [""])}
             for run in runs.values():  # all of them before the first is asked
                 run.check()
             results = [_one(config, run, folder / name, done=several) for name, run in runs.items()]
@@ -86,7 +86,7 @@ def score(config: DictConfig) -> None:
         print(folder / "results.md")
 
 
-def announced(config: DictConfig) -> str:
+def model_title(config: DictConfig) -> str:
     return config.model.get("path") or "the embedded tiny model"
 
 
@@ -115,7 +115,7 @@ def _one(config: DictConfig, run: Run, place: Path, *, done: bool) -> dict[str, 
     return result
 
 
-def make_run(config: DictConfig, name: str = "") -> Run:
+def build_runner(config: DictConfig, name: str = "") -> Run:
     """The parts of one benchmark's evaluation, built from the config; `name` picks one of several benchmarks."""
     benchmark: Benchmark = build(config.benchmark[name] if name else config.benchmark, "benchmark")
     evaluation, judge = build(config.evaluation, "evaluation"), None
@@ -159,7 +159,7 @@ def _notes(result: dict[str, Any]) -> None:
         print(f"  against {base['file']}: {100 * base['difference']:+.1f} points (95 %: {low:.1f} to {high:.1f}){p}  n {base['rows']}")
 
 
-def compare_runs(config: DictConfig) -> None:
+def compare_two_runs(config: DictConfig) -> None:
     """Two finished runs, row by row."""
     if len(config.compare) != 2:
         raise UserError(f"compare={','.join(map(str, config.compare))} names {len(config.compare)} runs; give two: compare=A,B")
@@ -176,7 +176,7 @@ def compare_runs(config: DictConfig) -> None:
 # --- going on ----------------------------------------------------------------------------------------------------------
 
 
-def continued(config: DictConfig, held: ExitStack) -> DictConfig:
+def find_unfinished_run(config: DictConfig, held: ExitStack) -> DictConfig:
     """The config, pointed at an unfinished run of exactly this config if one was cut off; `held` keeps its folder locked for this run."""
     if config.resume is not None:
         return config
@@ -205,7 +205,7 @@ def _unfinished(config: DictConfig, held: ExitStack) -> Path | None:
 def _lock(folder: Path, held: ExitStack) -> bool:
     """Locks a run folder until `held` is closed; False when another process has it."""
     try:
-        held.enter_context(alone(folder))
+        held.enter_context(lock_folder(folder))
     except BlockingIOError:
         return False
     return True

@@ -17,14 +17,14 @@ _OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # Hydra'
 _NAMES = {"None": "null", **dict.fromkeys(_LISTS, "list"), **dict.fromkeys(_MAPPINGS, "mapping")}
 
 
-def positive(part: Any, where: str, *names: str) -> None:
+def check_positive(part: Any, where: str, *names: str) -> None:
     """Raises UserError for the first of these numbers of `part` that isn't above 0; `where` is its place in the configuration."""
     for name in names:
         if not getattr(part, name) > 0:
             raise UserError(f"{where}.{name}={getattr(part, name)}; it is above 0".lstrip("."))
 
 
-def not_negative(part: Any, where: str, *names: str) -> None:
+def check_not_negative(part: Any, where: str, *names: str) -> None:
     """As `positive`, but 0 may be."""
     for name in names:
         if not getattr(part, name) >= 0:

@@ -20,7 +20,7 @@ from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.storage.ledger import Ledger, content_key
-from openvlt.storage.locks import alone
+from openvlt.storage.locks import lock_folder
 from openvlt.types import Problem, Verdict
 from openvlt.verify import verify_batch
 
@@ -72,7 +72,7 @@ class Work:
         """Raises UserError when another process works in the folder."""
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(alone(self.folder))
+                stack.enter_context(lock_folder(self.folder))
             except BlockingIOError:
                 raise UserError(f"another process is distilling in {self.folder}; wait for its end, or start a new run") from None
             self.files = {name: stack.enter_context(Ledger(self.folder / f"{name}.jsonl")) for name in STAGES}

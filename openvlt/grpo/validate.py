@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from openvlt.config.validate import positive
+from openvlt.config.validate import check_positive
 from openvlt.errors import UserError
 from openvlt.grpo.collect.columns import EXTRA, SCORED, check_columns, wanted
 from openvlt.grpo.collect.plan import largest_group
@@ -45,7 +45,7 @@ def _settings(bundle: Any) -> None:
     for entry in fields(bundle):
         if entry.name not in PARTS:
             fixed(f"grpo.{entry.name}", getattr(bundle, entry.name))
-    positive(bundle, "grpo", *SIZES)
+    check_positive(bundle, "grpo", *SIZES)
     if bundle.top_p > 1:
         raise UserError(f"grpo.top_p={bundle.top_p}; it is above 0 and at most 1, which cuts nothing off")
     not_negative("grpo.transcripts", bundle.transcripts, "0 keeps none")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openvlt import distributed
-from openvlt.config.validate import positive
+from openvlt.config.validate import check_positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
@@ -31,7 +31,7 @@ class Screen:
     deadline_s: float = 5.0
 
     def __post_init__(self) -> None:
-        positive(self, "screen", "keep", "batch", "deadline_s")
+        check_positive(self, "screen", "keep", "batch", "deadline_s")
 
     def __call__(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> list[Problem]:
         """The kept problems, in their own order; among equals the earlier ones."""

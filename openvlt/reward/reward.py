@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openvlt.config.validate import not_negative, positive
+from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
 from openvlt.types import Problem, Rollouts
 from openvlt.verify.completions import judge
@@ -49,8 +49,8 @@ class Reward:
     multiplier: Callable[[Problem], float] | None = None
 
     def __post_init__(self) -> None:
-        not_negative(self, "reward", "workers")
-        positive(self, "reward", "deadline_s")
+        check_not_negative(self, "reward", "workers")
+        check_positive(self, "reward", "deadline_s")
         if not self.terms:
             raise UserError("reward.terms is empty; name at least one term, e.g. accuracy")
         if set(self.terms) != set(self.weights):

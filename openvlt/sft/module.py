@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from openvlt import distributed
-from openvlt.config.validate import positive
+from openvlt.config.validate import check_positive
 from openvlt.data.batching import batch_rows
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.errors import UserError
@@ -67,7 +67,7 @@ class SFT:
     max_tokens: int = 2048
 
     def __post_init__(self) -> None:
-        positive(self, "sft", "epochs", "batch_size", "micro_batch", "max_tokens")
+        check_positive(self, "sft", "epochs", "batch_size", "micro_batch", "max_tokens")
         check_moves("sft", self.warmup, self.clip)
         check_optimizer("sft.optimizer", self.optimizer)
 

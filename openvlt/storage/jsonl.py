@@ -13,7 +13,7 @@ from openvlt.errors import UserError
 def append_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Adds rows at the end, one JSON object per line. A half-written last line is cut off first."""
     with file.open("ab") as lines:
-        cut_half(file)
+        drop_partial_line(file)
         lines.writelines(f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows)
 
 
@@ -34,7 +34,7 @@ def whole_lines(file: Path) -> list[str]:
     return [line for line in text[: text.rfind(b"\n") + 1].decode("utf-8").split("\n") if line.strip()]
 
 
-def cut_half(file: Path) -> None:
+def drop_partial_line(file: Path) -> None:
     """Cuts a half-written last line off; the last line feed is looked for from the end."""
     with file.open("r+b") as text:
         size = end = text.seek(0, 2)

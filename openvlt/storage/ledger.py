@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from openvlt.errors import UserError
-from openvlt.storage.jsonl import cut_half
-from openvlt.storage.locks import locked
+from openvlt.storage.jsonl import drop_partial_line
+from openvlt.storage.locks import hold_lock
 
 _WIDTH = 32
 _LINE = re.compile(rb'\{"key": "([0-9a-f]{%d})"[,}]' % _WIDTH)
@@ -95,10 +95,10 @@ class Ledger:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """No other process writes meanwhile; what others wrote before is noted, and what a killed one left half-written is cut off."""
-        with locked(self._handle):
+        with hold_lock(self._handle):
             self._handle.flush()  # forgets what was read ahead
             if os.fstat(self._handle.fileno()).st_size != self._end:
-                cut_half(self.file)
+                drop_partial_line(self.file)
                 self._scan()
             yield
 

@@ -13,7 +13,7 @@ _NONE_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # Lu
 
 
 @contextlib.contextmanager
-def locked(file: IO[Any], *, wait: bool = True) -> Iterator[None]:
+def hold_lock(file: IO[Any], *, wait: bool = True) -> Iterator[None]:
     """The lock of `file` (open for writing) is held meanwhile. Raises BlockingIOError when another has it and `wait` is false.
 
     On a file system without locks nothing is held: only one process may write there.
@@ -33,7 +33,7 @@ def locked(file: IO[Any], *, wait: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """This process works in the folder, by the lock of its file `.lock`. Raises BlockingIOError when another one does."""
-    with (folder / ".lock").open("a") as file, locked(file, wait=False):  # a folder can't be locked itself over NFS
+    with (folder / ".lock").open("a") as file, hold_lock(file, wait=False):  # a folder can't be locked itself over NFS
         yield

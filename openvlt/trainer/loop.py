@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from openvlt import distributed
-from openvlt.config.validate import not_negative, positive
+from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
@@ -48,8 +48,8 @@ class Fit:
     callbacks: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        positive(self, "trainer", "checkpoint_every")
-        not_negative(self, "trainer", "workers")
+        check_positive(self, "trainer", "checkpoint_every")
+        check_not_negative(self, "trainer", "workers")
 
     def run(
         self,

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from stub_server import requests, stub_server
 
-from openvlt.cli.evaluate import make_run
+from openvlt.cli.evaluate import build_runner
 from openvlt.config.resolvers import CONF
 from openvlt.errors import UserError
 
@@ -23,7 +23,7 @@ def scored(folder: Path, url: str) -> dict[str, Any]:
     judge = f"{{_target_: openvlt.serving.client.Server, attempts: 1, endpoints: [{{_target_: openvlt.serving.protocol.Endpoint, url: '{url}', model: m}}]}}"
     words = ["benchmark=hallusionbench", f"judge={judge}", f"judge_ledger={folder / 'judge.jsonl'}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return make_run(compose("evaluate", words)).score_file(str(folder / "answers.jsonl"), "response", folder)
+        return build_runner(compose("evaluate", words)).score_file(str(folder / "answers.jsonl"), "response", folder)
 
 
 def test_a_judge_is_asked_once_per_content_and_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from openvlt.benchmark.rows.loading import load
 from openvlt.benchmark.run.ablations import told
 from openvlt.benchmark.run.runner import Run
 from openvlt.benchmark.tasks import emma, mathverse, mmmu_pro
-from openvlt.cli.evaluate import make_run
+from openvlt.cli.evaluate import build_runner
 from openvlt.config.resolvers import CONF
 from openvlt.data.prompts import question_text
 from openvlt.types import Problem
@@ -28,7 +28,7 @@ STANDARD, FOUR, VISION = "standard (10 options)", "standard (4 options)", "visio
 @cache
 def built(name: str, *words: str) -> Run:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return make_run(compose("evaluate", [f"benchmark={name}", *words]))
+        return build_runner(compose("evaluate", [f"benchmark={name}", *words]))
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from openvlt.benchmark.results.files import read_scored
 from openvlt.benchmark.tasks import mathvision, mathvista
-from openvlt.cli.evaluate import make_run
+from openvlt.cli.evaluate import build_runner
 from openvlt.config.build import build
 from openvlt.config.resolvers import CONF
 
@@ -24,7 +24,7 @@ def scored(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def run(benchmark: str, file: Path | str, *words: str) -> dict[str, Any]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("evaluate", [f"benchmark={benchmark}", f"responses={file}", *words])
-        return make_run(config).score_file(config.responses, config.response_column, tmp_path)
+        return build_runner(config).score_file(config.responses, config.response_column, tmp_path)
 
     return run
 

@@ -15,14 +15,14 @@ from openvlt.benchmark.results.files import read_scored
 from openvlt.benchmark.rows.loading import Loaded, load
 from openvlt.benchmark.rows.responses import read_responses
 from openvlt.benchmark.run.runner import Run
-from openvlt.cli.evaluate import make_run
+from openvlt.cli.evaluate import build_runner
 from openvlt.config.resolvers import CONF
 from openvlt.errors import UserError
 
 
 def built(name: str, *words: str) -> Run:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return make_run(compose("evaluate", [f"benchmark={name}", *words]))
+        return build_runner(compose("evaluate", [f"benchmark={name}", *words]))
 
 
 @pytest.fixture(scope="module")

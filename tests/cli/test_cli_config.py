@@ -20,8 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from openvlt.cli.app import normalise
-from openvlt.cli.errors import explain
+from openvlt.cli.app import normalise_arguments
+from openvlt.cli.errors import error_sentence
 from openvlt.config.build import build
 from openvlt.config.resolvers import CONF, new_run_id
 from openvlt.errors import UserError
@@ -233,7 +233,7 @@ def test_a_bug_behind_a_target_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatc
 def test_a_word_that_hydra_refuses_is_told_with_its_fix(words: list[str], said: list[str]) -> None:
     with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
         compose(*words)
-    message = explain(caught.value)
+    message = error_sentence(caught.value)
     assert "\n" not in message
     for part in said:
         assert part in message, message
@@ -301,21 +301,21 @@ def test_resume_names_a_folder_or_the_newest(tmp_path: Path) -> None:
     ],
 )
 def test_arguments_as_users_write_them(written: list[str], meant: list[str]) -> None:
-    assert normalise(written, CONF) == meant
+    assert normalise_arguments(written, CONF) == meant
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_the_sweep_switch_stands_anywhere(place: int) -> None:
     """argparse alone takes no `a=1 -m b=2`."""
     words = ["+experiment=iter2", "seed=1,2"]
-    parsed = get_args_parser().parse_args(normalise([*words[:place], "-m", *words[place:]], CONF))
+    parsed = get_args_parser().parse_args(normalise_arguments([*words[:place], "-m", *words[place:]], CONF))
     assert parsed.multirun and parsed.overrides == words
 
 
 def test_a_model_folder_needs_no_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert normalise(["model=mine"], CONF) == ["model=pretrained", "model.path=mine"]
+    assert normalise_arguments(["model=mine"], CONF) == ["model=pretrained", "model.path=mine"]
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "distill.py"])
@@ -336,7 +336,7 @@ def test_cfg_job_answers_at_once_and_imports_nothing_heavy(script: str) -> None:
 def test_a_model_named_by_its_place_keeps_the_scale_s_settings() -> None:
     """`model=<place> scale=7b` is a checkpoint of that model: the same precision, pixels and frozen parts."""
     paper = compose("scale=7b").model
-    named = compose(*normalise(["scale=7b", "model=owner/OpenVLThinker-7B"], CONF)).model
+    named = compose(*normalise_arguments(["scale=7b", "model=owner/OpenVLThinker-7B"], CONF)).model
     assert named.path == "owner/OpenVLThinker-7B"
     for key in ("dtype", "attn_implementation", "freeze", "max_pixels", "gradient_checkpointing"):
         assert named[key] == paper[key], key

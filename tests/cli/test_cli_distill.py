@@ -10,7 +10,7 @@ import pytest
 from composed import compose
 from entry_scripts import FIGURES, MODEL, Cli
 
-from openvlt.cli.distill import licences
+from openvlt.cli.distill import source_licences
 from openvlt.config.build import build
 from openvlt.distill.cut import KEYWORDS
 
@@ -40,9 +40,9 @@ def test_bad_rows_are_left_out_and_counted(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_licences_are_those_of_the_data() -> None:
-    assert licences(compose("data=geometry3k").data, ["geometry3k"]) == {"geometry3k": "MIT"}
-    assert licences(compose("data=openvlthinker").data, ["clevr"])["clevr"] == "CC BY 4.0"
-    assert licences(compose().data, ["figures"]) == {}
+    assert source_licences(compose("data=geometry3k").data, ["geometry3k"]) == {"geometry3k": "MIT"}
+    assert source_licences(compose("data=openvlthinker").data, ["clevr"])["clevr"] == "CC BY 4.0"
+    assert source_licences(compose().data, ["figures"]) == {}
 
 
 def test_reflections_are_a_setting() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from openvlt.errors import UserError
 from openvlt.storage.ledger import Ledger, content_key
-from openvlt.storage.locks import alone
+from openvlt.storage.locks import lock_folder
 
 
 def test_rows_are_found_again_by_any_process(tmp_path):
@@ -102,17 +102,17 @@ def test_a_file_system_without_locks_serves_one_writer(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none_here)
-    with alone(tmp_path), Ledger(tmp_path / "rows.jsonl") as ledger:
+    with lock_folder(tmp_path), Ledger(tmp_path / "rows.jsonl") as ledger:
         ledger.append(content_key(1), {"a": 1})
         assert ledger.get(content_key(1)) == {"a": 1}
 
 
 def test_a_folder_is_one_process_s_at_a_time(tmp_path):
-    with alone(tmp_path):
+    with lock_folder(tmp_path):
         other = f"from openvlt.storage.locks import alone\nfrom pathlib import Path\nwith alone(Path({str(tmp_path)!r})): print('mine')"
         done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, cwd=Path(__file__).parents[2])
         assert done.returncode == 1 and "BlockingIOError" in done.stderr and not done.stdout
-    with alone(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 

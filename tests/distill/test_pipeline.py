@@ -19,7 +19,7 @@ from openvlt.distill.select import everything, shortest
 from openvlt.distill.writers.scripted import Function, Gold
 from openvlt.errors import UserError
 from openvlt.serving.protocol import Reply
-from openvlt.storage.locks import alone
+from openvlt.storage.locks import lock_folder
 from openvlt.types import Problem
 
 PROBLEMS = [Problem(f"p{number}", f"What is {number} + 1?", str(number + 1)) for number in range(5)]
@@ -135,7 +135,7 @@ def test_other_settings_cost_only_the_calls_that_they_change(tmp_path, change, a
 
 
 def test_a_folder_has_one_distillation_at_a_time(tmp_path):
-    with alone(tmp_path), pytest.raises(UserError, match="another process is distilling in .*; wait for its end, or start a new run"):
+    with lock_folder(tmp_path), pytest.raises(UserError, match="another process is distilling in .*; wait for its end, or start a new run"):
         distil(Fake(), tmp_path)
     assert distil(Fake(), tmp_path)["traces"] == 5
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pyarrow import parquet
 from test_pipeline import Fake, right, rows
 
-from openvlt.cli.distill import calls, inspected
+from openvlt.cli.distill import describe_calls, inspect_run
 from openvlt.data.images import open_images
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.sources.base import Selection
@@ -92,7 +92,7 @@ def test_problems_are_chosen_by_their_grades(finished):
 
 def test_the_card_counts_what_happened(finished):
     folder, _, lengths, _ = finished
-    text = card(lengths, "seed: 1", {"a": "CC BY 4.0"}, calls(folder), 4, {"f, line 2": "f, line 2: no answer", "f, line 5": "…"})
+    text = card(lengths, "seed: 1", {"a": "CC BY 4.0"}, describe_calls(folder), 4, {"f, line 2": "f, line 2: no answer", "f, line 5": "…"})
     assert text.startswith("---\nlicense: other\n") and "# 2 verified traces" in text
     assert "| a | CC BY 4.0 | 2 | 0 | 8 | 4 | 4 | 1 |" in text and "| b | see the source | 2 | 0 | 8 | 6 | 2 | 1 |" in text
     assert "| a | 2 | 50.0 % |" in text and "| a | wrong | 4 |" in text and "seed: 1" in text
@@ -111,16 +111,16 @@ def test_the_figure_is_drawn(finished, tmp_path):
 def test_looking_shows_kept_and_rejected_ones_and_touches_nothing(finished):
     folder, settings, _, _ = finished
     before = {file: file.read_bytes() for file in folder.glob("*.jsonl")}
-    page = inspected(settings, None, PROBLEMS, folder, 1)
+    page = inspect_run(settings, None, PROBLEMS, folder, 1)
     assert "problems  4  solved 3  traces kept 2  chains still to be asked for 0" in page
     for fate, number in (("kept", 4), ("not selected", 2), ("wrong", 6), ("dropped by the cut", 4)):
         assert f"--- {fate} ({number}) ---" in page
     assert "gold '3'" in page and "<answer>77</answer>" in page
     (folder / "verify.jsonl").unlink()  # a run on its way: verdicts are made aside
-    assert inspected(settings, None, PROBLEMS, folder, 1).splitlines()[2:] == page.splitlines()[2:] and not (folder / "verify.jsonl").exists()
+    assert inspect_run(settings, None, PROBLEMS, folder, 1).splitlines()[2:] == page.splitlines()[2:] and not (folder / "verify.jsonl").exists()
     assert before.items() >= {file: file.read_bytes() for file in folder.glob("*.jsonl")}.items()
     with pytest.raises(UserError, match="holds no distillation"):
-        inspected(settings, None, [], folder / "no", 1)
+        inspect_run(settings, None, [], folder / "no", 1)
 
 
 def test_the_plan_on_paper():

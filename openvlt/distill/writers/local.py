@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from openvlt.config.validate import positive
+from openvlt.config.validate import check_positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.distill.writers.base import TOLD, Question
 from openvlt.model.load import VLM
@@ -37,7 +37,7 @@ class Local:
     template: str = TOLD
 
     def __post_init__(self) -> None:
-        positive(self, "", "batch")
+        check_positive(self, "", "batch")
         self._sampling(1)  # raises where it can't be sampled so: now, not when the first question comes
 
     def _sampling(self, samples: int) -> Sampling:
