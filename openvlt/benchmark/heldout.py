@@ -19,7 +19,7 @@ from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.distributed import generate
 from openvlt.types import Completion, Problem, Verdict, unique_ids
-from openvlt.verify.completions import judge
+from openvlt.verify.completions import verify_completions
 
 WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page
 
@@ -49,7 +49,7 @@ class Evaluation:
             raise UserError("the evaluation set is empty; check the data and its split")
         unique_ids(problems, "evaluation")
         answers = list(self._answers(vlm, problems, seed))
-        verdicts = judge(problems, answers, workers=self.workers, deadline_s=self.deadline_s)
+        verdicts = verify_completions(problems, answers, workers=self.workers, deadline_s=self.deadline_s)
         if rows is not None:
             write_rows(rows, problems, answers, verdicts)
         return {**summary(problems, answers, verdicts), "skipped_rows": getattr(source, "skipped", {})}

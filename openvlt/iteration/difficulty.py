@@ -12,7 +12,7 @@ from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.distributed import generate
 from openvlt.types import Completion, Problem, Verdict
-from openvlt.verify.completions import judge
+from openvlt.verify.completions import verify_completions
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,6 @@ class Screen:
             part = problems[start : start + self.batch]
             answers += generate(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
         asked = [problem for problem in problems for _ in range(n)]
-        verdicts = distributed.broadcast(judge(asked, answers, deadline_s=self.deadline_s))  # a deadline may fall differently on each rank
+        verdicts = distributed.broadcast(verify_completions(asked, answers, deadline_s=self.deadline_s))  # a deadline may fall differently on each rank
         right = [verdict is Verdict.CORRECT for verdict in verdicts]
         return [sum(right[row : row + n]) / n for row in range(0, len(right), n)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
 from openvlt.types import Problem, Rollouts
-from openvlt.verify.completions import judge
+from openvlt.verify.completions import verify_completions
 
 Term = Callable[[Rollouts, Any], Tensor]
 
@@ -61,7 +61,7 @@ class Reward:
     def __call__(self, rollouts: Rollouts, services: Any = None) -> Rollouts:
         """The same rollouts with verdicts, one column per term, and what they add up to (NaN where no term applies)."""
         problems = [rollouts.problems[group] for group in rollouts.group_N.tolist()]
-        verdicts = judge(problems, rollouts.completions, workers=self.workers, deadline_s=self.deadline_s)
+        verdicts = verify_completions(problems, rollouts.completions, workers=self.workers, deadline_s=self.deadline_s)
         judged = rollouts.with_(verdicts=verdicts)
         rewards = {name: term(judged, services) for name, term in self.terms.items()}
         judged = judged.with_(rewards=rewards)  # checks each term's shape

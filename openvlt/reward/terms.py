@@ -13,7 +13,7 @@ from torch import Tensor
 from openvlt.data.images import open_images
 from openvlt.errors import UserError
 from openvlt.types import Completion, Problem, Rollouts, Verdict
-from openvlt.verify.completions import judge
+from openvlt.verify.completions import verify_completions
 
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _INFO = re.compile(r"<info>(.*?)</info>", re.DOTALL)
@@ -60,7 +60,7 @@ class CaptionSuffices:
         problems = [rollouts.problems[group] for group in rollouts.group_N.tolist()]
         asked = [_blind(problems[row], self.request, found[row].group(1).strip()) for row in rows]
         answers = services.generate(asked, self.model) if asked else []
-        verdicts = judge(asked, [Completion((), answer, True) for answer in answers])
+        verdicts = verify_completions(asked, [Completion((), answer, True) for answer in answers])
         reward_N = torch.zeros(len(found))
         reward_N[rows] = torch.tensor([float(verdict is Verdict.CORRECT) for verdict in verdicts])
         return reward_N

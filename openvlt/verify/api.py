@@ -10,7 +10,7 @@ from openvlt.errors import UserError
 from openvlt.types import Verdict
 from openvlt.verify import core, pool
 from openvlt.verify.core import Explanation
-from openvlt.verify.extract.extractor import find
+from openvlt.verify.extract.extractor import find_answer
 
 DEADLINE_S = 0.5
 """Seconds that a symbolic comparison may take in `verify` and `explain`."""
@@ -43,7 +43,7 @@ def _settled(result: Explanation) -> Explanation:
 
 def extract(response: str, *, choices: Sequence[str] | None = None) -> str | None:
     """The final answer of a response as text, or None when it gives none (truncated, refused, empty)."""
-    return find(response, choices).text
+    return find_answer(response, choices).text
 
 
 def verify_batch(items: Iterable[Mapping[str, Any] | Sequence[Any]], *, workers: int = 0,

@@ -8,7 +8,7 @@ from openvlt.types import Completion, Problem, Verdict
 from openvlt.verify.api import verify_batch
 
 
-def judge(
+def verify_completions(
     problems: Sequence[Problem], completions: Sequence[Completion], *, workers: int = 0, deadline_s: float = 1.0
 ) -> tuple[Verdict, ...]:
     """The verdict on each completion of the problem beside it. A completion cut off at the token limit has no answer."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from openvlt.types import Verdict
-from openvlt.verify.extract.extractor import find
-from openvlt.verify.grade.rules import judge
+from openvlt.verify.extract.extractor import find_answer
+from openvlt.verify.grade.rules import grade_answer
 from openvlt.verify.parse.answer import Value, show
 
 
@@ -40,10 +40,10 @@ class Explanation:
 def explain(gold: str, response: str, choices: Sequence[str] | None = None,
             answer_type: str | None = None) -> Explanation:
     """The verdict as far as it can be told here."""
-    found = find(response, choices)
+    found = find_answer(response, choices)
     if found.text is None:
         return Explanation(found.verdict, None, found.rule, "extraction", found.rule)
-    ruling = judge(_gold_answer(gold), found.text, choices, answer_type)
+    ruling = grade_answer(_gold_answer(gold), found.text, choices, answer_type)
     return Explanation(ruling.verdict, found.text, found.rule, ruling.rule, ruling.why, ruling.values,
                        ruling.pending)
 
@@ -58,4 +58,4 @@ def _gold_answer(gold: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _solution_answer(gold: str) -> str:
-    return find(gold).text or gold
+    return find_answer(gold).text or gold

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from openvlt.verify.parse.normalize import clean, fold
 from openvlt.verify.parse.quantity import Quantity
-from openvlt.verify.parse.reader import read
+from openvlt.verify.parse.reader import read_answer
 
 Same = Callable[[str, str], bool]
 
@@ -82,7 +82,7 @@ class Options:
 
     def _same_number(self, said: str, option: str) -> bool:
         """Not two numbers that differ: `(D) 140°` where D is 20°."""
-        values = read(said), read(option)
+        values = read_answer(said), read_answer(option)
         return not all(isinstance(value, Quantity) and value.closed for value in values) or self.same(said, option)
 
     def by_text(self, text: str) -> int | None:
@@ -108,14 +108,14 @@ class Options:
 
     def named(self, folded: str) -> list[int]:
         """Options of words (not of numbers or letters) that a folded text names."""
-        return [i for i in mentioned(self.folded, folded) if re.search(r"[^\W\d]{2}", self.folded[i])]
+        return [i for i in mentions_option(self.folded, folded) if re.search(r"[^\W\d]{2}", self.folded[i])]
 
     def _index(self, letter: str) -> int | None:
         index = ord(letter.upper()) - ord("A")
         return index if index < len(self.texts) else None
 
 
-def mentioned(options: Sequence[str], text: str) -> list[int]:
+def mentions_option(options: Sequence[str], text: str) -> list[int]:
     """The options whose text occurs in `text` as whole words; inside a longer option's text it doesn't count."""
     found = []
     for index in sorted(range(len(options)), key=lambda i: -len(options[i])):

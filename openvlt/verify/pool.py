@@ -170,7 +170,7 @@ def pool(task: str, count: int) -> Pool:
         return _pools[task, count]
 
 
-def shutdown() -> None:
+def close_pools() -> None:
     """Ends every pool of this process; the next use starts them anew."""
     with _lock:
         while _pools:
@@ -184,5 +184,5 @@ def _after_fork() -> None:
         _pools.popitem()[1].forget()
 
 
-atexit.register(shutdown)
+atexit.register(close_pools)
 os.register_at_fork(after_in_child=_after_fork)

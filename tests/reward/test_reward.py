@@ -14,7 +14,7 @@ from openvlt.reward.services import Services
 from openvlt.reward.terms import AnnotationsCovered
 from openvlt.serving.protocol import Ask, Reply
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
-from openvlt.verify.completions import judge
+from openvlt.verify.completions import verify_completions
 
 NAN = float("nan")
 
@@ -43,18 +43,18 @@ def test_only_a_finished_answer_can_be_right():
     problem = Problem("p", "How many?", "5")
     right, wrong, none = "<think>2+3</think><answer>5</answer>", "<answer>6</answer>", "<think>I cannot tell.</think>"
     asked = [said(right), said(right, finished=False), said(wrong), said(none), said(wrong, finished=False)]
-    verdicts = judge([problem] * 5, asked)
+    verdicts = verify_completions([problem] * 5, asked)
     assert verdicts[:3] == (Verdict.CORRECT, Verdict.NO_ANSWER, Verdict.WRONG)
     assert verdicts[3] is not Verdict.CORRECT and verdicts[4] is Verdict.NO_ANSWER
-    assert judge([], []) == ()
+    assert verify_completions([], []) == ()
 
 
 def test_each_completion_is_judged_against_its_own_problem():
     problems = [Problem("a", "?", "5"), Problem("b", "?", "(B)", choices=("3", "7")), Problem("c", "?", "yes")]
     texts = ["<answer>5</answer>", "<answer>B</answer>", "<answer>yes</answer>"]
-    assert judge(problems, [said(text) for text in texts]) == (Verdict.CORRECT,) * 3
-    assert Verdict.CORRECT not in judge(problems, [said(text) for text in (texts[2], texts[0], texts[1])])
-    by_text = judge(problems[1:2] * 2, [said("<answer>7</answer>"), said("<answer>3</answer>")])
+    assert verify_completions(problems, [said(text) for text in texts]) == (Verdict.CORRECT,) * 3
+    assert Verdict.CORRECT not in verify_completions(problems, [said(text) for text in (texts[2], texts[0], texts[1])])
+    by_text = verify_completions(problems[1:2] * 2, [said("<answer>7</answer>"), said("<answer>3</answer>")])
     assert by_text == (Verdict.CORRECT, Verdict.WRONG)
 
 

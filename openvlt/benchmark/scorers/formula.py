@@ -79,7 +79,7 @@ def identical(one: str, other: str) -> bool:
     """Whether two formulas are the same expression, exactly; `sqrt(…)` and `pi` may stand without backslash. False for what isn't one."""
     try:
         trees = [_plain(parse(_commands(text), whole=True)) for text in (one, other)]
-        return bool(numeric.same(*trees))
+        return bool(numeric.same_value(*trees))
     except (Unreadable, ArithmeticError, ValueError, TypeError):
         return False
 

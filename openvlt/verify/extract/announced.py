@@ -26,7 +26,7 @@ def says_nothing(text: str) -> bool:
     return not text or len(text) < 40 and clean(text).casefold() in NOTHING
 
 
-def announced(text: str, choices: Sequence[str] | None) -> Found | None:
+def find_announcement(text: str, choices: Sequence[str] | None) -> Found | None:
     """The last "the answer is …", else the last "the result is …", unless it is withdrawn or corrected after."""
     lower = text.lower()
     lower = lower if len(lower) == len(text) else text
@@ -60,7 +60,7 @@ def _last_claim(text: str, claims: list[tuple[int, int, str | None]], choices: S
             continue
         if refuses(answer, choices):
             return Found(None, "a refusal")
-        later = corrected(text[stop:])
+        later = find_correction(text[stop:])
         if later is None and p.TENTATIVE.search(text[max(0, start - 100):start]):
             continue
         return later or Found(answer, "announcement")
@@ -111,7 +111,7 @@ _CORRECTION_REACH = 400
 """Characters after "wait" or "actually" in which the new answer must be said."""
 
 
-def corrected(tail: str) -> Found | None:
+def find_correction(tail: str) -> Found | None:
     """What a correction after a claim says; a withdrawal without a new claim is no answer."""
     match = p.CORRECTION.search(tail)
     if match is None:

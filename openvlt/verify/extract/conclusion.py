@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from openvlt.verify.extract import patterns as p
 from openvlt.verify.extract.sentence import BOLD, value_in
-from openvlt.verify.options import REJECTED, mentioned
+from openvlt.verify.options import REJECTED, mentions_option
 from openvlt.verify.parse.normalize import fold
 from openvlt.verify.parse.number_words import refuses
 
@@ -110,7 +110,7 @@ def _named(sentence: str, choices: Sequence[str]) -> list[str]:
     if letters:
         return [f"({letter})" for letter in sorted(letters)]
     folded = [fold(choice) for choice in choices]
-    named = mentioned(folded, fold(sentence))
+    named = mentions_option(folded, fold(sentence))
     if len(named) > 1 and (than := _THAN.search(sentence)):  # "the sun is larger than the moon" says the sun
-        named = mentioned(folded, fold(sentence[:than.start()]))
+        named = mentions_option(folded, fold(sentence[:than.start()]))
     return [choices[index] for index in named]

@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 
 from openvlt.types import Verdict
-from openvlt.verify.extract.announced import Found, announced, corrected, says_nothing
+from openvlt.verify.extract.announced import Found, find_announcement, find_correction, says_nothing
 from openvlt.verify.extract.conclusion import SENTENCE_VERB, SEVERAL, conclusion
 from openvlt.verify.parse.answer import Words
-from openvlt.verify.parse.normalize import balanced, visible
+from openvlt.verify.parse.normalize import has_balanced_braces, visible
 from openvlt.verify.parse.number_words import refuses
-from openvlt.verify.parse.reader import read
+from openvlt.verify.parse.reader import read_answer
 
 TAIL = 20_000
 """Characters of a response that are searched for boxes, announcements and conclusions, from its end."""
@@ -28,7 +28,7 @@ _PERCENT_AFTER = re.compile(r"\s*\$?\s*(\\?%|percent\b|pct\b|per cent\b)")
 _BETWEEN_BOXES = re.compile(r"(?:[\s,;.$、]|\\[()\[\] ,;]|\\q?quad\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或)*")
 
 
-def find(response: str, choices: Sequence[str] | None = None) -> Found:
+def find_answer(response: str, choices: Sequence[str] | None = None) -> Found:
     """The final answer of `response` and the rule that found it."""
     cut = response.rfind("</think>")
     if cut >= 0:
@@ -61,7 +61,7 @@ def _content(text: str, outer: str, choices: Sequence[str] | None) -> Found:
         return Found(None, "nothing there")
     if len(text) <= 16 and text.isascii() and text.isalnum():
         return Found(text, outer or "bare answer")
-    found = _boxed(text) or announced(text, choices)
+    found = _boxed(text) or find_announcement(text, choices)
     if found is None and outer and len(text) <= MAX_ANSWER and _is_short(text):
         return Found(" ".join(text.split()) if "\\begin" not in text else text, outer)
     found = found or _bare(text, choices)
@@ -79,12 +79,12 @@ def _is_short(text: str) -> bool:
 def _boxed(text: str) -> Found | None:
     """The last complete box, or a list of boxes that stand side by side; a correction after it counts more."""
     boxes = list(_BOX.finditer(text))[-50:]
-    spans = [(m.start(), m.end(), balanced(text, m.end() - 1)) for m in boxes]
+    spans = [(m.start(), m.end(), has_balanced_braces(text, m.end() - 1)) for m in boxes]
     complete = _outermost([span for span in spans if span[2] > 0 and text[span[1]:span[2]].strip()])
     if not complete:
         return Found(None, "the box was never closed or is empty") if boxes else None
     after = text[complete[-1][2] + 1:]
-    later = corrected(after)
+    later = find_correction(after)
     if later is not None:
         return later
     answers = _side_by_side(text, complete)
@@ -127,4 +127,4 @@ def _stands_alone(line: str, choices: Sequence[str] | None) -> bool:
     """A value, or at most three words: not a sentence that has to be searched for its answer."""
     if refuses(line, choices) or SENTENCE_VERB.search(line):
         return False
-    return len(line.split()) <= 3 and (line.isascii() or len(line) <= 8) or not isinstance(read(line), Words)
+    return len(line.split()) <= 3 and (line.isascii() or len(line) <= 8) or not isinstance(read_answer(line), Words)

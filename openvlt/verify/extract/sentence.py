@@ -62,7 +62,7 @@ _SIDE_CLAUSE = re.compile(
     r",(?!\s*[-$_]?\d|\s*_)|，|[:：](?!\s?\d+\b(?!\s+[a-z]))", re.IGNORECASE)
 
 
-def reason_cut(text: str) -> str:
+def cut_reasons(text: str) -> str:
     """`15, since 5·3 = 15` without its reason, where something is left that has a number in it."""
     claim = _BECAUSE.split(text, maxsplit=1)[0]
     return claim if re.search(r"\d", claim) else text
@@ -74,7 +74,7 @@ def value_in(sentence: str) -> str | None:
         return sentence
     if p.OTHERWISE.search(sentence):
         return None
-    sentence = _TAKEN_BACK.sub("", reason_cut(" ".join(_DENIED.sub(" ", sentence).split())))
+    sentence = _TAKEN_BACK.sub("", cut_reasons(" ".join(_DENIED.sub(" ", sentence).split())))
     spans = _MATH_SPAN.findall(sentence)
     elsewhere = _NUMBERS.search(_MATH_SPAN.sub(" ", sentence))
     if len(spans) == 1 and not elsewhere and _SAYS_SOMETHING.search(spans[0][1:-1]):

@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from openvlt.verify.parse.expression import Digits, Floats, Node, Undefined, Unreadable, evaluate, exact, symbols
+from openvlt.verify.parse.expression import Floats, HighPrecision, Node, Undefined, Unreadable, evaluate, exact, symbols
 
 # Unrelated values for up to a dozen symbols; each point shifts them. A negative point last: |x| isn't x, √(x²) isn't x.
 _BASE = [Fraction(n, 10**9) for n in (739085133, 1324717957, 2236067977, 577215665, 1618033989, 915965594, 2718281828,
@@ -22,12 +22,12 @@ _POINTS = (Fraction(1), Fraction(7, 5), Fraction(3, 7), Fraction(-6, 5))
 
 
 @cache
-def digits() -> Digits:
+def digits() -> HighPrecision:
     """The many-digit backend, made once: importing mpmath takes a tenth of a second."""
-    return Digits()
+    return HighPrecision()
 
 
-def points(names: frozenset[str], *, positive: bool = False) -> list[dict[str, Fraction]]:
+def sample_points(names: frozenset[str], *, positive: bool = False) -> list[dict[str, Fraction]]:
     """Where to compare. With several symbols all are positive: they name lengths, not unknowns of either sign."""
     ordered = sorted(names)
     factors = _POINTS[:3] if positive or len(ordered) > 1 else _POINTS
@@ -35,7 +35,7 @@ def points(names: frozenset[str], *, positive: bool = False) -> list[dict[str, F
             for factor in factors]
 
 
-def same(a: Node, b: Node) -> bool | None:
+def same_value(a: Node, b: Node) -> bool | None:
     """Equality of two expressions; None when neither arithmetic can tell."""
     if a == b:
         return True
@@ -49,7 +49,7 @@ def same(a: Node, b: Node) -> bool | None:
         return left == right
     a, b = fold_case(a, b)
     names = symbols(a) | symbols(b)
-    results = [_same_at(a, b, point) for point in (points(names) if names else [{}])]
+    results = [_same_at(a, b, point) for point in (sample_points(names) if names else [{}])]
     if False in results:
         return False
     return None if None in results else True
@@ -109,7 +109,7 @@ def proportional(f: Node, g: Node) -> bool | None:
     if symbols(f) != symbols(g):
         return False
     try:
-        ratios = [_ratio(f, g, point) for point in points(names)]
+        ratios = [_ratio(f, g, point) for point in sample_points(names)]
     except (Undefined, OverflowError):
         return None
     return all(abs(ratio - ratios[0]) <= 1e-8 * abs(ratios[0]) for ratio in ratios) and abs(ratios[0]) > 1e-9
@@ -118,7 +118,7 @@ def proportional(f: Node, g: Node) -> bool | None:
 def sign_of_ratio(f: Node, g: Node) -> float:
     """The constant of two proportional expressions."""
     f, g = fold_case(f, g)
-    return _ratio(f, g, points(symbols(f))[0]).real
+    return _ratio(f, g, sample_points(symbols(f))[0]).real
 
 
 def _ratio(f: Node, g: Node, point: Mapping[str, Fraction]) -> complex:

@@ -9,14 +9,14 @@ from functools import lru_cache
 
 from openvlt.types import Verdict
 from openvlt.verify import options as letters
-from openvlt.verify.extract.sentence import reason_cut, value_in
-from openvlt.verify.grade.typed import compare
+from openvlt.verify.extract.sentence import cut_reasons, value_in
+from openvlt.verify.grade.typed import compare_values
 from openvlt.verify.parse.answer import Group, Range, Relation, Value, Words
 from openvlt.verify.parse.expression import symbols
 from openvlt.verify.parse.normalize import clean, fold
 from openvlt.verify.parse.number_words import YES_NO, refuses, yes_no
 from openvlt.verify.parse.quantity import Quantity
-from openvlt.verify.parse.reader import read
+from openvlt.verify.parse.reader import read_answer
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def _ruling(same: bool, rule: str, why: str) -> Ruling:
     return Ruling(Verdict.CORRECT if same else Verdict.WRONG, rule, why)
 
 
-def judge(gold: str, answer: str, choices: Sequence[str] | None = None, answer_type: str | None = None) -> Ruling:
+def grade_answer(gold: str, answer: str, choices: Sequence[str] | None = None, answer_type: str | None = None) -> Ruling:
     """The ruling on one extracted answer; `pending` where typed comparison cannot tell."""
     if choices:
         ruling = _by_choice(gold, answer, tuple(map(str, choices)), answer_type)
@@ -84,7 +84,7 @@ def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
     same = _same_time(gold, answer)
     if same is not None:
         return _ruling(same, "time", "the same time" if same else "another time")
-    claim = reason_cut(answer)
+    claim = cut_reasons(answer)
     if _RATIO.fullmatch(clean(gold)):  # "3 to 4" is 3:4 beside a ratio, else a range
         claim = _RATIO_TO.sub(":", claim)
     elif _RATIO.fullmatch(clean(claim)):
@@ -94,7 +94,7 @@ def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
         return _words(gold, answer)
     if isinstance(given, Words):
         given = _predicate(claim)
-    same = compare(wanted, given, ordered=answer_type == "list")
+    same = compare_values(wanted, given, ordered=answer_type == "list")
     if not same and isinstance(wanted, Group) and all(isinstance(item, Words) for item in wanted.items):
         same = _same_word_list(wanted, claim) or same
     if same is not None:
@@ -124,14 +124,14 @@ def readings(gold: str, answer: str) -> tuple[Value, Value]:
     Unit letters are symbols when the other side uses them as symbols (`2m` against `m + m`), and a comma is a decimal
     point when the other side is a decimal (`1,22` against `1.22`).
     """
-    wanted, given = read(gold), read(answer)
+    wanted, given = read_answer(gold), read_answer(answer)
     for one, other, text in ((wanted, given, answer), (given, wanted, gold)):
         if isinstance(one, Quantity) and one.ulp and isinstance(other, Group) and _DECIMAL_COMMA.fullmatch(clean(text)):
-            comma = read(clean(text).replace(",", "."))
+            comma = read_answer(clean(text).replace(",", "."))
             return (wanted, comma) if text is answer else (comma, given)
         both = isinstance(one, Quantity) and isinstance(other, Quantity)
         if both and one.unit and not other.unit and symbols(other.node):
-            return read(gold, units=False), read(answer, units=False)
+            return read_answer(gold, units=False), read_answer(answer, units=False)
     return wanted, given
 
 
@@ -187,10 +187,10 @@ def _predicate(answer: str) -> Value:
     value: Value = Words(text)
     for said in filter(None, (_VERB.match(text), _BARE_PREPOSITION.match(text))):
         if isinstance(value, Words):
-            value = read(text[said.end():])
+            value = read_answer(text[said.end():])
     if isinstance(value, Words) and not _NO_PROSE.search(text) and re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", text):
         named = value_in(text)
-        return value if named is None else read(named)
+        return value if named is None else read_answer(named)
     return value
 
 

@@ -31,9 +31,9 @@ def decide(gold: Value, answer: Value) -> Verdict:
 
 def _same(gold: Value, answer: Value) -> bool | None:
     if isinstance(gold, Quantity) and isinstance(answer, Quantity):
-        return _zero(build(gold.node) - build(answer.node))
+        return _zero(build_expression(gold.node) - build_expression(answer.node))
     if isinstance(gold, Relation) and isinstance(answer, Relation) and gold.op == answer.op == "=":
-        return _one_equation(*(build(r.left) - build(r.right) for r in (gold, answer)))
+        return _one_equation(*(build_expression(r.left) - build_expression(r.right) for r in (gold, answer)))
     first, second = _solutions(gold), _solutions(answer)
     return None if first is None or second is None else first == second
 
@@ -62,23 +62,23 @@ def _solutions(value: Value) -> Any:
     import sympy
 
     if isinstance(value, Range):
-        low = -sympy.oo if value.low is None else build(value.low.node)
-        high = sympy.oo if value.high is None else build(value.high.node)
+        low = -sympy.oo if value.low is None else build_expression(value.low.node)
+        high = sympy.oo if value.high is None else build_expression(value.high.node)
         return sympy.Interval(low, high, not value.closed[0], not value.closed[1])
     if isinstance(value, Group):
         parts = [_solutions(item) for item in value.items]
         if value.brackets[:1] in ("(", "[") and len(value.items) == 2:
-            ends = [build(item.node) for item in value.items if isinstance(item, Quantity)]
+            ends = [build_expression(item.node) for item in value.items if isinstance(item, Quantity)]
             return sympy.Interval(*ends, value.brackets[0] == "(", value.brackets[1] == ")") if len(ends) == 2 else None
         return None if None in parts else sympy.Union(*parts)
     if isinstance(value, Relation) and value.op in _RELATIONS:
-        relation = _RELATIONS[value.op](build(value.left), build(value.right))
+        relation = _RELATIONS[value.op](build_expression(value.left), build_expression(value.right))
         names = list(relation.free_symbols)
         return relation.as_set() if len(names) == 1 else None
     return None
 
 
-def build(node: Node) -> Any:
+def build_expression(node: Node) -> Any:
     """The sympy expression of a tree. Sizes were bounded when the tree was parsed; symbols are real."""
     import sympy
 
@@ -89,7 +89,7 @@ def build(node: Node) -> Any:
         return sympy.Symbol(node[1], real=True)
     if kind == "const":
         return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}[node[1]]
-    parts = [build(part) for part in (node[2:] if kind == "call" else node[1:])]
+    parts = [build_expression(part) for part in (node[2:] if kind == "call" else node[1:])]
     if kind in ("add", "mul"):
         return (sympy.Add if kind == "add" else sympy.Mul)(*parts)
     if kind == "pow":

@@ -22,7 +22,7 @@ ROUNDED_DIGITS = 4
 digits."""
 
 
-def compare(gold: Value, answer: Value, *, ordered: bool = False) -> bool | None:
+def compare_values(gold: Value, answer: Value, *, ordered: bool = False) -> bool | None:
     """Whether `answer` means `gold`. `ordered` says that the gold is a list, whatever its brackets."""
     gold, answer = _simplest(gold, answer), _simplest(answer, gold)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
@@ -48,7 +48,7 @@ def _simplest(value: Value, other: Value) -> Value:
     """A group of one is its item, unless the other is a group of one in the same brackets too."""
     if isinstance(value, Group) and not value.brackets and value.joint != "u" and not isinstance(other, Group):
         first = value.items[0] if value.items else None  # "0.5 or 1/2", "12, 12" say one thing
-        if first is not None and all(item == first or compare(first, item) for item in value.items[1:]):
+        if first is not None and all(item == first or compare_values(first, item) for item in value.items[1:]):
             return _simplest(first, other)
     if isinstance(value, Group) and len(value.items) == 1 and value.brackets in ("", "{}", "()", "[]"):
         return _simplest(value.items[0], other)
@@ -67,7 +67,7 @@ def quantities(gold: Quantity, answer: Quantity) -> bool | None:
         if gold.unit.dims != answer.unit.dims:
             return _both_ways(gold, answer)
         if gold.unit.dims == (("angle", 1),) and gold.unit.scale != answer.unit.scale:
-            return numeric.same(*(("deg", q.node) if q.unit.scale != 1 else q.node for q in (gold, answer)))
+            return numeric.same_value(*(("deg", q.node) if q.unit.scale != 1 else q.node for q in (gold, answer)))
         factor = answer.unit.scale * answer.magnitude / (gold.unit.scale * gold.magnitude)
         return _values(gold, _times(answer, factor), gold.ulp) if factor != 1 else _values(gold, answer, gold.ulp)
     if gold.unit and answer.noun or answer.unit and gold.noun:
@@ -127,7 +127,7 @@ def _radians(gold: Quantity, answer: Quantity) -> bool:
     angle, bare = (gold, answer) if gold.unit else (answer, gold)
     if angle.unit is None or angle.unit.dims != (("angle", 1),) or angle.unit.scale == 1 or bare.value is not None:
         return False
-    return numeric.same(("deg", angle.node), bare.node) is True
+    return numeric.same_value(("deg", angle.node), bare.node) is True
 
 
 def _same_noun(gold: str, answer: str) -> bool:
@@ -146,7 +146,7 @@ def _values(gold: Quantity, answer: Quantity, ulp: Fraction | None) -> bool | No
         return value is not None and abs(float(gold.value) - value) <= float(ulp) / 2 * (1 + 1e-9)
     if answer.ulp is not None and gold.closed:
         return _rounds_to(gold, answer)
-    return numeric.same(gold.node, answer.node)
+    return numeric.same_value(gold.node, answer.node)
 
 
 def _rounds_to(gold: Quantity, answer: Quantity) -> bool:
@@ -173,19 +173,19 @@ def _relations(gold: Value, answer: Value, ordered: bool) -> bool | None:
     """Equations up to rearrangement; a labelled value (`x = 3`) also against the bare value."""
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         if gold.value is not None and answer.value is not None and _same_label(gold.label, answer.label):
-            agreed = compare(gold.value, answer.value, ordered=ordered)
+            agreed = compare_values(gold.value, answer.value, ordered=ordered)
             return agreed or _equations(gold, answer)
         return _equations(gold, answer)
     relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
     if relation.op != "=":
         line = linear_range(relation)
         if line is not None:
-            return compare(line, other) if relation is gold else compare(other, line)
+            return compare_values(line, other) if relation is gold else compare_values(other, line)
         return None if isinstance(other, (Range, Group)) and relation.op != "!=" else False
     if relation.value is None:
         return False
     pair = (relation.value, other) if relation is gold else (other, relation.value)
-    return compare(*pair, ordered=ordered)
+    return compare_values(*pair, ordered=ordered)
 
 
 def _same_label(a: str, b: str) -> bool:
@@ -225,7 +225,7 @@ def _groups(gold: Group, answer: Group, ordered: bool) -> bool | None:
     brackets = {gold.brackets, answer.brackets} - {""}
     if not ordered and len(brackets) == 2 and (len(gold.items) == 2 or "{}" in brackets):
         return False
-    in_order = _all(compare(a, b) for a, b in zip(gold.items, answer.items, strict=True))
+    in_order = _all(compare_values(a, b) for a, b in zip(gold.items, answer.items, strict=True))
     fixed = ordered or gold.brackets not in ("", "{}") or answer.brackets not in ("", "{}")
     if in_order or fixed and not _named(gold, answer):
         return in_order
@@ -242,14 +242,14 @@ def _without_repeats(gold: Group, answer: Group) -> bool | None:
     points = bare and all(isinstance(item, Group) for item in (*gold.items, *answer.items))
     if not points and "{}" not in (gold.brackets, answer.brackets) or len(gold.items) + len(answer.items) > 40:
         return False
-    return _all(any(compare(a, b) for b in answer.items) for a in gold.items) and _all(
-        any(compare(a, b) for a in gold.items) for b in answer.items)
+    return _all(any(compare_values(a, b) for b in answer.items) for a in gold.items) and _all(
+        any(compare_values(a, b) for a in gold.items) for b in answer.items)
 
 
 def _unordered(gold: Group, answer: Group) -> bool | None:
     left = list(answer.items)
     for item in gold.items:
-        match = next((i for i, other in enumerate(left) if compare(item, other)), None)
+        match = next((i for i, other in enumerate(left) if compare_values(item, other)), None)
         if match is None:
             return False
         left.pop(match)
@@ -274,7 +274,7 @@ def _matrices(gold: Matrix, answer: Matrix) -> bool | None:
     if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
         return False
     pairs = (zip(a, b, strict=True) for a, b in zip(gold.rows, answer.rows, strict=True))
-    return _all(compare(a, b) for row in pairs for a, b in row)
+    return _all(compare_values(a, b) for row in pairs for a, b in row)
 
 
 def _ratios(gold: Value, answer: Value) -> bool | None:
@@ -282,7 +282,7 @@ def _ratios(gold: Value, answer: Value) -> bool | None:
     a, b = _parts(gold), _parts(answer)
     if a is None or b is None or len(a) != len(b):
         return False
-    return _all(numeric.same(("mul", a[0], y), ("mul", b[0], x)) for x, y in zip(a[1:], b[1:], strict=True))
+    return _all(numeric.same_value(("mul", a[0], y), ("mul", b[0], x)) for x, y in zip(a[1:], b[1:], strict=True))
 
 
 def _parts(value: Value) -> tuple[Node, ...] | None:

@@ -136,7 +136,7 @@ class Floats:
         return complex(value.numerator / value.denominator)
 
 
-class Digits:
+class HighPrecision:
     """The same in 60 digits by mpmath (a part of sympy's installation), for what floats cannot tell apart."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ _OVER = frozenset(("/", "\\div"))
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "|": "|"}
 
 
-def parse(text: str) -> Node:
+def parse_math(text: str) -> Node:
     """The expression that `text` writes. Raises Unreadable."""
     return Parser(tokens(text)).parse()
 
@@ -33,7 +33,7 @@ class Parser:
     def __init__(self, found: list[tuple[str, str]]) -> None:
         self.found, self.at, self.depth, self.bars = found, 0, 0, 0
 
-    def parse(self) -> Node:
+    def parse_math(self) -> Node:
         node = self.sum()
         if self.at != len(self.found):
             raise Unreadable(f"{self.peek()!r} was not expected")
@@ -111,7 +111,7 @@ class Parser:
         self.take()
         if self.is_degree():
             return ("deg", node)
-        return raised(node, self.exponent())
+        return raise_power(node, self.exponent())
 
     def is_degree(self) -> bool:
         for shape in (("\\circ",), ("{", "\\circ", "}")):
@@ -212,7 +212,7 @@ class Parser:
         radicand = self.group()
         if degree == ("num", Fraction(2)):
             return ("call", "sqrt", radicand)
-        return raised(radicand, inverse(degree))
+        return raise_power(radicand, inverse(degree))
 
     def group(self, *, single_digit: bool = False) -> Node:
         """A command's argument: braces, or the next token; of `\\frac12` only the next digit."""
@@ -231,8 +231,8 @@ class Parser:
         argument = self.argument()
         if exponent is not None and exact(exponent) == -1 and FUNCTIONS.get(name) in ("sin", "cos", "tan"):
             return ("call", "a" + FUNCTIONS[name], argument)
-        node = call(name, argument, base)
-        return node if exponent is None else raised(node, exponent)
+        node = apply_function(name, argument, base)
+        return node if exponent is None else raise_power(node, exponent)
 
     def log_base(self, name: str) -> Node | None:
         if name not in ("log", "lg"):
@@ -257,7 +257,7 @@ _COMMANDS = frozenset(("frac", "dfrac", "tfrac", "cfrac", "binom", "dbinom", "tb
                        "measuredangle", "infty", *NAMES, *GREEK))
 
 
-def call(name: str, argument: Node, base: Node | None) -> Node:
+def apply_function(name: str, argument: Node, base: Node | None) -> Node:
     """The node of a named function."""
     if base is not None:
         return ("call", "log", argument, base)
@@ -274,7 +274,7 @@ def inverse(node: Node) -> Node:
     return ("pow", node, ("num", Fraction(-1)))
 
 
-def raised(base: Node, exponent: Node) -> Node:
+def raise_power(base: Node, exponent: Node) -> Node:
     """A power; raises Unreadable at once when it would be too large to hold."""
     node = ("pow", base, exponent)
     try:

@@ -52,7 +52,7 @@ def visible(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _INVISIBLE.sub("", text)
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """One spelling for Unicode variants: full-width forms, minus signs, superscripts, vulgar fractions, Greek
     letters."""
     text = visible(text)
@@ -114,12 +114,12 @@ def unwrap(text: str) -> str:
 
 def clean(text: str) -> str:
     """`unwrap(plain(text))`, remembered for short texts: an answer is looked at by several rules."""
-    return _clean(text) if len(text) <= _SHORT else unwrap(plain(text))
+    return _clean(text) if len(text) <= _SHORT else unwrap(plain_text(text))
 
 
 @lru_cache(maxsize=16_384)
 def _clean(text: str) -> str:
-    return unwrap(plain(text))
+    return unwrap(plain_text(text))
 
 
 def fold(text: str) -> str:
@@ -137,7 +137,7 @@ def _folded(text: str) -> str:
     return re.sub(r"^(?:the|a|an)\s+", "", " ".join(text.split()))
 
 
-def balanced(text: str, start: int, limit: int = MAX_CHARS) -> int:
+def has_balanced_braces(text: str, start: int, limit: int = MAX_CHARS) -> int:
     """Index of the brace that closes the one at `start`, or -1 (unclosed, or further than `limit` away)."""
     depth = 0
     for index in range(start, min(len(text), start + limit)):

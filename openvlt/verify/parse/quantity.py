@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from openvlt.verify.parse.expression import Node, Undefined, Unreadable, exact, symbols
-from openvlt.verify.parse.grammar import parse
+from openvlt.verify.parse.grammar import parse_math
 from openvlt.verify.parse.lexer import MATH_WORDS, MAX_DIGITS, literal
 from openvlt.verify.parse.number_words import FILLER, MAGNITUDES, number_word
 from openvlt.verify.parse.units import CHINESE_COUNTERS, GENERIC, Unit, lookup, split_unit
@@ -174,7 +174,7 @@ def _compound(text: str) -> Quantity | None:
 
 def _expression(text: str) -> Quantity:
     """By the grammar alone; what has no value at all (a division by zero) cannot be compared."""
-    node = parse(text)
+    node = parse_math(text)
     try:
         return Quantity(node, exact(node))
     except Undefined as error:

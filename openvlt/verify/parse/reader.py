@@ -45,7 +45,7 @@ _QUOTED = re.compile(r"^([\"'])([^\"']*\d[^\"']*)\1$")
 _BUILDER = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\mid|\||:|\\in\s*\\?(?:R|mathbb\{R\})\s*(?:\\mid|\|))(.*)\\\}", re.DOTALL)
 
 
-def read(text: str, *, units: bool = True) -> Value:
+def read_answer(text: str, *, units: bool = True) -> Value:
     """The value of an answer text; `Words` if it isn't mathematics. `units=False` takes unit letters for symbols."""
     if len(text) > MAX_CHARS:
         return Words(text[:MAX_CHARS])
