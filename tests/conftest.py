@@ -38,7 +38,7 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def problems() -> list[Problem]:
     """Twelve generated figures with their questions."""
-    return figures.generate(12, split="train", seed=3)
+    return figures.generate_figures(12, split="train", seed=3)
 
 
 @pytest.fixture(scope="session")

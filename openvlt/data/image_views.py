@@ -46,7 +46,7 @@ class Noisy:
         return Image.fromarray(((noised.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8))
 
 
-def seen_through(problem: Problem, view: object, strength: float, seed: int) -> Problem:
+def apply_view(problem: Problem, view: object, strength: float, seed: int) -> Problem:
     """The problem with its images seen through `view`: one draw per problem and `seed`. Raises UserError when a view changes the size."""
     rng = np.random.default_rng(random.Random(f"view/{seed}/{problem.id}").getrandbits(64))
     images = []

@@ -14,7 +14,7 @@ from typing import Any
 from openvlt.errors import UserError
 
 
-class Ahead:
+class PrefetchWorker:
     """A process that knows what this one knew when it was made, and answers orders one after the other with `work(order)`.
 
     Orders are pickled, results too but for tensors, which come in shared memory. On Linux only: elsewhere a process can't be forked, and

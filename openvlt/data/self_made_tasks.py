@@ -16,7 +16,7 @@ from openvlt.types import Problem
 _VALUE = re.compile(r"(\w+)=(\d+)")
 
 
-def rotation(problem: Problem, rng: random.Random) -> list[Problem]:
+def rotation_task(problem: Problem, rng: random.Random) -> list[Problem]:
     """SSL4RL's rotation task (`makerotation_*.py`): the image beside itself turned by k x 90 degrees counter-clockwise; by how much?"""
     if not problem.images:
         raise UserError(f"row {problem.id!r} has no image to rotate; leave rows without images out, or choose another grpo.task")
@@ -26,7 +26,7 @@ def rotation(problem: Problem, rng: random.Random) -> list[Problem]:
     return [Problem(problem.id, question, str(degrees), (image, turned), source="rotation", level=problem.level)]
 
 
-def with_perception(problem: Problem, rng: random.Random) -> list[Problem]:
+def add_perception_task(problem: Problem, rng: random.Random) -> list[Problem]:
     """The problem and one question about what is seen (PEARL's checklist, here from the caption of a generated figure).
 
     `meta["parent"]` links it to the problem: see `openvlt.grpo.parts.advantage_shaping.perceived_first`.

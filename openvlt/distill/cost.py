@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.mixture import apportion, fill
+from openvlt.data.sources.mixture import apportion, fill_shares
 from openvlt.distill.pipeline import Distillation
 from openvlt.errors import UserError
 
@@ -32,7 +32,7 @@ def shares(selection: Selection, expected: Expected) -> dict[str, int]:
         raise UserError("a plan needs an amount; set select.amount=<number of problems>")
     weights = dict(selection.sources or {"data": 1})
     known = {name: expected.sizes.get(name, selection.amount) for name in weights}
-    return fill(selection.amount, weights, known) if sum(known.values()) >= selection.amount else apportion(selection.amount, weights)
+    return fill_shares(selection.amount, weights, known) if sum(known.values()) >= selection.amount else apportion(selection.amount, weights)
 
 
 def plan(distillation: Distillation, selection: Selection, expected: Expected) -> str:

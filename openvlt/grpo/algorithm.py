@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from openvlt.data.prompts import PromptStyle, Renderer
-from openvlt.data.sources.selection import Selector, chosen
+from openvlt.data.sources.selection import Selector, filter_problems
 from openvlt.errors import UserError
 from openvlt.grpo.collect.experience import Chain, Experience
 from openvlt.grpo.collect.plan import Plan, ViewPass, Views
@@ -109,7 +109,7 @@ class GRPO:
         Raises UserError when a rollout needs more problems than there are.
         """
         self = replace(self, refill=copy.deepcopy(self.refill))  # what a refill remembers is one run's
-        problems = chosen(problems, self.select)
+        problems = filter_problems(problems, self.select)
         if len(problems) < self.prompts_per_rollout:
             raise UserError(
                 f"{title}: grpo.prompts_per_rollout={self.prompts_per_rollout} is larger than the data ({len(problems)} problems); "

@@ -225,10 +225,10 @@ def test_distill_writes_rows_that_training_and_evaluation_read(cli: Cli) -> None
     assert len(rows) == 20 and all(row["response"].endswith(f"<answer>{row['answer']}</answer>") for row in rows)
 
     from openvlt.data.sources.base import Selection
-    from openvlt.data.sources.local import Rows
+    from openvlt.data.sources.local import LocalRows
     from openvlt.data.sources.schema import read_traces
 
-    read = Rows(str(folder / "traces.jsonl")).problems(Selection(), 0)
+    read = LocalRows(str(folder / "traces.jsonl")).problems(Selection(), 0)
     assert {(p.id, p.question, p.answer) for p in read} == {(row["id"], row["question"], row["answer"]) for row in rows}
     assert all(p.images[0].is_file() for p in read)
     assert [trace.response for trace in read_traces(folder / "traces.jsonl")] == [row["response"] for row in rows]

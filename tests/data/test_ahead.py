@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvlt.data.prefetch import Ahead
+from openvlt.data.prefetch import PrefetchWorker
 from openvlt.errors import UserError
 
-pytestmark = pytest.mark.skipif(not Ahead.possible(1), reason="processes are forked on Linux only")
+pytestmark = pytest.mark.skipif(not PrefetchWorker.possible(1), reason="processes are forked on Linux only")
 
 
 def work(order: tuple[str, float]) -> tuple[int, torch.Tensor]:
@@ -29,7 +29,7 @@ def work(order: tuple[str, float]) -> tuple[int, torch.Tensor]:
 
 @pytest.fixture
 def ahead():
-    made = Ahead(work)
+    made = PrefetchWorker(work)
     yield made
     made.close()
     assert made.process.exitcode is not None
@@ -64,7 +64,7 @@ def test_the_worker_of_a_killed_process_ends(tmp_path: Path):
     told = tmp_path / "pid"
     owner = os.fork()
     if owner == 0:
-        (tmp_path / "aside").write_text(str(Ahead(work).process.pid))
+        (tmp_path / "aside").write_text(str(PrefetchWorker(work).process.pid))
         os.rename(tmp_path / "aside", told)
         signal.pause()
     while not told.exists():

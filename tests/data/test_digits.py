@@ -25,16 +25,16 @@ def test_scans_are_split_without_overlap_and_show_the_digit_they_stand_for():
     from sklearn.datasets import load_digits
 
     target = load_digits().target
-    parts = {split: set(itertools.chain(*digits.samples(split).values())) for split in SPLITS}
+    parts = {split: set(itertools.chain(*digits.digit_scans(split).values())) for split in SPLITS}
     assert set.union(*parts.values()) == set(range(1797)) and sum(map(len, parts.values())) == 1797
     for split, share in zip(SPLITS, (0.6, 0.2, 0.2), strict=True):
-        for digit, rows in digits.samples(split).items():
+        for digit, rows in digits.digit_scans(split).items():
             assert {target[row] for row in rows} == {digit}
             assert abs(len(rows) - share * sum(target == digit)) <= 1
 
 
 def test_values_reach_nine_and_are_disjoint_between_splits():
-    made = {split: digits.generate(200, split=split, seed=2) for split in SPLITS}
+    made = {split: digits.generate_digits(200, split=split, seed=2) for split in SPLITS}
     values = {split: {tuple(p.meta["values"].values()) for p in part} for split, part in made.items()}
     for one, other in itertools.combinations(SPLITS, 2):
         assert not values[one] & values[other]
@@ -43,14 +43,14 @@ def test_values_reach_nine_and_are_disjoint_between_splits():
 
 
 def test_answers_are_right_and_problems_say_where_they_come_from():
-    for problem in digits.generate(200, split="train", seed=1):
+    for problem in digits.generate_digits(200, split="train", seed=1):
         expression = problem.question.removeprefix("What is ").removesuffix("?")
         assert int(problem.answer) == eval(expression, {}, dict(problem.meta["values"])) >= 0
         assert problem.source == "digits" and problem.id.startswith("digits-train-1-")
 
 
 def test_the_same_seed_gives_the_same_pictures():
-    first, again, other = (digits.generate(12, split="test", seed=seed) for seed in (1, 1, 2))
+    first, again, other = (digits.generate_digits(12, split="test", seed=seed) for seed in (1, 1, 2))
     assert [p.images[0].tobytes() for p in first] == [p.images[0].tobytes() for p in again]
     assert first[0].images[0].tobytes() != other[0].images[0].tobytes()
 
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_pictures():
 @pytest.mark.parametrize("size", [56, 112])
 def test_three_quadrants_hold_one_colour_each_in_reading_order(size):
     for seed in range(20):
-        picture = digits.draw("train", "digits", {"red": 8, "green": 3, "blue": 0}, random.Random(seed), size)
+        picture = digits.draw_digits("train", "digits", {"red": 8, "green": 3, "blue": 0}, random.Random(seed), size)
         assert picture.size == (size, size) and picture.mode == "RGB"
         cell, found = size // 2, []
         for quadrant in range(4):
@@ -75,15 +75,15 @@ def test_held_out_pictures_use_held_out_scans_only(monkeypatch):
     used = []
     pick = random.Random.choice
     monkeypatch.setattr(random.Random, "choice", lambda self, items: used.append(pick(self, items)) or used[-1])
-    digits.draw("test", "digits", {"red": 1, "green": 2, "blue": 3}, random.Random(0))
+    digits.draw_digits("test", "digits", {"red": 1, "green": 2, "blue": 3}, random.Random(0))
     assert len(used) == 3 and all(
-        row in digits.samples("test")[digit] for row, digit in zip(used, (1, 2, 3), strict=True)
+        row in digits.digit_scans("test")[digit] for row, digit in zip(used, (1, 2, 3), strict=True)
     )
 
 
 def test_lessons_cover_numbers_up_to_forty_five():
     totals, pictures = set(), 0
-    for problem, response in digits.pretraining(400, seed=0):
+    for problem, response in digits.digit_lessons(400, seed=0):
         pictures += len(problem.images)
         totals |= {
             int(line.split("=")[1])
@@ -100,7 +100,7 @@ def test_the_source_selects_like_figures():
     with pytest.raises(UserError, match=r"digits: levels are \[9\]; choose from \[1, 2, 3, 4\]"):
         Digits().problems(Selection(levels=(9,)), 0)
     with pytest.raises(UserError, match=r"split is 'dev'"):
-        digits.generate(1, split="dev", seed=0)
+        digits.generate_digits(1, split="dev", seed=0)
 
 
 @pytest.mark.parametrize("source", [Digits, Figures])

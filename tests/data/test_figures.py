@@ -62,7 +62,7 @@ def test_splits_share_no_values_and_cover_all(highest, held_out):
 
 
 def test_problems_of_different_splits_share_no_values_nor_questions_about_them():
-    made = {split: figures.generate(400, split=split, seed=3) for split in SPLITS}
+    made = {split: figures.generate_figures(400, split=split, seed=3) for split in SPLITS}
     values = {split: {tuple(p.meta["values"].values()) for p in part} for split, part in made.items()}
     asked = {split: {(p.question, p.meta["caption"]) for p in part} for split, part in made.items()}
     for one, other in itertools.combinations(SPLITS, 2):
@@ -76,21 +76,21 @@ def test_more_held_out_problems_than_there_are_is_an_error():
     with pytest.raises(
         UserError, match=r"figures: 5000 test problems of bars, level 1: there aren't that many; ask for less"
     ):
-        figures.generate(5000, split="test", seed=0, kinds=("bars",), levels=(1,))
+        figures.generate_figures(5000, split="test", seed=0, kinds=("bars",), levels=(1,))
 
 
 # --- problems --------------------------------------------------------------------------------------------------------
 
 
 def test_answers_and_equations_are_right():
-    for problem in figures.generate(600, split="train", seed=5):
+    for problem in figures.generate_figures(600, split="train", seed=5):
         assert int(problem.answer) == truth(problem) >= 0
         assert holds(problem.meta["equations"]) and problem.meta["equations"].endswith(f"={problem.answer}")
 
 
 def test_a_level_is_its_number_of_operands_and_colours_keep_their_order():
     order = list(figures.COLOURS)
-    for problem in figures.generate(300, split="val", seed=1):
+    for problem in figures.generate_figures(300, split="val", seed=1):
         names = re.findall("red|green|blue", problem.question)
         assert len(names) == problem.level + 1
         distinct = list(dict.fromkeys(names))
@@ -98,16 +98,16 @@ def test_a_level_is_its_number_of_operands_and_colours_keep_their_order():
 
 
 def test_kinds_and_levels_take_turns():
-    made = figures.generate(18, split="train", seed=0, kinds=("bars", "table"), levels=(1, 2, 2))
+    made = figures.generate_figures(18, split="train", seed=0, kinds=("bars", "table"), levels=(1, 2, 2))
     assert [(p.level, p.meta["kind"]) for p in made] == list(itertools.product((1, 2, 2), ("bars", "table"))) * 3
 
 
 def test_the_same_seed_gives_the_same_pictures_and_another_gives_others():
-    first, again, other = (figures.generate(30, split="train", seed=seed) for seed in (1, 1, 2))
+    first, again, other = (figures.generate_figures(30, split="train", seed=seed) for seed in (1, 1, 2))
     assert [p.question for p in first] == [p.question for p in again]
     assert [p.images[0].tobytes() for p in first] == [p.images[0].tobytes() for p in again]
     assert sum(a.images[0].tobytes() == b.images[0].tobytes() for a, b in zip(first, other, strict=True)) < 3
-    assert first[:10] == figures.generate(10, split="train", seed=1)
+    assert first[:10] == figures.generate_figures(10, split="train", seed=1)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_pictures_and_another_gives_others():
 )
 def test_unknown_choices_are_errors(settings, message):
     with pytest.raises(UserError, match=message):
-        figures.generate(1, **({"split": "train", "seed": 0} | settings))
+        figures.generate_figures(1, **({"split": "train", "seed": 0} | settings))
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -130,14 +130,14 @@ def test_unknown_choices_are_errors(settings, message):
 @pytest.mark.parametrize("size", [56, 84, 112])
 @pytest.mark.parametrize("kind", figures.KINDS)
 def test_pictures_have_the_size_asked_for(kind, size):
-    picture = figures.draw(kind, {"red": 5, "green": 0, "blue": 3}, random.Random(0), size)
+    picture = figures.draw_figure(kind, {"red": 5, "green": 0, "blue": 3}, random.Random(0), size)
     assert picture.size == (size, size) and picture.mode == "RGB"
 
 
 def test_a_bar_is_as_high_as_its_value():
     for seed, values in enumerate(figures.combinations("val")):
         named = dict(zip(figures.COLOURS, values, strict=True))
-        picture = figures.draw("bars", named, random.Random(seed))
+        picture = figures.draw_figure("bars", named, random.Random(seed))
         for name, value in named.items():
             rows = {y for _, y in pixels(picture, name)}
             assert len(rows) == (1 + round(value * 52 / 5) if value else 0)
@@ -146,12 +146,12 @@ def test_a_bar_is_as_high_as_its_value():
 def test_there_are_as_many_shapes_as_the_value_says():
     for seed, values in enumerate(figures.combinations("val")):
         named = dict(zip(figures.COLOURS, values, strict=True))
-        picture = figures.draw("shapes", named, random.Random(seed))
+        picture = figures.draw_figure("shapes", named, random.Random(seed))
         assert {name: islands(pixels(picture, name)) for name in named} == named
 
 
 def test_every_value_looks_different_in_a_table():
-    pictures = {figures.draw("table", {"red": v, "green": 1, "blue": 1}, random.Random(0)).tobytes() for v in range(6)}
+    pictures = {figures.draw_figure("table", {"red": v, "green": 1, "blue": 1}, random.Random(0)).tobytes() for v in range(6)}
     assert len(pictures) == 6
 
 
@@ -175,7 +175,7 @@ def test_captions_and_questions_are_read_back():
 
 def test_lessons_never_answer_a_question_about_a_picture_and_show_training_values_only():
     train, tasks = set(figures.combinations("train")), set()
-    for problem, response in pretraining.pretraining(500, seed=4):
+    for problem, response in pretraining.figure_lessons(500, seed=4):
         tasks.add(problem.meta["task"])
         assert bool(problem.images) == (problem.meta["task"] == "caption")
         if problem.images:

@@ -17,11 +17,11 @@ from openvlt.config.resolvers import CONF
 from openvlt.data.images import open_images
 from openvlt.data.sources import release_readers
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.hub import Hub
-from openvlt.data.sources.local import Rows
+from openvlt.data.sources.hub import HubRows
+from openvlt.data.sources.local import LocalRows
 from openvlt.data.sources.releases import EvaluationOnly, Release
 from openvlt.data.sources.schema import Columns
-from openvlt.data.sources.splits import benchmarks_in
+from openvlt.data.sources.splits import benchmarks_named_in
 from openvlt.errors import UserError
 from openvlt.types import Problem, Verdict
 from openvlt.verify import verify
@@ -67,7 +67,7 @@ def test_real_samples(data_dir, folder, reader, split, count, pictures, known):
 def test_rows_in_the_look_of_mathvista(data_dir, name):
     """The shipped GEOS config reads this form; the other sources' rows have it too."""
     file = data_dir / "train_sources" / "mathvista_by_source" / name / "rows.jsonl"
-    found = problems(Rows(str(file), columns=Columns(id="pid", images="image")))
+    found = problems(LocalRows(str(file), columns=Columns(id="pid", images="image")))
     assert len(found) == len(file.read_text().splitlines()) and all(open_images(problem) for problem in found.values())
     if name == "geos":
         assert found["54"].answer == "10" and found["54"].choices == ("8", "10", "15", "18", "20")
@@ -213,24 +213,24 @@ SAID = [{"role": "user", "content": "<image>How many?"}, {"role": "assistant", "
 @pytest.mark.parametrize(
     ("convert", "row", "expected"),
     [
-        (release_readers.solution, {"images": 1, "problem": "<image>Find $x$.", "answer": "3 \\sqrt 3"}, ("Find $x$.", "3 \\sqrt 3", None)),
-        (release_readers.solution, {"image": 1, "problem": "How many items?", "solution": "<answer> 3 </answer>"}, ("How many items?", "3", None)),
-        (release_readers.indexed, {"image": 1, "question": "Which?", "choices": ["a", "b"], "answer": 1, "hint": "Read."}, ("Read.\nWhich?", "B", ("a", "b"))),
-        (partial(release_readers.indexed, choices="options"), {"image": 1, "question": "Which?", "options": ["a", "b"], "answer": "0"}, ("Which?", "A", ("a", "b"))),
-        (release_readers.majority, {"question_id": "7", "image": 1, "question": "What?", "answers": ["can", "soda", "soda"]}, ("What?", "soda", None)),
-        (release_readers.conversation, {"messages": SAID, "images": 1}, ("How many?", "3", None)),
-        (release_readers.conversation, {"conversations": [{"from": "human", "value": SAID[0]["content"]}, {"from": "gpt", "value": SAID[1]["content"]}], "image": 1}, ("How many?", "3", None)),
+        (release_readers.read_solution, {"images": 1, "problem": "<image>Find $x$.", "answer": "3 \\sqrt 3"}, ("Find $x$.", "3 \\sqrt 3", None)),
+        (release_readers.read_solution, {"image": 1, "problem": "How many items?", "solution": "<answer> 3 </answer>"}, ("How many items?", "3", None)),
+        (release_readers.read_indexed_choice, {"image": 1, "question": "Which?", "choices": ["a", "b"], "answer": 1, "hint": "Read."}, ("Read.\nWhich?", "B", ("a", "b"))),
+        (partial(release_readers.read_indexed_choice, choices="options"), {"image": 1, "question": "Which?", "options": ["a", "b"], "answer": "0"}, ("Which?", "A", ("a", "b"))),
+        (release_readers.majority_answer, {"question_id": "7", "image": 1, "question": "What?", "answers": ["can", "soda", "soda"]}, ("What?", "soda", None)),
+        (release_readers.read_conversation, {"messages": SAID, "images": 1}, ("How many?", "3", None)),
+        (release_readers.read_conversation, {"conversations": [{"from": "human", "value": SAID[0]["content"]}, {"from": "gpt", "value": SAID[1]["content"]}], "image": 1}, ("How many?", "3", None)),
     ],
 )  # fmt: skip
 def test_a_local_folder_of_the_hubs_schema(hub, convert, row, expected):
-    (problem,) = problems(Hub(hub([row]), convert=convert)).values()
+    (problem,) = problems(HubRows(hub([row]), convert=convert)).values()
     assert (problem.question, problem.answer, problem.choices) == expected
     assert [image.size for image in open_images(problem)] == [(9, 7)]
 
 
 def test_a_row_of_another_form_is_named(hub):
     with pytest.raises(UserError, match=r"copy\[train\], row 1: not a row of this form \(no 'problem'\); there are question, images; .*data\.convert"):
-        problems(Hub(hub([{"question": "Q", "images": 1}]), convert=release_readers.solution))
+        problems(HubRows(hub([{"question": "Q", "images": 1}]), convert=release_readers.read_solution))
 
 
 # --- evaluation only ----------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_a_row_of_another_form_is_named(hub):
 
 def test_evaluation_only_material_is_trained_on_by_name_only(data_dir):
     file = data_dir / "train_sources" / "mathvista_by_source" / "geos" / "rows.jsonl"
-    source = Rows(str(file), test_path=str(file), columns=Columns(id="pid", images="image"))
+    source = LocalRows(str(file), test_path=str(file), columns=Columns(id="pid", images="image"))
     guarded = EvaluationOnly(source, "mathvista", "its terms forbid training on it")
     assert len(problems(guarded, split="test")) == 4
     with pytest.raises(UserError, match=r"mathvista is for evaluation only \(its terms forbid training on it\); .*data\.force=mathvista"):
@@ -255,7 +255,7 @@ def test_evaluation_only_material_is_trained_on_by_name_only(data_dir):
      ("owner/gemma-rollouts", None), ("/home/emma/sets/mine", None), ("owner/dilemmas", None)],
 )  # fmt: skip
 def test_benchmarks_on_the_hub_are_known_by_name(path, name):
-    assert benchmarks_in(path) == [name] * (name is not None)
+    assert benchmarks_named_in(path) == [name] * (name is not None)
     if name is not None:
         with pytest.raises(UserError, match=f"{name} is for evaluation only .* data.force={name}"):
-            problems(Hub(path))
+            problems(HubRows(path))

@@ -12,11 +12,11 @@ import pytest
 
 from openvlt.data.images import open_images
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.hub import Hub
-from openvlt.data.sources.local import Rows
-from openvlt.data.sources.mixture import Mixture, apportion, fill
+from openvlt.data.sources.hub import HubRows
+from openvlt.data.sources.local import LocalRows
+from openvlt.data.sources.mixture import Mixture, apportion, fill_shares
 from openvlt.data.sources.schema import Columns
-from openvlt.data.sources.splits import allotment
+from openvlt.data.sources.splits import split_share
 from openvlt.errors import UserError
 
 ALTERNATIVES = Columns(images=("images", "image", "image_path"))
@@ -30,7 +30,7 @@ def ids(source: object, seed: int = 0, **selection: object) -> list[str]:
 
 
 def test_a_seed_decides_the_order_and_nothing_else(write, make_row):
-    source = Rows(str(write([make_row(number) for number in range(50)])))
+    source = LocalRows(str(write([make_row(number) for number in range(50)])))
     first, again, other = ids(source, 1), ids(source, 1), ids(source, 2)
     assert first == again != other and sorted(first) == sorted(other) == sorted(f"q{number}" for number in range(50))
     assert ids(source, 1, amount=7) == first[:7]
@@ -38,28 +38,28 @@ def test_a_seed_decides_the_order_and_nothing_else(write, make_row):
 
 def test_heldout_shares_are_disjoint_cover_everything_and_stay_when_rows_come(write, make_row):
     rows = [make_row(number) for number in range(1000)]
-    source = Rows(str(write(rows)), heldout=0.1)
+    source = LocalRows(str(write(rows)), heldout=0.1)
     parts = {split: set(ids(source, split=split)) for split in ("train", "val", "test")}
     assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 1000
     assert all(70 <= len(parts[split]) <= 130 for split in ("val", "test"))
-    more = Rows(str(write(rows[::-1] + [make_row(number) for number in range(1000, 1100)], "more.jsonl")), heldout=0.1)
+    more = LocalRows(str(write(rows[::-1] + [make_row(number) for number in range(1000, 1100)], "more.jsonl")), heldout=0.1)
     assert parts["test"] <= set(ids(more, split="test")) and not parts["train"] & set(ids(more, split="test"))
 
 
 def test_a_split_with_a_file_of_its_own_takes_nothing_from_train(write, make_row):
     train, test = write([make_row(number) for number in range(200)]), write([make_row(999)], "test.jsonl")
-    assert ids(Rows(str(train), test_path=str(test)), split="test") == ["q999"]
-    assert len(ids(Rows(str(train), test_path=str(test)))) == 200
-    both = Rows(str(train), test_path=str(test), heldout=0.25)
+    assert ids(LocalRows(str(train), test_path=str(test)), split="test") == ["q999"]
+    assert len(ids(LocalRows(str(train), test_path=str(test)))) == 200
+    both = LocalRows(str(train), test_path=str(test), heldout=0.25)
     assert len(ids(both)) + len(ids(both, split="val")) == 200 and 30 <= len(ids(both, split="val")) <= 70
 
 
 def test_shares_on_paper():
-    assert allotment("train", 0.1, ["train"]) == ("train", (0.2, 1.0))
-    assert allotment("test", 0.1, ["train"]) == ("train", (0.0, 0.1))
-    assert allotment("val", 0.1, ["train"]) == ("train", (0.1, 0.2))
-    assert allotment("val", 0.1, ["train", "test"]) == ("train", (0.0, 0.1))
-    assert allotment("test", 0.1, ["train", "test"]) == ("test", (0.0, 1.0))
+    assert split_share("train", 0.1, ["train"]) == ("train", (0.2, 1.0))
+    assert split_share("test", 0.1, ["train"]) == ("train", (0.0, 0.1))
+    assert split_share("val", 0.1, ["train"]) == ("train", (0.1, 0.2))
+    assert split_share("val", 0.1, ["train", "test"]) == ("train", (0.0, 0.1))
+    assert split_share("test", 0.1, ["train", "test"]) == ("test", (0.0, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -79,17 +79,17 @@ def test_shares_on_paper():
 def test_what_cannot_be_selected_says_what_to_set(write, make_row, settings, selection, message):
     file = write([make_row(number) for number in range(5)])
     with pytest.raises(UserError, match=message):
-        Rows(str(file), **settings).problems(Selection(**selection), 0)
+        LocalRows(str(file), **settings).problems(Selection(**selection), 0)
 
 
 def test_two_files_of_their_own_leave_nothing_to_hold_out(write, make_row):
     file = str(write([make_row(1)]))
     with pytest.raises(UserError, match=r"data\.heldout=0\.1 has no use"):
-        ids(Rows(file, test_path=file, val_path=file, heldout=0.1))
+        ids(LocalRows(file, test_path=file, val_path=file, heldout=0.1))
 
 
 def test_levels_filter_and_a_level_that_is_not_there_is_an_error(write, make_row):
-    source = Rows(str(write([make_row(number, level=number % 3) for number in range(9)] + [make_row(9)])))
+    source = LocalRows(str(write([make_row(number, level=number % 3) for number in range(9)] + [make_row(9)])))
     assert sorted(ids(source, levels=(1, 1, 2))) == ["q1", "q2", "q4", "q5", "q7", "q8"]
     with pytest.raises(UserError, match=r"levels \[1, 7\] wanted, the rows have \[0, 1, 2\]"):
         ids(source, levels=(1, 7))
@@ -99,8 +99,8 @@ def test_a_bad_row_stops_or_is_skipped_and_told(write, make_row):
     rows = [make_row(0), make_row(1, images=["none.png"]), make_row(2, answer=""), make_row(3)]
     file = write(rows)
     with pytest.raises(UserError, match=r"rows\.jsonl, line 2 \(id 'q1'\): image .*none\.png does not exist"):
-        ids(Rows(str(file)))
-    source = Rows(str(file), skip_bad=True)
+        ids(LocalRows(str(file)))
+    source = LocalRows(str(file), skip_bad=True)
     assert sorted(ids(source)) == sorted(ids(source)) == ["q0", "q3"]
     assert list(source.skipped) == [f"{file}, line 2", f"{file}, line 3"]
     assert "column 'answer' is empty" in source.skipped[f"{file}, line 3"]
@@ -108,24 +108,24 @@ def test_a_bad_row_stops_or_is_skipped_and_told(write, make_row):
 
 def test_a_misnamed_column_is_never_skipped(write, make_row):
     with pytest.raises(UserError, match=r"no column problem for the question; there are id, question, answer, images"):
-        ids(Rows(str(write([make_row(1)])), columns=Columns(question="problem"), skip_bad=True))
+        ids(LocalRows(str(write([make_row(1)])), columns=Columns(question="problem"), skip_bad=True))
 
 
 def test_an_id_may_occur_once_and_is_made_from_the_row_number_where_it_is_missing(write, make_row):
     with pytest.raises(UserError, match=r"twice\.jsonl: id 'x' occurs twice"):
-        ids(Rows(str(write([make_row(0, id="x"), make_row(1, id="x")], "twice.jsonl"))))
+        ids(LocalRows(str(write([make_row(0, id="x"), make_row(1, id="x")], "twice.jsonl"))))
     file = write([make_row(0, id="0"), make_row(1) | {"id": None}], "mine.jsonl")
-    assert sorted(ids(Rows(str(file)))) == ["0", "mine-2"]
+    assert sorted(ids(LocalRows(str(file)))) == ["0", "mine-2"]
 
 
 def test_several_pictures_per_question_keep_their_order(write, make_row):
-    problem = Rows(str(write([make_row(1, images=["b.png", "a.png", "b.png"])]))).problems(Selection(), 0)[0]
+    problem = LocalRows(str(write([make_row(1, images=["b.png", "a.png", "b.png"])]))).problems(Selection(), 0)[0]
     assert [image.getpixel((0, 0)) for image in open_images(problem)] == [(0, 0, 255), (255, 0, 0), (0, 0, 255)]
 
 
 def test_k12_as_the_shipped_config_reads_it(data_dir):
     file = data_dir / "train_sources" / "mm_eureka_k12" / "k12.json"
-    source = Rows(str(file), columns=ALTERNATIVES, heldout=0.2)
+    source = LocalRows(str(file), columns=ALTERNATIVES, heldout=0.2)
     train, test = source.problems(Selection(), 0), source.problems(Selection(split="test"), 0)
     assert len(train) + len(test) + len(ids(source, split="val")) == 60 and len(test) >= 5
     assert {problem.source for problem in train} == {"k12"} and all(open_images(problem) for problem in test)
@@ -146,8 +146,8 @@ def test_amounts_on_paper():
 def mixture(write, make_row) -> Mixture:
     """Parts `a` and `b` of 20 rows with the same ids, and `gone`, whose file is not there."""
     files = {name: write([make_row(number) for number in range(20)], f"{name}.jsonl") for name in "ab"}
-    parts = {name: Rows(str(file)) for name, file in files.items()}
-    return Mixture(parts | {"gone": Rows(str(files["a"].parent / "gone.jsonl"))})
+    parts = {name: LocalRows(str(file)) for name, file in files.items()}
+    return Mixture(parts | {"gone": LocalRows(str(files["a"].parent / "gone.jsonl"))})
 
 
 def test_a_mixture_draws_by_weight_marks_its_rows_and_leaves_other_parts_closed(mixture):
@@ -205,7 +205,7 @@ def hub_copy(write, monkeypatch):
 HUB_COLUMNS = Columns(id="pid", question="query", answer="label", images=[["figure", "others"]])
 
 
-def check_copy(source: Hub) -> None:
+def check_copy(source: HubRows) -> None:
     """Whatever the form of the copy: the same six training rows, with three pictures each."""
     problems = sorted(source.problems(Selection(), 0), key=lambda problem: problem.id)
     assert [problem.answer for problem in problems] == ["no", "yes"] * 3
@@ -215,7 +215,7 @@ def check_copy(source: Hub) -> None:
 
 def test_what_save_to_disk_wrote_is_read_with_its_splits(hub_copy, tmp_path):
     hub_copy.save_to_disk(str(tmp_path / "copy"))
-    source = Hub(
+    source = HubRows(
         str(tmp_path / "copy"), splits={"train": "train", "val": "validation", "test": None}, columns=HUB_COLUMNS
     )
     check_copy(source)
@@ -233,15 +233,15 @@ def test_a_folder_of_parquet_files_and_one_such_file_are_read_like_the_hub(hub_c
     folder.mkdir()
     for name, part in hub_copy.items():
         part.to_parquet(str(folder / f"{name}-00000-of-00001.parquet"))
-    check_copy(Hub(str(folder), columns=HUB_COLUMNS))
-    check_copy(Hub(str(folder / "train-00000-of-00001.parquet"), columns=HUB_COLUMNS))
-    assert len(ids(Hub(str(folder), splits={"train": "train[:50%]", "test": "train[50%:]"}, columns=HUB_COLUMNS))) == 3
+    check_copy(HubRows(str(folder), columns=HUB_COLUMNS))
+    check_copy(HubRows(str(folder / "train-00000-of-00001.parquet"), columns=HUB_COLUMNS))
+    assert len(ids(HubRows(str(folder), splits={"train": "train[:50%]", "test": "train[50%:]"}, columns=HUB_COLUMNS))) == 3
 
 
 def test_hub_errors_name_the_data_set_and_what_to_check(hub_copy, tmp_path):
     (tmp_path / "local").mkdir()
     hub_copy["train"].to_parquet(str(tmp_path / "local" / "train.parquet"))
-    source = Hub(str(tmp_path / "local"), columns=HUB_COLUMNS)
+    source = HubRows(str(tmp_path / "local"), columns=HUB_COLUMNS)
     with pytest.raises(
         UserError, match=r"split 'dev', can't be loaded: .*check data\.path, data\.name and data\.splits"
     ):
@@ -253,7 +253,7 @@ def test_hub_errors_name_the_data_set_and_what_to_check(hub_copy, tmp_path):
     with pytest.raises(UserError, match=r"data\.splits names \['dev'\]"):
         ids(dataclasses.replace(source, splits={"dev": "train"}))
     with pytest.raises(UserError, match=r"can't be loaded"):
-        ids(Hub(str(tmp_path / "nothing")))
+        ids(HubRows(str(tmp_path / "nothing")))
 
 
 # --- imports ---------------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_sources_import_neither_torch_nor_datasets_nor_sklearn():
 
 
 def test_short_parts_give_all_they_have_and_the_others_fill_up() -> None:
-    assert fill(10, {"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 9, "c": 9}) == {"a": 2, "b": 4, "c": 4}
-    assert fill(12, {"a": 1, "b": 1, "c": 2}, {"a": 1, "b": 3, "c": 99}) == {"a": 1, "b": 3, "c": 8}
+    assert fill_shares(10, {"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 9, "c": 9}) == {"a": 2, "b": 4, "c": 4}
+    assert fill_shares(12, {"a": 1, "b": 1, "c": 2}, {"a": 1, "b": 3, "c": 99}) == {"a": 1, "b": 3, "c": 8}
     with pytest.raises(UserError, match="20 problems wanted"):
-        fill(20, {"a": 1, "b": 1}, {"a": 9, "b": 9})
+        fill_shares(20, {"a": 1, "b": 1}, {"a": 9, "b": 9})

@@ -16,8 +16,8 @@ from openvlt.data.images import open_images
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.graded import Graded
-from openvlt.data.sources.local import Rows
-from openvlt.data.sources.selection import between
+from openvlt.data.sources.local import LocalRows
+from openvlt.data.sources.selection import keep_between
 from openvlt.distill.card import card, figure
 from openvlt.distill.cost import Expected, plan, shares
 from openvlt.distill.cut import reflections, tagged
@@ -79,13 +79,13 @@ def test_difficulty_columns_on_paper(finished):
 def test_problems_are_chosen_by_their_grades(finished):
     folder = finished[0]
     file = str(folder / "problems.parquet")
-    assert {problem.id for problem in Rows(file).problems(Selection(), 0)} == {"p0", "p1", "p2", "p3"}  # data=jsonl reads it too
-    band = Graded(file, partial(between, column="pass_rate", low=0.01, high=0.99)).problems(Selection(), 0)
+    assert {problem.id for problem in LocalRows(file).problems(Selection(), 0)} == {"p0", "p1", "p2", "p3"}  # data=jsonl reads it too
+    band = Graded(file, partial(keep_between, column="pass_rate", low=0.01, high=0.99)).problems(Selection(), 0)
     assert [(problem.id, problem.meta["pass_rate"], problem.level, problem.source) for problem in band] == [("p1", 0.5, 1, "b")]
     assert open_images(band[0])[0].size == (8, 6)
     assert len(Graded(file).problems(Selection(), 0)) == 4
     with pytest.raises(UserError, match="keeps none of 4 problems"):
-        Graded(file, partial(between, column="mean_words", low=99)).problems(Selection(), 0)
+        Graded(file, partial(keep_between, column="mean_words", low=99)).problems(Selection(), 0)
     with pytest.raises(UserError, match="has no column samples; give the problems.parquet of a distillation"):
         Graded(str(folder / "traces.parquet")).problems(Selection(), 0)
 

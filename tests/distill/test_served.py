@@ -52,7 +52,7 @@ def distillation(reason, problems: list[Problem]) -> Distillation:
 
 def test_a_fifth_of_faults_changes_nothing(tmp_path):
     """The same traces as from a server without faults; every chain answered and filed once."""
-    problems = figures.generate(100, split="train", seed=1)
+    problems = figures.generate_figures(100, split="train", seed=1)
     for name, faults in (("good", 0.0), ("bad", 0.2)):
         (tmp_path / name).mkdir()
         with stub_server(tmp_path / name / "log", faults=faults) as url:
@@ -65,7 +65,7 @@ def test_a_fifth_of_faults_changes_nothing(tmp_path):
 
 
 def test_a_restarted_run_asks_only_for_what_is_missing(tmp_path):
-    problems = figures.generate(40, split="train", seed=1)
+    problems = figures.generate_figures(40, split="train", seed=1)
     with stub_server(tmp_path / "log", latency=0.01) as url:
         engine = served(url, concurrency=8)
         asked = [Question(problem, problem.meta["caption"], (0, 1, 2, 3)) for problem in problems]
@@ -104,7 +104,7 @@ def test_what_a_server_is_shown():
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny Qwen2 that has seen forty batches of questions with short answers: it guesses, now and then rightly."""
-    problems = figures.generate(320, split="train", seed=1, levels=[1])
+    problems = figures.generate_figures(320, split="train", seed=1, levels=[1])
     tokenizer = make_tokenizer([f"{problem.question} {problem.meta['caption']} Description: Question:" for problem in problems], 400)
     end, pad = tokenizer.convert_tokens_to_ids(END), tokenizer.convert_tokens_to_ids(PAD)
     sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -151,7 +151,7 @@ def transformers_serve(model: Path, log: Path) -> Iterator[str]:
 
 
 def test_a_text_model_in_this_process_reads_captions(language_model):
-    problems = figures.generate(4, split="train", seed=2)
+    problems = figures.generate_figures(4, split="train", seed=2)
     engine = Local(HFGenerator(), PromptStyle(), max_new_tokens=24, greedy=True, model=TextModel(str(language_model), dtype="float32"), batch=3)
     asked = [Question(problem, problem.meta["caption"], (0,)) for problem in problems]
     replies = [reply for _, _, reply in engine.write(None, iter(asked), 1, 0, Usage())]

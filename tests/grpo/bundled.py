@@ -87,7 +87,7 @@ def tiny_model(dtype: torch.dtype = torch.float64) -> VLM:
 
 
 def questions(amount: int) -> list[Problem]:
-    return figures.generate(amount, split="train", seed=3)
+    return figures.generate_figures(amount, split="train", seed=3)
 
 
 @functools.cache

@@ -77,8 +77,8 @@ BY_GROUP = (advantage.group_normalised, advantage.group_centred, advantage.batch
         ({"sampler": partial(sampler.NearHalf, floor=Ramp(0.1, 0.2))}, "grpo.sampler can't be a schedule"),
         ({"correction": RolloutCorrection(cap=Ramp(2.0, 0.0))}, "cap=0.0; they are 0 <= floor < cap"),
         ({"plan": Views({"more": Spec(Ramp(2, 0))})}, "n=0 completions"),
-        ({"select": partial(selection.between, low=0.2)}, r"grpo.select has no column; give \+grpo.select.column=<value>"),
-        ({"select": partial(selection.highest, column="level")}, "grpo.select has no amount"),
+        ({"select": partial(selection.keep_between, low=0.2)}, r"grpo.select has no column; give \+grpo.select.column=<value>"),
+        ({"select": partial(selection.keep_highest, column="level")}, "grpo.select has no amount"),
         ({"auxiliary": {"gap": ViewGap(0.1, view="black")}, "passes": KL_ONLY}, r"reads logp of the pass 'black'; add it: .*=\[logp, \.\.\.\]"),
         ({"shapers": {"p": partial(advantage_shaping.perception, view="black")}, "passes": KL_ONLY}, "grpo.shapers.p reads logp of the pass 'black'"),
         ({"shapers": {"u": partial(advantage_shaping.uncertainty, weight=1.0, limit=1.0, noisy="black")}, "passes": VIEW}, "u reads sym_kl of the pass"),
@@ -111,7 +111,7 @@ def test_what_is_allowed_is_built():
     assert grpo(reward_kl=RewardKL(0.1), gate=group_filter.keep_all).needs_reference
     assert grpo(reward=Reward({"caption": CaptionSuffices("reference")}, {"caption": 1.0})).needs_reference
     assert not grpo(reward=Reward({"caption": CaptionSuffices()}, {"caption": 1.0})).needs_reference
-    assert grpo(correction=RolloutCorrection(cap=Ramp(3.0, 2.0)), select=partial(selection.between, column="level")).steps
+    assert grpo(correction=RolloutCorrection(cap=Ramp(3.0, 2.0)), select=partial(selection.keep_between, column="level")).steps
     assert list(grpo(kl=0.1, auxiliary={"entropy": Entropy(0.1)}).losses) == ["kl", "entropy"]
     assert grpo(shapers={"p": NEED}, passes=VIEW, refill=Resample()) and grpo(shapers={"cut": advantage_shaping.mask_truncated}, refill=Replay())
     assert grpo(advantage=advantage.gdpo, gate=group_filter.keep_all) and grpo(shapers={"first": advantage_shaping.perceived_first})

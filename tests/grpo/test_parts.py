@@ -14,7 +14,7 @@ from made import rollouts
 from PIL import Image
 
 from openvlt.data import self_made_tasks
-from openvlt.data.image_views import Blackened, Noisy, seen_through
+from openvlt.data.image_views import Blackened, Noisy, apply_view
 from openvlt.data.sources import selection
 from openvlt.data.synthetic import figures
 from openvlt.errors import UserError
@@ -200,10 +200,10 @@ def test_auxiliary_losses_mark_their_own_tokens():
 def test_a_view_keeps_the_size_draws_once_and_at_strength_0_changes_nothing(view):
     image = Image.fromarray(np.random.default_rng(0).integers(1, 256, (60, 45, 3), dtype=np.uint8))
     problem = Problem("p", "?", "1", (image,))
-    (same,) = seen_through(problem, view, 0.0, 3).images
-    (once,), (twice,) = (seen_through(problem, view, 0.7, 3).images for _ in range(2))
+    (same,) = apply_view(problem, view, 0.0, 3).images
+    (once,), (twice,) = (apply_view(problem, view, 0.7, 3).images for _ in range(2))
     assert same.tobytes() == image.tobytes() and once.tobytes() == twice.tobytes() != image.tobytes() and once.size == image.size
-    (other,) = seen_through(problem, view, 0.7, 4).images
+    (other,) = apply_view(problem, view, 0.7, 4).images
     assert other.tobytes() != once.tobytes()
 
 
@@ -213,32 +213,32 @@ def test_blackened_hits_whole_patches():
     per_patch = pixels.transpose(0, 2, 1, 3).reshape(12, -1)
     assert all(len(set(patch)) == 1 for patch in per_patch) and 0 < (per_patch[:, 0] == 0).sum() < 12
     with pytest.raises(UserError, match="a view keeps the size"):
-        seen_through(Problem("p", "?", "1", (image,)), lambda image, rng, strength: image.resize((10, 10)), 1.0, 0)
+        apply_view(Problem("p", "?", "1", (image,)), lambda image, rng, strength: image.resize((10, 10)), 1.0, 0)
 
 
 def test_task_builders_know_their_answer():
-    problem = figures.generate(1, split="train", seed=1)[0]
-    (turned,) = self_made_tasks.rotation(problem, random.Random(3))
+    problem = figures.generate_figures(1, split="train", seed=1)[0]
+    (turned,) = self_made_tasks.rotation_task(problem, random.Random(3))
     first, second = turned.images
     assert second.tobytes() == first.rotate(int(turned.answer), expand=True).tobytes() and len(turned.images) == 2
     assert turned.id == problem.id  # a sampler hears of it
-    asked, check = self_made_tasks.with_perception(problem, random.Random(0))
+    asked, check = self_made_tasks.add_perception_task(problem, random.Random(0))
     assert asked is problem and check.meta["parent"] == problem.id
     assert check.answer == str(problem.meta["values"][check.question.split()[-1].rstrip("?")])
     with pytest.raises(UserError, match="no caption with values"):
-        self_made_tasks.with_perception(Problem("p", "?", "1"), random.Random(0))
+        self_made_tasks.add_perception_task(Problem("p", "?", "1"), random.Random(0))
 
 
 def test_selectors_read_levels_and_numbers_of_meta():
     problems = [Problem(str(n), "?", "1", level=n % 3, meta={"pass_rate": n / 4} if n < 4 else {}) for n in range(5)]
-    middle = selection.chosen(problems, partial(selection.between, column="pass_rate", low=0.2, high=0.6))
+    middle = selection.filter_problems(problems, partial(selection.keep_between, column="pass_rate", low=0.2, high=0.6))
     assert [p.id for p in middle] == ["1", "2"]
-    assert [p.id for p in selection.chosen(problems, partial(selection.highest, column="pass_rate", amount=2))] == ["2", "3"]
-    assert len(selection.chosen(problems, None)) == 5
+    assert [p.id for p in selection.filter_problems(problems, partial(selection.keep_highest, column="pass_rate", amount=2))] == ["2", "3"]
+    assert len(selection.filter_problems(problems, None)) == 5
     with pytest.raises(UserError, match=r"names column 'passrate'; the problems have \['level', 'pass_rate'\]"):
-        selection.chosen(problems, partial(selection.between, column="passrate"))
+        selection.filter_problems(problems, partial(selection.keep_between, column="passrate"))
     with pytest.raises(UserError, match="keeps none of 5 problems"):
-        selection.chosen(problems, partial(selection.between, column="level", low=9))
+        selection.filter_problems(problems, partial(selection.keep_between, column="level", low=9))
 
 
 def test_the_largest_group_and_draw_of_a_plan():

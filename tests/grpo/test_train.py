@@ -101,7 +101,7 @@ CASES = {  # what a draw may depend on, and what has images made
     "outcome": {"sampler": NearHalf, "prompts_per_rollout": 8, "steps": 6},
     "refill": {"refill": Resample(tries=2), "passes": {"dark": ViewPass(Blackened())}, "shapers": {"p": partial(perception, view="dark")}},
     "views": {
-        "task": self_made_tasks.rotation,
+        "task": self_made_tasks.rotation_task,
         "plan": Views({"noisy": Spec(2, NOISE, Ramp(0.2, 0.8))}),
         "passes": {"noisy": ViewPass(NOISE, Ramp(0.2, 0.8), outputs=("sym_kl",)), "dark": ViewPass(Blackened(), Ramp(0.0, 0.9))},
         "shapers": {

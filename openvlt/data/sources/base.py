@@ -33,12 +33,12 @@ class Source(Protocol):
     def problems(self, selection: Selection, seed: int) -> list[Problem]: ...
 
 
-def everything(key: str) -> str:
+def advise_all_rows(key: str) -> str:
     """How each script asks for all rows, whatever their `key` (amount, levels, sources)."""
     return f"take all rows: train.py +experiment=own, distill.py select.{key}=null, evaluate.py evaluation.selection.{key}=null"
 
 
-def no_mixture(selection: Selection, where: str) -> None:
+def refuse_mixture(selection: Selection, where: str) -> None:
     """Raises UserError when a selection weighs the parts of what is one source."""
     if selection.sources is not None:
         wanted = f"sources={dict(selection.sources)} needs a mixture such as data=openvlthinker"
@@ -51,7 +51,7 @@ def no_mixture(selection: Selection, where: str) -> None:
 
 
 
-def check_amount(problems: Sequence[Problem], selection: Selection, where: str) -> list[Problem]:
+def take_amount(problems: Sequence[Problem], selection: Selection, where: str) -> list[Problem]:
     """The first `amount` of the problems. Raises UserError when there are fewer."""
     if selection.amount is not None and selection.amount > len(problems):
         amounts = f"{selection.amount} problems wanted, {len(problems)} there"

@@ -11,8 +11,8 @@ import numpy as np
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.files import read_rows
 from openvlt.data.sources.schema import Columns, to_problem
-from openvlt.data.sources.selection import chosen
-from openvlt.data.sources.splits import allotment, choose_share, no_rows
+from openvlt.data.sources.selection import filter_problems
+from openvlt.data.sources.splits import missing_split_error, select_share, split_share
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -33,10 +33,10 @@ class Graded:
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`. Raises UserError when the file has no such columns, or nothing is kept."""
         file = Path(self.path)
-        split, share = allotment(selection.split, self.heldout, ["train"])
+        split, share = split_share(selection.split, self.heldout, ["train"])
         if share[0] == share[1]:
-            raise no_rows(str(file), selection.split)
-        return choose_share(chosen(self._load(file), self.select), share, selection, seed, str(file))
+            raise missing_split_error(str(file), selection.split)
+        return select_share(filter_problems(self._load(file), self.select), share, selection, seed, str(file))
 
     def _load(self, file: Path) -> list[Problem]:
         problems = []

@@ -10,13 +10,13 @@ from typing import Any
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.local import _problems
 from openvlt.data.sources.schema import Columns, Row
-from openvlt.data.sources.splits import SPLITS, allotment, benchmarks_in, choose_share, no_rows, refuse_training
+from openvlt.data.sources.splits import SPLITS, benchmarks_named_in, missing_split_error, refuse_training, select_share, split_share
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
 
 @dataclass(frozen=True)
-class Hub:
+class HubRows:
     """`conf/data/hub.yaml`: a data set of the Hugging Face hub, or a copy of it (folder, `save_to_disk`, parquet file).
 
     `splits` says which of the set's splits (slices like `train[:90%]` included) is our train, test and val; `heldout`
@@ -41,13 +41,13 @@ class Hub:
         if set(self.splits) - set(SPLITS):
             raise UserError(f"data.splits names {sorted(self.splits)}; its keys are of {list(SPLITS)}")
         if selection.split == "train":
-            for name in benchmarks_in(self.path):
+            for name in benchmarks_named_in(self.path):
                 refuse_training(name, "a benchmark", self.force)
         splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
-        split, share = allotment(selection.split, self.heldout, list(splits))
+        split, share = split_share(selection.split, self.heldout, list(splits))
         if split not in splits or share[0] == share[1]:
-            raise no_rows(f"data.path={self.path}", selection.split, f"data.splits.{selection.split}=<one of its splits>")
-        return choose_share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
+            raise missing_split_error(f"data.path={self.path}", selection.split, f"data.splits.{selection.split}=<one of its splits>")
+        return select_share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
 
     def _load(self, split: str) -> list[Problem]:
         data = self._fetch(split)

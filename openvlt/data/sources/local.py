@@ -9,7 +9,7 @@ from pathlib import Path
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.files import read_rows, unit
 from openvlt.data.sources.schema import Columns, Row, to_problem
-from openvlt.data.sources.splits import allotment, choose_share, no_rows
+from openvlt.data.sources.splits import missing_split_error, select_share, split_share
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -26,7 +26,7 @@ from openvlt.types import Problem
 
 
 @dataclass(frozen=True)
-class Rows:
+class LocalRows:
     """`conf/data/jsonl.yaml`: rows of .jsonl, .json or .parquet files; image paths are relative to each file.
 
     `path` is the training file. Held-out questions are those of `test_path` and `val_path`; for each of these two that
@@ -47,11 +47,11 @@ class Rows:
         """See `Source`. Raises UserError on a bad file or row, a split that isn't there, or too few rows."""
         files = {"train": self.path, "test": self.test_path, "val": self.val_path}
         own = [split for split, file in files.items() if file is not None]
-        split, share = allotment(selection.split, self.heldout, own)
+        split, share = split_share(selection.split, self.heldout, own)
         if share[0] == share[1]:
-            raise no_rows(f"data.path={self.path}", selection.split, f"data.{selection.split}_path=<file>")
+            raise missing_split_error(f"data.path={self.path}", selection.split, f"data.{selection.split}_path=<file>")
         file = Path(files[split])
-        return choose_share(self._load(file), share, selection, seed, str(file))
+        return select_share(self._load(file), share, selection, seed, str(file))
 
     def _load(self, file: Path) -> list[Problem]:
         rows = read_rows(file)

@@ -23,7 +23,7 @@ class Mixture:
     """
 
     sources: Mapping[str, Source]
-    fill: bool = False
+    fill_shares: bool = False
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -35,7 +35,7 @@ class Mixture:
         weights = self._weights(selection)
         if selection.amount is not None and self.fill:
             there = {name: self._part(name, None, selection, seed) for name in weights}
-            amounts = fill(selection.amount, weights, {name: len(problems) for name, problems in there.items()})
+            amounts = fill_shares(selection.amount, weights, {name: len(problems) for name, problems in there.items()})
             drawn = [problem for name, amount in amounts.items() for problem in there[name][:amount]]
         elif selection.amount is not None:
             amounts = apportion(selection.amount, weights)
@@ -68,7 +68,7 @@ class Mixture:
         return weights
 
 
-def fill(amount: int, weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
+def fill_shares(amount: int, weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
     """As `apportion`, with no part asked for more than its size: short parts give all, the rest is shared out again."""
     if amount > sum(sizes[name] for name in weights):
         raise UserError(f"{amount} problems wanted, the sources have {dict(sizes)}; lower the amount or add data")

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.sources.releases import Rows, each, letter, load_json, with_hint, yes_or_no
+from openvlt.data.sources.releases import ReleaseRows, each, letter, load_json, with_hint, yes_or_no
 from openvlt.data.sources.schema import Row
 from openvlt.errors import UserError
 
 
-def figureqa(folder: Path, split: str) -> Rows:
+def figureqa(folder: Path, split: str) -> ReleaseRows:
     """FigureQA (Kahou et al. 2018): `<split>/qa_pairs.json`, `<split>/png/<image_index>.png`; 0 is no, 1 is yes."""
     file = folder / split / "qa_pairs.json"
     pairs = load_json(file)
@@ -24,7 +24,7 @@ def figureqa(folder: Path, split: str) -> Rows:
     return each(file, pairs["qa_pairs"] if isinstance(pairs, dict) else pairs, row)
 
 
-def geometry3k(folder: Path, split: str) -> Rows:
+def geometry3k(folder: Path, split: str) -> ReleaseRows:
     """Geometry3K (Lu et al. 2021): `<split>/<id>/data.json` beside `img_diagram.png`; the answer is a letter."""
     homes = sorted((folder / split).glob("*/data.json"), key=lambda file: (len(file.parent.name), file.parent.name))
     if not homes:
@@ -39,7 +39,7 @@ def geometry3k(folder: Path, split: str) -> Rows:
         }, "problem")  # fmt: skip
 
 
-def tabmwp(folder: Path, split: str) -> Rows:
+def tabmwp(folder: Path, split: str) -> ReleaseRows:
     """TabMWP (Lu et al. 2023): `problems_<split>.json` by id, `tables/<id>.png`; the unit belongs to the question."""
     file = folder / f"problems_{split}.json"
 
@@ -51,7 +51,7 @@ def tabmwp(folder: Path, split: str) -> Rows:
     return each(file, load_json(file), row, "problem")
 
 
-def vizwiz(folder: Path, split: str) -> Rows:
+def vizwiz(folder: Path, split: str) -> ReleaseRows:
     """VizWiz-VQA (Gurari et al. 2018): `<split>.json`, images in `<split>/`; what most people answered; unanswerable ones are left out."""
     file = folder / f"{split}.json"
     return each(file, load_json(file), lambda number, row: vizwiz_row(row) | {"id": row["image"], "images": [f"{split}/{row['image']}"]}
@@ -64,7 +64,7 @@ def vizwiz_row(row: Row) -> Row:
     return {"question": row["question"], "answer": said.most_common(1)[0][0]}
 
 
-def ai2d(folder: Path, split: str) -> Rows:
+def ai2d(folder: Path, split: str) -> ReleaseRows:
     """AI2D (Kembhavi et al. 2016): `questions/<image>.json` and `images/`; `correctAnswer` counts from 0. The release has no splits."""
     files = sorted((folder / "questions").glob("*.json"))
     if not files:
@@ -81,17 +81,17 @@ def ai2d(folder: Path, split: str) -> Rows:
         }, "question")  # fmt: skip
 
 
-def clevr(folder: Path, split: str) -> Rows:
+def clevr(folder: Path, split: str) -> ReleaseRows:
     """CLEVR (Johnson et al. 2017): `questions/CLEVR_<split>_questions.json`, `images/<split>/`."""
     return _scenes(folder / "questions" / f"CLEVR_{split}_questions.json", f"images/{split}")
 
 
-def superclevr(folder: Path, split: str) -> Rows:
+def superclevr(folder: Path, split: str) -> ReleaseRows:
     """Super-CLEVR (Li et al. 2023): the split is the name of a question file (`superCLEVR_questions_30k`), images in `images/`."""
     return _scenes(folder / f"{split}.json", "images")
 
 
-def _scenes(file: Path, images: str) -> Rows:
+def _scenes(file: Path, images: str) -> ReleaseRows:
     questions = load_json(file)
     return each(file, questions["questions"], lambda number, row: {
         "id": f"{file.stem}-{row.get('question_index', number)}",
@@ -101,7 +101,7 @@ def _scenes(file: Path, images: str) -> Rows:
     }, "question")  # fmt: skip
 
 
-def clevr_math(folder: Path, split: str) -> Rows:
+def clevr_math(folder: Path, split: str) -> ReleaseRows:
     """CLEVR-Math (Lindström and Abraham 2022) in OctoTools' flat form: `data.json`, paths relative to the folder."""
     file = folder / "data.json"
     return each(file, load_json(file), lambda number, row: {
@@ -109,7 +109,7 @@ def clevr_math(folder: Path, split: str) -> Rows:
     })  # fmt: skip
 
 
-def iconqa(folder: Path, split: str) -> Rows:
+def iconqa(folder: Path, split: str) -> ReleaseRows:
     """IconQA (Lu et al. 2021): `<split>/<task>/<id>/data.json`, `image.png`; where pictures are to choose from, they follow the image."""
     homes = sorted((folder / split).glob("*/*/data.json"))
     if not homes:
@@ -131,7 +131,7 @@ def iconqa_row(row: Mapping[str, Any], place: str) -> Row:
     return found | {"choices": choices, "answer": letter(row["answer"], choices)}
 
 
-def mapqa(folder: Path, split: str) -> Rows:
+def mapqa(folder: Path, split: str) -> ReleaseRows:
     """MapQA (Chang et al. 2022): `<split>-QA.json`, `images/<map_id>`; several answers are told one after the other."""
     file = folder / f"{split}-QA.json"
 
@@ -144,7 +144,7 @@ def mapqa(folder: Path, split: str) -> Rows:
     return each(file, load_json(file), row)
 
 
-def scienceqa(folder: Path, split: str) -> Rows:
+def scienceqa(folder: Path, split: str) -> ReleaseRows:
     """ScienceQA (Lu et al. 2022): `problems.json` by id, `images/<split>/<id>/image.png`; questions without an image are left out."""
     file = folder / "problems.json"
 
@@ -160,19 +160,19 @@ def scienceqa(folder: Path, split: str) -> Rows:
 # --- rows of the hub ------------------------------------------------------------------------------------------------
 
 
-def indexed(row: Row, *, id: str = "id", question: str = "question", choices: str = "choices", answer: str = "answer", image: str = "image",
+def read_indexed_choice(row: Row, *, id: str = "id", question: str = "question", choices: str = "choices", answer: str = "answer", image: str = "image",
             hint: str = "hint") -> Row:  # fmt: skip
     """A multiple-choice row whose answer is an index, as a number or in digits (ScienceQA, AI2D)."""
     found = {"question": with_hint(row[question], row.get(hint)), "choices": row[choices], "images": row[image]}
     return found | {"answer": letter(row[answer], row[choices])} | ({"id": row[id]} if row.get(id) is not None else {})
 
 
-def majority(row: Row) -> Row:
+def majority_answer(row: Row) -> Row:
     """VizWiz-VQA as lmms-lab has it: ten answers per question."""
     return vizwiz_row(row) | {"id": row["question_id"], "images": row["image"]}
 
 
-def solution(row: Row) -> Row:
+def read_solution(row: Row) -> Row:
     """RL sets whose answer stands in tags or in a box (`<answer> 3 </answer>`): EasyR1, verl and R1-V forms."""
     from openvlt.verify import extract
 
@@ -182,7 +182,7 @@ def solution(row: Row) -> Row:
     return found | {"images": images} | ({"id": row["id"]} if row.get("id") is not None else {})
 
 
-def conversation(row: Row) -> Row:
+def read_conversation(row: Row) -> Row:
     """Traces as conversations (`messages`, or `conversations` of from and value): the question, and the answer at the end of the reply."""
     from openvlt.verify import extract
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import Columns, Row, to_problem
-from openvlt.data.sources.splits import SPLITS, allotment, choose_share, no_rows, refuse_training
+from openvlt.data.sources.splits import SPLITS, missing_split_error, refuse_training, select_share, split_share
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
-Rows = Iterator[tuple[str, Row]]
-Reader = Callable[[Path, str], Rows]
+ReleaseRows = Iterator[tuple[str, Row]]
+Reader = Callable[[Path, str], ReleaseRows]
 
 
 class BadRow(Exception):
@@ -48,12 +48,12 @@ class Release:
         if set(self.splits) - set(SPLITS):
             raise UserError(f"data.splits names {sorted(self.splits)}; its keys are of {list(SPLITS)}")
         splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
-        split, share = allotment(selection.split, self.heldout, list(splits))
+        split, share = split_share(selection.split, self.heldout, list(splits))
         if split not in splits or share[0] == share[1]:
-            raise no_rows(self.path, selection.split, f"data.splits.{selection.split}=<its split>")
+            raise missing_split_error(self.path, selection.split, f"data.splits.{selection.split}=<its split>")
         if not Path(self.path).is_dir():
             raise UserError(f"data folder {self.path} does not exist (looked in {Path.cwd()}); unpack the release there")
-        return choose_share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
+        return select_share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
 
     def _load(self, split: str) -> list[Problem]:
         problems, root = [], Path(self.path)
@@ -101,7 +101,7 @@ def load_json(file: Path) -> Any:
         raise UserError(f"{file}, line {error.lineno}: not valid JSON ({error.msg}); fetch the file again") from None
 
 
-def each(file: Path, rows: Sequence[Any] | Mapping[str, Any], make: Callable[[str, Any], Row | None], unit: str = "row") -> Rows:
+def each(file: Path, rows: Sequence[Any] | Mapping[str, Any], make: Callable[[str, Any], Row | None], unit: str = "row") -> ReleaseRows:
     """`make(id, row)` for every row of a file: a list's rows are counted from 1, a mapping's named by their keys; None leaves one out.
 
     A row without a field that `make` reads, or of another type, comes as a `BadRow`.

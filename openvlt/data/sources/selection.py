@@ -9,11 +9,11 @@ import numpy as np
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
-Columns = Mapping[str, np.ndarray]
-Selector = Callable[[Columns], np.ndarray]
+ProblemColumns = Mapping[str, np.ndarray]
+Selector = Callable[[ProblemColumns], np.ndarray]
 
 
-def columns_of(problems: Sequence[Problem]) -> dict[str, np.ndarray]:
+def problem_columns(problems: Sequence[Problem]) -> dict[str, np.ndarray]:
     """`level` and every number in the problems' `meta` (pass rate, reward variance, search iterations), NaN where a problem has none."""
     numbers = [
         {"level": problem.level, **{name: value for name, value in problem.meta.items() if isinstance(value, (int, float))}}
@@ -23,31 +23,31 @@ def columns_of(problems: Sequence[Problem]) -> dict[str, np.ndarray]:
     return {name: np.array([np.nan if row.get(name) is None else float(row[name]) for row in numbers]) for name in names}
 
 
-def between(columns: Columns, *, column: str, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
+def keep_between(columns: ProblemColumns, *, column: str, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
     """Problems whose `column` is within [low, high]: OpenVLThinker's medium and hard sets, accuracy bands."""
     value = _column(columns, column)
     return (value >= low) & (value <= high)
 
 
-def highest(columns: Columns, *, column: str, amount: int) -> np.ndarray:
+def keep_highest(columns: ProblemColumns, *, column: str, amount: int) -> np.ndarray:
     """The `amount` problems with the largest `column`, of equals the first (Temporal-R1: reward variance)."""
     order = np.argsort(-np.nan_to_num(_column(columns, column), nan=-np.inf), kind="stable")
-    chosen = np.zeros(len(order), dtype=bool)
-    chosen[order[:amount]] = True
-    return chosen
+    filter_problems = np.zeros(len(order), dtype=bool)
+    filter_problems[order[:amount]] = True
+    return filter_problems
 
 
-def _column(columns: Columns, name: str) -> np.ndarray:
+def _column(columns: ProblemColumns, name: str) -> np.ndarray:
     if name not in columns:
         raise UserError(f"select names column {name!r}; the problems have {sorted(columns)}")
     return columns[name]
 
 
-def chosen(problems: Sequence[Problem], select: Selector | None) -> list[Problem]:
+def filter_problems(problems: Sequence[Problem], select: Selector | None) -> list[Problem]:
     """The problems that a selector keeps; all of them without one. Raises UserError when it keeps none."""
     if select is None:
         return list(problems)
-    kept = [problem for problem, keep in zip(problems, select(columns_of(problems)), strict=True) if keep]
+    kept = [problem for problem, keep in zip(problems, select(problem_columns(problems)), strict=True) if keep]
     if not kept:
         raise UserError(f"select keeps none of {len(problems)} problems; widen its bounds")
     return kept

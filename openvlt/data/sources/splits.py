@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvlt.data.sources.base import Selection, check_amount, everything, no_mixture
+from openvlt.data.sources.base import Selection, advise_all_rows, refuse_mixture, take_amount
 from openvlt.errors import UserError
 from openvlt.types import Problem, unique_ids
 
@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 BENCHMARKS = ("mathvista", "mathverse", "mathvision", "mmmu", "wemath", "logicvista", "dynamath", "hallusionbench")
 
 
-def allotment(name: str, heldout: float, own: Sequence[str]) -> tuple[str, tuple[float, float]]:
+def split_share(name: str, heldout: float, own: Sequence[str]) -> tuple[str, tuple[float, float]]:
     """Which of the splits with data of their `own` holds split `name`, and which share of its ids: (split, (from, to)).
 
     `heldout` is the share of `train` set aside for each of `test` and `val` that has no data of its own.
@@ -43,9 +43,9 @@ def _chance(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 256**6
 
 
-def choose(problems: Sequence[Problem], selection: Selection, seed: int, where: str) -> list[Problem]:
+def apply_selection(problems: Sequence[Problem], selection: Selection, seed: int, where: str) -> list[Problem]:
     """Levels filtered, order drawn by `seed`, the first `amount` taken. Raises UserError where that can't be done."""
-    no_mixture(selection, where)
+    refuse_mixture(selection, where)
     if selection.levels is not None:
         known = sorted({problem.level for problem in problems if problem.level is not None})
         if not set(selection.levels) <= set(known):
@@ -56,17 +56,17 @@ def choose(problems: Sequence[Problem], selection: Selection, seed: int, where: 
         problems = [problem for problem in problems if problem.level in selection.levels]
     problems = list(problems)
     random.Random(f"order/{seed}").shuffle(problems)
-    return check_amount(problems, selection, where)
+    return take_amount(problems, selection, where)
 
 
-def no_rows(where: str, split: str, *own: str) -> UserError:
+def missing_split_error(where: str, split: str, *own: str) -> UserError:
     """The error for a split without rows; `own` are the source's settings that name some."""
     aside = ["data.heldout=0.1 to set a tenth of its rows aside"] if split != "train" else []
     scored = ["evaluation.selection.split=train to score a model on all of them"] if split == "test" else []
     return UserError(f"{where} has no {split} rows; set {', or '.join([*own, *aside, *scored])}")
 
 
-def benchmarks_in(path: str) -> list[str]:
+def benchmarks_named_in(path: str) -> list[str]:
     """The benchmarks that a hub id or the end of a path names. EMMA's letters also stand inside words, so it has to be one of its own."""
     end = "/".join(Path(path).parts[-2:]).lower()
     letters = re.sub(r"[^a-z]", "", end)
@@ -79,7 +79,7 @@ def refuse_training(name: str, why: str, force: str | None) -> None:
         raise UserError(f"{name} is for evaluation only ({why}); train on something else, or take the blame by name: data.force={name}")
 
 
-def choose_share(
+def select_share(
     problems: list[Problem], share: tuple[float, float], selection: Selection, seed: int, where: str
 ) -> list[Problem]:
     """The problems whose ids fall into the share, chosen from."""
@@ -90,4 +90,4 @@ def choose_share(
             f"{where}: none of its {len(problems)} usable rows is left for split {selection.split!r}; "
             "add rows, or change data.heldout"
         )
-    return choose(inside, selection, seed, where)
+    return apply_selection(inside, selection, seed, where)

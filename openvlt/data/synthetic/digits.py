@@ -15,14 +15,14 @@ from typing import Any
 
 from PIL import Image
 
+from openvlt.data.synthetic import digit_lessons as lessons
 from openvlt.data.synthetic import figures
-from openvlt.data.synthetic import pretraining as lessons
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
-HIGHEST = 9
+HIGHEST_DIGIT = 9
 KIND = "digits"
-MIX = (0.45, 0.25, 0.30)  # ten digits make six times as many sums to know as figures' six values
+DIGIT_MIX = (0.45, 0.25, 0.30)  # ten digits make six times as many sums to know as figures' six values
 _INK = 16  # load_digits gives 0 (paper) to 16
 
 
@@ -37,9 +37,9 @@ def _scans() -> Any:
 
 
 @cache
-def samples(split: str) -> dict[int, tuple[int, ...]]:
+def digit_scans(split: str) -> dict[int, tuple[int, ...]]:
     """Digit -> the numbers of its scans in one split: a fifth each for `val` and `test`; disjoint, always the same."""
-    rows: dict[int, list[int]] = {digit: [] for digit in range(HIGHEST + 1)}
+    rows: dict[int, list[int]] = {digit: [] for digit in range(HIGHEST_DIGIT + 1)}
     for row, digit in enumerate(_scans().target.tolist()):
         rows[digit].append(row)
     places = {"test": (0, 1), "val": (1, 2), "train": (2, 5)}
@@ -53,31 +53,31 @@ def samples(split: str) -> dict[int, tuple[int, ...]]:
     return chosen
 
 
-def draw(split: str, kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56) -> Image.Image:
+def draw_digits(split: str, kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56) -> Image.Image:
     """An RGB picture of `size` x `size` pixels with one of the split's scans per value; `rng` picks scan and shift."""
     page, cell = Image.new("RGB", (size, size), "white"), size // 2
     side = cell * 6 // 7
     for quadrant, (name, value) in enumerate(values.items()):
-        scan = _scans().images[rng.choice(samples(split)[value])]
+        scan = _scans().images[rng.choice(digit_scans(split)[value])]
         ink = Image.fromarray((scan * (255 / _INK)).astype("uint8")).resize((side, side), Image.Resampling.BILINEAR)
         left, top = (place * cell + rng.randint(0, cell - side) for place in (quadrant % 2, quadrant // 2))
         page.paste(figures.COLOURS[name], (left, top), ink)
     return page
 
 
-def _look(split: str) -> figures.Look:
-    return figures.Look("digits", (KIND,), HIGHEST, partial(draw, split))
+def _style(split: str) -> figures.FigureStyle:
+    return figures.FigureStyle("digits", (KIND,), HIGHEST_DIGIT, partial(draw_digits, split))
 
 
-def generate(
+def generate_digits(
     amount: int, *, split: str, seed: int, levels: Sequence[int] = figures.LEVELS, size: int = 56
 ) -> list[Problem]:
-    """As `figures.generate`; `val` and `test` repeat no (values, question)."""
-    return figures.generate(amount, split=split, seed=seed, kinds=(KIND,), levels=levels, size=size, look=_look(split))
+    """As `figures.generate_figures`; `val` and `test` repeat no (values, question)."""
+    return figures.generate_figures(amount, split=split, seed=seed, kinds=(KIND,), levels=levels, size=size, style=_style(split))
 
 
-def pretraining(
-    amount: int, *, seed: int, mix: tuple[float, float, float] = MIX, size: int = 56
+def digit_lessons(
+    amount: int, *, seed: int, mix: tuple[float, float, float] = DIGIT_MIX, size: int = 56
 ) -> Iterator[tuple[Problem, str]]:
     """As `lessons.pretraining`, with values up to 9 in pictures, arithmetic and texts; only `train` scans."""
-    return lessons.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, look=_look("train"))
+    return lessons.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, style=_style("train"))

@@ -63,41 +63,41 @@ def combinations(split: str, highest: int = HIGHEST) -> tuple[tuple[int, ...], .
 # --- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def _bars(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
+def _bars(draw_figure: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
     width, unit = size // 3, (size - 4) / HIGHEST
     for step in range(1, HIGHEST, 2):
         y = size - 1 - round(step * unit)
-        draw.line([0, y, size, y], fill=_GREY)
+        draw_figure.line([0, y, size, y], fill=_GREY)
     for column, name in enumerate(values):
         left = column * width + rng.randint(1, 4)
         if values[name]:
-            draw.rectangle([left, size - 1 - round(values[name] * unit), left + width - 6, size - 1], fill=COLOURS[name])
+            draw_figure.rectangle([left, size - 1 - round(values[name] * unit), left + width - 6, size - 1], fill=COLOURS[name])
 
 
-def _shapes(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
+def _shapes(draw_figure: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
     """Shapes to count, stacked by colour (a pictograph)."""
     width, cell = size // 3, size // HIGHEST
     radius = cell // 2 - 1
     for column, (name, count) in enumerate(values.items()):
-        outline = rng.choice((draw.ellipse, draw.rectangle))
+        outline = rng.choice((draw_figure.ellipse, draw_figure.rectangle))
         for place in range(count):
             x = column * width + width // 2 + rng.randint(-3, 3)
             y = size - 1 - place * cell - cell // 2
             outline([x - radius, y - radius, x + radius, y + radius], fill=COLOURS[name])
 
 
-def _table(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
+def _table(draw_figure: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
     width, header, pixel = size // 3, size // 3, size // 14
     for column, name in enumerate(values):
         left = column * width
-        draw.rectangle([left, 0, left + width - 1, header], fill=COLOURS[name])
-        draw.rectangle([left, header, left + width - 1, size - 1], outline=_GREY)
+        draw_figure.rectangle([left, 0, left + width - 1, header], fill=COLOURS[name])
+        draw_figure.rectangle([left, header, left + width - 1, size - 1], outline=_GREY)
         left += (width - 3 * pixel) // 2 + rng.randint(-1, 1)
         top = header + (size - header - 5 * pixel) // 2 + rng.randint(-2, 2)
         for row, line in enumerate(_GLYPHS[values[name]]):
             for place in (place for place, mark in enumerate(line) if mark == "#"):
                 x, y = left + place * pixel, top + row * pixel
-                draw.rectangle([x, y, x + pixel - 1, y + pixel - 1], fill=(0, 0, 0))
+                draw_figure.rectangle([x, y, x + pixel - 1, y + pixel - 1], fill=(0, 0, 0))
 
 
 _DRAWINGS: dict[str, Callable[[ImageDraw.ImageDraw, int, Mapping[str, int], random.Random], None]] = {
@@ -108,7 +108,7 @@ _DRAWINGS: dict[str, Callable[[ImageDraw.ImageDraw, int, Mapping[str, int], rand
 KINDS = tuple(_DRAWINGS)
 
 
-def draw(kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56) -> Image.Image:
+def draw_figure(kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56) -> Image.Image:
     """An RGB picture of `size` x `size` pixels; `rng` decides what the values don't (places, outlines, small shifts)."""
     image = Image.new("RGB", (size, size), _WHITE)
     _DRAWINGS[kind](ImageDraw.Draw(image), size, values, rng)
@@ -116,16 +116,16 @@ def draw(kind: str, values: Mapping[str, int], rng: random.Random, size: int = 5
 
 
 @dataclass(frozen=True)
-class Look:
+class FigureStyle:
     """How coloured values are made visible: kinds of picture, the highest value, and `draw(kind, values, rng, size)`."""
 
     name: str
     kinds: tuple[str, ...]
     highest: int
-    draw: Callable[[str, Mapping[str, int], random.Random, int], Image.Image]
+    draw_figure: Callable[[str, Mapping[str, int], random.Random, int], Image.Image]
 
 
-FIGURES = Look("figures", KINDS, HIGHEST, draw)
+FIGURES = FigureStyle("figures", KINDS, HIGHEST, draw_figure)
 
 
 # --- texts -------------------------------------------------------------------------------------------------------------
@@ -204,22 +204,22 @@ def draft(kind: str, level: int, split: str, rng: random.Random, highest: int) -
             return kind, level, values, question
 
 
-def _problem(drafted: tuple[str, int, dict[str, int], str], name: str, rng: random.Random, size: int, look: Look) -> Problem:
+def _problem(drafted: tuple[str, int, dict[str, int], str], name: str, rng: random.Random, size: int, style: FigureStyle) -> Problem:
     kind, level, values, question = drafted
     equations, result = chain(values, question)
     return Problem(
         id=f"{look.name}-{name}-{kind}-{level}",
         question=question,
         answer=str(result),
-        images=(look.draw(kind, values, rng, size),),
+        images=(style.draw(kind, values, rng, size),),
         answer_type="integer",
-        source=look.name,
+        source=style.name,
         level=level,
         meta={"kind": kind, "values": values, "caption": caption(values), "equations": equations},
     )
 
 
-def generate(
+def generate_figures(
     amount: int,
     *,
     split: str,
@@ -227,13 +227,13 @@ def generate(
     kinds: Sequence[str] = KINDS,
     levels: Sequence[int] = LEVELS,
     size: int = 56,
-    look: Look = FIGURES,
+    style: Look = FIGURES,
 ) -> list[Problem]:
     """`amount` problems, kinds and levels in turn (repeat a level to weigh it); the same arguments give the same problems.
 
     In `val` and `test` no (kind, values, question) occurs twice; asking for more than there are raises UserError.
     """
-    for got, known, what in ((kinds, look.kinds, "kind"), (levels, LEVELS, "level")):
+    for got, known, what in ((kinds, style.kinds, "kind"), (levels, LEVELS, "level")):
         if not got or set(got) - set(known):
             raise UserError(f"{look.name}: {what}s are {list(got)}; choose from {list(known)}")
     turns = list(itertools.product(levels, kinds))
@@ -242,7 +242,7 @@ def generate(
         rng = random.Random(f"{split}/{seed}/{index}")
         level, kind = turns[index % len(turns)]
         for _ in range(1000):
-            drafted = draft(kind, level, split, rng, look.highest)
+            drafted = draft(kind, level, split, rng, style.highest)
             key = (kind, *drafted[2].values(), drafted[3])
             if split == "train" or key not in seen:
                 break
@@ -251,5 +251,5 @@ def generate(
                 f"{look.name}: {amount} {split} problems of {kind}, level {level}: there aren't that many; ask for less"
             )
         seen.add(key)
-        problems.append(_problem(drafted, f"{split}-{seed}-{index}", rng, size, look))
+        problems.append(_problem(drafted, f"{split}-{seed}-{index}", rng, size, style))
     return problems

@@ -16,7 +16,7 @@ from openvlt.data.synthetic.figures import (
     FIGURES,
     KINDS,
     LEVELS,
-    Look,
+    FigureStyle,
     caption,
     chain,
     draft,
@@ -47,23 +47,23 @@ def _algebra(rng: random.Random, highest: int) -> tuple[str, str]:
     return f"{caption(values)}. {question}", response
 
 
-def _seen(rng: random.Random, kinds: Sequence[str], size: int, look: Look) -> tuple[str, str, Image.Image]:
+def _seen(rng: random.Random, kinds: Sequence[str], size: int, style: FigureStyle) -> tuple[str, str, Image.Image]:
     """A picture to describe. Asked a question, the base says which of the values matter, and doesn't answer."""
-    kind, _, values, question = draft(rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng, look.highest)
-    image = look.draw(kind, values, rng, size)
+    kind, _, values, question = draft(rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng, style.highest)
+    image = style.draw(kind, values, rng, size)
     if rng.random() < 0.25:
         return DESCRIBE, caption(values), image
     return question, f"I see {reading(values, question)}.", image
 
 
-def pretraining(
+def figure_lessons(
     amount: int,
     *,
     seed: int,
     kinds: Sequence[str] = KINDS,
     mix: tuple[float, float, float] = MIX,
     size: int = 56,
-    look: Look = FIGURES,
+    style: Look = FIGURES,
 ) -> Iterator[tuple[Problem, str]]:
     """(problem, response) pairs that teach to see and to calculate, but never to answer a question about a picture.
 
@@ -75,8 +75,8 @@ def pretraining(
         task = rng.choices(("caption", "arithmetic", "algebra"), mix)[0]
         images: tuple[Image.Image, ...] = ()
         if task == "caption":
-            question, response, image = _seen(rng, kinds, size, look)
+            question, response, image = _seen(rng, kinds, size, style)
             images = (image,)
         else:
-            question, response = (_arithmetic if task == "arithmetic" else _algebra)(rng, look.highest)
+            question, response = (_arithmetic if task == "arithmetic" else _algebra)(rng, style.highest)
         yield Problem(f"pretraining-{seed}-{index}", question, "", images, source="pretraining", meta={"task": task}), response

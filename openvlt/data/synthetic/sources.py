@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from openvlt.data.sources.base import Selection, Source, no_mixture
+from openvlt.data.sources.base import Selection, Source, refuse_mixture
 from openvlt.data.synthetic import digits, figures
-from openvlt.data.synthetic.pretraining import pretraining
+from openvlt.data.synthetic.pretraining import figure_lessons
 from openvlt.errors import UserError
 from openvlt.types import Problem, Trace
 
@@ -33,8 +33,8 @@ class Figures:
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""
-        no_mixture(selection, "data=figures")
-        return figures.generate(
+        refuse_mixture(selection, "data=figures")
+        return figures.generate_figures(
             1000 if selection.amount is None else selection.amount,
             split=selection.split,
             seed=seed,
@@ -43,9 +43,9 @@ class Figures:
             size=self.size,
         )
 
-    def lessons(self, seed: int) -> list[Trace]:
+    def pretraining_traces(self, seed: int) -> list[Trace]:
         """What the embedded base model is pretrained on: captions, look-ups, arithmetic; never an answer to a question."""
-        items = pretraining(self.lesson_amount, seed=seed, kinds=self.kinds, size=self.size)
+        items = figure_lessons(self.lesson_amount, seed=seed, kinds=self.kinds, size=self.size)
         return [Trace(problem, response, "pretraining") for problem, response in items]
 
 
@@ -59,8 +59,8 @@ class Digits:
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""
-        no_mixture(selection, "data=digits")
-        return digits.generate(
+        refuse_mixture(selection, "data=digits")
+        return digits.generate_digits(
             1000 if selection.amount is None else selection.amount,
             split=selection.split,
             seed=seed,
@@ -68,13 +68,13 @@ class Digits:
             size=self.size,
         )
 
-    def lessons(self, seed: int) -> list[Trace]:
+    def pretraining_traces(self, seed: int) -> list[Trace]:
         """As `Figures.lessons`, with digits."""
-        items = digits.pretraining(self.lesson_amount, seed=seed, size=self.size)
+        items = digits.digit_lessons(self.lesson_amount, seed=seed, size=self.size)
         return [Trace(problem, response, "pretraining") for problem, response in items]
 
 
-def lessons(source: Source, seed: int) -> list[Trace]:
+def pretraining_traces(source: Source, seed: int) -> list[Trace]:
     """What the embedded base model learns first: the source's own lessons, figures' where it has none (your own rows)."""
     return _teacher(source).lessons(seed)
 
@@ -83,7 +83,7 @@ def _teacher(source: Source) -> Figures | Digits:
     return source if hasattr(source, "lessons") else Figures()
 
 
-def corpus(source: Source) -> list[str]:
+def tokenizer_corpus(source: Source) -> list[str]:
     """Texts to learn the embedded model's tokenizer from: lessons, questions and traces of the generated data."""
     first = replace(_teacher(source), lesson_amount=2000).lessons(0)
     taught = [f"{trace.problem.question}\n{trace.response}" for trace in first]

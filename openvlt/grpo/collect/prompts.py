@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openvlt.data.image_views import seen_through
-from openvlt.data.prefetch import Ahead
+from openvlt.data.image_views import apply_view
+from openvlt.data.prefetch import PrefetchWorker
 from openvlt.data.prompts import Renderer
 from openvlt.grpo.collect.ops import join_prompts
 from openvlt.grpo.collect.sampler import PromptSampler
@@ -39,7 +39,7 @@ class Look:
 def looked(renderer: Renderer, problems: Sequence[Problem], view: View, seed: int) -> Look:
     """The problems seen through `view`, one draw per problem and `seed`."""
     function, strength = view
-    seen = problems if function is None else [seen_through(problem, function, strength, seed) for problem in problems]
+    seen = problems if function is None else [apply_view(problem, function, strength, seed) for problem in problems]
     return Look(seen, renderer.prompts(seen))
 
 
@@ -110,7 +110,7 @@ class Draws:
     ) -> None:
         self.sampler, self.problems, self.size, self.task, self.looks, self.through = sampler, problems, size, task, looks, through
         self.rows = {id(problem): row for row, problem in enumerate(problems)}  # the worker has the problems: only rows are sent
-        self.ahead = Ahead(self._prepared) if Ahead.possible(workers) else None
+        self.ahead = PrefetchWorker(self._prepared) if PrefetchWorker.possible(workers) else None
 
     def take(self, step: int, *, more: bool = False) -> list[Problem]:
         """The next draw; `more`: another one of this step may follow."""
