@@ -21,9 +21,9 @@ def run(config: DictConfig) -> None:
     from openvlt.runs.session import announce, make_lab, open_run, resumable
 
     if config.plan:
-        from openvlt.memory.estimate import planned
+        from openvlt.memory.estimate import describe_memory
 
-        print(planned(config))
+        print(describe_memory(config))
         return
     config, folder = open_run(config)
     announce(config, folder)

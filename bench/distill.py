@@ -35,10 +35,10 @@ def throughput(rounds: int) -> list[dict[str, float]]:
     from stub_server import stub_server
 
     from openvlt.serving.client import Server
-    from openvlt.serving.protocol import Ask, Endpoint
+    from openvlt.serving.protocol import ChatRequest, Endpoint
 
-    def asks(amount: int) -> Iterator[Ask]:
-        return (Ask([{"role": "user", "content": f"question {number}"}], {"max_tokens": 16}) for number in range(amount))
+    def asks(amount: int) -> Iterator[ChatRequest]:
+        return (ChatRequest([{"role": "user", "content": f"question {number}"}], {"max_tokens": 16}) for number in range(amount))
 
     found = []
     with tempfile.TemporaryDirectory() as folder, stub_server(Path(folder) / "log", latency=LATENCY_S) as url:

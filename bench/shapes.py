@@ -24,12 +24,12 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
-from openvlt.model.tiny import Shape, make_config, make_processor, make_tokenizer
+from openvlt.model.tiny import TinyConfig, make_config, make_processor, make_tokenizer
 from openvlt.types import Problem
 
 ROOT = Path(__file__).parents[1]
 WORDS = "what is the area of the red triangle if its base is four and its height is three times the side of the blue square".split()
-BENCH = Shape(
+BENCH = TinyConfig(
     hidden=512, layers=12, heads=8, kv_heads=2, mlp=2048, vision_hidden=256, vision_layers=6, vision_heads=4, vision_mlp=860,
     vocabulary=400, max_pixels=504 * 504, min_pixels=504 * 504, initializer_range=0.02,
 )  # fmt: skip

@@ -19,11 +19,11 @@ from torch import Tensor  # noqa: E402
 from openvlt.data.prompts import PromptStyle, Renderer, pad_right  # noqa: E402
 from openvlt.data.synthetic import figures  # noqa: E402
 from openvlt.model.load import VLM  # noqa: E402
-from openvlt.model.tiny import Shape, make_vlm  # noqa: E402
+from openvlt.model.tiny import TinyConfig, make_vlm  # noqa: E402
 from openvlt.types import Problem, Prompts  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-SMALL = Shape(hidden=64, layers=2, heads=2, mlp=128, vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128)
+SMALL = TinyConfig(hidden=64, layers=2, heads=2, mlp=128, vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from openvlt.data.sources.schema import stored_images
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
-from openvlt.rollout.distributed import generate
+from openvlt.rollout.distributed import generate_on_ranks
 from openvlt.types import Completion, Problem, Verdict, unique_ids
 from openvlt.verify.completions import verify_completions
 
@@ -58,7 +58,7 @@ class Evaluation:
         renderer = Renderer(vlm.processor, self.prompt)
         for start in range(0, len(problems), self.batch):
             part = problems[start : start + self.batch]
-            yield from generate(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
+            yield from generate_on_ranks(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
 
 
 def summary(

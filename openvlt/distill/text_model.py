@@ -9,7 +9,7 @@ import torch
 
 from openvlt.errors import UserError
 from openvlt.model.load import VLM, check_place
-from openvlt.model.processor import first_line
+from openvlt.model.processor import first_error_line
 
 
 class TextProcessor:

@@ -10,7 +10,7 @@ from openvlt.config.validate import check_positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
-from openvlt.rollout.distributed import generate
+from openvlt.rollout.distributed import generate_on_ranks
 from openvlt.types import Completion, Problem, Verdict
 from openvlt.verify.completions import verify_completions
 
@@ -45,7 +45,7 @@ class Screen:
         answers: list[Completion] = []
         for start in range(0, len(problems), self.batch):
             part = problems[start : start + self.batch]
-            answers += generate(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
+            answers += generate_on_ranks(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
         asked = [problem for problem in problems for _ in range(n)]
         verdicts = distributed.broadcast(verify_completions(asked, answers, deadline_s=self.deadline_s))  # a deadline may fall differently on each rank
         right = [verdict is Verdict.CORRECT for verdict in verdicts]

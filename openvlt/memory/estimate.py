@@ -31,7 +31,7 @@ ROWS = ("weights", "reference", "gradients", "optimiser", "cache", "activations"
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedSizes:
     """What a plan reckons with: `text` tokens of a prompt beside its `images`. Images are as large, completions as long as allowed."""
 
     text: int = 150
@@ -42,7 +42,7 @@ class Expected:
             raise UserError(f"expected.text={self.text} and expected.images={self.images}: give one token or more, and 0 images or more")
 
 
-def planned(config: DictConfig) -> str:
+def describe_memory(config: DictConfig) -> str:
     """The plan as text. Raises UserError where the configuration leaves a size open."""
     settings, sft, grpo = build(config.model, "model"), build(config.sft, "sft"), build(config.grpo, "grpo")
     expected, adapter = build(config.expected, "expected"), build(config.adapter, "adapter") or None
@@ -122,13 +122,13 @@ def _phases(vlm: VLM, make: Callable[..., Any], load: tracker.Load, reference: i
     return always, {**always, "gradients": gradients, **update}, {**always, "gradients": gradients + extra}
 
 
-def _sft(vlm: VLM, sft: SFT, expected: Expected, side: int) -> dict[str, dict[str, int]]:
+def _sft(vlm: VLM, sft: SFT, expected: ExpectedSizes, side: int) -> dict[str, dict[str, int]]:
     load = tracker.Load(min(sft.micro_batch, sft.batch_size), 1, sft.max_tokens, expected.text, expected.images, side)
     _, update, step = _phases(vlm, sft.optimizer, load, 0)
     return {"SFT": update, "SFT step": step}
 
 
-def _grpo(settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: Expected, side: int, count: int) -> dict[str, dict[str, int]]:
+def _grpo(settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: ExpectedSizes, side: int, count: int) -> dict[str, dict[str, int]]:
     group, drawn = (largest(grpo.plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw))
     prompts = max(1, min(grpo.micro_batch // group, -(-grpo.prompts_per_update // count)))
     load = tracker.Load(prompts, group, grpo.max_new_tokens, expected.text, expected.images, side)
@@ -150,11 +150,11 @@ def _table(phases: Mapping[str, Mapping[str, int]]) -> list[str]:
         return f"{title:<22}" + "".join(f"{value / unit:>11.1f}" if value else f"{'-':>11}" for value in values)
 
     head = f"{name + ' per device':<22}" + "".join(f"{phase:>11}" for phase in phases)
-    rows = [line(NAMES.get(row, row), [phase.get(row, 0) for phase in phases.values()]) for row in ROWS]
+    rows = [line(ROW_TITLES.get(row, row), [phase.get(row, 0) for phase in phases.values()]) for row in ROWS]
     return [head, *rows, line("together", [sum(phase.values()) for phase in phases.values()])]
 
 
-NAMES = {"cache": "keys and values"}
+ROW_TITLES = {"cache": "keys and values"}
 
 
 def _verdict(phases: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -89,7 +89,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def fused(attend: Callable[..., Any]) -> Callable[..., Any]:
+def is_fused(attend: Callable[..., Any]) -> Callable[..., Any]:
     """The same attention, but keeping what every fused kernel keeps: its inputs, its output and one number per query, never scores."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -100,7 +100,7 @@ def fused(attend: Callable[..., Any]) -> Callable[..., Any]:
 
 
 VISION = "openvlt_planned"
-AttentionInterface.register(VISION, fused(sdpa_attention_forward))
+AttentionInterface.register(VISION, is_fused(sdpa_attention_forward))
 
 
 class _Fused(TorchFunctionMode):
@@ -166,7 +166,7 @@ def _hidden(vlm: VLM, load: Load, keep: bool = False) -> Tensor:
         parts_SD.append(_features(vlm, pictures, load).to(parts_SD[0].dtype))
     embeds_SD = torch.cat(parts_SD)
     positions_3BS = torch.empty(3, 1, len(embeds_SD), dtype=torch.long, device="meta")
-    return language(vlm.core, embeds_SD[None], positions_3BS, fused(PackedAttention(packing, keep)))[0].index_select(0, packing.source_M)
+    return language(vlm.core, embeds_SD[None], positions_3BS, is_fused(PackedAttention(packing, keep)))[0].index_select(0, packing.source_M)
 
 
 def _features(vlm: VLM, pictures: Prompts, load: Load) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 LEAST = 1 << 20  # weights below this size are faster unpacked (measured, docs/performance.md)
-ROWS = 32  # the row count that the packed layout is chosen for
+MIN_ROWS = 32  # the row count that the packed layout is chosen for
 
 
 @contextlib.contextmanager
-def prepacked(model: nn.Module) -> Iterator[None]:
+def prepack_weights(model: nn.Module) -> Iterator[None]:
     """Inside, large float32 linears on a CPU multiply by packed copies of their weights. The weights must not change meanwhile.
 
     Costs one copy of the weights. Without oneDNN, on other devices and for other precisions nothing changes.
@@ -36,7 +36,7 @@ def _packs(part: nn.Module) -> bool:
 
 
 def _packed(part: nn.Linear):
-    weight = torch.ops.mkldnn._reorder_linear_weight(part.weight.detach(), ROWS)
+    weight = torch.ops.mkldnn._reorder_linear_weight(part.weight.detach(), MIN_ROWS)
 
     def forward(rows: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows, weight, part.bias, "none", [], "")

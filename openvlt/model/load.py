@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
 from openvlt.errors import UserError
-from openvlt.model.processor import first_line, load_processor, save_processor
+from openvlt.model.processor import first_error_line, load_processor, save_processor
 
 transformers_logging.disable_progress_bar()  # one bar a stage is enough
 
@@ -79,7 +79,7 @@ class VLM:
 
     def save(self, folder: Path) -> None:
         """Writes a plain Hugging Face checkpoint; an adapter is merged into the weights first."""
-        self.merged().save_pretrained(folder)
+        self.merge_adapter().save_pretrained(folder)
         save_processor(self.processor, folder)
 
 

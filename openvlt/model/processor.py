@@ -49,7 +49,7 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
     return processor
 
 
-def first_line(error: Exception) -> str:
+def first_error_line(error: Exception) -> str:
     """The first line of an error's message, or its name when it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 

@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Shape:
+class TinyConfig:
     """Sizes of the embedded model; `vocabulary` counts the tokens to learn, marks included."""
 
     hidden: int = 96
@@ -90,14 +90,14 @@ def make_tokenizer(corpus: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def make_processor(tokenizer: Qwen2Tokenizer, shape: Shape) -> ImageOnlyProcessor:
+def make_processor(tokenizer: Qwen2Tokenizer, shape: TinyConfig) -> ImageOnlyProcessor:
     """Chat and images to tensors; images are resized to an area between the shape's bounds."""
     size = {"shortest_edge": shape.min_pixels, "longest_edge": shape.max_pixels}
     images = Qwen2VLImageProcessorPil(patch_size=shape.patch, merge_size=2, temporal_patch_size=2, size=size)
     return ImageOnlyProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
-def make_config(tokenizer: Qwen2Tokenizer, shape: Shape) -> Qwen2_5_VLConfig:
+def make_config(tokenizer: Qwen2Tokenizer, shape: TinyConfig) -> Qwen2_5_VLConfig:
     """The architecture: rotary sections in Qwen's proportions (1/4 time, the rest height and width)."""
     token = tokenizer.convert_tokens_to_ids
     half = shape.hidden // shape.heads // 2
@@ -138,7 +138,7 @@ def make_config(tokenizer: Qwen2Tokenizer, shape: Shape) -> Qwen2_5_VLConfig:
 _MARKS = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
 
 
-def make_vlm(corpus: Iterable[str], shape: Shape, seed: int) -> VLM:
+def make_vlm(corpus: Iterable[str], shape: TinyConfig, seed: int) -> VLM:
     """A randomly initialised model with its processor; the global random state is left as it was."""
     tokenizer = make_tokenizer(corpus, shape.vocabulary)
     config = make_config(tokenizer, shape)
@@ -160,7 +160,7 @@ class TinyModel(PretrainedModel):
     """
 
     path: str = ""
-    sizes: Shape = Shape()
+    sizes: Shape = TinyConfig()
     seed: int = 0
     cache: str = ".cache"
     corpus: Callable[[], Sequence[str]] | None = None

@@ -52,9 +52,9 @@ class Services:
     def _replies(self, texts: list[str]) -> list[str]:
         if not hasattr(self.judge, "ask"):
             return list(self.judge(texts))
-        from openvlt.serving.protocol import Ask
+        from openvlt.serving.protocol import ChatRequest
 
-        replies = self.judge.ask([Ask([{"role": "user", "content": text}], {"max_tokens": 16, "temperature": 0}) for text in texts])
+        replies = self.judge.ask([ChatRequest([{"role": "user", "content": text}], {"max_tokens": 16, "temperature": 0}) for text in texts])
         if failed := [reply.error for reply in replies if reply.error]:
             raise UserError(f"the judge left {len(failed)} of {len(texts)} asks unanswered ({failed[0]}); a lost reply is no reward of 0")
         return [reply.text for reply in replies]

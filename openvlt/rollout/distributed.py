@@ -10,7 +10,7 @@ from openvlt.rollout.base import Generator, Sampling
 from openvlt.types import Completion, Problem, Prompts
 
 
-def generate(
+def generate_on_ranks(
     generator: Generator, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
 ) -> list[Completion]:
     """As `Generator.generate`. A completion doesn't depend on its batch mates, so it is the same on any number of ranks."""

@@ -58,7 +58,7 @@ class _Stop(StoppingCriteria):
         self.stops, self.prompt_tokens = stops, prompt_tokens
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **rest: object) -> torch.Tensor:
-        return self.stops.ended(input_ids[:, self.prompt_tokens :])
+        return self.stops.ended_rows(input_ids[:, self.prompt_tokens :])
 
 
 def _generate(vlm: VLM, prompts: Prompts, sampling: Sampling, draws_NT: torch.Tensor | None) -> list[Completion]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from openvlt.errors import UserError
-from openvlt.model.cpu_linear import prepacked
+from openvlt.model.cpu_linear import prepack_weights
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.attention import PackedAttention
 from openvlt.model.shared_prefix.forward import encode, language, packed_hidden, shares_prefix
@@ -37,7 +37,7 @@ class PrefixGenerator:
             raise UserError(f"rollout=prefix doesn't know model type {vlm.core.config.model_type!r}; use rollout=hf")
         per_batch = max(1, self.max_rows // sampling.n)
         completions: list[Completion] = []
-        with generating(vlm.model), prepacked(vlm.core):
+        with generating(vlm.model), prepack_weights(vlm.core):
             for start in range(0, len(problems), per_batch):
                 rows = range(start, min(start + per_batch, len(problems)))
                 part = [problems[row] for row in rows]
@@ -79,7 +79,7 @@ class _Decoding:
             uniform = None if draws is None else draws[rows, step]
             tokens, token_logp = next_tokens(self.logits_NV, uniform, self.banned_V, self.sampling)
             said[rows, step], logp[rows, step] = tokens, token_logp  # what a finished row says more is cut off below
-            stopped = self.stops.ended(said[rows, : step + 1] if self.sampling.stop else tokens[:, None])
+            stopped = self.stops.ended_rows(said[rows, : step + 1] if self.sampling.stop else tokens[:, None])
             length[rows[stopped & going]] = step + 1
             going &= ~stopped
             running = int(going.sum())

@@ -27,7 +27,7 @@ PREVIOUS = "previous.json"  # in a run's folder: the folder of the run that it c
 def publish(vlm: VLM, folder: Path) -> None:
     """Saves `folder/model` (a plain Hugging Face checkpoint): complete, or not there."""
     aside, final = folder / ".model.tmp", folder / "model"
-    vlm.merged()  # on every rank: what is evaluated next is the model that is saved
+    vlm.merge_adapter()  # on every rank: what is evaluated next is the model that is saved
     if distributed.is_main():
         shutil.rmtree(aside, ignore_errors=True)
         vlm.save(aside)

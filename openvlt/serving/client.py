@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openvlt.errors import UserError
-from openvlt.serving.protocol import Again, Ask, Endpoint, Reply, Usage, read, refused
+from openvlt.serving.protocol import Again, ChatRequest, Endpoint, Reply, Usage, explain_refusal, parse_reply
 from openvlt.storage.ledger import Ledger
 
 LONGEST_PAUSE_S = 60.0
@@ -66,7 +66,7 @@ class Server:
                 return True
         return False
 
-    def stream(self, asks: Iterable[Ask], usage: Usage | None = None) -> Iterator[tuple[Ask, Reply]]:
+    def stream(self, asks: Iterable[ChatRequest], usage: Usage | None = None) -> Iterator[tuple[ChatRequest, Reply]]:
         """Every ask with its reply, as they come in: not in order. `asks` is read as there is room, so it may be endless.
 
         A request that no attempt answered, or that the server refuses for its content, comes back with `error`. Raises UserError for
@@ -93,28 +93,28 @@ class Server:
         finally:
             calls.close()
 
-    def ask(self, asks: Sequence[Ask], *, ledger: Ledger | None = None, usage: Usage | None = None) -> list[Reply]:
+    def ask(self, asks: Sequence[ChatRequest], *, ledger: Ledger | None = None, usage: Usage | None = None) -> list[Reply]:
         """Replies in the order of the asks; with a ledger, what it holds is not asked again and what comes in is filed in it.
 
         A reply with an error is given back but never filed. Equal asks are sent once.
         """
         known: dict[str, Reply] = {}
-        waiting: dict[str, Ask] = {}
+        waiting: dict[str, ChatRequest] = {}
         for ask in asks:
-            key = ask.filed(self.models)
+            key = ask.cache_key(self.models)
             row = ledger.get(key) if ledger is not None and key not in known else None
             if row is not None:
                 known[key] = Reply(**row)
             elif key not in known:
-                waiting[key] = Ask(ask.messages, ask.options, key)
+                waiting[key] = ChatRequest(ask.messages, ask.options, key)
         for ask, reply in self.stream(waiting.values(), usage):
             known[ask.key] = reply
             if ledger is not None and not reply.error:
                 ledger.append(ask.key, vars(reply))
-        return [known[ask.filed(self.models)] for ask in asks]
+        return [known[ask.cache_key(self.models)] for ask in asks]
 
 
-def _then_none(asks: Iterable[Ask]) -> Iterator[Ask | None]:
+def _then_none(asks: Iterable[ChatRequest]) -> Iterator[ChatRequest | None]:
     yield from asks
     yield None
 
@@ -122,7 +122,7 @@ def _then_none(asks: Iterable[Ask]) -> Iterator[Ask | None]:
 class _Calls:
     """The requests under way: an event loop in a thread of its own."""
 
-    def __init__(self, server: Server, usage: Usage, replies: queue.SimpleQueue[tuple[Ask, Reply | Exception]]) -> None:
+    def __init__(self, server: Server, usage: Usage, replies: queue.SimpleQueue[tuple[ChatRequest, Reply | Exception]]) -> None:
         self.server, self.usage, self.replies = server, usage, replies
         self.loop = asyncio.new_event_loop()
         self.room = asyncio.Semaphore(server.concurrency)
@@ -140,7 +140,7 @@ class _Calls:
         pairs = zip(self.server.endpoints, self.keys, strict=True)
         return [openai.AsyncOpenAI(base_url=e.url, api_key=key, http_client=openai.DefaultAioHttpClient(), **limits) for e, key in pairs]
 
-    def begin(self, ask: Ask) -> None:
+    def begin(self, ask: ChatRequest) -> None:
         asyncio.run_coroutine_threadsafe(self._call(ask), self.loop)
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class _Calls:
         for client in self.clients:
             await client.close()
 
-    async def _call(self, ask: Ask) -> None:
+    async def _call(self, ask: ChatRequest) -> None:
         try:
             async with self.room:
                 reply: Reply | Exception = await self._until_answered(ask)
@@ -165,7 +165,7 @@ class _Calls:
             reply = error
         self.replies.put((ask, reply))
 
-    async def _until_answered(self, ask: Ask) -> Reply:
+    async def _until_answered(self, ask: ChatRequest) -> Reply:
         for attempt in range(self.server.attempts):
             place = min(range(len(self.busy)), key=lambda place: (self.rests_until[place] > self.loop.time(), self.busy[place]))
             self.busy[place] += 1
@@ -190,7 +190,7 @@ class _Calls:
         pause = min(self.server.backoff_s * 2 ** self.missed[place], LONGEST_PAUSE_S)
         self.rests_until[place] = self.loop.time() + pause if self.missed[place] else 0.0
 
-    async def _attempt(self, ask: Ask, place: int) -> Reply:
+    async def _attempt(self, ask: ChatRequest, place: int) -> Reply:
         openai, endpoint = _openai(), self.server.endpoints[place]
         options = {name: value for name, value in {**ask.options, **self.server.options}.items() if value is not None}
         body = {"model": endpoint.model, "messages": ask.messages, **options}
@@ -205,9 +205,9 @@ class _Calls:
             raise Again("unreachable" if unreachable else "connection", str(causes[-1])) from error
         except openai.APIStatusError as error:
             self.reached = True
-            return refused(error, endpoint, self.keys[place])
+            return explain_refusal(error, endpoint, self.keys[place])
         self.reached = True
-        return read(text, endpoint)
+        return parse_reply(text, endpoint)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -41,7 +41,7 @@ def replicas(
 
 
 @dataclass(frozen=True)
-class Ask:
+class ChatRequest:
     """One request: `messages` as the protocol wants them, `options` of this request (temperature, max_tokens, seed, ...).
 
     `key` says under which name the answer is filed; left empty it is made from the content.
@@ -96,7 +96,7 @@ class Again(Exception):
         self.kind, self.wait_s = kind, wait_s
 
 
-def refused(error: Any, endpoint: Endpoint, key: str) -> Reply:
+def explain_refusal(error: Any, endpoint: Endpoint, key: str) -> Reply:
     """A status that isn't 200: worth another attempt, a refusal of this request, or a fault of the whole configuration."""
     said = " ".join(str(error).replace(key, "***").split())[:300]
     if error.status_code in (401, 403):
@@ -119,7 +119,7 @@ def _seconds(header: str | None) -> float:
         return 0.0
 
 
-def read(text: str, endpoint: Endpoint) -> Reply:
+def parse_reply(text: str, endpoint: Endpoint) -> Reply:
     """The reply in a response's body; a body that isn't one is worth another attempt. A server's separate reasoning is put back."""
     try:
         body = json.loads(text)

@@ -33,13 +33,13 @@ from openvlt.data.synthetic import figures
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.experience import Experience
 from openvlt.model.load import VLM
-from openvlt.model.tiny import Shape, make_vlm
+from openvlt.model.tiny import TinyConfig, make_vlm
 from openvlt.reward import reward
 from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.module import add
 from openvlt.types import Completion, GRPOBatch, Problem, Verdict
 
-SMALL = Shape(hidden=32, layers=1, heads=2, mlp=48, vision_hidden=32, vision_layers=1, vision_heads=2, vision_mlp=48)
+SMALL = TinyConfig(hidden=32, layers=1, heads=2, mlp=48, vision_hidden=32, vision_layers=1, vision_heads=2, vision_mlp=48)
 BUNDLES = sorted(file.stem for file in (CONF / "grpo").glob("*.yaml"))
 RECIPES: dict[str, list[str]] = {
     "vppo": [],

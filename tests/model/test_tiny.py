@@ -16,7 +16,7 @@ import torch
 from openvlt.errors import UserError
 from openvlt.model.load import load_weights
 from openvlt.model.processor import ImageOnlyProcessor, load_processor
-from openvlt.model.tiny import Shape, TinyModel, make_vlm
+from openvlt.model.tiny import TinyConfig, TinyModel, make_vlm
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 
@@ -69,7 +69,7 @@ def test_marks_are_single_tokens_and_images_take_a_quarter_of_their_patches(vlm,
 
 
 def test_making_it_twice_gives_the_same_weights_and_leaves_the_random_state(problems):
-    shape, corpus = Shape(hidden=32, layers=1, heads=1, vision_layers=1), ["one two three"] * 5
+    shape, corpus = TinyConfig(hidden=32, layers=1, heads=1, vision_layers=1), ["one two three"] * 5
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -87,7 +87,7 @@ def test_the_base_is_made_once_and_found_again(tmp_path, capsys):
         made.append(1)
         return ["red green blue"] * 4
 
-    shape = Shape(hidden=32, layers=1, heads=1, vision_layers=1)
+    shape = TinyConfig(hidden=32, layers=1, heads=1, vision_layers=1)
     tiny = TinyModel(shape=shape, cache=str(tmp_path), corpus=corpus)
     base = tiny.base()
     stamp = (Path(base) / "model.safetensors").stat().st_mtime_ns

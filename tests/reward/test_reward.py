@@ -12,7 +12,7 @@ from openvlt.reward.accuracy import Accuracy, EmptySummary
 from openvlt.reward.reward import Reward, weighted_sum
 from openvlt.reward.services import Services
 from openvlt.reward.terms import AnnotationsCovered
-from openvlt.serving.protocol import Ask, Reply
+from openvlt.serving.protocol import ChatRequest, Reply
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
 from openvlt.verify.completions import verify_completions
 
@@ -159,10 +159,10 @@ def test_a_judge_says_yes_or_no_as_a_word(reply: str, value: float | None):
 
 def test_a_judge_is_asked_for_its_likeliest_reply():
     """Drawn replies would make a reward that is another one every time."""
-    asks: list[Ask] = []
+    asks: list[ChatRequest] = []
 
     class Judge:
-        def ask(self, more: list[Ask]) -> list[Reply]:
+        def ask(self, more: list[ChatRequest]) -> list[Reply]:
             asks.extend(more)
             return [Reply("yes") for _ in more]
 

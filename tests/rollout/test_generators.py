@@ -223,12 +223,12 @@ def test_packed_weights_multiply_alike_and_are_given_back(fresh, monkeypatch):
     biased = model.model.language_model.layers[0].self_attn.q_proj
     with torch.no_grad():
         plain = part(rows), biased(rows)
-        with cpu_linear.prepacked(model):
+        with cpu_linear.prepack_weights(model):
             packed = part(rows), biased(rows)
             assert "forward" in vars(part)
         assert not any("forward" in vars(each) for each in model.modules())
         torch.testing.assert_close(packed, plain, atol=1e-5, rtol=1e-5)
-    with cpu_linear.prepacked(model.double()):
+    with cpu_linear.prepack_weights(model.double()):
         assert not any("forward" in vars(each) for each in model.modules())  # another precision: nothing changes
 
 

@@ -11,12 +11,12 @@ from stub_server import FAULTS, requests, stub_server
 
 from openvlt.errors import UserError
 from openvlt.serving.client import Server
-from openvlt.serving.protocol import Ask, Endpoint, Reply, Usage, read
+from openvlt.serving.protocol import ChatRequest, Endpoint, Reply, Usage, parse_reply
 from openvlt.storage.ledger import Ledger
 
 
-def asks(amount: int) -> list[Ask]:
-    return [Ask([{"role": "user", "content": f"question {number}"}], {"seed": number}, f"{number:032x}") for number in range(amount)]
+def asks(amount: int) -> list[ChatRequest]:
+    return [ChatRequest([{"role": "user", "content": f"question {number}"}], {"seed": number}, f"{number:032x}") for number in range(amount)]
 
 
 def server(*urls: str, **settings) -> Server:
@@ -87,7 +87,7 @@ def test_several_endpoints_share_the_work_and_one_that_dies_loses_nothing(tmp_pa
 
 def test_a_ledger_makes_repeats_free(tmp_path):
     with stub_server(tmp_path / "log") as url, Ledger(tmp_path / "judge.jsonl") as ledger:
-        plain = [Ask([{"role": "user", "content": text}]) for text in ("a", "b", "a")]
+        plain = [ChatRequest([{"role": "user", "content": text}]) for text in ("a", "b", "a")]
         first = server(url).ask(plain, ledger=ledger)
         assert [reply.text.split()[1] for reply in first] == ["a", "b", "a"] and first[0] == first[2]
         assert server(url).ask(plain, ledger=ledger) == first
@@ -133,8 +133,8 @@ def test_settings_that_cannot_be():
 def test_reading_a_body():
     endpoint = Endpoint("http://host/v1", "m")
     body = '{"choices": [{"message": {"content": "<answer>5</answer>", "reasoning_content": "So."}, "finish_reason": "length"}]}'
-    assert read(body, endpoint) == Reply("<think>So.</think><answer>5</answer>", finished=False)
-    assert read('{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}', endpoint) == Reply("")
+    assert parse_reply(body, endpoint) == Reply("<think>So.</think><answer>5</answer>", finished=False)
+    assert parse_reply('{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}', endpoint) == Reply("")
 
 
 def test_keys_stay_in_the_environment(tmp_path: Path, monkeypatch):

@@ -13,7 +13,7 @@ from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
-from openvlt.rollout.distributed import generate
+from openvlt.rollout.distributed import generate_on_ranks
 from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import Problem
 
@@ -43,7 +43,7 @@ class Engine:
         first = len(done) // (n * self.batch) * self.batch
         for start in range(first, len(problems), self.batch):
             part = problems[start : start + self.batch]
-            made = generate(self.generator, vlm, part, renderer.prompts(part), self.sampling, self.seed)
+            made = generate_on_ranks(self.generator, vlm, part, renderer.prompts(part), self.sampling, self.seed)
             rows = [
                 {"id": part[i // n].id, "sample": i % n, "response": c.text, "tokens": len(c.token_ids), "finished": c.finished}
                 for i, c in enumerate(made)

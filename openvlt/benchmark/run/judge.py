@@ -8,7 +8,7 @@ from pathlib import Path
 
 from openvlt.errors import UserError
 from openvlt.serving.client import Server
-from openvlt.serving.protocol import Ask, Usage
+from openvlt.serving.protocol import ChatRequest, Usage
 from openvlt.storage.ledger import Ledger
 
 
@@ -26,7 +26,7 @@ class ServerJudge:
     def ask(self, prompts: Sequence[str]) -> list[str]:
         """The replies in the prompts' order. Raises UserError when some could not be had: nothing is scored on a guess."""
         self.ledger.parent.mkdir(parents=True, exist_ok=True)
-        asks = [Ask([{"role": "user", "content": prompt}], {"temperature": 0, "max_tokens": 512}) for prompt in prompts]
+        asks = [ChatRequest([{"role": "user", "content": prompt}], {"temperature": 0, "max_tokens": 512}) for prompt in prompts]
         with Ledger(self.ledger) as ledger:
             replies = self.server.ask(asks, ledger=ledger, usage=Usage())
         if failed := [reply.error for reply in replies if reply.error]:

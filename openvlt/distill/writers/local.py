@@ -14,7 +14,7 @@ from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.distill.writers.base import TOLD, Question
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
-from openvlt.rollout.distributed import generate
+from openvlt.rollout.distributed import generate_on_ranks
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.storage.ledger import content_key
 
@@ -66,7 +66,7 @@ class Local:
             vlm = vlm or self.model.load()
             told = [question.told(self.template) for question in part]
             prompts = Renderer(vlm.processor, self.prompt).prompts(told)
-            rows = iter(generate(self.generator, vlm, told, prompts, sampling, seed))
+            rows = iter(generate_on_ranks(self.generator, vlm, told, prompts, sampling, seed))
             for question in part:
                 for sample in range(samples):
                     row = next(rows)

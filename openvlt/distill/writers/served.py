@@ -12,7 +12,7 @@ from openvlt.distill.writers.base import TOLD, Question
 from openvlt.model.load import VLM
 from openvlt.serving.client import Server
 from openvlt.serving.image_payload import image_url
-from openvlt.serving.protocol import Ask, Reply, Usage
+from openvlt.serving.protocol import ChatRequest, Reply, Usage
 from openvlt.storage.ledger import content_key
 
 
@@ -58,13 +58,13 @@ class Served:
     def _ask(self, questions: Iterable[Question], seed: int, usage: Usage) -> Iterator[tuple[Question, int, Reply]]:
         asked: dict[str, tuple[Question, int]] = {}
 
-        def asks() -> Iterator[Ask]:
+        def asks() -> Iterator[ChatRequest]:
             for question in questions:
                 messages = self.messages(question)
                 for sample in question.missing:
                     key = content_key(question.problem.id, sample)
                     asked[key] = question, sample
-                    yield Ask(messages, self.options(question, sample, seed), key)
+                    yield ChatRequest(messages, self.options(question, sample, seed), key)
 
         for ask, reply in self.server.stream(asks(), usage):
             yield *asked.pop(ask.key), reply

@@ -42,7 +42,7 @@ from openvlt.model.shared_prefix.vision_features import with_features
 from openvlt.reward.reward import Reward
 from openvlt.reward.services import Services
 from openvlt.rollout.base import Generator, Sampling, generating
-from openvlt.rollout.distributed import generate
+from openvlt.rollout.distributed import generate_on_ranks
 from openvlt.types import Completion, GRPOBatch, Origin, Problem, Prompts, Rollouts, Totals
 
 
@@ -153,7 +153,7 @@ class Experience:
         for name, spec in chain.plan.specs(chain.sampling.n).items():
             look = Look(problems, prompts) if spec.view is None else self.looks.get(problems, view_of(spec), seed)
             seen = [asked(problem, name) for problem in look.problems]
-            completions = generate(chain.generator, self.vlm, seen, look.prompts, replace(chain.sampling, n=spec.n), sampled)
+            completions = generate_on_ranks(chain.generator, self.vlm, seen, look.prompts, replace(chain.sampling, n=spec.n), sampled)
             for number, completion in enumerate(completions):
                 groups[number // spec.n].append((completion, origin(problems[number // spec.n], spec), name))
         for group, problem in zip(groups, problems, strict=True):
@@ -187,7 +187,7 @@ class Experience:
         def write(problems: Sequence[Problem], model: str) -> list[str]:
             sampling = Sampling(1, chain.sampling.max_new_tokens, greedy=True)
             with self._referred() if model == "reference" else contextlib.nullcontext(self.vlm) as vlm:
-                return [c.text for c in generate(chain.generator, vlm, problems, self.renderer.prompts(problems), sampling, 0)]
+                return [c.text for c in generate_on_ranks(chain.generator, vlm, problems, self.renderer.prompts(problems), sampling, 0)]
 
         return write
 
