@@ -29,7 +29,7 @@ from openvlt.grpo.validate import check
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.base import Generator, Sampling
-from openvlt.trainer.loop import Fit
+from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.module import Optimisation
 from openvlt.types import GRPOBatch, Problem, Rollouts, Totals
 
@@ -46,7 +46,7 @@ class GRPO:
     Numbers of the parts in `openvlt.grpo.parts.schedules.PARTS` may be schedules. docs/grpo.md lists the parts.
     """
 
-    fit: Fit
+    fit: TrainingLoop
     prompt: PromptStyle
     generator: Generator
     reward: Reward

@@ -15,7 +15,7 @@ from openvlt.grpo.collect.sampler import NearHalf
 from openvlt.grpo.parts import advantage, advantage_shaping, group_filter, loss, loss_aggregation
 from openvlt.grpo.parts.schedules import PARTS, Schedule, at, fixed, not_negative
 from openvlt.reward.reward import weighted_sum
-from openvlt.trainer.module import check_moves
+from openvlt.trainer.module import check_optimisation
 from openvlt.trainer.optimizer import check_optimizer
 
 DENOMINATORS = ("all", "kept", "selected")
@@ -49,7 +49,7 @@ def _settings(bundle: Any) -> None:
     if bundle.top_p > 1:
         raise UserError(f"grpo.top_p={bundle.top_p}; it is above 0 and at most 1, which cuts nothing off")
     not_negative("grpo.transcripts", bundle.transcripts, "0 keeps none")
-    check_moves("grpo", bundle.warmup, bundle.clip)
+    check_optimisation("grpo", bundle.warmup, bundle.clip)
     check_optimizer("grpo.optimizer", bundle.optimizer)
     _select(bundle.select)
     if _function(bundle.sampler) is NearHalf:

@@ -24,7 +24,7 @@ def weighted_sum(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) ->
     return stacked.nan_to_num(0.0).sum(0).masked_fill(nothing_N, torch.nan)
 
 
-def gated(rewards: Mapping[str, Tensor], weights: Mapping[str, float], *, gates: Mapping[str, str]) -> Tensor:
+def gate_terms(rewards: Mapping[str, Tensor], weights: Mapping[str, float], *, gates: Mapping[str, str]) -> Tensor:
     """As `weighted_sum`, but a term counts only where the term it depends on is above 0: `gates={similarity: accuracy}` (VideoRFT)."""
     if unknown := (set(gates) | set(gates.values())) - set(rewards):
         raise UserError(f"reward gates name {sorted(unknown)}; terms are {sorted(rewards)}")
@@ -73,7 +73,7 @@ class Reward:
         return judged.with_(reward_N=reward_N)
 
 
-def by_level(problem: Problem, *, weights: Mapping[int, float]) -> float:
+def weigh_by_level(problem: Problem, *, weights: Mapping[int, float]) -> float:
     """A multiplier: the weight of the problem's difficulty (RewardMap: 1, 1.2, 1.5)."""
     if problem.level not in weights:
         raise UserError(f"reward.multiplier has no weight for level {problem.level} of problem {problem.id!r}; it has {sorted(weights)}")

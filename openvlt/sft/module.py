@@ -20,8 +20,8 @@ from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.sft.loss import nll
-from openvlt.trainer.loop import Fit
-from openvlt.trainer.module import Optimisation, StepModule, check_moves
+from openvlt.trainer.loop import TrainingLoop
+from openvlt.trainer.module import Optimisation, StepModule, check_optimisation
 from openvlt.trainer.optimizer import check_optimizer
 from openvlt.types import SFTBatch, Trace
 
@@ -55,7 +55,7 @@ class SFTModule(StepModule):
 class SFT:
     """`conf/sft/*.yaml`. Batches are `batch_size` traces per optimiser step, computed `micro_batch` at a time."""
 
-    fit: Fit
+    fit: TrainingLoop
     prompt: PromptStyle
     optimizer: Callable[..., list[Optimizer]]
     scheduler: Callable[..., Any]
@@ -68,7 +68,7 @@ class SFT:
 
     def __post_init__(self) -> None:
         check_positive(self, "sft", "epochs", "batch_size", "micro_batch", "max_tokens")
-        check_moves("sft", self.warmup, self.clip)
+        check_optimisation("sft", self.warmup, self.clip)
         check_optimizer("sft.optimizer", self.optimizer)
 
     def steps(self, traces: int) -> int:

@@ -29,7 +29,7 @@ from openvlt.trainer.module import StepModule
 
 
 @dataclass(frozen=True)
-class Fit:
+class TrainingLoop:
     """`conf/trainer/*.yaml`. Every `checkpoint_every` optimiser steps a resumable `last.ckpt` is written.
 
     `devices` is a number of GPUs (or CPU processes) of this machine or `auto` (`openvlt.distributed.process_count`): one process each, weights

@@ -27,7 +27,7 @@ class Optimisation:
     clip: float = 1.0
 
 
-def check_moves(where: str, warmup: Any, clip: Any) -> None:
+def check_optimisation(where: str, warmup: Any, clip: Any) -> None:
     """Raises UserError for a warm-up or a clip that can't be; `where` is their part of the configuration, grpo or sft."""
     if not (isinstance(clip, (int, float)) and clip > 0):
         raise UserError(f"{where}.clip={clip}; the norm that gradients are cut to is a number above 0; inf (.inf in a file) clips nothing")
@@ -69,12 +69,12 @@ class StepModule(lightning.LightningModule):
         for part in self.split(batch):
             loss, shares = self.loss(part)
             self.manual_backward(loss)
-            add(sums, {"loss": loss.detach(), **shares})
+            add_logged(sums, {"loss": loss.detach(), **shares})
         norm = self._step()  # also without a part: schedules and ranks stay in step, weights without gradient stay as they are
         self.version += 1
         own, self.metrics = {name: float(value) for name, value in sums.items()}, {}
         for part in distributed.all_gather([own]):
-            add(self.metrics, part)
+            add_logged(self.metrics, part)
         self.metrics["grad_norm"] = float(norm)
 
     def _step(self) -> Tensor:
@@ -107,7 +107,7 @@ class StepModule(lightning.LightningModule):
         self.version = checkpoint["version"]
 
 
-def add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
+def add_logged(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
     """Puts logged values of another part of a step to those so far: `..._max` and `..._min` are extremes, everything else adds up."""
     for name, value in more.items():
         if name in sums and name.endswith(("_max", "_min")):

@@ -36,7 +36,7 @@ from openvlt.model.load import VLM
 from openvlt.model.tiny import TinyConfig, make_vlm
 from openvlt.reward import reward
 from openvlt.trainer.metrics import read_metrics
-from openvlt.trainer.module import add
+from openvlt.trainer.module import add_logged
 from openvlt.types import Completion, GRPOBatch, Problem, Verdict
 
 SMALL = TinyConfig(hidden=32, layers=1, heads=2, mlp=48, vision_hidden=32, vision_layers=1, vision_heads=2, vision_mlp=48)
@@ -133,12 +133,12 @@ def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tu
     for part in module.split(batch):
         loss, shares = module.loss(part)
         loss.backward()
-        add(logged, {name: float(value.detach()) for name, value in {"loss": loss, **shares}.items()})
+        add_logged(logged, {name: float(value.detach()) for name, value in {"loss": loss, **shares}.items()})
     distributed.all_reduce_gradients(list(vlm.model.parameters()))
     found = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in vlm.model.parameters()]
     together: dict[str, float] = {}
     for part in distributed.all_gather([logged]):
-        add(together, part)
+        add_logged(together, part)
     return torch.cat(found), together
 
 

@@ -24,11 +24,11 @@ from openvlt.grpo.parts.auxiliary_losses import KL, Entropy, RewardKL, ViewGap
 from openvlt.grpo.parts.rollout_correction import RolloutCorrection
 from openvlt.grpo.parts.schedules import Ramp
 from openvlt.grpo.validate import OVER_BATCH, SIZES
-from openvlt.reward.reward import Reward, by_level, gated
+from openvlt.reward.reward import Reward, gate_terms, weigh_by_level
 from openvlt.reward.terms import CaptionSuffices, Overlong
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
-from openvlt.trainer.loop import Fit
+from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.optimizer import adamw
 
 
@@ -38,7 +38,7 @@ def reward(**more: Any) -> Reward:
 
 def grpo(**changes: Any) -> GRPO:
     parts = dict(advantage=advantage.group_normalised, gate=group_filter.keep_unequal, aggregate=loss_aggregation.sequence_mean, reward=reward())
-    machine = dict(fit=Fit(), prompt=PromptStyle(), generator=PrefixGenerator(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
+    machine = dict(fit=TrainingLoop(), prompt=PromptStyle(), generator=PrefixGenerator(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
     return GRPO(**{**machine, **parts, **changes})
 
 
@@ -64,7 +64,7 @@ BY_GROUP = (advantage.group_normalised, advantage.group_centred, advantage.batch
         ({"hooks": {"mine": lambda x: None}}, r"grpo.hooks.mine asks for \['x'\]"),
         ({"shapers": {"p": partial(advantage_shaping.perception, view="black")}}, r"grpo.shapers.p.view='black' is no pass; grpo.passes has \[\]"),
         ({"auxiliary": {"gap": ViewGap(0.1, view="blak")}, "passes": VIEW}, r"needs the pass 'blak'; grpo.passes has \['black'\]"),
-        ({"reward": reward(multiplier=partial(by_level, weights={1: 2.0}))}, r"cancels in \(r - mean\) / std; weigh the loss instead"),
+        ({"reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0}))}, r"cancels in \(r - mean\) / std; weigh the loss instead"),
         ({"loss": partial(loss.gspo, clip_low=1e-3), "aggregate": loss_aggregation.sequence_sum}, "gspo gives one value per completion"),
         ({"refill": Resample(), "gate": group_filter.keep_all}, "has nothing to replace under gate keep_all"),
         ({"reward_kl": RewardKL(0.1)}, "gate keep_unequal drops groups .* the KL term in the reward gives them one"),
@@ -89,7 +89,7 @@ BY_GROUP = (advantage.group_normalised, advantage.group_centred, advantage.batch
         ({"shapers": {"p": NEED}, "passes": VIEW, "refill": Replay()}, "grpo.shapers.p reads .* those of replayed groups are an earlier"),
         *[({"advantage": each}, f"but {each.__name__} gives them one; use gate keep_all") for each in OVER_BATCH],
         ({"advantage": advantage.gdpo, "reward_kl": RewardKL(0.1), "gate": group_filter.keep_all}, "reward_kl has no effect .* such as gdpo"),
-        ({"advantage": advantage.gdpo, "reward": reward(combine=partial(gated, gates={"a": "a"}))}, "combine has no effect under gdpo"),
+        ({"advantage": advantage.gdpo, "reward": reward(combine=partial(gate_terms, gates={"a": "a"}))}, "combine has no effect under gdpo"),
         *[({"group_size": 1, "advantage": each}, f"=1 trains nothing under {each.__name__}") for each in (*BY_GROUP, *OVER_BATCH[1:])],
         ({"group_size": 1, "plan": Views({"other": Spec(3, train=False)})}, "grpo.group_size=1 trains nothing"),
         ({"loss": partial(loss.clipped_surrogate, dual=1.0)}, "grpo.loss.dual=1.0; it bounds ratios above 1"),
@@ -104,7 +104,7 @@ def test_a_bundle_that_cannot_be_says_why(changes: dict[str, Any], said: str):
 
 
 def test_what_is_allowed_is_built():
-    centred = {"advantage": advantage.group_centred, "reward": reward(multiplier=partial(by_level, weights={1: 2.0}))}
+    centred = {"advantage": advantage.group_centred, "reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0}))}
     assert grpo(**centred).updates == 1
     assert grpo(shapers={"p": partial(advantage_shaping.perception, view="black")}, passes=VIEW).losses == {}
     assert grpo(kl=Ramp(0.1, 0.0)).needs_reference and not grpo().needs_reference
@@ -131,7 +131,7 @@ def test_one_completion_of_a_problem_is_enough_where_others_stand_beside_it():
     ],
 )
 def test_how_weights_move_is_checked_in_both_kinds_of_training(changes: dict[str, Any], said: str):
-    machine = dict(fit=Fit(), prompt=PromptStyle(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
+    machine = dict(fit=TrainingLoop(), prompt=PromptStyle(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
     for name, make in (("grpo", grpo), ("sft", partial(SFT, **machine))):
         with pytest.raises(UserError, match=f"{name}.{said}"):
             make(**changes)
@@ -141,7 +141,7 @@ def test_how_weights_move_is_checked_in_both_kinds_of_training(changes: dict[str
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16", "16"])
 def test_updates_are_computed_in_the_precision_of_the_rollout(precision: str):
     with pytest.raises(UserError, match=f"trainer.precision={precision} would compute updates in another precision .* use 32-true or bf16-true"):
-        Fit(precision=precision).check()
+        TrainingLoop(precision=precision).check()
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_updates_are_computed_in_the_precision_of_the_rollout(precision: str):
         (lambda: Spec(0), "n=0 completions"),
         (lambda: Views({"clean": Spec(1)}), "'clean' names the completions of the plain image"),
         (lambda: Overlong(10, share=0.0), "share=0.0 of the token limit"),
-        (lambda: gated({"a": None}, {"a": 1.0}, gates={"b": "a"}), r"reward gates name \['b'\]; terms are \['a'\]"),
+        (lambda: gate_terms({"a": None}, {"a": 1.0}, gates={"b": "a"}), r"reward gates name \['b'\]; terms are \['a'\]"),
     ],
 )
 def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
@@ -174,8 +174,8 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
         (["grpo.advantage._target_=openvlt.grpo.parts.advantage.group_normalized"], "has no 'group_normalized', but group_normalised, .*leave_one_out"),
         (["+grpo.auxilary.kl=1"], "grpo has unknown key 'auxilary'; .*auxiliary"),
         (["+grpo.auxiliary.e={_target_: openvlt.grpo.parts.auxiliary_losses.Entropy, coefficient: high}"], "coefficient='high' is no float"),
-        (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.reward.by_level, _partial_: true, weights: {1: 1}}"], None),
-        (["grpo=paper", "+reward.multiplier={_target_: openvlt.reward.reward.by_level, _partial_: true, weights: {1: 1}}"], "cancels"),
+        (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.reward.weigh_by_level, _partial_: true, weights: {1: 1}}"], None),
+        (["grpo=paper", "+reward.multiplier={_target_: openvlt.reward.reward.weigh_by_level, _partial_: true, weights: {1: 1}}"], "cancels"),
         (["grpo=gspo", "grpo.aggregate._target_=openvlt.grpo.parts.loss_aggregation.sequence_sum"], "gspo gives one value per completion"),
         (["grpo=rloo", "grpo.gate._target_=openvlt.grpo.parts.group_filter.keep_unequal"], "gate keep_unequal drops groups"),
         (["+recipe=pearl", "grpo=dapo", "grpo.shapers.perceived.auxiliary=1"], "perceived_first .* leave grpo.refill out"),

@@ -131,7 +131,7 @@ def test_a_generator_without_log_probabilities_is_fine(make, mixed):
     "optimizer", [partial(adamw, learning_rate=0.1, weight_decay=0.1), partial(muon, learning_rate=0.1, muon_learning_rate=0.1)]
 )
 def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(make, mixed, tmp_path, updates, optimizer):
-    from openvlt.trainer.loop import Fit
+    from openvlt.trainer.loop import TrainingLoop
     from openvlt.trainer.metrics import read_metrics
 
     experience = make(rewards=[1.0] * 8, updates=updates)
@@ -142,7 +142,7 @@ def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(mak
         experience.vlm, Optimisation(optimizer, constant), updates, Objective(clipped_surrogate, sequence_mean), updates=updates, micro_batch=4
     )
     before = {name: value.clone() for name, value in experience.vlm.model.state_dict().items()}
-    Fit(accelerator="cpu", progress=False).run(module, lambda step: batches[step], tmp_path, title="empty")
+    TrainingLoop(accelerator="cpu", progress=False).run(module, lambda step: batches[step], tmp_path, title="empty")
     assert module.version == updates
     assert all(torch.equal(value, before[name]) for name, value in experience.vlm.model.state_dict().items())
     rows = read_metrics(tmp_path / "metrics.csv")
@@ -152,14 +152,14 @@ def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(mak
 @pytest.mark.parametrize("pattern", ["full empty full", "empty full full"])
 def test_an_empty_step_keeps_its_row_and_columns_in_the_metrics(make, mixed, tmp_path, pattern):
     """Every row means what the header says, also that of a step in which nothing was learned."""
-    from openvlt.trainer.loop import Fit
+    from openvlt.trainer.loop import TrainingLoop
     from openvlt.trainer.metrics import read_metrics
 
     made = {"full": make(), "empty": make(rewards=[1.0] * 8)}
     batches = [made[kind].collect(mixed, seed=0, version=step)[1][0] for step, kind in enumerate(pattern.split())]
     optimisation = Optimisation(partial(adamw, learning_rate=1e-4), constant)
     module = GRPOModule(made["full"].vlm, optimisation, 3, Objective(clipped_surrogate, sequence_mean), updates=1, micro_batch=4)
-    Fit(accelerator="cpu", progress=False).run(module, lambda step: batches[step], tmp_path, title="sometimes empty")
+    TrainingLoop(accelerator="cpu", progress=False).run(module, lambda step: batches[step], tmp_path, title="sometimes empty")
     rows = read_metrics(tmp_path / "metrics.csv")
     assert [row["step"] for row in rows] == [1, 2, 3]
     full = [kind == "full" for kind in pattern.split()]

@@ -17,7 +17,7 @@ from openvlt.grpo.parts.loss import clipped_surrogate
 from openvlt.grpo.parts.loss_aggregation import sequence_mean, token_mean
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
-from openvlt.trainer.module import Optimisation, add
+from openvlt.trainer.module import Optimisation, add_logged
 from openvlt.types import GRPOBatch, Prompts, Totals
 
 LENGTHS = [3, 5, 1, 4, 2, 6, 3, 2, 5]
@@ -56,7 +56,7 @@ def total(made: GRPOModule, batch: GRPOBatch) -> tuple[Tensor, dict[str, Tensor]
     for part in made.split(batch):
         share, logged = made.loss(part)
         loss = loss + share
-        add(sums, logged)
+        add_logged(sums, logged)
     return loss, sums
 
 

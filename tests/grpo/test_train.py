@@ -27,7 +27,7 @@ from openvlt.grpo.parts.schedules import Ramp
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.prefix import PrefixGenerator
-from openvlt.trainer.loop import Fit
+from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, constant
 from openvlt.types import Rollouts
@@ -40,7 +40,7 @@ def parity(rollouts: Rollouts, services: Any) -> torch.Tensor:
 
 def settings(**changes: Any) -> GRPO:
     parts = dict(advantage=group_centred, gate=keep_unequal, aggregate=token_mean, reward=Reward({"parity": parity}, {"parity": 1.0}))
-    machine = dict(fit=Fit(accelerator="cpu", progress=False), prompt=PromptStyle(), generator=PrefixGenerator())
+    machine = dict(fit=TrainingLoop(accelerator="cpu", progress=False), prompt=PromptStyle(), generator=PrefixGenerator())
     moves = dict(optimizer=partial(adamw, learning_rate=1e-3), scheduler=constant)
     sizes = dict(steps=4, group_size=2, prompts_per_rollout=4, prompts_per_update=4, max_new_tokens=3)
     return GRPO(**{**parts, **machine, **moves, **sizes, **changes})
@@ -77,7 +77,7 @@ class Killed(Exception):
 
 
 @dataclass(frozen=True)
-class Mortal(Fit):
+class Mortal(TrainingLoop):
     """Fit whose batches stop coming at step `dies`."""
 
     dies: int = 10**9
@@ -91,7 +91,7 @@ class Mortal(Fit):
         super().run(module, mortal, folder, **options)
 
 
-def fit(workers: int, **more: Any) -> dict[str, Fit]:
+def fit(workers: int, **more: Any) -> dict[str, TrainingLoop]:
     return {"fit": Mortal(accelerator="cpu", progress=False, workers=workers, checkpoint_every=2, **more)}
 
 

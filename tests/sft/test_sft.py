@@ -13,7 +13,7 @@ from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.errors import UserError
 from openvlt.sft.loss import nll
 from openvlt.sft.module import SFT, SFTModule
-from openvlt.trainer.loop import Fit
+from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.module import Optimisation
 from openvlt.trainer.optimizer import adamw, constant
 from openvlt.types import Problem, Prompts, SFTBatch, Trace
@@ -119,7 +119,7 @@ def test_every_tensor_of_a_part_is_on_the_modules_device(fresh, mixed, vlm):
 
 def sft(**changes) -> SFT:
     made = SFT(
-        fit=Fit(accelerator="cpu", progress=False),
+        fit=TrainingLoop(accelerator="cpu", progress=False),
         prompt=PromptStyle(),
         optimizer=partial(adamw, learning_rate=5e-3),
         scheduler=constant,
@@ -180,6 +180,6 @@ def test_a_fault_found_by_a_worker_is_still_one_sentence(vlm, fresh, tmp_path: P
     def make(step: int):
         raise UserError("row 'q7': image x.png can't be read")
 
-    fit = Fit(accelerator="cpu", progress=False, workers=1)
+    fit = TrainingLoop(accelerator="cpu", progress=False, workers=1)
     with pytest.raises(UserError, match=r"^row 'q7': image x.png can't be read$"):
         fit.run(Counting(fresh(), settings, 2), make, tmp_path, title="sft", ahead=True)

@@ -24,7 +24,7 @@ from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
-from openvlt.trainer.loop import Fit
+from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, muon
 from openvlt.types import Trace
@@ -39,7 +39,7 @@ class Killed(Exception):
 
 
 @dataclass(frozen=True)
-class Mortal(Fit):
+class Mortal(TrainingLoop):
     """Fit whose batches stop coming at step `dies`."""
 
     accelerator: str = "cpu"
