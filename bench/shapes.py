@@ -62,7 +62,7 @@ class Open(Forced):
         return torch.zeros_like(super().banned_V())
 
 
-def make_model(setting: Setting, shape: Shape = BENCH) -> VLM:
+def make_model(setting: Setting, shape: TinyConfig = BENCH) -> VLM:
     """Random weights; the tokenizer is filled up so that every id of the vocabulary is a token."""
     tokenizer = make_tokenizer(WORDS * 20, shape.vocabulary)
     tokenizer.add_tokens([f"<{number}>" for number in range(setting.vocabulary - len(tokenizer))])

@@ -54,25 +54,25 @@ def process_count(devices: int | str) -> int:
     return devices
 
 
-def check_devices(process_count: int, accelerator: str) -> None:
+def check_devices(processes: int, accelerator: str) -> None:
     """Raises UserError when this machine has GPUs, and fewer than processes that want one each."""
     import torch
 
     gpus = torch.cuda.device_count()
-    if accelerator != "cpu" and 0 < gpus < process_count:
+    if accelerator != "cpu" and 0 < gpus < processes:
         has = f"{gpus} GPU{'s' if gpus > 1 else ''}"
         raise UserError(f"trainer.devices={processes}, but this machine has {has}; give at most {gpus}, or auto for all there are")
 
 
-def launch(process_count: int) -> int:
+def launch(processes: int) -> int:
     """Runs this very command `processes` times on this machine, one rank each, and gives the exit status of the first that failed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as places:
-        common = {"WORLD_SIZE": str(process_count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), _PLACES: places}
-        common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // process_count)))
-        ranks = [_start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(process_count)]
+        common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), _PLACES: places}
+        common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        ranks = [_start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the main rank too; it says what there is to say
         told: list[int] = []
         for number in (signal.SIGTERM, signal.SIGHUP):

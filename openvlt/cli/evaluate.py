@@ -74,7 +74,7 @@ def evaluate_benchmark(config: DictConfig) -> None:
         if _finished(folder, "results.md"):
             return
         several = "_target_" not in config.benchmark
-        print(f"{config.responses or announced(config)} -> {folder}", flush=True)
+        print(f"{config.responses or model_title(config)} -> {folder}", flush=True)
         with resumable(folder):
             _check_responses(config, several)
             runs = {name: build_runner(config, name) for name in (config.benchmark if several else [""])}

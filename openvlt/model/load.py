@@ -73,7 +73,7 @@ class VLM:
             banned_V[token_id] = token_id not in self.stop_ids
         return banned_V
 
-    def merged(self) -> nn.Module:
+    def merge_adapter(self) -> nn.Module:
         """The plain model; an adapter becomes part of its weights, in place."""
         return self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
 
@@ -148,7 +148,7 @@ def load_weights(path: str, *, dtype: str, attn_implementation: str) -> nn.Modul
     try:
         return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"model {path!r} can't be loaded: {first_line(error)}; check the path, the hub id or the network") from error
+        raise UserError(f"model {path!r} can't be loaded: {first_error_line(error)}; check the path, the hub id or the network") from error
 
 
 def build_on_meta(path: str) -> nn.Module:

@@ -35,9 +35,9 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
         processor = _load(path)
     except (OSError, ValueError, ImportError) as error:
         if not Path(path).exists():
-            raise UserError(f"{path}: can't be fetched ({first_line(error)}); check the hub id or the network, or give a folder") from error
+            raise UserError(f"{path}: can't be fetched ({first_error_line(error)}); check the hub id or the network, or give a folder") from error
         raise UserError(
-            f"{path}: no usable processor ({first_line(error)}); a model folder needs tokenizer.json, "
+            f"{path}: no usable processor ({first_error_line(error)}); a model folder needs tokenizer.json, "
             "preprocessor_config.json (or processor_config.json) and a chat template: copy them from the base model"
         ) from error
     if processor.tokenizer.chat_template and not processor.chat_template:

@@ -160,7 +160,7 @@ class TinyModel(PretrainedModel):
     """
 
     path: str = ""
-    sizes: Shape = TinyConfig()
+    sizes: TinyConfig = TinyConfig()
     seed: int = 0
     cache: str = ".cache"
     corpus: Callable[[], Sequence[str]] | None = None

@@ -18,7 +18,7 @@ class Stops:
         self.ids_S = torch.tensor(vlm.stop_ids, device=vlm.device)
         self.window = max((len(string.encode()) for string in strings), default=0)
 
-    def ended(self, said_NT: Tensor) -> Tensor:
+    def ended_rows(self, said_NT: Tensor) -> Tensor:
         """Bool (N,): rows whose newest token, the last column, ends them."""
         ended_N = torch.isin(said_NT[:, -1], self.ids_S)
         if not self.strings:

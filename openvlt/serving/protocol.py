@@ -51,7 +51,7 @@ class ChatRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
 
-    def filed(self, models: Sequence[str]) -> str:
+    def cache_key(self, models: Sequence[str]) -> str:
         """The key; without one of its own, the content's with the models that may answer."""
         return self.key or content_key("ask", sorted(models), list(self.messages), dict(self.options))
 

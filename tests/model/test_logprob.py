@@ -224,7 +224,7 @@ def test_lora_off_is_the_base_and_saving_merges_it(fresh, vlm, scored, tmp_path)
     loss_of(adapted, scored).backward()
     assert all(("lora" in name) == (value.grad is not None) for name, value in adapted.model.named_parameters())
     adapted.save(tmp_path)
-    merge_adapter = VLM(load_weights(str(tmp_path), dtype="float32", attn_implementation="sdpa"), base.processor, "merged")
+    merged = VLM(load_weights(str(tmp_path), dtype="float32", attn_implementation="sdpa"), base.processor, "merged")
     with torch.no_grad():
         torch.testing.assert_close(completion_logp(merged, *scored)[0], moved, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(completion_logp(adapted, *scored)[0], moved, atol=1e-5, rtol=1e-5)  # still usable

@@ -42,7 +42,7 @@ def refuse_mixture(selection: Selection, where: str) -> None:
     """Raises UserError when a selection weighs the parts of what is one source."""
     if selection.sources is not None:
         wanted = f"sources={dict(selection.sources)} needs a mixture such as data=openvlthinker"
-        raise UserError(f"{where} is one source; {wanted}, or {everything('sources')}")
+        raise UserError(f"{where} is one source; {wanted}, or {advise_all_rows('sources')}")
 
 
 
@@ -55,7 +55,7 @@ def take_amount(problems: Sequence[Problem], selection: Selection, where: str) -
     """The first `amount` of the problems. Raises UserError when there are fewer."""
     if selection.amount is not None and selection.amount > len(problems):
         amounts = f"{selection.amount} problems wanted, {len(problems)} there"
-        raise UserError(f"{where}: {amounts}; lower the amount, add data, or {everything('amount')}")
+        raise UserError(f"{where}: {amounts}; lower the amount, add data, or {advise_all_rows('amount')}")
     return list(problems[: selection.amount])
 
 

@@ -51,7 +51,7 @@ def apply_selection(problems: Sequence[Problem], selection: Selection, seed: int
         if not set(selection.levels) <= set(known):
             raise UserError(
                 f"{where}: levels {list(selection.levels)} wanted, the rows have {known or 'none'}; "
-                f"name the column in data.columns.level, or {everything('levels')}"
+                f"name the column in data.columns.level, or {advise_all_rows('levels')}"
             )
         problems = [problem for problem in problems if problem.level in selection.levels]
     problems = list(problems)

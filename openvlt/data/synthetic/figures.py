@@ -208,7 +208,7 @@ def _problem(drafted: tuple[str, int, dict[str, int], str], name: str, rng: rand
     kind, level, values, question = drafted
     equations, result = chain(values, question)
     return Problem(
-        id=f"{look.name}-{name}-{kind}-{level}",
+        id=f"{style.name}-{name}-{kind}-{level}",
         question=question,
         answer=str(result),
         images=(style.draw(kind, values, rng, size),),
@@ -227,7 +227,7 @@ def generate_figures(
     kinds: Sequence[str] = KINDS,
     levels: Sequence[int] = LEVELS,
     size: int = 56,
-    style: Look = FIGURES,
+    style: FigureStyle = FIGURES,
 ) -> list[Problem]:
     """`amount` problems, kinds and levels in turn (repeat a level to weigh it); the same arguments give the same problems.
 
@@ -235,7 +235,7 @@ def generate_figures(
     """
     for got, known, what in ((kinds, style.kinds, "kind"), (levels, LEVELS, "level")):
         if not got or set(got) - set(known):
-            raise UserError(f"{look.name}: {what}s are {list(got)}; choose from {list(known)}")
+            raise UserError(f"{style.name}: {what}s are {list(got)}; choose from {list(known)}")
     turns = list(itertools.product(levels, kinds))
     problems, seen = [], set()
     for index in range(amount):
@@ -248,7 +248,7 @@ def generate_figures(
                 break
         else:
             raise UserError(
-                f"{look.name}: {amount} {split} problems of {kind}, level {level}: there aren't that many; ask for less"
+                f"{style.name}: {amount} {split} problems of {kind}, level {level}: there aren't that many; ask for less"
             )
         seen.add(key)
         problems.append(_problem(drafted, f"{split}-{seed}-{index}", rng, size, style))

@@ -63,7 +63,7 @@ def figure_lessons(
     kinds: Sequence[str] = KINDS,
     mix: tuple[float, float, float] = MIX,
     size: int = 56,
-    style: Look = FIGURES,
+    style: FigureStyle = FIGURES,
 ) -> Iterator[tuple[Problem, str]]:
     """(problem, response) pairs that teach to see and to calculate, but never to answer a question about a picture.
 
