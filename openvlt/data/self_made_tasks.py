@@ -29,7 +29,7 @@ def rotation_task(problem: Problem, rng: random.Random) -> list[Problem]:
 def add_perception_task(problem: Problem, rng: random.Random) -> list[Problem]:
     """The problem and one question about what is seen (PEARL's checklist, here from the caption of a generated figure).
 
-    `meta["parent"]` links it to the problem: see `openvlt.grpo.parts.advantage_shaping.perceived_first`.
+    `meta["parent"]` links it to the problem: see `openvlt.grpo.parts.advantage_shaping.require_perception`.
     """
     values = _VALUE.findall(str(problem.meta.get("caption", "")))
     if not values:

@@ -17,15 +17,15 @@ from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.sources.selection import Selector, filter_problems
 from openvlt.errors import UserError
 from openvlt.grpo.collect.experience import Chain, Experience
-from openvlt.grpo.collect.plan import Plan, ViewPass, Views
-from openvlt.grpo.collect.prompts import Draws, views
+from openvlt.grpo.collect.plan import MultiViewPlan, RolloutPlan, ViewPass
+from openvlt.grpo.collect.prompts import PromptLoader, rollout_views
 from openvlt.grpo.collect.sampler import PromptSampler, Shuffled
 from openvlt.grpo.collect.transcripts import Transcripts
 from openvlt.grpo.module import GRPOModule, Objective
-from openvlt.grpo.parts.auxiliary_losses import KL, Auxiliary, RewardKL
+from openvlt.grpo.parts.auxiliary_losses import AuxiliaryLoss, ReferenceKL, RewardKL
 from openvlt.grpo.parts.loss import TokenLoss, clipped_surrogate
-from openvlt.grpo.parts.schedules import at
-from openvlt.grpo.validate import check
+from openvlt.grpo.parts.schedules import resolve_schedules
+from openvlt.grpo.validate import validate_algorithm
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.base import Generator, Sampling
@@ -57,9 +57,9 @@ class GRPO:
     aggregate: Callable[[Tensor, Tensor, Totals], Tensor]
     loss: TokenLoss = clipped_surrogate
     kl: float = 0.0
-    auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
+    auxiliary: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
     reward_kl: RewardKL | None = None
-    plan: Plan = Views()
+    plan: RolloutPlan = MultiViewPlan()
     refill: Callable[..., Rollouts] | None = None
     passes: Mapping[str, ViewPass] = field(default_factory=dict)
     shapers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class GRPO:
     transcripts: int = 2
 
     def __post_init__(self) -> None:
-        check(self)
+        validate_algorithm(self)
 
     @property
     def updates(self) -> int:
@@ -92,9 +92,9 @@ class GRPO:
         return self.prompts_per_rollout // self.prompts_per_update
 
     @property
-    def losses(self) -> dict[str, Auxiliary]:
+    def losses(self) -> dict[str, AuxiliaryLoss]:
         """All auxiliary losses, `kl` among them."""
-        return {**({"kl": KL(self.kl)} if self.kl else {}), **self.auxiliary}
+        return {**({"kl": ReferenceKL(self.kl)} if self.kl else {}), **self.auxiliary}
 
     @property
     def needs_reference(self) -> bool:
@@ -147,14 +147,14 @@ class GRPO:
     def _tasks(self, problem: Problem, seed: int) -> list[Problem]:
         return [problem] if self.task is None else self.task(problem, random.Random(f"task/{seed}/{problem.id}"))
 
-    def _draws(self, sampler: PromptSampler, problems: Sequence[Problem], experience: Experience, seed: int) -> Draws:
-        return Draws(
+    def _draws(self, sampler: PromptSampler, problems: Sequence[Problem], experience: Experience, seed: int) -> PromptLoader:
+        return PromptLoader(
             sampler,
             problems,
             size=self.prompts_per_rollout,
             task=None if self.task is None else partial(self._tasks, seed=seed),
-            looks=experience.looks,
-            through=lambda step: (views(at(experience.chain, step, self.steps)), self._rollout_seed(seed, step)),
+            looks=experience.prompt_cache,
+            through=lambda step: (rollout_views(resolve_schedules(experience.chain, step, self.steps)), self._rollout_seed(seed, step)),
             workers=self.fit.workers,
         )
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from openvlt.grpo.collect.experience import micro_batches
-from openvlt.grpo.parts.auxiliary_losses import Auxiliary
+from openvlt.grpo.parts.auxiliary_losses import AuxiliaryLoss
 from openvlt.grpo.parts.kl import k3
-from openvlt.grpo.parts.loss import TokenLoss, silenced
-from openvlt.grpo.parts.schedules import at
+from openvlt.grpo.parts.loss import TokenLoss, clip_fraction
+from openvlt.grpo.parts.schedules import resolve_schedules
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.trainer.module import Optimisation, StepModule
@@ -28,7 +28,7 @@ class Objective:
 
     loss: TokenLoss
     aggregate: Callable[[Tensor, Tensor, Totals], Tensor]
-    auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
+    auxiliary: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
     temperature: float = 1.0
 
     @property
@@ -71,7 +71,7 @@ class GRPOModule(StepModule):
         self.metrics |= {**batch.metrics, "memory_gib": peak_memory()}
 
     def loss(self, part: GRPOBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        goal, mask_NT = at(self.objective, self.version, self.steps), part.mask_NT
+        goal, mask_NT = resolve_schedules(self.objective, self.version, self.steps), part.mask_NT
         more = {"entropy_grad": True} if goal.entropy_grad else {}
         columns = (part.prompts, part.ids_NT, mask_NT, part.group_N)
         slope_NT = self._slope(part, goal) if part.old_logp_NT is None and not goal.auxiliary else None
@@ -101,7 +101,7 @@ class GRPOModule(StepModule):
     def _shares(self, part: GRPOBatch, loss: TokenLoss, tensors: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         """Quantities of docs/metrics.md: each part's share of a mean over the step's tokens, or its extreme."""
         (logp_NT, old_NT, adv), rows_NT, tokens = tensors, part.mask_NT.bool(), part.trained_tokens
-        low, high = silenced(loss, logp_NT, old_NT, adv, part.mask_NT)
+        low, high = clip_fraction(loss, logp_NT, old_NT, adv, part.mask_NT)
         difference = (logp_NT - old_NT)[rows_NT]
         shares = {"clipped_low": low / tokens, "clipped_high": high / tokens}
         shares |= {"ratio_min": difference.min().exp(), "ratio_max": difference.max().exp()}

@@ -9,28 +9,28 @@ from typing import Any
 
 from openvlt.config.validate import check_positive
 from openvlt.errors import UserError
-from openvlt.grpo.collect.columns import EXTRA, SCORED, check_columns, wanted
+from openvlt.grpo.collect.columns import EXTRA, SCORED, check_requested_columns, requested_columns
 from openvlt.grpo.collect.plan import largest_group
 from openvlt.grpo.collect.sampler import NearHalf
 from openvlt.grpo.parts import advantage, advantage_shaping, group_filter, loss, loss_aggregation
-from openvlt.grpo.parts.schedules import PARTS, Schedule, at, fixed, not_negative
+from openvlt.grpo.parts.schedules import PARTS, Schedule, check_coefficient, refuse_schedule, resolve_schedules
 from openvlt.reward.reward import weighted_sum
 from openvlt.trainer.module import check_optimisation
 from openvlt.trainer.optimizer import check_optimizer
 
 DENOMINATORS = ("all", "kept", "selected")
 SIZES = ("steps", "group_size", "prompts_per_rollout", "prompts_per_update", "micro_batch", "temperature", "top_p", "max_new_tokens")
-BY_GROUP_STD = (advantage.group_normalised, advantage.gdpo)
+BY_GROUP_STD = (advantage.normalise_by_group, advantage.gdpo)
 OVER_BATCH = (advantage.reinforce_pp, advantage.reinforce_pp_baseline, advantage.gdpo)  # not 0 in a group of equal rewards
 
 
-def check(bundle: Any) -> None:
+def validate_algorithm(bundle: Any) -> None:
     """Raises UserError for a `GRPO` that can't be."""
     _settings(bundle)
     _columns(bundle)
     _together(bundle)
     for step in (0, bundle.steps - 1):  # schedules whose values no part takes are found now
-        at([getattr(bundle, part) for part in PARTS if part != "kl"] + [bundle.losses], step, bundle.steps)
+        resolve_schedules([getattr(bundle, part) for part in PARTS if part != "kl"] + [bundle.losses], step, bundle.steps)
 
 
 def _settings(bundle: Any) -> None:
@@ -39,24 +39,24 @@ def _settings(bundle: Any) -> None:
             f"grpo.denominator={bundle.denominator!r}; it is all (dropped groups count), or kept (they don't), or selected (only tokens "
             "whose weight isn't 0 count)"
         )
-    not_negative("grpo.kl", bundle.kl, "0 switches the KL term off")
+    check_coefficient("grpo.kl", bundle.kl, "0 switches the KL term off")
     if bundle.kl and "kl" in bundle.auxiliary:
         raise UserError("grpo.kl and grpo.auxiliary.kl are two KL terms of one name; set grpo.kl=0, or call the other one differently")
     for entry in fields(bundle):
         if entry.name not in PARTS:
-            fixed(f"grpo.{entry.name}", getattr(bundle, entry.name))
+            refuse_schedule(f"grpo.{entry.name}", getattr(bundle, entry.name))
     check_positive(bundle, "grpo", *SIZES)
     if bundle.top_p > 1:
         raise UserError(f"grpo.top_p={bundle.top_p}; it is above 0 and at most 1, which cuts nothing off")
-    not_negative("grpo.transcripts", bundle.transcripts, "0 keeps none")
+    check_coefficient("grpo.transcripts", bundle.transcripts, "0 keeps none")
     check_optimisation("grpo", bundle.warmup, bundle.clip)
     check_optimizer("grpo.optimizer", bundle.optimizer)
     _select(bundle.select)
     if _function(bundle.sampler) is NearHalf:
         bundle.sampler((), 0)  # says what is wrong with its settings now, and not when its stage begins
     for step in (0, bundle.steps - 1):
-        for name, value in _numbers(at(bundle.loss, step, bundle.steps)):
-            not_negative(f"grpo.loss.{name}", value, "it bounds a ratio")
+        for name, value in _numbers(resolve_schedules(bundle.loss, step, bundle.steps)):
+            check_coefficient(f"grpo.loss.{name}", value, "it bounds a ratio")
             if name == "dual" and not value > 1:
                 raise UserError(f"grpo.loss.dual={value}; it bounds ratios above 1, so it is above 1 itself, or null for no bound")
     if bundle.prompts_per_rollout % bundle.prompts_per_update:
@@ -80,11 +80,11 @@ def _numbers(part: Any) -> list[tuple[str, Any]]:
 
 
 def _columns(bundle: Any) -> None:
-    check_columns("grpo.advantage", bundle.advantage, extra=EXTRA, later=("adv_NT",))
-    check_columns("grpo.gate", bundle.gate, later=(*SCORED, "adv_NT"))
+    check_requested_columns("grpo.advantage", bundle.advantage, extra=EXTRA, later=("adv_NT",))
+    check_requested_columns("grpo.gate", bundle.gate, later=(*SCORED, "adv_NT"))
     for kind in ("shapers", "hooks"):
         for name, part in getattr(bundle, kind).items():
-            check_columns(f"grpo.{kind}.{name}", part)
+            check_requested_columns(f"grpo.{kind}.{name}", part)
             _views(f"grpo.{kind}.{name}", part, bundle)
     for name, aux in bundle.losses.items():
         if missing := [need for need in aux.needs if need not in ("reference", "entropy", *bundle.passes)]:
@@ -95,7 +95,7 @@ def _columns(bundle: Any) -> None:
 
 def _views(where: str, part: Any, bundle: Any) -> None:
     """A setting `view` or `noisy` of a part that reads scores names one of the passes."""
-    outputs = [output for column, output in (("logp", "logp"), ("stats", "sym_kl")) if column in wanted(part)]
+    outputs = [output for column, output in (("logp", "logp"), ("stats", "sym_kl")) if column in requested_columns(part)]
     for name, parameter in inspect.signature(part).parameters.items() if outputs else ():
         if name not in ("view", "noisy") or not isinstance(parameter.default, str):
             continue
@@ -113,7 +113,7 @@ def _gives(where: str, name: str, output: str, bundle: Any) -> None:
 
 def _together(bundle: Any) -> None:
     function = {name: _function(getattr(bundle, name)) for name in ("loss", "aggregate", "advantage", "gate")}
-    if function["loss"] in loss.SEQUENCE_LEVEL and function["aggregate"] in loss_aggregation.ADDING_UP:
+    if function["loss"] in loss.SEQUENCE_LEVEL and function["aggregate"] in loss_aggregation.TOKEN_SUMS:
         raise UserError(
             f"{function['loss'].__name__} gives one value per completion, which {function['aggregate'].__name__} would count once per "
             "token; use aggregate sequence_mean"
@@ -124,7 +124,7 @@ def _together(bundle: Any) -> None:
             "groups use clipped_surrogate, sequence_surrogate or cispo"
         )
     _advantage(bundle, function["advantage"])
-    if function["gate"] is group_filter.keep_unequal:
+    if function["gate"] is group_filter.drop_zero_variance_groups:
         _keep_unequal(bundle, function["advantage"])
     if bundle.refill is not None:
         _refill(bundle, function["gate"])
@@ -135,16 +135,16 @@ def _advantage(bundle: Any, function: Any) -> None:
     if bundle.reward.multiplier is not None and function in BY_GROUP_STD:
         raise UserError(
             f"reward.multiplier has no effect under {function.__name__}: a factor that all completions of a problem share "
-            "cancels in (r - mean) / std; weigh the loss instead (openvlt.grpo.parts.advantage_shaping.level_weights), or use an advantage without std"
+            "cancels in (r - mean) / std; weigh the loss instead (openvlt.grpo.parts.advantage_shaping.weigh_by_difficulty), or use an advantage without std"
         )
-    if bundle.reward_kl is not None and not {"reward_N", "penalty_NT"} & set(wanted(bundle.advantage)):
+    if bundle.reward_kl is not None and not {"reward_N", "penalty_NT"} & set(requested_columns(bundle.advantage)):
         raise UserError(
             "grpo.reward_kl has no effect under an advantage that reads neither reward_N nor penalty_NT, such as gdpo, which goes by the "
             "terms of the reward; put the KL term into the loss (grpo.kl), or use another advantage"
         )
     if function is advantage.gdpo and _function(bundle.reward.combine) is not weighted_sum:
         raise UserError("reward.combine has no effect under gdpo, which adds up the weighted terms itself; leave it out")
-    alone = "group_N" in wanted(bundle.advantage) and function.__module__ == advantage.__name__
+    alone = "group_N" in requested_columns(bundle.advantage) and function.__module__ == advantage.__name__
     if alone and largest_group(bundle.plan, bundle.group_size, bundle.steps) == 1:
         raise UserError(
             f"grpo.group_size=1 trains nothing under {function.__name__}: a group of one is its own baseline and its advantage 0; give at "
@@ -166,12 +166,12 @@ def _keep_unequal(bundle: Any, function: Any) -> None:
 
 
 def _refill(bundle: Any, function: Any) -> None:
-    if function is group_filter.keep_all:
+    if function is group_filter.keep_all_groups:
         raise UserError("grpo.refill has nothing to replace under gate keep_all; use keep_unequal or accuracy_band, or leave refill out")
     for name, part in bundle.shapers.items():
-        if _function(part) is advantage_shaping.perceived_first:
+        if _function(part) is advantage_shaping.require_perception:
             raise UserError("shaper perceived_first has to see the perception groups that a refill takes out; leave grpo.refill out")
-        if _replays(bundle) and {"logp", "old_NT"} & set(wanted(part)):
+        if _replays(bundle) and {"logp", "old_NT"} & set(requested_columns(part)):
             raise UserError(
                 f"grpo.shapers.{name} reads the policy's log-probabilities, but those of replayed groups are an earlier policy's; use "
                 "refill Resample, or leave refill out"

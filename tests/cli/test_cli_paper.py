@@ -37,7 +37,7 @@ def test_grpo_has_the_papers_settings(paper: DictConfig) -> None:
     assert grpo.scheduler._target_ == "openvlt.trainer.optimizer.constant"
     assert (paper.prompt.max_tokens, grpo.max_new_tokens, paper.evaluation.sampling.max_new_tokens) == (6144, 2048, 2048)
     assert grpo.aggregate._target_ == "openvlt.grpo.parts.loss_aggregation.sequence_mean" and grpo.denominator == "all"  # (1/G) sum (1/|o|) sum
-    assert grpo.advantage._target_ == "openvlt.grpo.parts.advantage.group_normalised"
+    assert grpo.advantage._target_ == "openvlt.grpo.parts.advantage.normalise_by_group"
     assert grpo.loss._target_ == "openvlt.grpo.parts.loss.clipped_surrogate"
     assert (grpo.loss.clip_low, grpo.loss.clip_high) == (0.2, 0.2)
     assert list(paper.reward.terms) == ["accuracy"] and dict(paper.reward.weights) == {"accuracy": 1.0}

@@ -55,10 +55,10 @@ RECIPES: dict[str, list[str]] = {
     "replay": [],
 }
 MIXED = [  # parts of many methods at once
-    "+grpo.auxiliary.entropy={_target_: openvlt.grpo.parts.auxiliary_losses.Entropy, coefficient: 0.01}",
-    "+grpo.auxiliary.right={_target_: openvlt.grpo.parts.auxiliary_losses.Imitation, coefficient: 0.1, rows: correct}",
-    "+grpo.shapers.cut={_target_: openvlt.grpo.parts.advantage_shaping.mask_truncated, _partial_: true}",
-    "+grpo.shapers.sharp={_target_: openvlt.grpo.parts.advantage_shaping.top_entropy, _partial_: true, share: 0.5}",
+    "+grpo.auxiliary.entropy={_target_: openvlt.grpo.parts.auxiliary_losses.EntropyBonus, coefficient: 0.01}",
+    "+grpo.auxiliary.right={_target_: openvlt.grpo.parts.auxiliary_losses.SFTLoss, coefficient: 0.1, rows: correct}",
+    "+grpo.shapers.cut={_target_: openvlt.grpo.parts.advantage_shaping.drop_truncated, _partial_: true}",
+    "+grpo.shapers.sharp={_target_: openvlt.grpo.parts.advantage_shaping.keep_top_entropy, _partial_: true, share: 0.5}",
     "+grpo.correction={_target_: openvlt.grpo.parts.rollout_correction.RolloutCorrection, level: sequence, action: mask, cap: 3.0}",
     "grpo.denominator=selected",
     "grpo.kl=0.1",

@@ -10,8 +10,8 @@ from made import LENGTHS, REWARDS, Scripted, written
 
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.grpo.collect.experience import Chain, Experience
-from openvlt.grpo.parts.advantage import group_centred
-from openvlt.grpo.parts.group_filter import keep_unequal
+from openvlt.grpo.parts.advantage import centre_by_group
+from openvlt.grpo.parts.group_filter import drop_zero_variance_groups
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.base import Sampling
@@ -28,8 +28,8 @@ def make(fresh: Callable[..., VLM], ragged) -> Callable[..., Experience]:
             generator=Scripted(rows, rewards, logp),
             sampling=Sampling(n=2, max_new_tokens=6),
             reward=Reward({"written": written}, {"written": 1.0}),
-            advantage=group_centred,
-            gate=keep_unequal,
+            advantage=centre_by_group,
+            gate=drop_zero_variance_groups,
         )
         model = fresh() if model is None else model
         return Experience(replace(chain, **changes), model, Renderer(model.processor, PromptStyle()), reference, updates)

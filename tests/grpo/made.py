@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from openvlt.grpo.parts.group_filter import keep_unequal
+from openvlt.grpo.parts.group_filter import drop_zero_variance_groups
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
 
 LENGTHS = (3, 5, 2, 4, 6, 1, 4, 2)  # four problems, two completions each
@@ -54,4 +54,4 @@ def rollouts(rewards: list[float], *, groups: int = 2, lengths: list[int] | None
         view=("clean",) * rows,
         verdicts=tuple(Verdict.CORRECT if reward > 0 else Verdict.WRONG for reward in rewards),
     ).with_(**columns_)
-    return made.with_(keep_N=keep_unequal(made.reward_N, made.group_N))
+    return made.with_(keep_N=drop_zero_variance_groups(made.reward_N, made.group_N))

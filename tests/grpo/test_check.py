@@ -17,10 +17,10 @@ from openvlt.data.sources import selection
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect import sampler
-from openvlt.grpo.collect.plan import Spec, ViewPass, Views, gold_answer
-from openvlt.grpo.collect.resampling import Replay, Resample
+from openvlt.grpo.collect.plan import MultiViewPlan, ViewPass, ViewSpec, inject_gold_answer
+from openvlt.grpo.collect.resampling import ReplayBuffer, Resample
 from openvlt.grpo.parts import advantage, advantage_shaping, group_filter, loss, loss_aggregation
-from openvlt.grpo.parts.auxiliary_losses import KL, Entropy, RewardKL, ViewGap
+from openvlt.grpo.parts.auxiliary_losses import EntropyBonus, PerceptionKL, ReferenceKL, RewardKL
 from openvlt.grpo.parts.rollout_correction import RolloutCorrection
 from openvlt.grpo.parts.schedules import Ramp
 from openvlt.grpo.validate import OVER_BATCH, SIZES
@@ -37,16 +37,16 @@ def reward(**more: Any) -> Reward:
 
 
 def grpo(**changes: Any) -> GRPO:
-    parts = dict(advantage=advantage.group_normalised, gate=group_filter.keep_unequal, aggregate=loss_aggregation.sequence_mean, reward=reward())
+    parts = dict(advantage=advantage.normalise_by_group, gate=group_filter.drop_zero_variance_groups, aggregate=loss_aggregation.sequence_mean, reward=reward())
     machine = dict(fit=TrainingLoop(), prompt=PromptStyle(), generator=PrefixGenerator(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
     return GRPO(**{**machine, **parts, **changes})
 
 
-NEED = partial(advantage_shaping.perception, view="black")
+NEED = partial(advantage_shaping.weigh_by_perception, view="black")
 VIEW, KL_ONLY = ({"black": ViewPass(Blackened(), outputs=outputs)} for outputs in (("logp",), ("sym_kl",)))
 
 
-BY_GROUP = (advantage.group_normalised, advantage.group_centred, advantage.batch_normalised, advantage.leave_one_out)
+BY_GROUP = (advantage.normalise_by_group, advantage.centre_by_group, advantage.normalise_by_batch, advantage.leave_one_out)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ BY_GROUP = (advantage.group_normalised, advantage.group_centred, advantage.batch
     [
         ({"denominator": "sum"}, "grpo.denominator='sum'; it is all .*, or kept .*, or selected"),
         ({"kl": -0.1}, "grpo.kl=-0.1 is negative; 0 switches"),
-        ({"kl": 0.1, "auxiliary": {"kl": KL(0.1)}}, "two KL terms of one name"),
+        ({"kl": 0.1, "auxiliary": {"kl": ReferenceKL(0.1)}}, "two KL terms of one name"),
         ({"kl": Ramp(0.1, -0.1)}, "KL.coefficient=-0.1 is negative"),
         ({"loss": partial(loss.clipped_surrogate, clip_low=-0.2)}, "grpo.loss.clip_low=-0.2 is negative"),
         ({"prompts_per_rollout": 10, "prompts_per_update": 4}, "is no multiple of grpo.prompts_per_update=4"),
@@ -62,36 +62,36 @@ BY_GROUP = (advantage.group_normalised, advantage.group_centred, advantage.batch
         ({"gate": lambda penalty_NT: None}, r"grpo.gate asks for \['penalty_NT'\]"),
         ({"shapers": {"mine": lambda entropy: None}}, r"grpo.shapers.mine asks for \['entropy'\]"),
         ({"hooks": {"mine": lambda x: None}}, r"grpo.hooks.mine asks for \['x'\]"),
-        ({"shapers": {"p": partial(advantage_shaping.perception, view="black")}}, r"grpo.shapers.p.view='black' is no pass; grpo.passes has \[\]"),
-        ({"auxiliary": {"gap": ViewGap(0.1, view="blak")}, "passes": VIEW}, r"needs the pass 'blak'; grpo.passes has \['black'\]"),
+        ({"shapers": {"p": partial(advantage_shaping.weigh_by_perception, view="black")}}, r"grpo.shapers.p.view='black' is no pass; grpo.passes has \[\]"),
+        ({"auxiliary": {"gap": PerceptionKL(0.1, view="blak")}, "passes": VIEW}, r"needs the pass 'blak'; grpo.passes has \['black'\]"),
         ({"reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0}))}, r"cancels in \(r - mean\) / std; weigh the loss instead"),
         ({"loss": partial(loss.gspo, clip_low=1e-3), "aggregate": loss_aggregation.sequence_sum}, "gspo gives one value per completion"),
-        ({"refill": Resample(), "gate": group_filter.keep_all}, "has nothing to replace under gate keep_all"),
+        ({"refill": Resample(), "gate": group_filter.keep_all_groups}, "has nothing to replace under gate keep_all"),
         ({"reward_kl": RewardKL(0.1)}, "gate keep_unequal drops groups .* the KL term in the reward gives them one"),
         ({"loss": loss.policy_gradient, "prompts_per_rollout": 64}, "takes every completion for the present policy's own"),
-        ({"loss": loss.policy_gradient, "refill": Replay()}, "replayed groups use clipped_surrogate"),
+        ({"loss": loss.policy_gradient, "refill": ReplayBuffer()}, "replayed groups use clipped_surrogate"),
         *[({size: 0}, f"grpo.{size}=0; it is above 0") for size in SIZES],
         ({"prompts_per_update": -32}, "grpo.prompts_per_update=-32; it is above 0"),
         ({"top_p": 1.1}, "grpo.top_p=1.1; it is above 0 and at most 1"),
         ({"temperature": Ramp(1.0, 0.5)}, "grpo.temperature can't be a schedule: .* go into numbers of loss, aggregate"),
         ({"sampler": partial(sampler.NearHalf, floor=Ramp(0.1, 0.2))}, "grpo.sampler can't be a schedule"),
         ({"correction": RolloutCorrection(cap=Ramp(2.0, 0.0))}, "cap=0.0; they are 0 <= floor < cap"),
-        ({"plan": Views({"more": Spec(Ramp(2, 0))})}, "n=0 completions"),
+        ({"plan": MultiViewPlan({"more": ViewSpec(Ramp(2, 0))})}, "n=0 completions"),
         ({"select": partial(selection.keep_between, low=0.2)}, r"grpo.select has no column; give \+grpo.select.column=<value>"),
         ({"select": partial(selection.keep_highest, column="level")}, "grpo.select has no amount"),
-        ({"auxiliary": {"gap": ViewGap(0.1, view="black")}, "passes": KL_ONLY}, r"reads logp of the pass 'black'; add it: .*=\[logp, \.\.\.\]"),
-        ({"shapers": {"p": partial(advantage_shaping.perception, view="black")}, "passes": KL_ONLY}, "grpo.shapers.p reads logp of the pass 'black'"),
-        ({"shapers": {"u": partial(advantage_shaping.uncertainty, weight=1.0, limit=1.0, noisy="black")}, "passes": VIEW}, "u reads sym_kl of the pass"),
+        ({"auxiliary": {"gap": PerceptionKL(0.1, view="black")}, "passes": KL_ONLY}, r"reads logp of the pass 'black'; add it: .*=\[logp, \.\.\.\]"),
+        ({"shapers": {"p": partial(advantage_shaping.weigh_by_perception, view="black")}, "passes": KL_ONLY}, "grpo.shapers.p reads logp of the pass 'black'"),
+        ({"shapers": {"u": partial(advantage_shaping.add_uncertainty_bonus, weight=1.0, limit=1.0, noisy="black")}, "passes": VIEW}, "u reads sym_kl of the pass"),
         ({"gate": lambda entropy_NT: None}, r"grpo.gate asks for \['entropy_NT'\], which isn't known yet when it runs"),
         ({"gate": lambda adv_NT: None}, r"grpo.gate asks for \['adv_NT'\], which isn't known yet"),
         ({"advantage": lambda adv_NT: None}, r"grpo.advantage asks for \['adv_NT'\], which isn't known yet"),
-        ({"shapers": {"first": advantage_shaping.perceived_first}, "refill": Resample()}, "has to see the perception groups that a refill takes out"),
-        ({"shapers": {"p": NEED}, "passes": VIEW, "refill": Replay()}, "grpo.shapers.p reads .* those of replayed groups are an earlier"),
+        ({"shapers": {"first": advantage_shaping.require_perception}, "refill": Resample()}, "has to see the perception groups that a refill takes out"),
+        ({"shapers": {"p": NEED}, "passes": VIEW, "refill": ReplayBuffer()}, "grpo.shapers.p reads .* those of replayed groups are an earlier"),
         *[({"advantage": each}, f"but {each.__name__} gives them one; use gate keep_all") for each in OVER_BATCH],
-        ({"advantage": advantage.gdpo, "reward_kl": RewardKL(0.1), "gate": group_filter.keep_all}, "reward_kl has no effect .* such as gdpo"),
+        ({"advantage": advantage.gdpo, "reward_kl": RewardKL(0.1), "gate": group_filter.keep_all_groups}, "reward_kl has no effect .* such as gdpo"),
         ({"advantage": advantage.gdpo, "reward": reward(combine=partial(gate_terms, gates={"a": "a"}))}, "combine has no effect under gdpo"),
         *[({"group_size": 1, "advantage": each}, f"=1 trains nothing under {each.__name__}") for each in (*BY_GROUP, *OVER_BATCH[1:])],
-        ({"group_size": 1, "plan": Views({"other": Spec(3, train=False)})}, "grpo.group_size=1 trains nothing"),
+        ({"group_size": 1, "plan": MultiViewPlan({"other": ViewSpec(3, train=False)})}, "grpo.group_size=1 trains nothing"),
         ({"loss": partial(loss.clipped_surrogate, dual=1.0)}, "grpo.loss.dual=1.0; it bounds ratios above 1"),
         ({"loss": partial(loss.clipped_surrogate, dual=Ramp(3.0, 0.5))}, "grpo.loss.dual=0.5"),
         ({"loss": partial(loss.clipped_surrogate, clip_high=Ramp(0.0, -0.5))}, "grpo.loss.clip_high=-0.5 is negative"),
@@ -104,22 +104,22 @@ def test_a_bundle_that_cannot_be_says_why(changes: dict[str, Any], said: str):
 
 
 def test_what_is_allowed_is_built():
-    centred = {"advantage": advantage.group_centred, "reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0}))}
+    centred = {"advantage": advantage.centre_by_group, "reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0}))}
     assert grpo(**centred).updates == 1
-    assert grpo(shapers={"p": partial(advantage_shaping.perception, view="black")}, passes=VIEW).losses == {}
+    assert grpo(shapers={"p": partial(advantage_shaping.weigh_by_perception, view="black")}, passes=VIEW).losses == {}
     assert grpo(kl=Ramp(0.1, 0.0)).needs_reference and not grpo().needs_reference
-    assert grpo(reward_kl=RewardKL(0.1), gate=group_filter.keep_all).needs_reference
+    assert grpo(reward_kl=RewardKL(0.1), gate=group_filter.keep_all_groups).needs_reference
     assert grpo(reward=Reward({"caption": CaptionSuffices("reference")}, {"caption": 1.0})).needs_reference
     assert not grpo(reward=Reward({"caption": CaptionSuffices()}, {"caption": 1.0})).needs_reference
     assert grpo(correction=RolloutCorrection(cap=Ramp(3.0, 2.0)), select=partial(selection.keep_between, column="level")).steps
-    assert list(grpo(kl=0.1, auxiliary={"entropy": Entropy(0.1)}).losses) == ["kl", "entropy"]
-    assert grpo(shapers={"p": NEED}, passes=VIEW, refill=Resample()) and grpo(shapers={"cut": advantage_shaping.mask_truncated}, refill=Replay())
-    assert grpo(advantage=advantage.gdpo, gate=group_filter.keep_all) and grpo(shapers={"first": advantage_shaping.perceived_first})
+    assert list(grpo(kl=0.1, auxiliary={"entropy": EntropyBonus(0.1)}).losses) == ["kl", "entropy"]
+    assert grpo(shapers={"p": NEED}, passes=VIEW, refill=Resample()) and grpo(shapers={"cut": advantage_shaping.drop_truncated}, refill=ReplayBuffer())
+    assert grpo(advantage=advantage.gdpo, gate=group_filter.keep_all_groups) and grpo(shapers={"first": advantage_shaping.require_perception})
 
 
 def test_one_completion_of_a_problem_is_enough_where_others_stand_beside_it():
-    over_batch = {"advantage": advantage.reinforce_pp, "gate": group_filter.keep_all, "reward_kl": RewardKL(0.1)}
-    for changes in (over_batch, {"plan": Views(texts=gold_answer)}, {"plan": Views({"noisy": Spec(1)})}):
+    over_batch = {"advantage": advantage.reinforce_pp, "gate": group_filter.keep_all_groups, "reward_kl": RewardKL(0.1)}
+    for changes in (over_batch, {"plan": MultiViewPlan(texts=inject_gold_answer)}, {"plan": MultiViewPlan({"noisy": ViewSpec(1)})}):
         assert grpo(group_size=1, **changes).group_size == 1
 
 
@@ -147,17 +147,17 @@ def test_updates_are_computed_in_the_precision_of_the_rollout(precision: str):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Entropy(-1.0), "Entropy.coefficient=-1.0 is negative"),
+        (lambda: EntropyBonus(-1.0), "Entropy.coefficient=-1.0 is negative"),
         (lambda: RewardKL(-1.0), "reward_kl.coefficient=-1.0 is negative"),
         (lambda: RolloutCorrection(level="word"), "level is token or sequence, action truncate or mask"),
         (lambda: RolloutCorrection(cap=0.0), "0 <= floor < cap"),
         (lambda: Resample(tries=0), "grpo.refill.tries=0; it is at least 1"),
         (lambda: Resample(tries=Ramp(1, 4)), "grpo.refill.tries can't be a schedule: it stays the same over a run"),
-        (lambda: Replay(capacity=Ramp(1, 4)), "grpo.refill.capacity can't be a schedule"),
-        (lambda: Replay(capacity=0), "grpo.refill.capacity=0"),
+        (lambda: ReplayBuffer(capacity=Ramp(1, 4)), "grpo.refill.capacity can't be a schedule"),
+        (lambda: ReplayBuffer(capacity=0), "grpo.refill.capacity=0"),
         (lambda: ViewPass(Blackened(), outputs=("kl",)), r"outputs \['kl'\] unknown; they are logp, sym_kl"),
-        (lambda: Spec(0), "n=0 completions"),
-        (lambda: Views({"clean": Spec(1)}), "'clean' names the completions of the plain image"),
+        (lambda: ViewSpec(0), "n=0 completions"),
+        (lambda: MultiViewPlan({"clean": ViewSpec(1)}), "'clean' names the completions of the plain image"),
         (lambda: Overlong(10, share=0.0), "share=0.0 of the token limit"),
         (lambda: gate_terms({"a": None}, {"a": 1.0}, gates={"b": "a"}), r"reward gates name \['b'\]; terms are \['a'\]"),
     ],
@@ -173,11 +173,11 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
         (["+grpo.loss.clip=0.2"], r"grpo.loss has unknown key 'clip'; openvlt.grpo.parts.loss.clipped_surrogate takes .*clip_low, clip_high, dual"),
         (["grpo.advantage._target_=openvlt.grpo.parts.advantage.group_normalized"], "has no 'group_normalized', but group_normalised, .*leave_one_out"),
         (["+grpo.auxilary.kl=1"], "grpo has unknown key 'auxilary'; .*auxiliary"),
-        (["+grpo.auxiliary.e={_target_: openvlt.grpo.parts.auxiliary_losses.Entropy, coefficient: high}"], "coefficient='high' is no float"),
+        (["+grpo.auxiliary.e={_target_: openvlt.grpo.parts.auxiliary_losses.EntropyBonus, coefficient: high}"], "coefficient='high' is no float"),
         (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.reward.weigh_by_level, _partial_: true, weights: {1: 1}}"], None),
         (["grpo=paper", "+reward.multiplier={_target_: openvlt.reward.reward.weigh_by_level, _partial_: true, weights: {1: 1}}"], "cancels"),
         (["grpo=gspo", "grpo.aggregate._target_=openvlt.grpo.parts.loss_aggregation.sequence_sum"], "gspo gives one value per completion"),
-        (["grpo=rloo", "grpo.gate._target_=openvlt.grpo.parts.group_filter.keep_unequal"], "gate keep_unequal drops groups"),
+        (["grpo=rloo", "grpo.gate._target_=openvlt.grpo.parts.group_filter.drop_zero_variance_groups"], "gate keep_unequal drops groups"),
         (["+recipe=pearl", "grpo=dapo", "grpo.shapers.perceived.auxiliary=1"], "perceived_first .* leave grpo.refill out"),
         (["grpo.clip=-1"], r"grpo.clip=-1; .* above 0; inf \(.inf in a file\) clips nothing"),
     ],

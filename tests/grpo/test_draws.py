@@ -12,8 +12,8 @@ from made import Scripted, written
 
 from openvlt.errors import UserError
 from openvlt.grpo.collect.experience import Experience
-from openvlt.grpo.collect.plan import Spec, ViewPass, Views
-from openvlt.grpo.collect.resampling import Replay, Resample
+from openvlt.grpo.collect.plan import MultiViewPlan, ViewPass, ViewSpec
+from openvlt.grpo.collect.resampling import ReplayBuffer, Resample
 from openvlt.model.shared_prefix.vision_features import FEATURES
 from openvlt.reward.reward import Reward
 from openvlt.types import Origin
@@ -50,7 +50,7 @@ def test_the_ratio_of_a_replayed_row_is_to_the_policy_that_said_it(make, mixed):
 def test_a_frozen_towers_features_are_made_anew_for_what_comes_from_a_memory(make, fresh, mixed):
     model = fresh()
     model.model.model.visual.requires_grad_(False)
-    experience = make(refill=Replay(), model=model)
+    experience = make(refill=ReplayBuffer(), model=model)
     first, _ = experience.collect(mixed, seed=0, version=0)
     second, _ = experience.collect(mixed, seed=1, version=1)
     assert len(first.problems) == 2 and len(second.problems) == 4
@@ -67,8 +67,8 @@ def test_a_pass_looks_through_the_same_noise_as_the_plan(make, mixed):
         drawn[who].add(float(rng.random()))
         return image
 
-    noisy = {"noisy": Spec(2, view=partial(view, who="plan"))}
-    experience = make(plan=Views(noisy), passes={"noisy": ViewPass(partial(view, who="pass"))})
+    noisy = {"noisy": ViewSpec(2, view=partial(view, who="plan"))}
+    experience = make(plan=MultiViewPlan(noisy), passes={"noisy": ViewPass(partial(view, who="pass"))})
     for version in (0, 3):
         experience.collect(mixed, seed=5, version=version)
         assert drawn["plan"] == drawn["pass"] and len(drawn["plan"]) == 4  # one per image

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openvlt.grpo.parts import advantage, loss, loss_aggregation
-from openvlt.grpo.parts.group_filter import accuracy_band, keep_unequal
+from openvlt.grpo.parts.group_filter import drop_zero_variance_groups, keep_accuracy_band
 from openvlt.types import Totals
 
 NAN = float("nan")
@@ -55,9 +55,9 @@ def test_advantages_equal_their_slow_twins(case):
     reward, group, penalty = case
     values, groups = reward.tolist(), group.tolist()
     for eps in (1e-6, 0.1):
-        same(advantage.group_normalised(reward, group, eps=eps), slow.grpo(values, groups, eps))
-        same(advantage.batch_normalised(reward, group, eps=eps), slow.batch_normalised(values, groups, eps))
-    same(advantage.group_centred(reward, group), slow.dr_grpo(values, groups))
+        same(advantage.normalise_by_group(reward, group, eps=eps), slow.grpo(values, groups, eps))
+        same(advantage.normalise_by_batch(reward, group, eps=eps), slow.batch_normalised(values, groups, eps))
+    same(advantage.centre_by_group(reward, group), slow.dr_grpo(values, groups))
     same(advantage.leave_one_out(reward, group), slow.rloo(values, groups))
     same(advantage.reinforce_pp_baseline(reward, group, MASK), slow.reinforce_pp_baseline(values, groups, LENGTHS))
     for discount in (1.0, 0.9):
@@ -76,7 +76,7 @@ def test_advantages_on_paper():
     assert advantage.leave_one_out(reward, group).tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3, 2, -2])
     # all six: mean 5/6, variance (1/6)(...) = 1.3666 unbiased
     std = math.sqrt(sum((r - 5 / 6) ** 2 for r in (1, 0, 0, 0, 3, 1)) / 5)
-    assert advantage.batch_normalised(reward, group, eps=0).tolist() == pytest.approx([a / std for a in (0.75, -0.25, -0.25, -0.25, 1, -1)])
+    assert advantage.normalise_by_batch(reward, group, eps=0).tolist() == pytest.approx([a / std for a in (0.75, -0.25, -0.25, -0.25, 1, -1)])
     two, mask = doubles(1, 0), torch.tensor([[1, 1], [1, 0]])
     # returns 1, 1, 0: mean 2/3, unbiased variance 1/3
     made = advantage.reinforce_pp(two, torch.zeros(2, 2), mask)
@@ -85,10 +85,10 @@ def test_advantages_on_paper():
 
 def test_a_reward_that_does_not_apply_is_outside_the_baseline():
     reward, group = doubles(1, 0, NAN, 1, NAN, NAN), torch.tensor([0, 0, 0, 1, 1, 2])
-    for made in (advantage.group_centred(reward, group), advantage.leave_one_out(reward, group) / 2):
+    for made in (advantage.centre_by_group(reward, group), advantage.leave_one_out(reward, group) / 2):
         assert made.tolist() == [0.5, -0.5, 0, 0, 0, 0]
-    assert advantage.group_normalised(reward, group, eps=0.0)[:3].tolist() == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5), 0])
-    assert keep_unequal(reward, group).tolist() == [True] * 3 + [False] * 3
+    assert advantage.normalise_by_group(reward, group, eps=0.0)[:3].tolist() == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5), 0])
+    assert drop_zero_variance_groups(reward, group).tolist() == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 12])
@@ -97,10 +97,10 @@ def test_equal_rewards_have_no_advantage_whatever_the_estimator(value: float, si
     reward, group = torch.full((size,), value), torch.zeros(size, dtype=torch.long)
     mask = torch.ones(size, 3).long()
     for made in (
-        advantage.group_normalised(reward, group),
-        advantage.group_centred(reward, group),
+        advantage.normalise_by_group(reward, group),
+        advantage.centre_by_group(reward, group),
         advantage.leave_one_out(reward, group),
-        advantage.batch_normalised(reward, group),
+        advantage.normalise_by_batch(reward, group),
         advantage.reinforce_pp_baseline(reward, group, mask),
         advantage.reinforce_pp(reward, torch.zeros(size, 3), mask),
         advantage.gdpo({"a": reward}, {"a": 1.0}, group),
@@ -111,17 +111,17 @@ def test_equal_rewards_have_no_advantage_whatever_the_estimator(value: float, si
 def test_scaling_the_reward_matters_only_without_a_standard_deviation():
     reward, group = doubles(1, 0, 0, 2, 1, 0), torch.tensor([0, 0, 0, 1, 1, 1])
     weight = doubles(1, 1, 1, 5, 5, 5)
-    exact = partial(advantage.group_normalised, eps=0.0)
+    exact = partial(advantage.normalise_by_group, eps=0.0)
     assert exact(reward * weight, group).tolist() == pytest.approx(exact(reward, group).tolist())
-    centred = advantage.group_centred(reward * weight, group)
-    assert centred.tolist() == pytest.approx((advantage.group_centred(reward, group) * weight).tolist())
+    centred = advantage.centre_by_group(reward * weight, group)
+    assert centred.tolist() == pytest.approx((advantage.centre_by_group(reward, group) * weight).tolist())
 
 
 def test_the_accuracy_band_keeps_groups_between_its_bounds():
     correct = doubles(1, 1, 1, 0, 0, 0, 1, 0, 0, 0)
     group = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
-    assert accuracy_band(correct, group).tolist() == [False] * 5 + [True] * 5
-    assert not accuracy_band(correct, group, low=0.25).any() and accuracy_band(correct, group, low=0.0, high=1.0).all()
+    assert keep_accuracy_band(correct, group).tolist() == [False] * 5 + [True] * 5
+    assert not keep_accuracy_band(correct, group, low=0.25).any() and keep_accuracy_band(correct, group, low=0.0, high=1.0).all()
 
 
 # --- losses -------------------------------------------------------------------------------------------------------------
@@ -230,12 +230,12 @@ def test_silenced_asks_the_loss_itself():
     old, mask = torch.zeros(2, 3), torch.tensor([[1, 1, 1], [1, 1, 0]])
     new = torch.log(torch.tensor([[1.5, 1.0, 0.5], [0.1, 1.0, 9.0]]))
     adv = torch.tensor([[1.0], [-1.0]])
-    assert [int(n) for n in loss.silenced(loss.clipped_surrogate, new, old, adv, mask)] == [1, 1]
-    assert [int(n) for n in loss.silenced(loss.gspo, new, old, adv, mask)] == [2, 0]  # s = .32: all of the second; .75^(1/3) stays
-    assert [int(n) for n in loss.silenced(loss.cispo, new, old, adv, mask)] == [0, 0]
+    assert [int(n) for n in loss.clip_fraction(loss.clipped_surrogate, new, old, adv, mask)] == [1, 1]
+    assert [int(n) for n in loss.clip_fraction(loss.gspo, new, old, adv, mask)] == [2, 0]  # s = .32: all of the second; .75^(1/3) stays
+    assert [int(n) for n in loss.clip_fraction(loss.cispo, new, old, adv, mask)] == [0, 0]
     very = torch.full((2, 3), 3.0)
     dual = partial(loss.clipped_surrogate, dual=3.0)
-    assert [int(n) for n in loss.silenced(dual, very, old, adv, mask)] == [2, 3]
+    assert [int(n) for n in loss.clip_fraction(dual, very, old, adv, mask)] == [2, 3]
 
 
 # --- aggregates ---------------------------------------------------------------------------------------------------------

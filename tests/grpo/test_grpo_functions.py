@@ -8,10 +8,10 @@ import statistics
 import pytest
 import torch
 
-from openvlt.grpo.parts.advantage import group_centred, group_mean, group_normalised, group_sizes
-from openvlt.grpo.parts.group_filter import keep_all, keep_unequal
+from openvlt.grpo.parts.advantage import centre_by_group, group_mean, group_sizes, normalise_by_group
+from openvlt.grpo.parts.group_filter import drop_zero_variance_groups, keep_all_groups
 from openvlt.grpo.parts.kl import k3
-from openvlt.grpo.parts.loss import clipped_surrogate, silenced
+from openvlt.grpo.parts.loss import clip_fraction, clipped_surrogate
 from openvlt.grpo.parts.loss_aggregation import sequence_mean, token_mean
 from openvlt.types import Totals
 
@@ -66,7 +66,7 @@ def test_silenced_counts_tokens_whose_gradient_is_gone():
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
     adv = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
     logp, old = ratio.log().requires_grad_(), torch.zeros_like(ratio)
-    low, high = silenced(clipped_surrogate, logp, old, adv[:, None], mask)
+    low, high = clip_fraction(clipped_surrogate, logp, old, adv[:, None], mask)
     assert (low.item(), high.item()) == (2, 1)
     (clipped_surrogate(logp, old, adv[:, None]) * mask).sum().backward()
     gone = (logp.grad == 0) & mask.bool() & (adv != 0)[:, None]
@@ -106,18 +106,18 @@ def test_advantages_equal_a_slow_loop_on_ragged_shuffled_groups(seed: int):
     group = RAGGED[torch.randperm(len(RAGGED), generator=rng)]
     for eps in (1e-6, 0.1):
         slow = slow_advantages(reward.tolist(), group.tolist(), eps)
-        assert group_normalised(reward, group, eps=eps).tolist() == pytest.approx(slow, abs=1e-12)
-        single = group_normalised(reward.float(), group, eps=eps)
+        assert normalise_by_group(reward, group, eps=eps).tolist() == pytest.approx(slow, abs=1e-12)
+        single = normalise_by_group(reward.float(), group, eps=eps)
         assert single.dtype == torch.float32 and single.tolist() == pytest.approx(slow, abs=2e-5)
-    assert group_centred(reward, group).tolist() == pytest.approx(slow_advantages(reward.tolist(), group.tolist(), None), abs=1e-12)
+    assert centre_by_group(reward, group).tolist() == pytest.approx(slow_advantages(reward.tolist(), group.tolist(), None), abs=1e-12)
 
 
 def test_normalised_advantage_on_paper():
     reward, group = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), torch.tensor([0, 0, 0, 0, 1, 1])
     # four rewards: mean .25, unbiased std .5; two rewards: mean .5, unbiased std 1/sqrt(2)
     expected = [1.5, -0.5, -0.5, -0.5, math.sqrt(0.5), -math.sqrt(0.5)]
-    assert group_normalised(reward, group, eps=0.0).tolist() == pytest.approx(expected, rel=1e-6)
-    assert group_centred(reward, group).tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25, 0.5, -0.5])
+    assert normalise_by_group(reward, group, eps=0.0).tolist() == pytest.approx(expected, rel=1e-6)
+    assert centre_by_group(reward, group).tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25, 0.5, -0.5])
     assert group_sizes(group).tolist() == [4, 4, 4, 4, 2, 2]
     assert group_mean(reward, group).tolist() == pytest.approx([0.25] * 4 + [0.5] * 2)
 
@@ -126,17 +126,17 @@ def test_normalised_advantage_on_paper():
 def test_equal_rewards_have_no_advantage(value: float, size: int):
     """Also where the float32 mean of equal values isn't that value: rounding divided by a standard deviation of 0 is no signal."""
     reward, group = torch.full((size,), value), torch.zeros(size, dtype=torch.long)
-    assert group_normalised(reward, group).abs().max().item() == 0.0
-    assert group_centred(reward, group).abs().max().item() <= 1e-6
+    assert normalise_by_group(reward, group).abs().max().item() == 0.0
+    assert centre_by_group(reward, group).abs().max().item() <= 1e-6
 
 
 def test_keep_unequal_drops_whole_groups_only():
     reward = torch.tensor([1.0, 1.0, 1.0, 0.3, 0.0, 0.0, 1.0, 0.0, 0.3, 0.3])
-    kept = keep_unequal(reward, RAGGED)
+    kept = drop_zero_variance_groups(reward, RAGGED)
     assert kept.tolist() == [False] * 4 + [True] * 4 + [False] * 2
     order = torch.tensor([9, 4, 0, 7, 3, 1, 8, 5, 2, 6])
-    assert torch.equal(keep_unequal(reward[order], RAGGED[order]), kept[order])
-    assert keep_all(RAGGED).all()
+    assert torch.equal(drop_zero_variance_groups(reward[order], RAGGED[order]), kept[order])
+    assert keep_all_groups(RAGGED).all()
 
 
 def test_means_name_their_denominator():

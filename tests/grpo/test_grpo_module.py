@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openvlt.grpo.collect.experience import micro_batches
 from openvlt.grpo.module import GRPOModule, Objective
-from openvlt.grpo.parts.auxiliary_losses import KL, Entropy
+from openvlt.grpo.parts.auxiliary_losses import EntropyBonus, ReferenceKL
 from openvlt.grpo.parts.loss import clipped_surrogate
 from openvlt.grpo.parts.loss_aggregation import sequence_mean, token_mean
 from openvlt.model.load import VLM
@@ -27,7 +27,7 @@ ADVANTAGES = torch.tensor([1.0, -0.5, -0.5, 0.7, -0.7, 1.2, 0.0, -1.2, 0.4], dty
 
 def objective(aggregate, kl: float = 0.0, **clip: float) -> Objective:
     """The paper's: a clipped surrogate and, with `kl`, k3."""
-    return Objective(partial(clipped_surrogate, **clip), aggregate, {"kl": KL(kl)} if kl else {})
+    return Objective(partial(clipped_surrogate, **clip), aggregate, {"kl": ReferenceKL(kl)} if kl else {})
 
 
 def module(model: VLM, objective: Objective, micro_batch: int, updates: int = 1) -> GRPOModule:
@@ -169,7 +169,7 @@ def test_an_auxiliary_loss_is_logged_under_a_name_of_its_own(double, batch):
     """`entropy` is the policy's entropy, whatever the losses are called."""
     more = replace(batch, marks={**batch.marks, "entropy": batch.mask_NT}, mark_totals={name: batch.totals for name in ("kl", "entropy")})
     _, plain = total(module(double, objective(token_mean, kl=0.1), 4), more)
-    _, sums = total(module(double, Objective(clipped_surrogate, token_mean, {"kl": KL(0.1), "entropy": Entropy(0.1)}), 4), more)
+    _, sums = total(module(double, Objective(clipped_surrogate, token_mean, {"kl": ReferenceKL(0.1), "entropy": EntropyBonus(0.1)}), 4), more)
     assert sums.keys() - plain.keys() == {"auxiliary_entropy"} and sums["entropy"].item() == pytest.approx(plain["entropy"].item())
     assert sums["auxiliary_entropy"].item() * batch.totals.tokens == pytest.approx(-sums["entropy"].item() * sum(LENGTHS))
 

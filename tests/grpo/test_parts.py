@@ -21,13 +21,13 @@ from openvlt.errors import UserError
 from openvlt.grpo.collect import columns, sampler, weighting
 from openvlt.grpo.collect.experience import Chain
 from openvlt.grpo.collect.metrics import accuracies, distinct_answers
-from openvlt.grpo.collect.plan import Spec, Views, gold_answer, largest_draw, largest_group
+from openvlt.grpo.collect.plan import MultiViewPlan, ViewSpec, inject_gold_answer, largest_draw, largest_group
 from openvlt.grpo.parts import advantage_shaping
-from openvlt.grpo.parts.advantage import group_centred
-from openvlt.grpo.parts.auxiliary_losses import KL, Entropy, Imitation, RewardKL, ViewGap
-from openvlt.grpo.parts.group_filter import accuracy_band
+from openvlt.grpo.parts.advantage import centre_by_group
+from openvlt.grpo.parts.auxiliary_losses import EntropyBonus, PerceptionKL, ReferenceKL, RewardKL, SFTLoss
+from openvlt.grpo.parts.group_filter import keep_accuracy_band
 from openvlt.grpo.parts.rollout_correction import RolloutCorrection
-from openvlt.grpo.parts.schedules import Ramp, Sigmoid, at
+from openvlt.grpo.parts.schedules import Ramp, Sigmoid, resolve_schedules
 from openvlt.reward.reward import Reward
 from openvlt.reward.terms import Overlong
 from openvlt.types import Origin, Problem
@@ -40,33 +40,33 @@ NAN = float("nan")
 
 def test_a_shape_multiplies_adds_weighs_and_drops():
     before = rollouts([1.0, 0.0, 1.0, 0.0])
-    one = advantage_shaping.Shape(times=torch.full((4, 1), 2.0), plus=torch.ones(4, 1), sample_weight_N=torch.tensor([1.0, 0.5, 1.0, 1.0]))
+    one = advantage_shaping.AdvantageUpdate(scale=torch.full((4, 1), 2.0), shift=torch.ones(4, 1), sample_weight_N=torch.tensor([1.0, 0.5, 1.0, 1.0]))
     after = one.apply(before)
     assert after.adv_N.tolist() == [3, 1, 3, 1] and after.adv_NT is None and before.adv_N.tolist() == [1, 0, 1, 0]
-    token = advantage_shaping.Shape(plus=torch.arange(4.0)[None].expand(4, 4), token_weight_NT=torch.tensor([[1.0, 1, 0, 0]] * 4))
+    token = advantage_shaping.AdvantageUpdate(shift=torch.arange(4.0)[None].expand(4, 4), token_weight_NT=torch.tensor([[1.0, 1, 0, 0]] * 4))
     twice = token.apply(token.apply(after))
     assert twice.adv_NT[0].tolist() == [3, 5, 7, 9]
-    assert weighting.weights(twice).tolist()[1] == [0.5, 0.5, 0, 0]
-    dropped = advantage_shaping.Shape(keep_N=torch.tensor([True, True, False, False])).apply(twice)
-    assert weighting.weights(dropped)[2:].sum() == 0
+    assert weighting.token_weights(twice).tolist()[1] == [0.5, 0.5, 0, 0]
+    dropped = advantage_shaping.AdvantageUpdate(keep_N=torch.tensor([True, True, False, False])).apply(twice)
+    assert weighting.token_weights(dropped)[2:].sum() == 0
 
 
 def test_masks_leave_the_denominator_unless_it_is_selected():
     made = rollouts([1.0, 0.0, 1.0, 1.0], lengths=[4, 3, 2, 1])  # the second group is dropped
-    masked = advantage_shaping.Shape(token_weight_NT=torch.tensor([[1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1]])).apply(made)
+    masked = advantage_shaping.AdvantageUpdate(token_weight_NT=torch.tensor([[1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1]])).apply(made)
     every = torch.ones(4, dtype=torch.bool)
     for denominator, tokens, sequences in (("all", 10, 4), ("kept", 7, 2), ("selected", 2, 1)):
-        totals = weighting.totals_of(*weighting.counted(masked, weighting.weights(masked), denominator), every)
+        totals = weighting.loss_totals(*weighting.select_denominator(masked, weighting.token_weights(masked), denominator), every)
         assert (totals.tokens, totals.sequences) == (tokens, sequences)
 
 
 def test_token_masks_on_paper():
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     entropy = torch.tensor([[0.1, 0.9, 0.5, 0.2, 0.3], [0.8, 0.4, 9.0, 9.0, 9.0]])
-    kept = advantage_shaping.top_entropy(entropy, mask, share=0.3).token_weight_NT & mask.bool()  # the 70th percentile of seven is .52
+    kept = advantage_shaping.keep_top_entropy(entropy, mask, share=0.3).token_weight_NT & mask.bool()  # the 70th percentile of seven is .52
     assert kept.tolist() == [[False, True, False, False, False], [True, False, False, False, False]]
     assert advantage_shaping.top_tokens(entropy, mask, 0.4).tolist() == [[False, True, True, False, False], [True, False, False, False, False]]
-    assert advantage_shaping.mask_truncated(torch.tensor([1.0, 0.0])).token_weight_NT.tolist() == [[1], [0]]
+    assert advantage_shaping.drop_truncated(torch.tensor([1.0, 0.0])).token_weight_NT.tolist() == [[1], [0]]
     with pytest.raises(UserError, match="share=0 of the tokens; it is above 0"):
         advantage_shaping.top_tokens(entropy, mask, 0)
 
@@ -77,45 +77,45 @@ def test_the_highest_entropies_are_those_above_the_quantile(monkeypatch):
     expected = [values >= torch.quantile(values.flatten(), 1 - share) for share in shares]
     monkeypatch.delattr(torch, "quantile")
     for share, kept in zip(shares, expected, strict=True):
-        assert advantage_shaping.top_entropy(values, torch.ones(3, 17), share=share).token_weight_NT.equal(kept)
-    assert advantage_shaping.top_entropy(values, torch.zeros(3, 17)) == advantage_shaping.Shape()  # nothing was said
+        assert advantage_shaping.keep_top_entropy(values, torch.ones(3, 17), share=share).token_weight_NT.equal(kept)
+    assert advantage_shaping.keep_top_entropy(values, torch.zeros(3, 17)) == advantage_shaping.AdvantageUpdate()  # nothing was said
 
 
 def test_perception_keeps_what_needs_the_image_and_has_mean_factor_one():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
     old = torch.zeros(3, 4)
     black = torch.tensor([[0.0, -1, 0, -2], [0, 0, 0, 0], [-1, -1, 7, 7]])
-    made = advantage_shaping.perception({"old": old, "blackened": black}, mask, share=0.5)
+    made = advantage_shaping.weigh_by_perception({"old": old, "blackened": black}, mask, share=0.5)
     assert made.token_weight_NT.tolist() == [[False, True, False, True], [True, True, False, False], [True, False, False, False]]
     k3 = lambda x: math.exp(x) - x - 1  # noqa: E731
     need = [(k3(-1) + k3(-2)) / 4, 0.0, k3(-1)]
     level = [value / max(need) for value in need]
     expected = [0.9 + each * 0.1 / (sum(level) / 3) for each in level]
-    assert made.times[:, 0].tolist() == pytest.approx(expected, rel=1e-5) and sum(expected) / 3 == pytest.approx(1)
+    assert made.scale[:, 0].tolist() == pytest.approx(expected, rel=1e-5) and sum(expected) / 3 == pytest.approx(1)
 
 
 def test_a_view_that_changes_nothing_scales_nothing():
     same = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    made = advantage_shaping.perception({"old": same, "blackened": same.clone()}, torch.ones(3, 4).long())
-    assert made.times is None
+    made = advantage_shaping.weigh_by_perception({"old": same, "blackened": same.clone()}, torch.ones(3, 4).long())
+    assert made.scale is None
 
 
 def test_shapers_of_recipes_on_paper():
     mask, view = torch.tensor([[1, 1], [1, 1], [1, 0]]), ["clean", "noisy", "noisy"]
     stats = {"sym_kl:noisy": torch.tensor([[1.0, 3], [1, 3], [9, 0]])}
-    bonus = advantage_shaping.uncertainty(stats, mask, view, weight=0.1, limit=0.5, noisy="noisy").plus[:, 0]
+    bonus = advantage_shaping.add_uncertainty_bonus(stats, mask, view, weight=0.1, limit=0.5, noisy="noisy").shift[:, 0]
     assert bonus.tolist() == pytest.approx([0, 0.2, 0.5])
-    assert advantage_shaping.entropy_bonus(torch.tensor([[1.0, 3.0]]), weight=0.5).plus.tolist() == [[0.5, 1.5]]
-    weights = advantage_shaping.level_weights(torch.tensor([1.0, 2.0, NAN]), weights={1: 1.0, 2: 1.5}).sample_weight_N
+    assert advantage_shaping.add_entropy_bonus(torch.tensor([[1.0, 3.0]]), weight=0.5).shift.tolist() == [[0.5, 1.5]]
+    weights = advantage_shaping.weigh_by_difficulty(torch.tensor([1.0, 2.0, NAN]), weights={1: 1.0, 2: 1.5}).sample_weight_N
     assert weights.tolist() == [1, 1.5, 1]
     with pytest.raises(UserError, match=r"no weight for levels \[3\]"):
-        advantage_shaping.level_weights(torch.tensor([3.0]), weights={1: 1.0})
+        advantage_shaping.weigh_by_difficulty(torch.tensor([3.0]), weights={1: 1.0})
     parent, other = Problem("a", "?", "1"), Problem("b", "?", "1")
     child, its = Problem("a|see", "?", "1", meta={"parent": "a"}), Problem("b|see", "?", "1", meta={"parent": "b"})
     origin = torch.tensor([0, 0, Origin.AUXILIARY, Origin.AUXILIARY, 0])
-    gate = advantage_shaping.perceived_first([parent, other, child, its, parent], origin, torch.tensor([1.0, 1, 0, 1, 0]), auxiliary=0.3)
+    gate = advantage_shaping.require_perception([parent, other, child, its, parent], origin, torch.tensor([1.0, 1, 0, 1, 0]), auxiliary=0.3)
     assert gate.sample_weight_N.tolist() == pytest.approx([0, 1, 0.3, 0.3, 0])
-    shorter = advantage_shaping.longest_share(torch.tensor([1, 3]), torch.tensor([0, 0]), weight=1.0).plus[:, 0]
+    shorter = advantage_shaping.longest_share(torch.tensor([1, 3]), torch.tensor([0, 0]), weight=1.0).shift[:, 0]
     assert shorter.tolist() == pytest.approx([0.5, -0.5])
 
 
@@ -139,11 +139,11 @@ def test_correction_on_paper(level, action, first, second):
 
 
 def test_without_the_samplers_probabilities_nothing_is_corrected_silently():
-    chain = Chain(None, None, Reward({"a": None}, {"a": 1.0}), group_centred, None, correction=RolloutCorrection())
+    chain = Chain(None, None, Reward({"a": None}, {"a": 1.0}), centre_by_group, None, correction=RolloutCorrection())
     made = rollouts([1.0, 0.0, 1.0, 0.0]).with_(logp={"old": torch.zeros(4, 4)})
-    assert weighting.credited(chain, made).token_weight_NT[0].tolist() == pytest.approx([math.exp(0.1)] * 4)
+    assert weighting.compute_advantages(chain, made).token_weight_NT[0].tolist() == pytest.approx([math.exp(0.1)] * 4)
     with pytest.raises(UserError, match="grpo.correction needs the sampler's log-probabilities; use rollout=prefix"):
-        weighting.credited(chain, made.with_(behaviour_logp_NT=None))
+        weighting.compute_advantages(chain, made.with_(behaviour_logp_NT=None))
 
 
 def test_a_kl_term_in_the_reward_charges_the_sum():
@@ -166,21 +166,21 @@ def test_schedules_on_paper():
 
 def test_every_number_of_a_part_may_be_a_schedule():
     falling = Ramp(1.0, 0.0)
-    part = {"loss": partial(max, clip_high=falling), "kl": KL(falling), "list": [falling, 3]}
-    half = at(part, 5, 11)
+    part = {"loss": partial(max, clip_high=falling), "kl": ReferenceKL(falling), "list": [falling, 3]}
+    half = resolve_schedules(part, 5, 11)
     assert half["loss"].keywords == {"clip_high": 0.5} and half["kl"].coefficient == 0.5 and half["list"] == [0.5, 3]
-    plain = {"loss": partial(max, clip_high=1.0), "kl": KL(0.5)}
-    assert at(plain, 5, 11) is plain
+    plain = {"loss": partial(max, clip_high=1.0), "kl": ReferenceKL(0.5)}
+    assert resolve_schedules(plain, 5, 11) is plain
     with pytest.raises(UserError, match="coefficient=-1.0 is negative"):
-        at(KL(Ramp(1.0, -1.0)), 10, 11)
+        resolve_schedules(ReferenceKL(Ramp(1.0, -1.0)), 10, 11)
 
 
 def test_a_schedule_becomes_a_part_that_checks_itself():
-    half = at({"n": Spec(Ramp(2, 5)), "cap": RolloutCorrection(cap=Ramp(3.0, 1.0)), "overlong": Overlong(10, share=Ramp(0.2, 0.4))}, 5, 11)
+    half = resolve_schedules({"n": ViewSpec(Ramp(2, 5)), "cap": RolloutCorrection(cap=Ramp(3.0, 1.0)), "overlong": Overlong(10, share=Ramp(0.2, 0.4))}, 5, 11)
     assert (half["n"].n, half["cap"].cap, half["overlong"].share) == (4, 2.0, pytest.approx(0.3))  # 3.5 completions are four
-    for part, said in ((Spec(Ramp(2, 0)), "n=0"), (RolloutCorrection(cap=Ramp(2.0, 0.0)), "cap=0"), (Overlong(9, Ramp(0.5, 0.0)), "share=0")):
+    for part, said in ((ViewSpec(Ramp(2, 0)), "n=0"), (RolloutCorrection(cap=Ramp(2.0, 0.0)), "cap=0"), (Overlong(9, Ramp(0.5, 0.0)), "share=0")):
         with pytest.raises(UserError, match=said):
-            at(part, 10, 11)
+            resolve_schedules(part, 10, 11)
 
 
 # --- auxiliary losses ---------------------------------------------------------------------------------------------------
@@ -188,9 +188,9 @@ def test_a_schedule_becomes_a_part_that_checks_itself():
 
 def test_auxiliary_losses_mark_their_own_tokens():
     made = rollouts([1.0, 0.0, 1.0, 0.0], lengths=[1, 2, 3, 4], origin_N=torch.tensor([0, 1, 0, 1]))
-    assert Imitation(1.0).tokens(made).sum(1).tolist() == [0, 2, 0, 4]
-    assert Imitation(1.0, rows="correct").tokens(made).sum(1).tolist() == [1, 0, 3, 0]
-    assert KL(1.0).tokens(made).equal(made.mask_NT) and Entropy(1.0).needs == ("entropy",) and ViewGap(1.0, view="v").needs == ("v",)
+    assert SFTLoss(1.0).tokens(made).sum(1).tolist() == [0, 2, 0, 4]
+    assert SFTLoss(1.0, rows="correct").tokens(made).sum(1).tolist() == [1, 0, 3, 0]
+    assert ReferenceKL(1.0).tokens(made).equal(made.mask_NT) and EntropyBonus(1.0).needs == ("entropy",) and PerceptionKL(1.0, view="v").needs == ("v",)
 
 
 # --- views, plans, tasks, selectors, samplers, hooks --------------------------------------------------------------------
@@ -242,12 +242,12 @@ def test_selectors_read_levels_and_numbers_of_meta():
 
 
 def test_the_largest_group_and_draw_of_a_plan():
-    noisy, compared = Spec(Ramp(6, 1)), Spec(9, train=False)
+    noisy, compared = ViewSpec(Ramp(6, 1)), ViewSpec(9, train=False)
     for plan, group, draw in (
-        (Views(), 4, 4),
-        (Views({"noisy": noisy}), 10, 6),
-        (Views({"noisy": noisy, "compared": compared}), 10, 9),
-        (Views({"more": Spec(Ramp(1, 7))}, texts=gold_answer), 12, 7),
+        (MultiViewPlan(), 4, 4),
+        (MultiViewPlan({"noisy": noisy}), 10, 6),
+        (MultiViewPlan({"noisy": noisy, "compared": compared}), 10, 9),
+        (MultiViewPlan({"more": ViewSpec(Ramp(1, 7))}, texts=inject_gold_answer), 12, 7),
     ):
         assert (largest_group(plan, 4, 20), largest_draw(plan, 4, 20)) == (group, draw)
 
@@ -278,12 +278,12 @@ def test_accuracy_is_the_policys_own():
     """Given texts and rows that are only compared with are in no problem's share of correct answers."""
     given, compared = Origin.INJECTED, Origin.REWARD_ONLY
     made = rollouts([0.0, 1.0, 1.0, 1.0, 0.0, 0.0], origin_N=torch.tensor([0, given, compared, 0, 0, compared]))
-    assert columns.call(lambda correct_N: correct_N, made).isnan().tolist() == [False, True, True, False, False, True]
-    band = partial(accuracy_band, low=0.1, high=0.9)
-    assert columns.call(band, made).tolist() == [False] * 3 + [True] * 3  # shares 0 / 1 and 1 / 2
+    assert columns.call_with_columns(lambda correct_N: correct_N, made).isnan().tolist() == [False, True, True, False, False, True]
+    band = partial(keep_accuracy_band, low=0.1, high=0.9)
+    assert columns.call_with_columns(band, made).tolist() == [False] * 3 + [True] * 3  # shares 0 / 1 and 1 / 2
     assert accuracies(made) == {"p0": 0.0, "p1": 0.5}
     nobody = rollouts([1.0, 1.0], origin_N=torch.tensor([given, 0]))
-    assert accuracies(nobody) == {"p1": 1.0} and columns.call(band, nobody).tolist() == [False, False]
+    assert accuracies(nobody) == {"p1": 1.0} and columns.call_with_columns(band, nobody).tolist() == [False, False]
 
 
 def test_columns_are_given_by_name_and_unknown_ones_are_told():
@@ -292,14 +292,14 @@ def test_columns_are_given_by_name_and_unknown_ones_are_told():
     def mine(length_N, correct_N, level_N, problems, *, weight=2.0):
         return weight * length_N * correct_N + level_N, [problem.id for problem in problems]
 
-    value, names = columns.call(mine, made)
+    value, names = columns.call_with_columns(mine, made)
     assert value.tolist() == [3, 1, 8, 2] and names == ["p0", "p0", "p1", "p1"]
     with pytest.raises(UserError, match=r"grpo.gate asks for \['rewrd_N'\]; its parameters may be reward_N"):
-        columns.check_columns("grpo.gate", lambda rewrd_N: rewrd_N)
+        columns.check_requested_columns("grpo.gate", lambda rewrd_N: rewrd_N)
 
 
 def test_a_hook_counts_distinct_answers():
     made = rollouts([1.0, 0.0, 1.0, 0.0])
     said = ["<think>a</think>5", "<think>b</think>5", "6", "7"]
     completions = tuple(replace(c, text=text) for c, text in zip(made.completions, said, strict=True))
-    assert columns.call(distinct_answers, made.with_(completions=completions)) == 0.75
+    assert columns.call_with_columns(distinct_answers, made.with_(completions=completions)) == 0.75

@@ -9,8 +9,8 @@ import torch
 from made import rollouts
 
 from openvlt.errors import UserError
-from openvlt.grpo.collect.ops import join, take_groups, take_rows
-from openvlt.grpo.collect.resampling import Replay, Resample, kept_groups
+from openvlt.grpo.collect.ops import concat_rollouts, take_groups, take_rows
+from openvlt.grpo.collect.resampling import ReplayBuffer, Resample, kept_groups
 from openvlt.model.shared_prefix.vision_features import FEATURES
 from openvlt.types import Origin
 
@@ -33,10 +33,10 @@ def test_resampling_fills_up_in_order_and_stops_at_its_bound():
 
 
 def test_replay_remembers_kept_groups_and_continues_from_its_state():
-    memory = Replay(capacity=2, seed=1)
+    memory = ReplayBuffer(capacity=2, seed=1)
     full = memory(rollouts([1.0, 0.0, 0.0, 1.0]), None)
     assert [p.id for p in full.problems] == ["p0", "p1"] and (full.origin_N == 0).all()
-    again = Replay(capacity=2, seed=1)
+    again = ReplayBuffer(capacity=2, seed=1)
     again.load_state_dict(memory.state_dict())
     second = rollouts([1.0, 1.0, 1.0, 0.0], start=7)
     one, other = (each(second, None) for each in (memory, again))
@@ -50,7 +50,7 @@ def test_replay_remembers_kept_groups_and_continues_from_its_state():
 
 def test_rows_and_groups_taken_and_joined_are_the_same_rows():
     one, two = rollouts([1.0, 0.0, 1.0, 0.0], lengths=[1, 2, 3, 4]), rollouts([0.5, 0.0], groups=1, start=9)
-    both = join([one, two])
+    both = concat_rollouts([one, two])
     assert both.group_N.tolist() == [0, 0, 1, 1, 2, 2] and both.policy_version == 9 and len(both.prompts) == 3
     back = take_groups(both, [2, 1])
     assert [p.id for p in back.problems] == ["p9", "p1"]
@@ -64,7 +64,7 @@ def test_replay_keeps_given_texts_and_forgets_what_is_only_compared_with():
     own, given, compared, task = Origin.POLICY, Origin.INJECTED, Origin.REWARD_ONLY, Origin.AUXILIARY
     first = rollouts([1.0, 0.0, 0.0, 1.0, 1.0, 0.0], origin_N=torch.tensor([own, given, compared, task, task, task]))
     first.behaviour_logp_NT[1] = torch.nan
-    memory = Replay()
+    memory = ReplayBuffer()
     assert memory(first, None).origin_N.tolist() == first.origin_N.tolist()  # fresh groups are what they are
     (group,) = memory.memory  # the second is a task of its problem: only the problem itself comes back
     assert group.origin_N.tolist() == [Origin.REPLAYED, given] and [c.text[-3:] for c in group.completions] == ["0/0", "0/1"]
@@ -74,7 +74,7 @@ def test_replay_keeps_given_texts_and_forgets_what_is_only_compared_with():
 
 def test_a_replayed_rollout_is_as_new_as_the_one_it_stands_in_for():
     """Not as new as what is remembered: a stage counts its policies from 0 again."""
-    memory = Replay()
+    memory = ReplayBuffer()
     memory(rollouts([1.0, 0.0], groups=1, start=40), None)
     assert memory(rollouts([1.0, 1.0], groups=1, start=3), None).policy_version == 3
 
@@ -85,7 +85,7 @@ def test_vision_features_are_not_remembered_and_pixels_are():
         vision = {"pixel_values": rows, "image_grid_thw": torch.tensor([[1, 2, 2]] * 2), FEATURES: rows[::4], "deep_0": rows[::4]}
         return made.with_(prompts=replace(made.prompts, images_P=torch.ones(2).long(), vision=vision))
 
-    memory = Replay()
+    memory = ReplayBuffer()
     memory(seeing(0), None)
     assert set(memory.memory[0].prompts.vision) == {"pixel_values", "image_grid_thw"}
     joined = memory(seeing(100), None).prompts  # one fresh group with features, one from the memory without

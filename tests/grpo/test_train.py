@@ -16,12 +16,12 @@ from openvlt.data.image_views import Blackened, Noisy
 from openvlt.data.prompts import PromptStyle
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.experience import Experience
-from openvlt.grpo.collect.plan import Spec, ViewPass, Views
-from openvlt.grpo.collect.resampling import Replay, Resample
+from openvlt.grpo.collect.plan import MultiViewPlan, ViewPass, ViewSpec
+from openvlt.grpo.collect.resampling import ReplayBuffer, Resample
 from openvlt.grpo.collect.sampler import NearHalf
-from openvlt.grpo.parts.advantage import group_centred
-from openvlt.grpo.parts.advantage_shaping import perception, uncertainty
-from openvlt.grpo.parts.group_filter import keep_unequal
+from openvlt.grpo.parts.advantage import centre_by_group
+from openvlt.grpo.parts.advantage_shaping import add_uncertainty_bonus, weigh_by_perception
+from openvlt.grpo.parts.group_filter import drop_zero_variance_groups
 from openvlt.grpo.parts.loss_aggregation import token_mean
 from openvlt.grpo.parts.schedules import Ramp
 from openvlt.model.load import VLM
@@ -39,7 +39,7 @@ def parity(rollouts: Rollouts, services: Any) -> torch.Tensor:
 
 
 def settings(**changes: Any) -> GRPO:
-    parts = dict(advantage=group_centred, gate=keep_unequal, aggregate=token_mean, reward=Reward({"parity": parity}, {"parity": 1.0}))
+    parts = dict(advantage=centre_by_group, gate=drop_zero_variance_groups, aggregate=token_mean, reward=Reward({"parity": parity}, {"parity": 1.0}))
     machine = dict(fit=TrainingLoop(accelerator="cpu", progress=False), prompt=PromptStyle(), generator=PrefixGenerator())
     moves = dict(optimizer=partial(adamw, learning_rate=1e-3), scheduler=constant)
     sizes = dict(steps=4, group_size=2, prompts_per_rollout=4, prompts_per_update=4, max_new_tokens=3)
@@ -66,7 +66,7 @@ def same(one: VLM, other: VLM) -> None:
 
 def test_stages_of_one_bundle_share_no_memory(train):
     """The second of two stages neither replays the first's groups nor takes its policy's version."""
-    both = settings(refill=Replay())
+    both = settings(refill=ReplayBuffer())
     first, second = train(both, "first"), train(both, "second")
     same(first, second)
     assert not both.refill.memory and both.refill.rounds == 0
@@ -99,14 +99,14 @@ NOISE = Noisy(steps=500)
 CASES = {  # what a draw may depend on, and what has images made
     "plain": {},
     "outcome": {"sampler": NearHalf, "prompts_per_rollout": 8, "steps": 6},
-    "refill": {"refill": Resample(tries=2), "passes": {"dark": ViewPass(Blackened())}, "shapers": {"p": partial(perception, view="dark")}},
+    "refill": {"refill": Resample(tries=2), "passes": {"dark": ViewPass(Blackened())}, "shapers": {"p": partial(weigh_by_perception, view="dark")}},
     "views": {
         "task": self_made_tasks.rotation_task,
-        "plan": Views({"noisy": Spec(2, NOISE, Ramp(0.2, 0.8))}),
+        "plan": MultiViewPlan({"noisy": ViewSpec(2, NOISE, Ramp(0.2, 0.8))}),
         "passes": {"noisy": ViewPass(NOISE, Ramp(0.2, 0.8), outputs=("sym_kl",)), "dark": ViewPass(Blackened(), Ramp(0.0, 0.9))},
         "shapers": {
-            "bonus": partial(uncertainty, weight=0.5, limit=1.0, noisy="noisy"),
-            "needy": partial(perception, view="dark"),
+            "bonus": partial(add_uncertainty_bonus, weight=0.5, limit=1.0, noisy="noisy"),
+            "needy": partial(weigh_by_perception, view="dark"),
         },
     },
 }

@@ -17,8 +17,8 @@ from pyarrow import parquet
 from openvlt.data.prompts import PromptStyle
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
-from openvlt.grpo.parts.advantage import group_normalised
-from openvlt.grpo.parts.group_filter import keep_unequal
+from openvlt.grpo.parts.advantage import normalise_by_group
+from openvlt.grpo.parts.group_filter import drop_zero_variance_groups
 from openvlt.grpo.parts.loss_aggregation import sequence_mean
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
@@ -91,8 +91,8 @@ def grpo_settings(updates: int, kl: float = 0.0, **fit: Any) -> GRPO:
         reward=Reward({"parity": parity}, {"parity": 1.0}),
         optimizer=ADAM,
         scheduler=cosine,
-        advantage=group_normalised,
-        gate=keep_unequal,
+        advantage=normalise_by_group,
+        gate=drop_zero_variance_groups,
         aggregate=sequence_mean,
         kl=kl,
         steps=6,

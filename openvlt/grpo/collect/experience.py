@@ -25,16 +25,23 @@ from torch import Tensor
 from openvlt import distributed
 from openvlt.data.prompts import Renderer, pad_right
 from openvlt.errors import UserError
-from openvlt.grpo.collect.columns import SCORED, call, own_rows, wanted
+from openvlt.grpo.collect.columns import SCORED, call_with_columns, requested_columns, trained_rows
 from openvlt.grpo.collect.metrics import accuracies, rollout_metrics
-from openvlt.grpo.collect.ops import behaviour, take_rows
-from openvlt.grpo.collect.plan import Plan, ViewPass, Views, asked, origin
-from openvlt.grpo.collect.prompts import PLAIN, Look, Looks, view_of
+from openvlt.grpo.collect.ops import stack_behaviour_logp, take_rows
+from openvlt.grpo.collect.plan import MultiViewPlan, RolloutPlan, ViewPass, row_origin, tag_with_view
+from openvlt.grpo.collect.prompts import PLAIN, PromptBatch, PromptCache, view_key
 from openvlt.grpo.collect.resampling import kept_groups
-from openvlt.grpo.collect.weighting import agreed_rewards, counted, credited, take_reward, totals_of, weights
-from openvlt.grpo.parts.advantage_shaping import Shape
-from openvlt.grpo.parts.auxiliary_losses import Auxiliary, RewardKL
-from openvlt.grpo.parts.schedules import at
+from openvlt.grpo.collect.weighting import (
+    broadcast_rewards,
+    compute_advantages,
+    loss_totals,
+    mask_reward_only,
+    select_denominator,
+    token_weights,
+)
+from openvlt.grpo.parts.advantage_shaping import AdvantageUpdate
+from openvlt.grpo.parts.auxiliary_losses import AuxiliaryLoss, RewardKL
+from openvlt.grpo.parts.schedules import resolve_schedules
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.shared_prefix.symmetric_kl import symmetric_kl
@@ -57,13 +64,13 @@ class Chain:
     reward: Reward
     advantage: Callable[..., Tensor]
     gate: Callable[..., Tensor]
-    plan: Plan = Views()
+    plan: RolloutPlan = MultiViewPlan()
     refill: Callable[..., Rollouts] | None = None
     passes: Mapping[str, ViewPass] = field(default_factory=dict)
     reward_kl: RewardKL | None = None
-    shapers: Mapping[str, Callable[..., Shape]] = field(default_factory=dict)
+    shapers: Mapping[str, Callable[..., AdvantageUpdate]] = field(default_factory=dict)
     correction: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
+    auxiliary: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
     hooks: Mapping[str, Callable[..., float]] = field(default_factory=dict)
     judge: Any = None
     encoder: Any = None
@@ -73,7 +80,7 @@ class Chain:
     def needs(self, updates: int) -> set[str]:
         """What has to be scored: old, reference. Everything that is asked for by name counts."""
         parts = (self.advantage, *self.shapers.values(), *self.hooks.values())
-        asked_for = {SCORED[name] for part in parts for name in wanted(part) if name in SCORED}
+        asked_for = {SCORED[name] for part in parts for name in requested_columns(part) if name in SCORED}
         asked_for |= {need for aux in self.auxiliary.values() for need in aux.needs if need == "reference"}
         asked_for |= {"old", "reference"} if self.reward_kl is not None else set()
         replays = hasattr(self.refill, "state_dict")
@@ -96,7 +103,7 @@ class Experience:
         if chain.consults_reference(updates) and reference is None and not hasattr(vlm.model, "disable_adapter"):
             raise ValueError("a KL term (or a reward term that asks the reference) needs a reference model, or an adapter to switch off")
         self.chain, self.vlm, self.renderer, self.reference, self.updates = chain, vlm, renderer, reference, updates
-        self.looks = Looks(renderer)
+        self.prompt_cache = PromptCache(renderer)
         self.accuracy: dict[str, float] = {}  # of each problem of the latest rollout, by id
 
     def collect(
@@ -113,16 +120,16 @@ class Experience:
 
         `more()` gives as many other problems to a refill. Schedules have the value of `step` of `total`.
         """
-        chain, clock = at(self.chain, step, total), {"generate_s": 0.0, "reward_s": 0.0}
-        services, draws = Services(self._writer(chain), chain.judge, chain.encoder), itertools.count()
+        chain, clock = resolve_schedules(self.chain, step, total), {"generate_s": 0.0, "reward_s": 0.0}
+        services, draws = Services(self._text_generator(chain), chain.judge, chain.encoder), itertools.count()
         self.accuracy = {}
 
         def judged(asked_for: Sequence[Problem]) -> Rollouts:
             began = time.perf_counter()
             rollouts = self.roll(asked_for, seed=seed, version=version, chain=chain, draw=next(draws))
             generated = time.perf_counter()
-            rollouts = agreed_rewards(chain.reward(rollouts, services))
-            rollouts = rollouts.with_(keep_N=call(chain.gate, take_reward(rollouts)))
+            rollouts = broadcast_rewards(chain.reward(rollouts, services))
+            rollouts = rollouts.with_(keep_N=call_with_columns(chain.gate, mask_reward_only(rollouts)))
             clock["generate_s"] += generated - began
             clock["reward_s"] += time.perf_counter() - generated
             self.accuracy |= accuracies(rollouts)
@@ -132,14 +139,14 @@ class Experience:
         asked_for, metrics = len(rollouts.problems), rollout_metrics(rollouts, **clock)
         if chain.refill is not None:
             rollouts = chain.refill(rollouts, lambda: judged(more()))
-            rollouts = rollouts.with_(prompts=self._featured(rollouts.prompts))  # groups from a memory come without
+            rollouts = rollouts.with_(prompts=self._with_vision_features(rollouts.prompts))  # groups from a memory come without
             metrics |= clock
             metrics["refilled"] = len(kept_groups(rollouts)) / asked_for
-        rollouts = credited(chain, self._scored(chain, take_rows(rollouts, own_rows(rollouts)), seed))
-        metrics |= {name: float(call(hook, rollouts)) for name, hook in chain.hooks.items()}
+        rollouts = compute_advantages(chain, self._score_logprobs(chain, take_rows(rollouts, trained_rows(rollouts)), seed))
+        metrics |= {name: float(call_with_columns(hook, rollouts)) for name, hook in chain.hooks.items()}
         marks = {name: aux.tokens(rollouts) for name, aux in chain.auxiliary.items()}
         batches = [self._batch(chain, rollouts, marks, part) for part in range(self.updates)]
-        self.looks.made.clear()
+        self.prompt_cache.made.clear()
         return rollouts, [replace(batch, metrics=metrics) for batch in batches]
 
     def roll(self, problems: Sequence[Problem], *, seed: int, version: int, chain: Chain, draw: int = 0) -> Rollouts:
@@ -148,16 +155,16 @@ class Experience:
         `draw` counts a refill's draws: a problem that comes again says something else, looking through the same draw of a view.
         """
         sampled = random.Random(f"draw/{seed}/{draw}").getrandbits(62) if draw else seed
-        prompts = self._featured(self.looks.get(problems, PLAIN, seed).prompts)
+        prompts = self._with_vision_features(self.prompt_cache.get(problems, PLAIN, seed).prompts)
         groups: list[list[tuple[Completion, Origin, str]]] = [[] for _ in problems]
         for name, spec in chain.plan.specs(chain.sampling.n).items():
-            look = Look(problems, prompts) if spec.view is None else self.looks.get(problems, view_of(spec), seed)
-            seen = [asked(problem, name) for problem in look.problems]
+            look = PromptBatch(problems, prompts) if spec.view is None else self.prompt_cache.get(problems, view_key(spec), seed)
+            seen = [tag_with_view(problem, name) for problem in look.problems]
             completions = generate_on_ranks(chain.generator, self.vlm, seen, look.prompts, replace(chain.sampling, n=spec.n), sampled)
             for number, completion in enumerate(completions):
-                groups[number // spec.n].append((completion, origin(problems[number // spec.n], spec), name))
+                groups[number // spec.n].append((completion, row_origin(problems[number // spec.n], spec), name))
         for group, problem in zip(groups, problems, strict=True):
-            group += [(self._given(text), Origin.INJECTED, "given") for text in chain.plan.inject(problem)]
+            group += [(self._injected_completion(text), Origin.INJECTED, "given") for text in chain.plan.inject(problem)]
         rows = [row for group in groups for row in group]
         ids_NT, mask_NT = pad_right([completion.token_ids for completion, _, _ in rows], self.vlm.pad_id)
         return Rollouts(
@@ -168,30 +175,30 @@ class Experience:
             mask_NT=mask_NT,
             group_N=torch.arange(len(problems)).repeat_interleave(torch.tensor([len(group) for group in groups])),
             policy_version=version,
-            behaviour_logp_NT=behaviour([completion for completion, _, _ in rows], mask_NT),
+            behaviour_logp_NT=stack_behaviour_logp([completion for completion, _, _ in rows], mask_NT),
             origin_N=torch.tensor([where for _, where, _ in rows]),
             view=tuple(view for _, _, view in rows),
         )
 
-    def _featured(self, prompts: Prompts) -> Prompts:
+    def _with_vision_features(self, prompts: Prompts) -> Prompts:
         """With vision features where they can be kept; several ranks share the prompts out: each runs the tower on its own."""
         return with_features(self.vlm, prompts) if distributed.world_size() == 1 else prompts
 
-    def _given(self, text: str) -> Completion:
+    def _injected_completion(self, text: str) -> Completion:
         ids_NT, _ = self.renderer.responses([text])
         return Completion(tuple(ids_NT[0].tolist()), text, True)
 
-    def _writer(self, chain: Chain) -> Callable[[Sequence[Problem], str], list[str]]:
+    def _text_generator(self, chain: Chain) -> Callable[[Sequence[Problem], str], list[str]]:
         """Greedy responses for reward terms that ask the policy or the reference."""
 
         def write(problems: Sequence[Problem], model: str) -> list[str]:
             sampling = Sampling(1, chain.sampling.max_new_tokens, greedy=True)
-            with self._referred() if model == "reference" else contextlib.nullcontext(self.vlm) as vlm:
+            with self._reference_model() if model == "reference" else contextlib.nullcontext(self.vlm) as vlm:
                 return [c.text for c in generate_on_ranks(chain.generator, vlm, problems, self.renderer.prompts(problems), sampling, 0)]
 
         return write
 
-    def _scored(self, chain: Chain, rollouts: Rollouts, seed: int) -> Rollouts:
+    def _score_logprobs(self, chain: Chain, rollouts: Rollouts, seed: int) -> Rollouts:
         """The log-prob passes: old policy, reference, views; 0 for rows that nothing is learned from."""
         needs, logp, stats = chain.needs(self.updates), {}, {}
         rows_N = torch.ones_like(rollouts.keep_N) if chain.every_row else rollouts.keep_N
@@ -202,10 +209,10 @@ class Experience:
                 earlier_NT = replayed_N[:, None] & ~rollouts.behaviour_logp_NT.isnan()
                 logp["old"] = torch.where(earlier_NT, rollouts.behaviour_logp_NT, logp["old"])
         if "reference" in needs:
-            with self._referred() as reference:
+            with self._reference_model() as reference:
                 logp["ref"], _ = self.score(reference, rollouts, rows_N)
         for name, each in chain.passes.items():
-            prompts = self.looks.get(rollouts.problems, view_of(each), seed).prompts
+            prompts = self.prompt_cache.get(rollouts.problems, view_key(each), seed).prompts
             if "logp" in each.outputs:
                 logp[name], _ = self.score(self.vlm, rollouts.with_(prompts=prompts), rows_N)
             if "sym_kl" in each.outputs:
@@ -213,7 +220,7 @@ class Experience:
         return rollouts.with_(logp=logp, stats=stats)
 
     @contextlib.contextmanager
-    def _referred(self) -> Iterator[VLM]:
+    def _reference_model(self) -> Iterator[VLM]:
         """The reference: the model training started from, or the model with its adapter off."""
         if self.reference is not None:
             yield self.reference
@@ -258,8 +265,8 @@ class Experience:
     def _batch(self, chain: Chain, whole: Rollouts, marks: Mapping[str, Tensor], part: int) -> GRPOBatch:
         """The rows of one update that something is learned from; totals also count what `denominator` says."""
         share_N = whole.group_N * self.updates // len(whole.problems) == part
-        weight_NT = weights(whole)
-        counted_NT, counted_N = counted(whole, weight_NT, chain.denominator)
+        weight_NT = token_weights(whole)
+        counted_NT, counted_N = select_denominator(whole, weight_NT, chain.denominator)
         learned_N = share_N & (torch.ones_like(share_N) if chain.auxiliary else (weight_NT != 0).any(1))
         rows = learned_N.nonzero()[:, 0]
         groups, group_N = whole.group_N[rows].unique(return_inverse=True)
@@ -282,9 +289,9 @@ class Experience:
             behaviour_logp_NT=cut(whole.behaviour_logp_NT),
             views={name: cut(whole.logp[name]) for name in chain.passes if name in whole.logp},
             marks={name: cut(mark_NT) for name, mark_NT in marks.items()},
-            mark_totals={name: totals_of(mark_NT, mark_NT.any(1), share_N) for name, mark_NT in marks.items()},
+            mark_totals={name: loss_totals(mark_NT, mark_NT.any(1), share_N) for name, mark_NT in marks.items()},
             policy_version=whole.policy_version,
-            totals=totals_of(counted_NT, counted_N, share_N),
+            totals=loss_totals(counted_NT, counted_N, share_N),
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from openvlt.grpo.collect.columns import correct
+from openvlt.grpo.collect.columns import correct_rows
 from openvlt.grpo.collect.ops import take_rows
 from openvlt.grpo.parts.advantage import group_mean
 from openvlt.types import Completion, Origin, Rollouts, Verdict
@@ -40,7 +40,7 @@ def rollout_metrics(rollouts: Rollouts, *, generate_s: float, reward_s: float) -
 
 def accuracies(rollouts: Rollouts) -> dict[str, float]:
     """Share of correct completions of each problem, by id."""
-    shares_N, groups = group_mean(correct(rollouts), rollouts.group_N).tolist(), rollouts.group_N.tolist()
+    shares_N, groups = group_mean(correct_rows(rollouts), rollouts.group_N).tolist(), rollouts.group_N.tolist()
     return {rollouts.problems[group].id: share for group, share in zip(groups, shares_N, strict=True) if share == share}
 
 

@@ -40,7 +40,7 @@ def take_groups(rollouts: Rollouts, groups: Sequence[int]) -> Rollouts:
     )
 
 
-def join(parts: Sequence[Rollouts]) -> Rollouts:
+def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
     """One rollout of all problems and rows, in order. The policy version is the newest; columns have to agree."""
     if len(parts) == 1:
         return parts[0]
@@ -52,16 +52,16 @@ def join(parts: Sequence[Rollouts]) -> Rollouts:
     for name in (*_ROW, *_TOKEN):
         values = [getattr(part, name) for part in parts]
         absent = any(value is None for value in values)
-        columns[name] = None if absent else torch.cat([widen(value, width) if name in _TOKEN else value for value in values])
+        columns[name] = None if absent else torch.cat([pad_to_width(value, width) if name in _TOKEN else value for value in values])
     columns["group_N"] = torch.cat([part.group_N + start for part, start in zip(parts, starts, strict=False)])
     return replace(
         first,
         **columns,
         rewards={name: torch.cat([part.rewards[name] for part in parts]) for name in first.rewards},
-        logp={name: torch.cat([widen(part.logp[name], width) for part in parts]) for name in first.logp},
-        stats={name: torch.cat([widen(part.stats[name], width) for part in parts]) for name in first.stats},
+        logp={name: torch.cat([pad_to_width(part.logp[name], width) for part in parts]) for name in first.logp},
+        stats={name: torch.cat([pad_to_width(part.stats[name], width) for part in parts]) for name in first.stats},
         problems=sum((part.problems for part in parts), ()),
-        prompts=join_prompts([part.prompts for part in parts]),
+        prompts=concat_prompts([part.prompts for part in parts]),
         completions=sum((part.completions for part in parts), ()),
         verdicts=sum((part.verdicts for part in parts), ()),
         view=sum((part.view for part in parts), ()),
@@ -69,12 +69,12 @@ def join(parts: Sequence[Rollouts]) -> Rollouts:
     )
 
 
-def widen(value_NT: Tensor, width: int) -> Tensor:
+def pad_to_width(value_NT: Tensor, width: int) -> Tensor:
     """Padded on the right with zeros: (N,width)."""
     return torch.nn.functional.pad(value_NT, (0, width - value_NT.shape[1]))
 
 
-def join_prompts(parts: Sequence[Prompts]) -> Prompts:
+def concat_prompts(parts: Sequence[Prompts]) -> Prompts:
     """Prompts of several batches, padded on the left to the longest."""
     width = max(part.ids_PL.shape[1] for part in parts)
 
@@ -87,7 +87,7 @@ def join_prompts(parts: Sequence[Prompts]) -> Prompts:
     return Prompts(left("ids_PL"), left("mask_PL"), left("token_type_PL"), torch.cat([part.images_P for part in parts]), vision)
 
 
-def behaviour(completions: Sequence[Completion], mask_NT: Tensor) -> Tensor | None:
+def stack_behaviour_logp(completions: Sequence[Completion], mask_NT: Tensor) -> Tensor | None:
     """Log-probabilities (N,T) the completions were sampled with, NaN for rows without; None when no row has any."""
     if not any(completion.logp for completion in completions):
         return None

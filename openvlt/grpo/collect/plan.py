@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from openvlt.errors import UserError
-from openvlt.grpo.parts.schedules import Schedule, at
+from openvlt.grpo.parts.schedules import Schedule, resolve_schedules
 from openvlt.types import Origin, Problem
 
 CLEAN = "clean"
 
 
 @dataclass(frozen=True)
-class Spec:
+class ViewSpec:
     """`n` completions of a problem generated while looking through `view` at `strength`; they are always trained on the clean image.
 
     `train` false: the rows are rewarded and compared with, but are no part of the baseline or the loss.
@@ -32,70 +32,70 @@ class Spec:
                 raise UserError(f"plan: n={self.n} completions; it is at least 1")
 
 
-class Plan(Protocol):
+class RolloutPlan(Protocol):
     """`specs` are the same for every problem, by name; `inject` gives texts that join a problem's group as if it had said them."""
 
-    def specs(self, group_size: int) -> Mapping[str, Spec]: ...
+    def specs(self, group_size: int) -> Mapping[str, ViewSpec]: ...
 
     def inject(self, problem: Problem) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
-class Views:
+class MultiViewPlan:
     """`conf/recipe/*`: the group's `group_size` completions, and for every entry of `more` further ones (NoisyRollout: as many again)."""
 
-    more: Mapping[str, Spec] = field(default_factory=dict)
+    more: Mapping[str, ViewSpec] = field(default_factory=dict)
     texts: Callable[[Problem], Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         if CLEAN in self.more:
             raise UserError(f"plan: {CLEAN!r} names the completions of the plain image; give the view another name")
 
-    def specs(self, group_size: int) -> Mapping[str, Spec]:
+    def specs(self, group_size: int) -> Mapping[str, ViewSpec]:
         """The clean view first."""
-        return {CLEAN: Spec(group_size), **self.more}
+        return {CLEAN: ViewSpec(group_size), **self.more}
 
     def inject(self, problem: Problem) -> Sequence[str]:
         """Given texts of a problem."""
         return () if self.texts is None else self.texts(problem)
 
 
-def gold_answer(problem: Problem) -> Sequence[str]:
+def inject_gold_answer(problem: Problem) -> Sequence[str]:
     """The known answer in its tags, without a thought (ViSurf's ground-truth row, arXiv 2510.10606)."""
     return (f"<answer>{problem.answer}</answer>",)
 
 
-def asked(problem: Problem, name: str) -> Problem:
+def tag_with_view(problem: Problem, name: str) -> Problem:
     """The problem as its generator gets it: under a name of its own, so that its draws are its own."""
     return problem if name == CLEAN else replace(problem, id=f"{problem.id}|{name}")
 
 
-def origin(problem: Problem, spec: Spec) -> Origin:
+def row_origin(problem: Problem, spec: ViewSpec) -> Origin:
     """Where a generated row comes from."""
     if not spec.train:
         return Origin.REWARD_ONLY
     return Origin.AUXILIARY if "parent" in problem.meta else Origin.POLICY
 
 
-def largest_group(plan: Plan, group_size: int, steps: int) -> int:
+def largest_group(plan: RolloutPlan, group_size: int, steps: int) -> int:
     """Completions of one problem that are learned from together, where a run of `steps` has most: at its beginning or at its end.
 
     Given texts, and whatever a plan of one's own injects, count as one.
     """
-    given = not (isinstance(plan, Views) and plan.texts is None)
+    given = not (isinstance(plan, MultiViewPlan) and plan.texts is None)
     return given + max(sum(spec.n for spec in specs if spec.train) for specs in _ends(plan, group_size, steps))
 
 
-def largest_draw(plan: Plan, group_size: int, steps: int) -> int:
+def largest_draw(plan: RolloutPlan, group_size: int, steps: int) -> int:
     """Completions of one problem that are generated at once: each view's are drawn on their own."""
     return max(spec.n for specs in _ends(plan, group_size, steps) for spec in specs)
 
 
-def _ends(plan: Plan, group_size: int, steps: int) -> list[Collection[Spec]]:
-    return [at(plan, step, steps).specs(group_size).values() for step in (0, steps - 1)]
+def _ends(plan: RolloutPlan, group_size: int, steps: int) -> list[Collection[ViewSpec]]:
+    return [resolve_schedules(plan, step, steps).specs(group_size).values() for step in (0, steps - 1)]
 
 
-OUTPUTS = ("logp", "sym_kl")
+PASS_OUTPUTS = ("logp", "sym_kl")
 
 
 @dataclass(frozen=True)
@@ -110,5 +110,5 @@ class ViewPass:
     outputs: tuple[str, ...] = ("logp",)
 
     def __post_init__(self) -> None:
-        if unknown := set(self.outputs) - set(OUTPUTS):
-            raise UserError(f"passes: outputs {sorted(unknown)} unknown; they are {', '.join(OUTPUTS)}")
+        if unknown := set(self.outputs) - set(PASS_OUTPUTS):
+            raise UserError(f"passes: outputs {sorted(unknown)} unknown; they are {', '.join(PASS_OUTPUTS)}")

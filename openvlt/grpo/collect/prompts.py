@@ -14,82 +14,82 @@ from typing import Any
 from openvlt.data.image_views import apply_view
 from openvlt.data.prefetch import PrefetchWorker
 from openvlt.data.prompts import Renderer
-from openvlt.grpo.collect.ops import join_prompts
+from openvlt.grpo.collect.ops import concat_prompts
 from openvlt.grpo.collect.sampler import PromptSampler
 from openvlt.types import Problem, Prompts
 
-View = tuple[Any, float]  # an image view and its strength
+ViewKey = tuple[Any, float]  # an image view and its strength
 Sent = tuple[Prompts, list[Sequence[Any]]]  # from a worker: prompts, and each problem's images where a view changed them
-PLAIN: View = (None, 0.0)
+PLAIN: ViewKey = (None, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class PromptBatch:
     """Problems as they are seen, and their prompts."""
 
     problems: Sequence[Problem]
     prompts: Prompts
 
-    def select(self, rows: Sequence[int]) -> Look:
+    def select(self, rows: Sequence[int]) -> PromptBatch:
         """These problems."""
         whole = list(rows) == list(range(len(self.problems)))
-        return self if whole else Look([self.problems[row] for row in rows], self.prompts.select(rows))
+        return self if whole else PromptBatch([self.problems[row] for row in rows], self.prompts.select(rows))
 
 
-def looked(renderer: Renderer, problems: Sequence[Problem], view: View, seed: int) -> Look:
+def render_view(renderer: Renderer, problems: Sequence[Problem], view: ViewKey, seed: int) -> PromptBatch:
     """The problems seen through `view`, one draw per problem and `seed`."""
     function, strength = view
     seen = problems if function is None else [apply_view(problem, function, strength, seed) for problem in problems]
-    return Look(seen, renderer.prompts(seen))
+    return PromptBatch(seen, renderer.prompts(seen))
 
 
-def view_of(part: Any) -> View:
+def view_key(part: Any) -> ViewKey:
     """What a plan's `Spec` or a `ViewPass` looks through."""
     return PLAIN if part.view is None else (part.view, part.strength)
 
 
-def views(chain: Any) -> list[View]:
+def rollout_views(chain: Any) -> list[ViewKey]:
     """What a rollout looks through, by the parts of a `grpo.experience.Chain` whose schedules have their values; each once."""
     found = [PLAIN]
     for part in (*chain.plan.specs(chain.sampling.n).values(), *chain.passes.values()):
-        if view_of(part) not in found:
-            found.append(view_of(part))
+        if view_key(part) not in found:
+            found.append(view_key(part))
     return found
 
 
-class Looks:
+class PromptCache:
     """Looks that were made ahead of time for the rollout at hand; others are made when they are asked for."""
 
     def __init__(self, renderer: Renderer) -> None:
-        self.renderer, self.made = renderer, list[tuple[View, Look]]()
+        self.renderer, self.made = renderer, list[tuple[ViewKey, PromptBatch]]()
 
-    def ahead(self, problems: Sequence[Problem], through: Sequence[View], seed: int) -> list[Sent]:
+    def ahead(self, problems: Sequence[Problem], through: Sequence[ViewKey], seed: int) -> list[Sent]:
         """What `know` has to be told, in the worker: of the plain images only the prompts, the problems are known."""
-        looks = [(view, looked(self.renderer, problems, view, seed)) for view in through]
+        looks = [(view, render_view(self.renderer, problems, view, seed)) for view in through]
         return [(look.prompts, [problem.images for problem in look.problems if view != PLAIN]) for view, look in looks]
 
-    def know(self, problems: Sequence[Problem], through: Sequence[View], sent: Sequence[Sent]) -> None:
+    def know(self, problems: Sequence[Problem], through: Sequence[ViewKey], sent: Sequence[Sent]) -> None:
         """Takes what a worker made of these problems."""
         for view, (prompts, images) in zip(through, sent, strict=True):
             seen = [replace(problem, images=own) for problem, own in zip(problems, images, strict=True)] if images else problems
-            self.made.append((view, Look(seen, prompts)))
+            self.made.append((view, PromptBatch(seen, prompts)))
 
-    def get(self, problems: Sequence[Problem], view: View, seed: int) -> Look:
+    def get(self, problems: Sequence[Problem], view: ViewKey, seed: int) -> PromptBatch:
         """The problems seen through `view`. Those that were looked at ahead of time may be any of several draws."""
-        place: Mapping[str, tuple[Look, int]] = {
+        place: Mapping[str, tuple[PromptBatch, int]] = {
             problem.id: (look, row) for known, look in self.made if known == view for row, problem in enumerate(look.problems)
         }
         parts = []
         for look, run in itertools.groupby(problems, lambda problem: place.get(problem.id, (None, 0))[0]):
             some = list(run)
             rows = [place[problem.id][1] for problem in some] if look else []
-            parts.append(look.select(rows) if look else looked(self.renderer, some, view, seed))
+            parts.append(look.select(rows) if look else render_view(self.renderer, some, view, seed))
         if len(parts) == 1:
             return parts[0]
-        return Look([problem for part in parts for problem in part.problems], join_prompts([part.prompts for part in parts]))
+        return PromptBatch([problem for part in parts for problem in part.problems], concat_prompts([part.prompts for part in parts]))
 
 
-class Draws:
+class PromptLoader:
     """The problems of each rollout as the sampler draws them, in their place what `task` makes of them.
 
     With a worker the next draw is made and looked at ahead of time: the sampler is asked beforehand and its state put back. Should it
@@ -104,11 +104,11 @@ class Draws:
         *,
         size: int,
         task: Callable[[Problem], list[Problem]] | None,
-        looks: Looks,
-        through: Callable[[int], tuple[list[View], int]],
+        prompt_cache: PromptCache,
+        through: Callable[[int], tuple[list[ViewKey], int]],
         workers: int,
     ) -> None:
-        self.sampler, self.problems, self.size, self.task, self.looks, self.through = sampler, problems, size, task, looks, through
+        self.sampler, self.problems, self.size, self.task, self.prompt_cache, self.through = sampler, problems, size, task, looks, through
         self.rows = {id(problem): row for row, problem in enumerate(problems)}  # the worker has the problems: only rows are sent
         self.ahead = PrefetchWorker(self._prepared) if PrefetchWorker.possible(workers) else None
 
@@ -118,7 +118,7 @@ class Draws:
         made, sent = (self.ahead and self.ahead.get(self._order(drawn, step))) or (None, None)
         tasks = self._tasks(drawn) if made is None else made
         if sent is not None:
-            self.looks.know(tasks, self.through(step)[0], sent)
+            self.prompt_cache.know(tasks, self.through(step)[0], sent)
         if more:
             self.begin(step)
         return tasks
@@ -145,7 +145,7 @@ class Draws:
         """In the worker: the tasks, where there are any, and how they look."""
         rows, step = order
         tasks = self._tasks([self.problems[row] for row in rows])
-        return None if self.task is None else tasks, self.looks.ahead(tasks, *self.through(step))
+        return None if self.task is None else tasks, self.prompt_cache.ahead(tasks, *self.through(step))
 
     def _tasks(self, drawn: Sequence[Problem]) -> list[Problem]:
         return list(drawn) if self.task is None else [task for problem in drawn for task in self.task(problem)]

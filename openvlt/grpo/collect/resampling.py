@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from openvlt.errors import UserError
-from openvlt.grpo.collect.columns import own_rows
-from openvlt.grpo.collect.ops import join, take_groups, take_rows
-from openvlt.grpo.parts.schedules import fixed
+from openvlt.grpo.collect.columns import trained_rows
+from openvlt.grpo.collect.ops import concat_rollouts, take_groups, take_rows
+from openvlt.grpo.parts.schedules import refuse_schedule
 from openvlt.model.shared_prefix.vision_features import pixels
 from openvlt.types import Origin, Rollouts
 
@@ -38,7 +38,7 @@ class Resample:
     tries: int = 4
 
     def __post_init__(self) -> None:
-        fixed("grpo.refill.tries", self.tries)
+        refuse_schedule("grpo.refill.tries", self.tries)
         if self.tries < 1:
             raise UserError(f"grpo.refill.tries={self.tries}; it is at least 1, or leave refill out")
 
@@ -49,12 +49,12 @@ class Resample:
                 break
             more = make()
             parts.append(take_groups(more, kept_groups(more)))
-        kept = join([part for part in parts if part.problems] or [rollouts])  # nothing was kept: a step that learns nothing
+        kept = concat_rollouts([part for part in parts if part.problems] or [rollouts])  # nothing was kept: a step that learns nothing
         return take_groups(kept, range(min(target, len(kept.problems))))
 
 
 @dataclass
-class Replay:
+class ReplayBuffer:
     """Selective sample replay (VL-Rethinker, Pixel Reasoner's `replay_buffer.py`): dropped groups are replaced by kept ones of earlier
     rollouts, drawn with probability in proportion to their mean |r - mean|.
 
@@ -69,7 +69,7 @@ class Replay:
     rounds: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        fixed("grpo.refill.capacity", self.capacity)
+        refuse_schedule("grpo.refill.capacity", self.capacity)
         if self.capacity < 1:
             raise UserError(f"grpo.refill.capacity={self.capacity}; it is at least 1, or leave refill out")
 
@@ -89,7 +89,7 @@ class Replay:
             self.memory.popleft()
         if not fresh and not old:
             return rollouts
-        return join([*fresh, *old]).with_(policy_version=rollouts.policy_version)
+        return concat_rollouts([*fresh, *old]).with_(policy_version=rollouts.policy_version)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -102,6 +102,6 @@ class Replay:
 
 def _filed(group: Rollouts) -> Rollouts:
     """A group as it is remembered: the policy's own rows are marked, given texts stay what they are."""
-    group = take_rows(group, own_rows(group))
+    group = take_rows(group, trained_rows(group))
     origin_N = torch.where(group.origin_N == Origin.POLICY, int(Origin.REPLAYED), group.origin_N)
     return group.with_(origin_N=origin_N, prompts=replace(group.prompts, vision=pixels(group.prompts)))

@@ -1,5 +1,5 @@
 """Which problems come next. `next(n, step)` gives n problems, `observe` hears how they went, `state_dict` is what it remembers: all that
-the next draw depends on, which is asked for ahead of time (`openvlt.grpo.collect.prompts.Draws`) and again when it is due."""
+the next draw depends on, which is asked for ahead of time (`openvlt.grpo.collect.prompts.PromptLoader`) and again when it is due."""
 
 from __future__ import annotations
 

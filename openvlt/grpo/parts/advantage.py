@@ -37,26 +37,26 @@ def _group_sum(value_N: Tensor, group_N: Tensor) -> Tensor:
     return total_P.index_add(0, group_N, value_N.double().nan_to_num(0.0))[group_N]
 
 
-def group_centred(reward_N: Tensor, group_N: Tensor) -> Tensor:
+def centre_by_group(reward_N: Tensor, group_N: Tensor) -> Tensor:
     """A = r - mean: no division by the standard deviation (Dr. GRPO, arXiv 2503.20783, eq. 3)."""
     return (reward_N - group_mean(reward_N, group_N)).nan_to_num(0.0)
 
 
-def group_normalised(reward_N: Tensor, group_N: Tensor, *, eps: float = 1e-6) -> Tensor:
+def normalise_by_group(reward_N: Tensor, group_N: Tensor, *, eps: float = 1e-6) -> Tensor:
     """A = (r - mean) / (std + eps) over the completions of a problem (GRPO, arXiv 2402.03300, section 4.1.2)."""
-    return group_centred(reward_N, group_N) / (group_std(reward_N, group_N) + eps)
+    return centre_by_group(reward_N, group_N) / (group_std(reward_N, group_N) + eps)
 
 
-def batch_normalised(reward_N: Tensor, group_N: Tensor, *, eps: float = 1e-4) -> Tensor:
+def normalise_by_batch(reward_N: Tensor, group_N: Tensor, *, eps: float = 1e-4) -> Tensor:
     """A = (r - mean of its group) / (std of all rewards of the rollout batch + eps) (TRL's scale_rewards=batch; arXiv 2508.08221)."""
     everyone_N = torch.zeros_like(group_N)
-    return group_centred(reward_N, group_N) / (group_std(reward_N, everyone_N) + eps)
+    return centre_by_group(reward_N, group_N) / (group_std(reward_N, everyone_N) + eps)
 
 
 def leave_one_out(reward_N: Tensor, group_N: Tensor) -> Tensor:
     """A = r - mean of the other completions of its problem (RLOO, arXiv 2402.14740) = (r - mean) G / (G - 1)."""
     count_N = _group_sum((~reward_N.isnan()).double(), group_N)
-    return group_centred(reward_N, group_N) * (count_N / (count_N - 1).clamp(min=1)).to(reward_N.dtype)
+    return centre_by_group(reward_N, group_N) * (count_N / (count_N - 1).clamp(min=1)).to(reward_N.dtype)
 
 
 def reinforce_pp(reward_N: Tensor, penalty_NT: Tensor, mask_NT: Tensor, *, discount: float = 1.0) -> Tensor:
@@ -71,16 +71,16 @@ def reinforce_pp(reward_N: Tensor, penalty_NT: Tensor, mask_NT: Tensor, *, disco
     for place in reversed(range(earned_NT.shape[1])):
         following_N = earned_NT[:, place] + discount * following_N
         return_NT[:, place] = following_N
-    return whitened(return_NT, mask_NT).to(reward_N.dtype)
+    return whiten(return_NT, mask_NT).to(reward_N.dtype)
 
 
 def reinforce_pp_baseline(reward_N: Tensor, group_N: Tensor, mask_NT: Tensor) -> Tensor:
     """REINFORCE++-baseline (arXiv 2501.03262): r - mean of its group, whitened over all tokens of the rollout batch. (N,T)."""
     known_NT = mask_NT * (~reward_N.isnan())[:, None]
-    return whitened(group_centred(reward_N, group_N).double()[:, None] * known_NT, known_NT).to(reward_N.dtype)
+    return whiten(centre_by_group(reward_N, group_N).double()[:, None] * known_NT, known_NT).to(reward_N.dtype)
 
 
-def whitened(value_NT: Tensor, mask_NT: Tensor, *, eps: float = 1e-8) -> Tensor:
+def whiten(value_NT: Tensor, mask_NT: Tensor, *, eps: float = 1e-8) -> Tensor:
     """(x - mean) / sqrt(variance + eps) over the tokens of `mask_NT` (unbiased, as verl's masked_whiten), 0 elsewhere."""
     count = mask_NT.sum()
     centred_NT = (value_NT - (value_NT * mask_NT).sum() / count.clamp(min=1)) * mask_NT
@@ -93,11 +93,11 @@ def gdpo(rewards: Mapping[str, Tensor], weights: Mapping[str, float], group_N: T
 
     TRL's multi_objective_aggregation=normalize_then_sum. Terms of very different spread keep their say.
     """
-    terms = torch.stack([weights[name] * normalised_or_nan(term_N, group_N, eps) for name, term_N in rewards.items()])
+    terms = torch.stack([weights[name] * normalise_keeping_nan(term_N, group_N, eps) for name, term_N in rewards.items()])
     total_N = terms.nansum(0).masked_fill(terms.isnan().all(0), torch.nan)
-    return group_normalised(total_N, torch.zeros_like(group_N), eps=eps)
+    return normalise_by_group(total_N, torch.zeros_like(group_N), eps=eps)
 
 
-def normalised_or_nan(value_N: Tensor, group_N: Tensor, eps: float) -> Tensor:
+def normalise_keeping_nan(value_N: Tensor, group_N: Tensor, eps: float) -> Tensor:
     """As `group_normalised`, but NaN stays NaN: (N,)."""
-    return group_normalised(value_N, group_N, eps=eps).masked_fill(value_N.isnan(), torch.nan)
+    return normalise_by_group(value_N, group_N, eps=eps).masked_fill(value_N.isnan(), torch.nan)

@@ -12,21 +12,21 @@ from typing import ClassVar
 from torch import Tensor
 
 from openvlt.grpo.parts.kl import Estimator, k1, k3
-from openvlt.grpo.parts.loss_aggregation import Aggregate
-from openvlt.grpo.parts.schedules import not_negative
+from openvlt.grpo.parts.loss_aggregation import LossAggregation
+from openvlt.grpo.parts.schedules import check_coefficient
 from openvlt.types import GRPOBatch, Origin, Rollouts, Verdict
 
 
 @dataclass(frozen=True)
-class Auxiliary:
+class AuxiliaryLoss:
     """What they share. `needs` names what has to be computed for it: reference, entropy, or a pass of `grpo.passes`."""
 
     coefficient: float
-    aggregate: Aggregate | None = None
+    aggregate: LossAggregation | None = None
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        not_negative(f"{type(self).__name__}.coefficient", self.coefficient)
+        check_coefficient(f"{type(self).__name__}.coefficient", self.coefficient)
 
     def tokens(self, rollouts: Rollouts) -> Tensor:
         """The tokens (N,T) it is a mean over."""
@@ -38,7 +38,7 @@ class Auxiliary:
 
 
 @dataclass(frozen=True)
-class KL(Auxiliary):
+class ReferenceKL(AuxiliaryLoss):
     """KL(policy || reference) by `estimator` (k1, k2, k3, k3_plus of `openvlt.grpo.parts.kl`)."""
 
     estimator: Estimator = k3
@@ -49,7 +49,7 @@ class KL(Auxiliary):
 
 
 @dataclass(frozen=True)
-class Entropy(Auxiliary):
+class EntropyBonus(AuxiliaryLoss):
     """Minus the entropy of the predicted distribution: the entropy bonus, with its true gradient (not that of -log pi)."""
 
     needs: ClassVar[tuple[str, ...]] = ("entropy",)
@@ -59,7 +59,7 @@ class Entropy(Auxiliary):
 
 
 @dataclass(frozen=True)
-class OwnLikelihood(Auxiliary):
+class SampleNLL(AuxiliaryLoss):
     """-log pi of the policy's own samples: VPPO's "entropy penalty" (`core_algos.py`). Its mean gradient is 0 on exactly own samples."""
 
     def __call__(self, logp_NT: Tensor, entropy_NT: Tensor, batch: GRPOBatch) -> Tensor:
@@ -67,7 +67,7 @@ class OwnLikelihood(Auxiliary):
 
 
 @dataclass(frozen=True)
-class ViewGap(Auxiliary):
+class PerceptionKL(AuxiliaryLoss):
     """-k3(log pi, log pi under an image view): pushes the two apart, so that answers depend on the image (PAPO, `papo_utils.py`)."""
 
     view: str = ""
@@ -81,7 +81,7 @@ class ViewGap(Auxiliary):
 
 
 @dataclass(frozen=True)
-class Imitation(Auxiliary):
+class SFTLoss(AuxiliaryLoss):
     """Cross-entropy on rows with a given text (`injected`) or on correct ones (`correct`): the mean over their own tokens."""
 
     rows: str = "injected"
@@ -104,7 +104,7 @@ class RewardKL:
     estimator: Estimator = k1
 
     def __post_init__(self) -> None:
-        not_negative("reward_kl.coefficient", self.coefficient)
+        check_coefficient("reward_kl.coefficient", self.coefficient)
 
     def penalty(self, old_NT: Tensor, ref_NT: Tensor, mask_NT: Tensor) -> Tensor:
         """(N,T), 0 outside the completion."""

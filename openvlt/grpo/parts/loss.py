@@ -100,7 +100,7 @@ def mean_over_tokens(value_NT: Tensor, mask_NT: Tensor) -> Tensor:
     return (value_NT * mask_NT).sum(1, keepdim=True) / mask_NT.sum(1, keepdim=True).clamp(min=1)
 
 
-def silenced(loss: TokenLoss, logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
+def clip_fraction(loss: TokenLoss, logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens whose gradient the loss removes although A isn't 0: two counts, where A < 0 and where A > 0.
 
     Works for any loss: its own derivative is asked, so GSPO counts whole completions and CISPO none.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openvlt.types import Totals
 
-Aggregate = Callable[[Tensor, Tensor, Totals], Tensor]
+LossAggregation = Callable[[Tensor, Tensor, Totals], Tensor]
 
 
 def token_mean(loss_NT: Tensor, mask_NT: Tensor, totals: Totals) -> Tensor:
@@ -39,4 +39,4 @@ def constant_length(loss_NT: Tensor, mask_NT: Tensor, totals: Totals, *, length:
     return (loss_NT * mask_NT).sum() / (totals.sequences * length)
 
 
-ADDING_UP = (sequence_sum, constant_length)  # a value per completion would be counted once per token
+TOKEN_SUMS = (sequence_sum, constant_length)  # a value per completion would be counted once per token

@@ -56,7 +56,7 @@ class Sigmoid(Schedule):
         return self.start * (1 - 1 / (1 + math.exp(-self.steepness * (step - self.middle) / total)))
 
 
-def at(part: Any, step: int, total: int) -> Any:
+def resolve_schedules(part: Any, step: int, total: int) -> Any:
     """`part` with every schedule inside it replaced by its value at this step: partials, frozen dataclasses, mappings, sequences.
 
     What holds no schedule is returned as it is.
@@ -73,23 +73,23 @@ def at(part: Any, step: int, total: int) -> Any:
         changed = _changed(part, step, total)
         return {**part, **changed} if changed else part
     if isinstance(part, (list, tuple)):
-        values = [at(item, step, total) for item in part]
+        values = [resolve_schedules(item, step, total) for item in part]
         return values if any(new is not old for new, old in zip(values, part, strict=True)) else part
     return part
 
 
 def _changed(items: Mapping[str, Any], step: int, total: int) -> dict[str, Any]:
-    values = {name: at(value, step, total) for name, value in items.items()}
+    values = {name: resolve_schedules(value, step, total) for name, value in items.items()}
     return {name: value for name, value in values.items() if value is not items[name]}
 
 
-def not_negative(where: str, value: Any, why: str = "0 switches it off") -> None:
+def check_coefficient(where: str, value: Any, why: str = "0 switches it off") -> None:
     """Raises UserError for a number below 0; a schedule's values are checked when they come up."""
     if not isinstance(value, Schedule) and value < 0:
         raise UserError(f"{where}={value} is negative; {why}")
 
 
-def fixed(where: str, value: Any) -> None:
+def refuse_schedule(where: str, value: Any) -> None:
     """Raises UserError for a schedule, or a part with one inside, where numbers stay what they are."""
-    if at(value, 0, 1) is not value:
+    if resolve_schedules(value, 0, 1) is not value:
         raise UserError(f"{where} can't be a schedule: it stays the same over a run; schedules go into numbers of {', '.join(PARTS)}")
