@@ -15,7 +15,7 @@ from openvlt.config.build import build
 
 def run(config: DictConfig) -> None:
     from openvlt.cli.distill import estimate_cost, inspect_run, open_run_to_inspect, reuse_answers, write_dataset
-    from openvlt.runs.session import announce, make_lab, open_run, resumable
+    from openvlt.runs.session import announce_run, keep_resumable, make_context, open_run
     from openvlt.storage.atomic import write_json
 
     if config.plan:
@@ -27,19 +27,19 @@ def run(config: DictConfig) -> None:
     distillation = build(config.distill, "distill")  # before anything is written: a key given as a setting stays out of the run's folder
     if not looking:
         if config.resume is None and config.reuse is None:
-            distillation.knock()
+            distillation.check_servers()
         config, folder = open_run(config)
-        announce(config, folder)
-    with resumable(folder):
-        lab = make_lab(config)
-        problems = lab.source.problems(build(config.select, "select"), config.seed)
-        vlm = lab.load("base") if distillation.local else None
+        announce_run(config, folder)
+    with keep_resumable(folder):
+        context = make_context(config)
+        problems = context.source.problems(build(config.select, "select"), config.seed)
+        vlm = context.load("base") if distillation.local else None
         if looking:
             print(inspect_run(distillation, vlm, problems, folder, config.seed))
             return
         reuse_answers(config, folder)
         counts = distillation.run(vlm, problems, folder=folder, seed=config.seed)
-        skipped = getattr(lab.source, "skipped", {})
+        skipped = getattr(context.source, "skipped", {})
         write_dataset(config, distillation, vlm, problems, skipped, folder)
     write_json(folder / "results.json", counts | {"skipped_rows": skipped})
     print("  ".join(f"{name} {value:g}" for name, value in (counts | {"skipped_rows": len(skipped)}).items()))

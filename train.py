@@ -18,7 +18,7 @@ from openvlt.distributed import is_main
 
 def run(config: DictConfig) -> None:
     from openvlt.iteration.runner import check_stages
-    from openvlt.runs.session import announce, make_lab, open_run, resumable
+    from openvlt.runs.session import announce_run, keep_resumable, make_context, open_run
 
     if config.plan:
         from openvlt.memory.estimate import describe_memory
@@ -26,12 +26,12 @@ def run(config: DictConfig) -> None:
         print(describe_memory(config))
         return
     config, folder = open_run(config)
-    announce(config, folder)
-    with resumable(folder):
+    announce_run(config, folder)
+    with keep_resumable(folder):
         iteration = build(config.iteration, "iteration")
-        lab = make_lab(config)
-        check_stages(iteration.stages, lab)
-        results = iteration.run(lab, folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale)
+        context = make_context(config)
+        check_stages(iteration.stages, context)
+        results = iteration.run(context, folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale)
     if not is_main():
         return
     from openvlt.report.figures import iterations_figure

@@ -19,7 +19,7 @@ from openvlt.benchmark.run.runner import Run
 from openvlt.config.build import build
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.runs.session import announce, command_line, differences, make_lab, open_run, resumable
+from openvlt.runs.session import announce_run, command_line_overrides, config_differences, keep_resumable, make_context, open_run
 from openvlt.storage.atomic import write_json, write_text
 from openvlt.storage.locks import lock_folder
 
@@ -40,11 +40,11 @@ def evaluate_heldout(config: DictConfig) -> None:
     config, folder = open_run(config)
     if _finished(folder, "results.json"):
         return
-    announce(config, folder)
-    with resumable(folder):
-        lab = make_lab(config)
-        vlm = lab.load("base")
-        result = {"model": vlm.path, **lab.evaluate(vlm, folder)}
+    announce_run(config, folder)
+    with keep_resumable(folder):
+        context = make_context(config)
+        vlm = context.load("base")
+        result = {"model": vlm.path, **context.evaluate(vlm, folder)}
     write_json(folder / "results.json", result)
     low, high = (100 * bound for bound in result["interval"])
     print(f"accuracy {100 * result['accuracy']:.1f} %  (95 %: {low:.1f} to {high:.1f})  n {result['n']}  {result['verdicts']}")
@@ -54,7 +54,7 @@ def evaluate_heldout(config: DictConfig) -> None:
 
 
 def _refuse_options() -> None:
-    keys = {override.lstrip("+~").partition("=")[0].rpartition("@")[2].partition(".")[0] for override in command_line()}
+    keys = {override.lstrip("+~").partition("=")[0].rpartition("@")[2].partition(".")[0] for override in command_line_overrides()}
     if useless := [name for name in OPTIONS if name in keys]:
         verb, them = ("needs", "it") if len(useless) == 1 else ("need", "them")
         raise UserError(f"{', '.join(useless)} {verb} a benchmark; add benchmark=<name>, or leave {them} out")
@@ -75,7 +75,7 @@ def evaluate_benchmark(config: DictConfig) -> None:
             return
         several = "_target_" not in config.benchmark
         print(f"{config.responses or model_title(config)} -> {folder}", flush=True)
-        with resumable(folder):
+        with keep_resumable(folder):
             _check_responses(config, several)
             runs = {name: build_runner(config, name) for name in (config.benchmark if several else [""])}
             for run in runs.values():  # all of them before the first is asked
@@ -140,7 +140,7 @@ def build_runner(config: DictConfig, name: str = "") -> Run:
 
 
 def _load(config: DictConfig) -> VLM:
-    return make_lab(config).load("base")
+    return make_context(config).load("base")
 
 
 def _notes(result: dict[str, Any]) -> None:
@@ -197,7 +197,7 @@ def _unfinished(config: DictConfig, held: ExitStack) -> Path | None:
     now = OmegaConf.to_container(config, resolve=True)
     for file in sorted(Path(config.paths.run).parent.glob("*/config.yaml")):
         finished = (file.parent / "results.json").exists()
-        if not finished and not differences(OmegaConf.to_container(OmegaConf.load(file)), now) and _lock(file.parent, held):
+        if not finished and not config_differences(OmegaConf.to_container(OmegaConf.load(file)), now) and _lock(file.parent, held):
             return file.parent
     return None
 

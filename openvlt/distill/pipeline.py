@@ -52,7 +52,7 @@ class Distillation:
         """Whether the run's own model writes anything."""
         return self.reason.local or (self.caption is not None and self.caption.local)
 
-    def knock(self) -> None:
+    def check_servers(self) -> None:
         """Raises UserError when a server is needed that nobody answers for: better now than after the captions."""
         for name, engine in (("caption", self.caption), ("reason", self.reason)):
             server = getattr(engine, "server", None)

@@ -16,7 +16,7 @@ from openvlt.verify.completions import verify_completions
 
 
 @dataclass(frozen=True)
-class Screen:
+class DifficultyFilter:
     """Answers every problem `sampling.n` times and keeps the `keep` problems whose share of right answers is nearest to one half.
 
     Groups of equal rewards teach nothing: p (1 - p), the variance of a group's rewards, is largest there. `batch` problems are

@@ -12,39 +12,39 @@ import lightning
 
 from openvlt import distributed
 from openvlt.errors import UserError
-from openvlt.iteration.stages import Lab, Reinforce, Stage, Traces, Tune, adjusted, timed
+from openvlt.iteration.stages import DistillStage, GRPOStage, SFTStage, Stage, StageContext, override_fields, run_timed
 from openvlt.runs.directory import PREVIOUS, finished_stages, previous_run
 from openvlt.storage.atomic import write_json
 
 
 @dataclass(frozen=True)
-class Iteration:
+class Study:
     """`conf/iteration/*.yaml`: `stages` by name, in order. `previous` names the run (or its folder) whose stages this one continues."""
 
     stages: Mapping[str, Stage]
     previous: str | None = None
 
-    def run(self, lab: Lab, folder: Path, *, runs: Path, name: str, scale: str) -> dict[str, Any]:
+    def run(self, context: StageContext, folder: Path, *, runs: Path, name: str, scale: str) -> dict[str, Any]:
         """Runs what isn't finished in `folder` and gives the run's results; a finished run does nothing."""
-        earlier = self._earlier(folder, runs, lab.seed)
+        earlier = self._earlier(folder, runs, context.seed)
         folders = {} if earlier is None else dict(finished_stages(Path(earlier)))
         homes = {stage_name: folder / f"{number:02d}-{stage_name}" for number, stage_name in enumerate(self.stages)}
         for place, (stage_name, stage) in enumerate(self.stages.items()):  # now, not hours later
             if (homes[stage_name] / "results.json").is_file():
                 continue
             for needed in {*_needs(stage)} - {"base", *list(self.stages)[:place]}:
-                replace(lab, folders=folders).folder(needed)
-            if isinstance(stage, Traces):
-                stage.distillation.knock()
+                replace(context, folders=folders).folder(needed)
+            if isinstance(stage, DistillStage):
+                stage.distillation.check_servers()
         if earlier is not None and not (folder / PREVIOUS).is_file():
             write_json(folder / PREVIOUS, earlier)
         results, fresh = [], False
         for number, (stage_name, stage) in enumerate(self.stages.items()):
             home = homes[stage_name]
             fresh = fresh or not (home / "results.json").is_file()
-            results.append(_finish(stage, replace(lab, folders=dict(folders)), stage_name, home, lab.seed + 1000 * number))
+            results.append(_finish(stage, replace(context, folders=dict(folders)), stage_name, home, context.seed + 1000 * number))
             folders[stage_name] = home
-        final = {"name": name, "scale": scale, "seed": lab.seed, "previous": earlier, "stages": results}
+        final = {"name": name, "scale": scale, "seed": context.seed, "previous": earlier, "stages": results}
         if fresh or not (folder / "results.json").is_file():
             write_json(folder / "results.json", final)
         return final
@@ -61,7 +61,7 @@ class Iteration:
         return earlier
 
 
-def _finish(stage: Stage, lab: Lab, name: str, home: Path, seed: int) -> dict[str, Any]:
+def _finish(stage: Stage, context: StageContext, name: str, home: Path, seed: int) -> dict[str, Any]:
     """The record of a stage: read where it is complete, made where it is not. Everything random in it follows from `seed`."""
     record = home / "results.json"
     if record.is_file():
@@ -69,7 +69,7 @@ def _finish(stage: Stage, lab: Lab, name: str, home: Path, seed: int) -> dict[st
         return json.loads(record.read_text())
     home.mkdir(parents=True, exist_ok=True)
     lightning.seed_everything(seed, verbose=False)
-    result = timed(stage, lab, name, home, seed)
+    result = run_timed(stage, context, name, home, seed)
     write_json(record, result)
     (home / "last.ckpt").unlink(missing_ok=True)
     print(f"{name:<14} {_line(result)}", flush=True)
@@ -85,18 +85,18 @@ def _line(result: Mapping[str, Any]) -> str:
     return f"{counts['traces']} traces from {counts['problems']} problems, {result['seconds']:.0f} s"
 
 
-def check_stages(stages: Mapping[str, Stage], lab: Lab) -> None:
+def check_stages(stages: Mapping[str, Stage], context: StageContext) -> None:
     """What can go wrong hours later is looked at now: the order of the stages, and the rows they ask of files."""
     names = list(stages)
     for place, (name, stage) in enumerate(stages.items()):
         for needed in _needs(stage):
             if needed in names[place:]:
                 raise UserError(f"iteration.stages: {name} needs {needed}, which comes after it; reorder the stages")
-        if isinstance(stage, (Tune, Reinforce)):
-            adjusted(lab.sft if isinstance(stage, Tune) else lab.grpo, stage.settings, name)
-    generated = hasattr(lab.source, "lessons")  # such problems can't be missing: one tells whether its level and split are there
-    for selection in (*(stage.select for stage in stages.values() if hasattr(stage, "select")), lab.evaluation.selection):
-        lab.source.problems(replace(selection, amount=1) if generated else selection, lab.seed)
+        if isinstance(stage, (SFTStage, GRPOStage)):
+            override_fields(context.sft if isinstance(stage, SFTStage) else context.grpo, stage.settings, name)
+    generated = hasattr(context.source, "lessons")  # such problems can't be missing: one tells whether its level and split are there
+    for selection in (*(stage.select for stage in stages.values() if hasattr(stage, "select")), context.evaluation.selection):
+        context.source.problems(replace(selection, amount=1) if generated else selection, context.seed)
 
 
 def _needs(stage: Stage) -> list[str]:

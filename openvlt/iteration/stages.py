@@ -17,15 +17,15 @@ from openvlt.data.sources.schema import read_traces
 from openvlt.distill.pipeline import Distillation
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
-from openvlt.iteration.difficulty import Screen
+from openvlt.iteration.difficulty import DifficultyFilter
 from openvlt.model.load import VLM, PretrainedModel
-from openvlt.runs.directory import publish, saved_model
+from openvlt.runs.directory import find_saved_model, save_model
 from openvlt.sft.module import SFT
 from openvlt.types import Trace
 
 
 @dataclass(frozen=True)
-class Lab:
+class StageContext:
     """What every stage of a run is given: the built parts, the seed, and where earlier stages left their work.
 
     `folders` maps finished stages to their folders, those of a previous run included.
@@ -51,7 +51,7 @@ class Lab:
 
     def checkpoint(self, name: str) -> str:
         """The checkpoint of `base` or of a finished stage."""
-        return self.model.base() if name == "base" else str(saved_model(self.folder(name)))
+        return self.model.base() if name == "base" else str(find_saved_model(self.folder(name)))
 
     def load(self, name: str, *, adapter: bool = False) -> VLM:
         """A model to train or to sample from; `adapter` puts the configured one on top."""
@@ -62,7 +62,7 @@ class Lab:
         return self.evaluation.run(vlm, self.source, seed=0, rows=folder / "rows.jsonl")
 
 
-def adjusted(settings: Any, changes: Mapping[str, Any], where: str) -> Any:
+def override_fields(settings: Any, changes: Mapping[str, Any], where: str) -> Any:
     """A copy of a settings object with some fields changed. Raises UserError for an unknown field, or a value that a field can't have."""
     known = {entry.name for entry in fields(settings)}
     if unknown := set(changes) - known:
@@ -78,17 +78,17 @@ def adjusted(settings: Any, changes: Mapping[str, Any], where: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Base:
+class EvaluateBase:
     """The base model's own accuracy, answering directly: the first row of the table."""
 
     kind: ClassVar[str] = "base"
 
-    def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
-        return {"evaluation": lab.evaluate(lab.load("base"), folder)}
+    def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
+        return {"evaluation": context.evaluate(context.load("base"), folder)}
 
 
 @dataclass(frozen=True)
-class Traces:
+class DistillStage:
     """Makes SFT data: `distillation` by the model of stage `author` on the problems of `select`."""
 
     author: str
@@ -96,14 +96,14 @@ class Traces:
     select: Selection
     kind: ClassVar[str] = "distill"
 
-    def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
-        problems = lab.source.problems(self.select, seed)
-        counts = self.distillation.run(lab.load(self.author), problems, folder=folder, seed=seed)
-        return {"start": self.author, "distillation": counts, "skipped_rows": getattr(lab.source, "skipped", {})}
+    def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
+        problems = context.source.problems(self.select, seed)
+        counts = self.distillation.run(context.load(self.author), problems, folder=folder, seed=seed)
+        return {"start": self.author, "distillation": counts, "skipped_rows": getattr(context.source, "skipped", {})}
 
 
 @dataclass(frozen=True)
-class Tune:
+class SFTStage:
     """Supervised fine-tuning of `start` on the traces of earlier stages; `settings` change fields of `sft` for this stage.
 
     `amount` caps the traces (the first ones by the seed's order), so that a control can be given exactly as many.
@@ -119,46 +119,46 @@ class Tune:
         if self.amount is not None and self.amount < 1:
             raise UserError(f"amount={self.amount} keeps no traces; give a positive number, or null for all of them")
 
-    def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
-        sft, vlm = adjusted(lab.sft, self.settings, name), lab.load(self.start, adapter=True)
-        traces = self._traces(lab)
+    def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
+        sft, vlm = override_fields(context.sft, self.settings, name), context.load(self.start, adapter=True)
+        traces = self._traces(context)
         sft.train(vlm, traces, folder=folder, seed=seed, title=name)
-        publish(vlm, folder)
+        save_model(vlm, folder)
         training = {"steps": sft.steps(len(traces)), "traces": len(traces), "epochs": sft.epochs}
-        return {"start": self.start, "training": training, "evaluation": lab.evaluate(vlm, folder)}
+        return {"start": self.start, "training": training, "evaluation": context.evaluate(vlm, folder)}
 
-    def _traces(self, lab: Lab) -> Sequence[Trace]:
-        rows = [trace for stage in self.traces for trace in read_traces(lab.folder(stage) / "traces.jsonl")]
+    def _traces(self, context: StageContext) -> Sequence[Trace]:
+        rows = [trace for stage in self.traces for trace in read_traces(context.folder(stage) / "traces.jsonl")]
         return rows[: self.amount]
 
 
 @dataclass(frozen=True)
-class Reinforce:
+class GRPOStage:
     """GRPO from `start` on the problems of `select` (on what `screen` keeps of them); `settings` change fields of `grpo` here."""
 
     start: str
     select: Selection
-    screen: Screen | None = None
+    screen: DifficultyFilter | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     kind: ClassVar[str] = "grpo"
 
-    def run(self, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
-        grpo, vlm = adjusted(lab.grpo, self.settings, name), lab.load(self.start, adapter=True)
-        reference = lab.load(self.start) if grpo.needs_reference and lab.adapter is None else None
-        problems = lab.source.problems(self.select, seed)
+    def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
+        grpo, vlm = override_fields(context.grpo, self.settings, name), context.load(self.start, adapter=True)
+        reference = context.load(self.start) if grpo.needs_reference and context.adapter is None else None
+        problems = context.source.problems(self.select, seed)
         if self.screen is not None:
             problems = self.screen(vlm, problems, seed)
         grpo.train(vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
-        publish(vlm, folder)
+        save_model(vlm, folder)
         training = {"steps": grpo.steps, "problems": len(problems), "group_size": grpo.group_size}
-        return {"start": self.start, "training": training, "evaluation": lab.evaluate(vlm, folder)}
+        return {"start": self.start, "training": training, "evaluation": context.evaluate(vlm, folder)}
 
 
-Stage = Base | Traces | Tune | Reinforce
+Stage = EvaluateBase | DistillStage | SFTStage | GRPOStage
 
 
-def timed(stage: Stage, lab: Lab, name: str, folder: Path, seed: int) -> dict[str, Any]:
+def run_timed(stage: Stage, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
     """Runs a stage and gives its record: what it is, where it started, how long it took, what came out."""
     began = time.perf_counter()
     record = {"stage": name, "kind": stage.kind, "start": None, "evaluation": None, "training": None, "distillation": None}
-    return {**record, **stage.run(lab, name, folder, seed), "seconds": round(time.perf_counter() - began, 1)}
+    return {**record, **stage.run(context, name, folder, seed), "seconds": round(time.perf_counter() - began, 1)}

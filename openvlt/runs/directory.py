@@ -24,7 +24,7 @@ PREVIOUS = "previous.json"  # in a run's folder: the folder of the run that it c
 
 
 
-def publish(vlm: VLM, folder: Path) -> None:
+def save_model(vlm: VLM, folder: Path) -> None:
     """Saves `folder/model` (a plain Hugging Face checkpoint): complete, or not there."""
     aside, final = folder / ".model.tmp", folder / "model"
     vlm.merge_adapter()  # on every rank: what is evaluated next is the model that is saved
@@ -39,7 +39,7 @@ def publish(vlm: VLM, folder: Path) -> None:
         final.symlink_to(saved)
 
 
-def saved_model(folder: Path) -> Path:
+def find_saved_model(folder: Path) -> Path:
     """The model that a stage left. Raises UserError when the stage leaves none."""
     if not (folder / "model" / "config.json").is_file():
         raise UserError(f"{folder}: this stage leaves no model; name an sft or grpo stage")
@@ -85,7 +85,7 @@ def model_of_run(run: Path) -> Path:
     return models[-1]
 
 
-def manifest(seed: int) -> dict[str, Any]:
+def run_manifest(seed: int) -> dict[str, Any]:
     """What is needed to make a run again: command, commit and diff, versions, hardware, seed."""
     import torch
 

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from openvlt import distributed
 from openvlt.config.build import build
 from openvlt.errors import UserError
-from openvlt.iteration.stages import Lab
-from openvlt.runs.directory import PREVIOUS, manifest, model_of_run
+from openvlt.iteration.stages import StageContext
+from openvlt.runs.directory import PREVIOUS, model_of_run, run_manifest
 from openvlt.storage.atomic import write_json, write_text
 
 BEGINNING = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS)
@@ -59,13 +59,13 @@ def use_threads(config: DictConfig) -> None:
         torch.set_num_threads(config.threads)
 
 
-def command_line() -> list[str]:
+def command_line_overrides() -> list[str]:
     """What this job's command line sets, in Hydra's form; nothing under `compose()` (tests, notebooks)."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _open(config: DictConfig) -> tuple[DictConfig, Path]:
-    overrides = command_line()
+    overrides = command_line_overrides()
     folder = Path(config.paths.run)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     saved = folder / "config.yaml"
@@ -79,7 +79,7 @@ def _open(config: DictConfig) -> tuple[DictConfig, Path]:
         raise UserError(f"{folder} holds another run already; start again, or continue it with resume={folder}")
     resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     write_text(folder / "overrides", "\n".join(overrides) + "\n")
-    write_json(folder / "manifest.json", manifest(config.seed))
+    write_json(folder / "manifest.json", run_manifest(config.seed))
     write_text(saved, OmegaConf.to_yaml(resolved))
     return resolved, folder
 
@@ -96,7 +96,7 @@ def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> Dic
     if any(not override.startswith(PLACES) for override in overrides):
         now = OmegaConf.to_container(config, resolve=True)
         given = {override.lstrip("+").partition("=")[0] for override in overrides}
-        if different := sorted(differences(OmegaConf.to_container(saved), now), key=lambda d: (d.partition(":")[0] not in given, d)):
+        if different := sorted(config_differences(OmegaConf.to_container(saved), now), key=lambda d: (d.partition(":")[0] not in given, d)):
             shown = "; ".join(different[:4]) + (f"; and {len(different) - 4} more" if len(different) > 4 else "")
             raise UserError(
                 f"resume={config.resume}: that run was made with another config ({shown}); resume it with `resume=` alone, or "
@@ -107,19 +107,19 @@ def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> Dic
     return saved
 
 
-def differences(was: Any, now: Any, path: str = "") -> list[str]:
+def config_differences(was: Any, now: Any, path: str = "") -> list[str]:
     """`key: old, now new` for every leaf that differs, places left out."""
     if isinstance(was, dict) and isinstance(now, dict):
         found = []
         for key in was.keys() | now.keys():
             here = f"{path}.{key}".lstrip(".")
             if here not in PLACES + OWN:
-                found += differences(was.get(key, "absent"), now.get(key, "absent"), here)
+                found += config_differences(was.get(key, "absent"), now.get(key, "absent"), here)
         return found
     return [] if was == now else [f"{path}: {was}, now {now}"]
 
 
-def make_lab(config: DictConfig) -> Lab:
+def make_context(config: DictConfig) -> StageContext:
     """The parts that stages share, built from the config's groups."""
     source = build(config.data, "data")
     model = build(config.model, "model")
@@ -127,7 +127,7 @@ def make_lab(config: DictConfig) -> Lab:
         model = replace(model, path=str(model_of_run(Path(model.path))))
     sft = build(config.sft, "sft")
     sft.fit.check()
-    return Lab(
+    return StageContext(
         model=model,
         source=source,
         sft=sft,
@@ -138,7 +138,7 @@ def make_lab(config: DictConfig) -> Lab:
     )
 
 
-def announce(config: DictConfig, folder: Path) -> None:
+def announce_run(config: DictConfig, folder: Path) -> None:
     """One line at the start: which scale this is, which model and data, and where the results go."""
     model = config.model.get("path") or "the embedded tiny model"
     data = config.data._target_.rpartition(".")[2].lower()
@@ -146,7 +146,7 @@ def announce(config: DictConfig, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def resumable(folder: Path) -> Iterator[None]:
+def keep_resumable(folder: Path) -> Iterator[None]:
     """Says on Ctrl-C how to go on from where the run stopped, and closes Weights & Biases after the job.
 
     A user's mistake that is found before anything was made takes the new folder away again: `resume=latest` would find it.

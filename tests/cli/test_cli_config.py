@@ -110,11 +110,11 @@ def test_rows_of_ones_own_are_taken_whole(scale: str) -> None:
 @pytest.mark.parametrize("cycle", ["cycle1", "cycle2", "cycle3", "three_cycles", "controlled", "smoke"])
 def test_the_shipped_stages_are_in_order(cycle: str) -> None:
     from openvlt.iteration.runner import check_stages
-    from openvlt.runs.session import make_lab
+    from openvlt.runs.session import make_context
 
     config = compose(f"iteration={cycle}")
     iteration = build(config.iteration, "iteration")
-    check_stages(iteration.stages, make_lab(config))
+    check_stages(iteration.stages, make_context(config))
     names = list(iteration.stages)
     if cycle == "controlled":  # the loop itself comes first, its control beside it afterwards
         assert names[:10] == list(build(compose("iteration=three_cycles").iteration).stages) and len(names) == 14
@@ -129,13 +129,13 @@ def test_the_shipped_stages_are_in_order(cycle: str) -> None:
 @pytest.mark.parametrize("stage, change", [("sft1", {"traces": ["grpo1"]}), ("sft1", {"start": "grpo1"}), ("traces1", {"author": "grpo1"})])
 def test_a_stage_that_needs_a_later_one_is_told(stage: str, change: dict[str, Any]) -> None:
     from openvlt.iteration.runner import check_stages
-    from openvlt.runs.session import make_lab
+    from openvlt.runs.session import make_context
 
     config = compose("iteration=cycle1")
     with open_dict(config):
         config.iteration.stages[stage].update(change)
     with pytest.raises(UserError, match=f"{stage} needs grpo1, which comes after it; reorder"):
-        check_stages(build(config.iteration, "iteration").stages, make_lab(config))
+        check_stages(build(config.iteration, "iteration").stages, make_context(config))
 
 
 # --- build() ------------------------------------------------------------------------------------------------------------
@@ -248,17 +248,17 @@ def test_a_word_that_hydra_refuses_is_told_with_its_fix(words: list[str], said: 
     ],
 )
 def test_settings_of_a_stage_are_checked_like_the_group_s(change: dict[str, Any], said: str) -> None:
-    from openvlt.iteration.stages import adjusted
+    from openvlt.iteration.stages import override_fields
 
     with pytest.raises(UserError, match=said):
-        adjusted(default_parts()["sft"], change, "sft1")
+        override_fields(default_parts()["sft"], change, "sft1")
 
 
 def test_unknown_settings_of_a_stage_are_told() -> None:
-    from openvlt.iteration.stages import adjusted
+    from openvlt.iteration.stages import override_fields
 
     with pytest.raises(UserError, match=r"sft1: settings name \['epoch'\]; SFT has .*'epochs'"):
-        adjusted(build(compose().sft), {"epoch": 2}, "sft1")
+        override_fields(build(compose().sft), {"epoch": 2}, "sft1")
 
 
 # --- resolvers, arguments, folders --------------------------------------------------------------------------------------

@@ -9,38 +9,38 @@ import pytest
 
 from openvlt.data.sources.base import Selection
 from openvlt.errors import UserError
-from openvlt.iteration.runner import Iteration
-from openvlt.iteration.stages import Base, Lab, Traces, Tune
+from openvlt.iteration.runner import Study
+from openvlt.iteration.stages import DistillStage, EvaluateBase, SFTStage, StageContext
 
-LAB = Lab(model=None, source=None, sft=None, grpo=None, evaluation=None, seed=1)  # no stage gets as far as asking for a part
+LAB = StageContext(model=None, source=None, sft=None, grpo=None, evaluation=None, seed=1)  # no stage gets as far as asking for a part
 
 
 class Unanswered:
     """A distillation whose server isn't there."""
 
-    def knock(self) -> None:
+    def check_servers(self) -> None:
         raise UserError("no server answers")
 
 
 @pytest.mark.parametrize(
     "later, said",
     [
-        (Traces(author="base", distillation=Unanswered(), select=Selection()), "no server answers"),
-        (Tune(traces=("traces0",)), "stage 'traces0' is neither in this run"),
-        (Tune(traces=(), start="grpo0"), "stage 'grpo0' is neither in this run"),
+        (DistillStage(author="base", distillation=Unanswered(), select=Selection()), "no server answers"),
+        (SFTStage(traces=("traces0",)), "stage 'traces0' is neither in this run"),
+        (SFTStage(traces=(), start="grpo0"), "stage 'grpo0' is neither in this run"),
     ],
 )
-def test_what_a_later_stage_lacks_is_told_at_once(later: Traces | Tune, said: str, tmp_path: Path) -> None:
+def test_what_a_later_stage_lacks_is_told_at_once(later: DistillStage | SFTStage, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
-        Iteration({"base": Base(), "later": later}).run(LAB, tmp_path, runs=tmp_path, name="x", scale="tiny")
+        Study({"base": EvaluateBase(), "later": later}).run(LAB, tmp_path, runs=tmp_path, name="x", scale="tiny")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_finished_distillation_needs_no_server(tmp_path: Path) -> None:
     (tmp_path / "00-traces").mkdir()
     (tmp_path / "00-traces" / "results.json").write_text('{"stage": "traces"}')
-    traces = Traces(author="base", distillation=Unanswered(), select=Selection())
-    results = Iteration({"traces": traces}).run(LAB, tmp_path, runs=tmp_path, name="x", scale="tiny")
+    traces = DistillStage(author="base", distillation=Unanswered(), select=Selection())
+    results = Study({"traces": traces}).run(LAB, tmp_path, runs=tmp_path, name="x", scale="tiny")
     assert results["stages"] == [{"stage": "traces"}]
 
 
@@ -52,12 +52,12 @@ def test_a_resumed_run_keeps_to_the_run_that_it_continued(tmp_path: Path) -> Non
             (place / "results.json").write_text('{"seed": 1}')
         return stage.parent
 
-    class Seen(Base):
-        def run(self, lab: Lab, *_: object) -> dict:
-            return {"evaluation": None, "distillation": {"traces": 0, "problems": 0}, "found": str(lab.folder("sft1"))}
+    class Seen(EvaluateBase):
+        def run(self, context: StageContext, *_: object) -> dict:
+            return {"evaluation": None, "distillation": {"traces": 0, "problems": 0}, "found": str(context.folder("sft1"))}
 
     def run(stage: str) -> dict:
-        iteration = Iteration({stage: Seen()}, previous="iter1")
+        iteration = Study({stage: Seen()}, previous="iter1")
         return iteration.run(LAB, folder, runs=tmp_path, name="x", scale="tiny")
 
     folder = tmp_path / "x"

@@ -8,7 +8,7 @@ import pytest
 
 from openvlt.data.prompts import PromptStyle
 from openvlt.errors import UserError
-from openvlt.iteration.difficulty import Screen
+from openvlt.iteration.difficulty import DifficultyFilter
 from openvlt.rollout.base import Sampling
 from openvlt.types import Completion
 
@@ -35,7 +35,7 @@ class Scripted:
 def screen(problems):
     counts = [4, 0, 2, 3, 4, 1, 2, 4, 0, 3, 4, 4]
     generator = Scripted({problem.id: count for problem, count in zip(problems, counts, strict=True)})
-    return Screen(generator, PromptStyle(), Sampling(4, 8), keep=4, batch=5)
+    return DifficultyFilter(generator, PromptStyle(), Sampling(4, 8), keep=4, batch=5)
 
 
 def test_shares_are_right_answers_by_answers(screen, vlm, problems):
