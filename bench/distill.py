@@ -100,21 +100,21 @@ def memory(problems: int) -> list[dict[str, float]]:
 def through(amount: int) -> dict[str, float]:
     """One distillation of so many problems, published."""
     from openvlt.data.prompts import PromptStyle
-    from openvlt.distill.cut import reflections
-    from openvlt.distill.dataset import publish
+    from openvlt.distill.cut import cut_reflections
+    from openvlt.distill.dataset import write_distilled
     from openvlt.distill.pipeline import Distillation
-    from openvlt.distill.reason import reason
-    from openvlt.distill.run import Work
-    from openvlt.distill.select import shortest
-    from openvlt.distill.writers.scripted import Function, Known
+    from openvlt.distill.reason import write_chain
+    from openvlt.distill.run import DistillationRun
+    from openvlt.distill.select import keep_shortest
+    from openvlt.distill.writers.scripted import GivenCaptions, ScriptedWriter
 
-    settings = Distillation(Function(partial(reason)), reflections, shortest, caption=Known(), samples=1)
+    settings = Distillation(ScriptedWriter(partial(write_chain)), cut_reflections, keep_shortest, caption=GivenCaptions(), samples=1)
     watch, before, began = Watch(), resident(), time.perf_counter()
     watch.start()
     with tempfile.TemporaryDirectory() as folder:
         counts = settings.run(None, Stream(amount), folder=Path(folder), seed=1)
-        with Work(settings, None, Path(folder), 1) as work:
-            publish(work.judge(Stream(amount)), Path(folder), PromptStyle())
+        with DistillationRun(settings, None, Path(folder), 1) as work:
+            write_distilled(work.judge(Stream(amount)), Path(folder), PromptStyle())
         disk = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
     watch.over.set()
     watch.join()

@@ -27,10 +27,10 @@ def answer(body: dict) -> str:
     content = body["messages"][-1]["content"]
     text = content if isinstance(content, str) else content[-1]["text"]
     if "Description:" in text:
-        from openvlt.distill.reason import reason
+        from openvlt.distill.reason import write_chain
 
         caption, question = text.split("Description:\n")[1].split("\n\nQuestion:\n")
-        return reason(caption, question.split("\n")[0], random.Random(body.get("seed")))
+        return write_chain(caption, question.split("\n")[0], random.Random(body.get("seed")))
     return f"echo {text[:40]} {digest(body)}"
 
 

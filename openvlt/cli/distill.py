@@ -13,12 +13,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from openvlt.config.build import build
-from openvlt.distill.card import card, figure
-from openvlt.distill.cost import plan
-from openvlt.distill.dataset import publish
-from openvlt.distill.inspect import look
+from openvlt.distill.card import draw_lengths, render_card
+from openvlt.distill.cost import describe_cost
+from openvlt.distill.dataset import write_distilled
+from openvlt.distill.inspect import describe_run
 from openvlt.distill.pipeline import Distillation
-from openvlt.distill.run import STAGES, Work
+from openvlt.distill.run import LEDGERS, DistillationRun
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.storage.ledger import Ledger
@@ -27,7 +27,7 @@ from openvlt.types import Problem
 
 def estimate_cost(config: DictConfig) -> str:
     """The plan as text; needs neither data nor a model nor a server."""
-    return plan(build(config.distill, "distill"), build(config.select, "select"), build(config.expected, "expected"))
+    return describe_cost(build(config.distill, "distill"), build(config.select, "select"), build(config.expected, "expected"))
 
 
 def open_run_to_inspect(config: DictConfig) -> tuple[DictConfig, Path]:
@@ -45,8 +45,8 @@ def inspect_run(distillation: Distillation, vlm: VLM | None, problems: Sequence[
     """The page about a run, as far as it has come; no call is made and nothing of the run is touched."""
     with tempfile.TemporaryDirectory() as aside:  # looking files verdicts; the run may be under way
         copy_ledgers(folder, Path(aside))
-        with Work(distillation, vlm, Path(aside), seed) as work:
-            return look(work.judge(problems), folder)
+        with DistillationRun(distillation, vlm, Path(aside), seed) as work:
+            return describe_run(work.judge(problems), folder)
 
 
 def reuse_answers(config: DictConfig, folder: Path) -> None:
@@ -60,7 +60,7 @@ def reuse_answers(config: DictConfig, folder: Path) -> None:
 
 def copy_ledgers(there: Path, here: Path) -> None:
     """The stages' ledgers, where they aren't here yet; each whole or not at all."""
-    for name in (f"{stage}.jsonl" for stage in STAGES):
+    for name in (f"{stage}.jsonl" for stage in LEDGERS):
         if (there / name).is_file() and not (here / name).exists():
             shutil.copyfile(there / name, here / f".{name}.tmp")
             os.replace(here / f".{name}.tmp", here / name)
@@ -70,12 +70,12 @@ def write_dataset(
     config: DictConfig, distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], skipped: Mapping[str, str], folder: Path
 ) -> None:
     """The data set of a finished distillation: Parquet, JSONL, card and figure. `skipped` are bad rows (row -> reason)."""
-    with Work(distillation, vlm, folder, config.seed) as work:
-        lengths = publish(work.judge(problems), folder, build(config.prompt, "prompt"))
+    with DistillationRun(distillation, vlm, folder, config.seed) as work:
+        lengths = write_distilled(work.judge(problems), folder, build(config.prompt, "prompt"))
     settings = {name: config[name] for name in ("seed", "select", "prompt", "distill", "data")}
     shown, known = OmegaConf.to_yaml(OmegaConf.create(settings)), source_licences(config.data, lengths.counts)
-    text = card(lengths, shown, known, describe_calls(folder), distillation.samples, skipped)
-    figure(lengths, distillation.samples, folder / "lengths.png")
+    text = render_card(lengths, shown, known, describe_calls(folder), distillation.samples, skipped)
+    draw_lengths(lengths, distillation.samples, folder / "lengths.png")
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -91,10 +91,10 @@ def describe_calls(folder: Path) -> str:
     lines = []
     for stage in ("caption", "reason"):
         total: Counter[str] = Counter()
-        with Ledger(folder / f"{stage}.jsonl") as book:
-            for row in book.rows():
+        with Ledger(folder / f"{stage}.jsonl") as ledger:
+            for row in ledger.rows():
                 total.update({name: row[name] for name in ("input_tokens", "output_tokens", "cost")})
-            lines.append(_told(stage, len(book), total))
+            lines.append(_told(stage, len(ledger), total))
     return "\n".join(lines)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openvlt.distill.dataset import Lengths, pass_at_k, quantiles
+from openvlt.distill.dataset import Lengths, quantiles, solve_rate
 
 STAGES = ("problems", "captions", "chains", "right", "after the cut", "kept")
 
 
-def card(lengths: Lengths, settings: str, licences: Mapping[str, str], usage: str, samples: int, skipped: Mapping[str, str]) -> str:
+def render_card(lengths: Lengths, settings: str, licences: Mapping[str, str], usage: str, samples: int, skipped: Mapping[str, str]) -> str:
     """The card in Markdown, with the front matter that the Hugging Face hub reads. `skipped` are rows left out as bad (row -> reason)."""
     total = sum(counts["kept"] for counts in lengths.counts.values())
     parts = [
@@ -27,7 +27,7 @@ def card(lengths: Lengths, settings: str, licences: Mapping[str, str], usage: st
         ),
         *([f"Bad rows left out: {len(skipped)}. The first: {next(iter(skipped.values()))}\n"] if skipped else []),
         f"## Solved problems (pass@{samples})\n",
-        _table(("source", "problems", f"pass@{samples}"), [(name, n, f"{100 * rate:.1f} %") for name, n, rate in pass_at_k(lengths)]),
+        _table(("source", "problems", f"pass@{samples}"), [(name, n, f"{100 * rate:.1f} %") for name, n, rate in solve_rate(lengths)]),
         "## Lengths in words\n",
         _table(("", "mean", "p10", "median", "p90", "longest"), [_lengths(name, values) for name, values in lengths.words.items()]),
         "![lengths and pass rates](lengths.png)\n",
@@ -54,7 +54,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]) + "\n"
 
 
-def figure(lengths: Lengths, samples: int, file: Path) -> None:
+def draw_lengths(lengths: Lengths, samples: int, file: Path) -> None:
     """Left: how long chains, right chains and kept traces are. Right: how many of a problem's chains are right, per source."""
     import matplotlib
 

@@ -13,7 +13,7 @@ from openvlt.errors import UserError
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedYield:
     """What is known beforehand: `pass_rate` (share of problems with a right chain among the samples) and `sizes` (rows there are) per
     source, and mean tokens per call. A source without a pass rate has an unknown yield.
     """
@@ -26,7 +26,7 @@ class Expected:
     image_tokens: int = 330
 
 
-def shares(selection: Selection, expected: Expected) -> dict[str, int]:
+def split_amount(selection: Selection, expected: ExpectedYield) -> dict[str, int]:
     """How many problems each source gives; a source smaller than its share gives all it has."""
     if selection.amount is None:
         raise UserError("a plan needs an amount; set select.amount=<number of problems>")
@@ -35,10 +35,10 @@ def shares(selection: Selection, expected: Expected) -> dict[str, int]:
     return fill_shares(selection.amount, weights, known) if sum(known.values()) >= selection.amount else apportion(selection.amount, weights)
 
 
-def plan(distillation: Distillation, selection: Selection, expected: Expected) -> str:
+def describe_cost(distillation: Distillation, selection: Selection, expected: ExpectedYield) -> str:
     """A table per source and the totals: calls, tokens, cost, traces to expect."""
     rows, total, unknown = [], 0.0, []
-    for name, amount in shares(selection, expected).items():
+    for name, amount in split_amount(selection, expected).items():
         rate = expected.pass_rate.get(name)
         total += amount * (rate or 0.0)
         unknown += [name] if rate is None else []
@@ -54,7 +54,7 @@ def plan(distillation: Distillation, selection: Selection, expected: Expected) -
     return "\n".join(lines)
 
 
-def _calls(distillation: Distillation, amount: int, expected: Expected) -> list[str]:
+def _calls(distillation: Distillation, amount: int, expected: ExpectedYield) -> list[str]:
     """One line per stage that calls a model."""
     chains, read = amount * distillation.samples, expected.image_tokens if distillation.caption is None else expected.caption_tokens
     stages = [("chains", distillation.reason, chains, read, expected.chain_tokens)]

@@ -11,7 +11,7 @@ _PARTS = re.compile(r"^(?P<open>\s*<think>)(?P<thought>.*?)(?P<rest></think>.*)$
 KEYWORDS = ("Wait", "But wait", "But the question", "Hmm", "Alternatively", "Let me double-check", "Let me verify")
 
 
-def reflections(trace: str, *, keywords: Sequence[str] = KEYWORDS) -> str | None:
+def cut_reflections(trace: str, *, keywords: Sequence[str] = KEYWORDS) -> str | None:
     """The trace up to its first reflection, with its final answer kept (paper, section 3: split at keywords, drop what follows).
 
     A keyword counts where a sentence starts with it. A trace that would lose all of its reasoning is dropped (None).
@@ -27,7 +27,7 @@ def reflections(trace: str, *, keywords: Sequence[str] = KEYWORDS) -> str | None
     return f"{parts['open']}{kept}{parts['rest']}" if kept.strip() else None
 
 
-def tagged(trace: str, choices: Sequence[str] | None = None) -> str:
+def tag_chain(trace: str, choices: Sequence[str] | None = None) -> str:
     """A reasoner's chain in the form that is trained: R1 leaves out the opening mark (its prompt ends with it) and boxes its answer."""
     if "</think>" in trace and "<think>" not in trace:
         trace = f"<think>{trace}"
@@ -37,11 +37,11 @@ def tagged(trace: str, choices: Sequence[str] | None = None) -> str:
     return trace
 
 
-def long_traces(trace: str, *, max_words: int = 500) -> str | None:
+def drop_long(trace: str, *, max_words: int = 500) -> str | None:
     """The trace, or None when it has more than `max_words` words (the paper's alternative filter)."""
     return trace if len(trace.split()) <= max_words else None
 
 
-def nothing(trace: str) -> str:
+def keep_whole(trace: str) -> str:
     """The trace as it is (the paper's unfiltered control)."""
     return trace

@@ -40,7 +40,7 @@ class Lengths:
         stages = {"problems": 1, "captions": outcome.caption is not None, "chains": len(outcome.samples), "right": right}
         stages |= {"after the cut": sum(sample.cut is not None for sample in outcome.samples), "kept": len(outcome.kept)}
         self.counts[source].update(stages | {"solved": right > 0, "not answered": outcome.missing})
-        self.fates[source].update(sample.fate for sample in outcome.samples)
+        self.fates[source].update(sample.outcome for sample in outcome.samples)
         self.solved[source].append(right)
         for sample in outcome.samples:
             self.words["chains"].append(len(sample.text.split()))
@@ -65,7 +65,7 @@ def difficulty(outcome: Outcome) -> dict[str, float | int | None]:
     }
 
 
-def conversation(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) -> tuple[str, str]:
+def conversation_of(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) -> tuple[str, str]:
     """What a trace's user and assistant say; images are `<image>` marks, in order, before the text."""
     text = question_text(outcome.problem) + (f"\n{prompt.instruction}" if prompt.instruction else "")
     return "<image>" * len(row["images"]) + text, row["response"]
@@ -73,7 +73,7 @@ def conversation(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) 
 
 def messages_row(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) -> dict[str, Any]:
     """`{messages: [{role, content}], images: [paths]}`, the OpenAI form."""
-    user, assistant = conversation(row, outcome, prompt)
+    user, assistant = conversation_of(row, outcome, prompt)
     said = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     system = [{"role": "system", "content": prompt.system}] if prompt.system else []
     return {"id": row["id"], "messages": [*system, *said], "images": row["images"]}
@@ -81,12 +81,12 @@ def messages_row(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) 
 
 def sharegpt_row(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) -> dict[str, Any]:
     """`{conversations: [{from, value}], images: [paths]}`, the form of LLaMA-Factory and others; `system` where there is one."""
-    user, assistant = conversation(row, outcome, prompt)
+    user, assistant = conversation_of(row, outcome, prompt)
     said = [{"from": "human", "value": user}, {"from": "gpt", "value": assistant}]
     return {"id": row["id"], "conversations": said, "images": row["images"], **({"system": prompt.system} if prompt.system else {})}
 
 
-def publish(outcomes: Iterable[Outcome], folder: Path, prompt: PromptStyle) -> Lengths:
+def write_distilled(outcomes: Iterable[Outcome], folder: Path, prompt: PromptStyle) -> Lengths:
     """Writes traces.parquet, problems.parquet, messages.jsonl and sharegpt.jsonl, one problem after the other; gives what was counted."""
     lengths = Lengths()
     names = ("traces.parquet", "problems.parquet", "messages.jsonl", "sharegpt.jsonl")
@@ -138,7 +138,7 @@ class _Table:
         self.rows = []
 
 
-def pass_at_k(lengths: Lengths) -> Iterator[tuple[str, int, float]]:
+def solve_rate(lengths: Lengths) -> Iterator[tuple[str, int, float]]:
     """(source, problems, share of them with at least one right chain), the largest source first."""
     for source, solved in sorted(lengths.solved.items(), key=lambda item: -len(item[1])):
         yield source, len(solved), sum(count > 0 for count in solved) / len(solved)

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from openvlt.distill.run import STAGES, Outcome
+from openvlt.distill.run import LEDGERS, Outcome
 from openvlt.errors import UserError
 from openvlt.storage.jsonl import read_lines
 
 SHOWN, WIDTH = 3, 400
 
 
-def look(outcomes: Iterable[Outcome], folder: Path) -> str:
+def describe_run(outcomes: Iterable[Outcome], folder: Path) -> str:
     """The whole page as text."""
     fates: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
@@ -29,7 +29,7 @@ def look(outcomes: Iterable[Outcome], folder: Path) -> str:
         raise UserError(f"{folder} holds no distillation; give the folder of one: inspect=true resume=<run folder>")
     head = [
         f"{folder}",
-        "filed     " + "  ".join(f"{stage} {_rows(folder / f'{stage}.jsonl')}" for stage in STAGES),
+        "filed     " + "  ".join(f"{stage} {_rows(folder / f'{stage}.jsonl')}" for stage in LEDGERS),
         f"problems  {problems}  solved {solved}  traces kept {kept}  chains still to be asked for {missing}",
         "chains    " + "  ".join(f"{fate} {number}" for fate, number in fates.most_common()),
     ]
@@ -41,7 +41,7 @@ def _fates(outcome: Outcome) -> Iterable[tuple[str, str]]:
     """(kept, not selected, dropped by the cut, or why it is no candidate; the text) of every chain."""
     for sample in outcome.samples:
         if not sample.right:
-            yield sample.fate, sample.text
+            yield sample.outcome, sample.text
         elif sample.cut is None:
             yield "dropped by the cut", sample.text
         else:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.data.sources.schema import problem_row
-from openvlt.distill.run import Outcome, Work, count
-from openvlt.distill.writers.base import Engine
+from openvlt.distill.run import DistillationRun, Outcome, count_outcomes
+from openvlt.distill.writers.base import TextWriter
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.storage.jsonl import append_lines
@@ -28,10 +28,10 @@ class Distillation:
     it (None), `select(traces, rng)` picks among a problem's distinct survivors.
     """
 
-    reason: Engine
+    reason: TextWriter
     cut: Callable[[str], str | None]
     select: Callable[[Sequence[str], random.Random], list[str]]
-    caption: Engine | None = None
+    caption: TextWriter | None = None
     describe: str = "Describe the image."
     form: Callable[[str, Sequence[str] | None], str] | None = None
     samples: int = 4
@@ -70,10 +70,10 @@ class Distillation:
         unique_ids(problems, "distillation")
         folder.mkdir(parents=True, exist_ok=True)
         counts: Counter[str] = Counter()
-        with Work(self, vlm, folder, seed) as work:
+        with DistillationRun(self, vlm, folder, seed) as work:
             work.captions(problems)
             work.chains(problems)
-            traces, words = _write(count(work.judge(problems), counts), folder)
+            traces, words = _write(count_outcomes(work.judge(problems), counts), folder)
         if not traces:
             raise UserError(
                 f"distillation kept no trace (verdicts: {dict(counts)}); look at {folder / 'reason.jsonl'}, then use a better teacher, "

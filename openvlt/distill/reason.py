@@ -17,7 +17,7 @@ _DOUBTS = ("Wait, let me check.", "But wait, is that right?", "Wait, did I read 
 
 
 @dataclass(frozen=True)
-class Styles:
+class ChainStyles:
     """Probabilities per chain: `terse` skips the reading; of the others, `reflect` doubt, and of those, `astray` go wrong.
 
     With 4 chains per problem and the shortest right one kept (the paper's rule), terse = 0.25 leaves about two thirds of the traces
@@ -38,7 +38,7 @@ def _reflection(read: str, equations: str, result: int, astray: bool, rng: rando
     return f" {doubt} No, {other}.", other
 
 
-def reason(caption: str, question: str, rng: random.Random, styles: Styles = Styles()) -> str:
+def write_chain(caption: str, question: str, rng: random.Random, styles: ChainStyles = ChainStyles()) -> str:
     """One chain, `<think>...</think><answer>...</answer>`; without the answer when caption or question can't be understood."""
     values, terms = parse_caption(caption), parse_question(question)
     if values is None or terms is None:

@@ -27,9 +27,9 @@ from openvlt.verify import verify_batch
 if TYPE_CHECKING:
     from openvlt.distill.pipeline import Distillation
 
-STAGES = ("caption", "reason", "verify", "cut", "select")
+LEDGERS = ("caption", "reason", "verify", "cut", "select")
 VERIFIED_AT_ONCE = 64  # problems
-TOLD_EVERY_S = 60.0
+PROGRESS_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Sample:
 
     number: int
     text: str
-    fate: str
+    outcome: str
     cut: str | None
     tokens: int
 
     @property
     def right(self) -> bool:
-        return self.fate == Verdict.CORRECT.value
+        return self.outcome == Verdict.CORRECT.value
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass
-class Work:
+class DistillationRun:
     """One distillation of some problems in one folder: the ledgers of its stages, and what the calls took."""
 
     settings: Distillation
@@ -68,14 +68,14 @@ class Work:
     seed: int
     usage: Usage = field(default_factory=Usage)
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> DistillationRun:
         """Raises UserError when another process works in the folder."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(lock_folder(self.folder))
             except BlockingIOError:
                 raise UserError(f"another process is distilling in {self.folder}; wait for its end, or start a new run") from None
-            self.files = {name: stack.enter_context(Ledger(self.folder / f"{name}.jsonl")) for name in STAGES}
+            self.files = {name: stack.enter_context(Ledger(self.folder / f"{name}.jsonl")) for name in LEDGERS}
             self._closing = stack.pop_all()
         return self
 
@@ -105,46 +105,46 @@ class Work:
         """Every problem's caption, where the reasoner needs one."""
         if self.settings.caption is None:
             return
-        book = self.files["caption"]
+        ledger = self.files["caption"]
 
         def questions() -> Iterator[Question]:
             for problem in problems:
-                if self._caption_key(problem) not in book:
+                if self._caption_key(problem) not in ledger:
                     yield Question(replace(problem, question=self.settings.describe, choices=None), None, (0,))
 
         for question, _, reply in self._told("caption", self.settings.caption.write(self.vlm, questions(), 1, self.seed, self.usage)):
             if not reply.error:
-                book.append(self._caption_key(question.problem), {"id": question.problem.id, **vars(reply)})
+                ledger.append(self._caption_key(question.problem), {"id": question.problem.id, **vars(reply)})
 
     def chains(self, problems: Iterable[Problem]) -> None:
         """`samples` chains per problem; a problem whose caption could not be had is left out."""
-        book = self.files["reason"]
+        ledger = self.files["reason"]
 
         def questions() -> Iterator[Question]:
             for problem in problems:
                 there, caption = self.caption(problem)
                 keys = self._chain_keys(problem, caption) if there else []
-                if missing := tuple(number for number, key in enumerate(keys) if key not in book):
+                if missing := tuple(number for number, key in enumerate(keys) if key not in ledger):
                     yield Question(problem, caption, missing)
 
         written = self.settings.reason.write(self.vlm, questions(), self.settings.samples, self.seed, self.usage)
         for question, sample, reply in self._told("reason", written):
             if not reply.error:
                 key = self._chain_keys(question.problem, question.caption)[sample]
-                book.append(key, {"id": question.problem.id, "sample": sample, **vars(reply)})
+                ledger.append(key, {"id": question.problem.id, "sample": sample, **vars(reply)})
 
     def _told(self, stage: str, replies: Iterator[tuple[Question, int, Reply]]) -> Iterator[tuple[Question, int, Reply]]:
         """The replies, with a line on how it goes once a minute and a last word on those that failed."""
-        began, told, count, failed = time.monotonic(), time.monotonic(), 0, 0
+        began, told, count_outcomes, failed = time.monotonic(), time.monotonic(), 0, 0
         for question, sample, reply in replies:
-            count, failed = count + 1, failed + bool(reply.error)
-            if time.monotonic() - told > TOLD_EVERY_S:
+            count_outcomes, failed = count_outcomes + 1, failed + bool(reply.error)
+            if time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
-                rate, retries = count / (told - began), dict(self.usage.retries) or "none"
-                print(f"{stage}: {count} answers, {rate:.1f}/s, cost {self.usage.cost:.2f}, retries {retries}", flush=True)
+                rate, retries = count_outcomes / (told - began), dict(self.usage.retries) or "none"
+                print(f"{stage}: {count_outcomes} answers, {rate:.1f}/s, cost {self.usage.cost:.2f}, retries {retries}", flush=True)
             yield question, sample, reply
         if failed:
-            print(f"{stage}: {failed} of {count} requests were not answered; `resume=` asks them again", flush=True)
+            print(f"{stage}: {failed} of {count_outcomes} requests were not answered; `resume=` asks them again", flush=True)
 
     def caption(self, problem: Problem) -> tuple[bool, str | None]:
         """Whether a chain can be asked for, and the caption to show (None: the writer sees the image)."""
@@ -221,10 +221,10 @@ def function_name(function: Callable[..., Any]) -> str:
     return f"{inner.__module__}.{inner.__qualname__}{sorted(getattr(function, 'keywords', {}).items())}"
 
 
-def count(outcomes: Iterable[Outcome], counts: Counter[str]) -> Iterator[Outcome]:
+def count_outcomes(outcomes: Iterable[Outcome], counts: Counter[str]) -> Iterator[Outcome]:
     """Passes outcomes on and counts fates, solved problems, and problems that the cut left nothing of."""
     for outcome in outcomes:
-        counts.update(sample.fate for sample in outcome.samples)
+        counts.update(sample.outcome for sample in outcome.samples)
         solved = any(sample.right for sample in outcome.samples)
         counts["solved_problems"] += solved
         counts["dropped_by_cut"] += solved and not outcome.kept

@@ -6,22 +6,22 @@ import random
 from collections.abc import Sequence
 
 
-def shortest(traces: Sequence[str], rng: random.Random) -> list[str]:
+def keep_shortest(traces: Sequence[str], rng: random.Random) -> list[str]:
     """The shortest one (paper, section 3); the first of equals."""
     return [min(traces, key=len)]
 
 
-def longest_but_one(traces: Sequence[str], rng: random.Random) -> list[str]:
+def keep_second_longest(traces: Sequence[str], rng: random.Random) -> list[str]:
     """The longest after the longest is dropped (the released selector); a single trace is kept."""
     ranked = sorted(traces, key=len)
     return [ranked[-2] if len(ranked) > 1 else ranked[0]]
 
 
-def at_random(traces: Sequence[str], rng: random.Random) -> list[str]:
+def keep_random(traces: Sequence[str], rng: random.Random) -> list[str]:
     """Any one of them."""
     return [rng.choice(list(traces))]
 
 
-def everything(traces: Sequence[str], rng: random.Random) -> list[str]:
+def keep_every_trace(traces: Sequence[str], rng: random.Random) -> list[str]:
     """All of them."""
     return list(traces)

@@ -12,7 +12,7 @@ NEEDED = {  # what a file leaves for the user to say
     "data=hub": ["data.path=owner/name"],
     "data=graded": ["data.path=problems.parquet"],
     "model=pretrained": ["model.path=owner/name"],
-    "scale=7b": ["reasoner={_target_: openvlt.distill.reason.reason, _partial_: true}"],
+    "scale=7b": ["reasoner={_target_: openvlt.distill.reason.write_chain, _partial_: true}"],
     "distill=served": ["distill.reason.server.endpoints.urls=http://localhost:8000/v1", "distill.reason.server.endpoints.model=name"],
     "recipe=vogue": [
         *("grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5"),

@@ -69,7 +69,7 @@ def test_a_run_leaves_its_data_set_can_be_looked_at_and_taken_over(cli: Cli) -> 
     assert "# 20 verified traces" in (folder / "README.md").read_text() and "gold" in (folder / "README.md").read_text().lower()
     page = cli("distill.py", "inspect=true", f"resume={folder}", tiny=False).ok().out
     assert "problems  20  solved 20  traces kept 20" in page and "--- kept (20) ---" in page
-    again = cli("distill.py", *SMALL, f"reuse={folder}", "distill.select._target_=openvlt.distill.select.everything").ok()
+    again = cli("distill.py", *SMALL, f"reuse={folder}", "distill.select._target_=openvlt.distill.select.keep_every_trace").ok()
     assert "traces 20" in again.out and (cli.newest("distill") / "reason.jsonl").read_bytes() == (folder / "reason.jsonl").read_bytes()
     assert json.loads((folder / "results.json").read_text())["traces"] == 20
 

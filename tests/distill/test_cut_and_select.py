@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from openvlt.distill.cut import KEYWORDS, long_traces, nothing, reflections
-from openvlt.distill.select import at_random, everything, longest_but_one, shortest
+from openvlt.distill.cut import KEYWORDS, cut_reflections, drop_long, keep_whole
+from openvlt.distill.select import keep_every_trace, keep_random, keep_second_longest, keep_shortest
 
 END = "</think><answer>5</answer>"
 
@@ -33,47 +33,47 @@ END = "</think><answer>5</answer>"
     ],
 )
 def test_reflections_are_cut_at_the_first_sentence_that_starts_with_one(thought, kept):
-    assert reflections(f"<think>{thought}{END}") == f"<think>{kept}{END}"
+    assert cut_reflections(f"<think>{thought}{END}") == f"<think>{kept}{END}"
 
 
 @pytest.mark.parametrize("start", ["Wait, what?", "\nWait, what?", "\n\nHmm. So 5.", " Wait, what? So 5.", " \n But wait, so 5."])
 def test_a_trace_that_would_lose_all_its_reasoning_is_dropped(start):
-    assert reflections(f"<think>{start}{END}") is None
+    assert cut_reflections(f"<think>{start}{END}") is None
 
 
 def test_the_answer_and_everything_after_the_thought_stay():
     rest = "</think>\nWait for it. Hmm.\n<answer>Wait, 5</answer>\n"
-    assert reflections(f"  <think>So 5. Wait, no.{rest}") == f"  <think>So 5.{rest}"
+    assert cut_reflections(f"  <think>So 5. Wait, no.{rest}") == f"  <think>So 5.{rest}"
 
 
 @pytest.mark.parametrize("trace", ["So 5. Wait, no. <answer>5</answer>", "", "<think>So 5. Wait, no."])
 def test_a_trace_without_a_whole_thought_is_left_as_it_is(trace):
-    assert reflections(trace) == trace
+    assert cut_reflections(trace) == trace
 
 
 def test_every_keyword_cuts_and_ones_own_replace_them():
     for keyword in KEYWORDS:
-        assert reflections(f"<think>So 5. {keyword}, no.{END}") == f"<think>So 5.{END}"
-    assert reflections(f"<think>So 5. Wait. Nope.{END}", keywords=("Nope",)) == f"<think>So 5. Wait.{END}"
+        assert cut_reflections(f"<think>So 5. {keyword}, no.{END}") == f"<think>So 5.{END}"
+    assert cut_reflections(f"<think>So 5. Wait. Nope.{END}", keywords=("Nope",)) == f"<think>So 5. Wait.{END}"
 
 
 def test_cutting_twice_changes_nothing_more():
-    once = reflections(f"<think>I see 2. So 5. Wait, no. Hmm. So 5.{END}")
-    assert reflections(once) == once
+    once = cut_reflections(f"<think>I see 2. So 5. Wait, no. Hmm. So 5.{END}")
+    assert cut_reflections(once) == once
 
 
 def test_long_traces_counts_words():
-    assert long_traces("a b\nc", max_words=3) == "a b\nc"
-    assert long_traces("a b c d", max_words=3) is None
-    assert long_traces("w " * 500) is not None and long_traces("w " * 501) is None
-    assert nothing("Wait. Wait.") == "Wait. Wait."
+    assert drop_long("a b\nc", max_words=3) == "a b\nc"
+    assert drop_long("a b c d", max_words=3) is None
+    assert drop_long("w " * 500) is not None and drop_long("w " * 501) is None
+    assert keep_whole("Wait. Wait.") == "Wait. Wait."
 
 
 def test_selection():
     traces, rng = ["ccc", "a", "bb", "dddd"], random.Random(0)
-    assert shortest(traces, rng) == ["a"] and shortest(["bb", "aa", "ccc"], rng) == ["bb"]
-    assert longest_but_one(traces, rng) == ["ccc"] and longest_but_one(["a"], rng) == ["a"]
-    assert longest_but_one(["a", "bb"], rng) == ["a"]
-    assert everything(traces, rng) == traces
-    assert {at_random(traces, random.Random(seed))[0] for seed in range(40)} == set(traces)
-    assert at_random(traces, random.Random(3)) == at_random(traces, random.Random(3))
+    assert keep_shortest(traces, rng) == ["a"] and keep_shortest(["bb", "aa", "ccc"], rng) == ["bb"]
+    assert keep_second_longest(traces, rng) == ["ccc"] and keep_second_longest(["a"], rng) == ["a"]
+    assert keep_second_longest(["a", "bb"], rng) == ["a"]
+    assert keep_every_trace(traces, rng) == traces
+    assert {keep_random(traces, random.Random(seed))[0] for seed in range(40)} == set(traces)
+    assert keep_random(traces, random.Random(3)) == keep_random(traces, random.Random(3))

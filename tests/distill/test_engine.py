@@ -9,12 +9,12 @@ import pytest
 from test_pipeline import ids
 
 from openvlt.data.prompts import PromptStyle, question_text
-from openvlt.distill.cut import nothing
+from openvlt.distill.cut import keep_whole
 from openvlt.distill.pipeline import Distillation
-from openvlt.distill.select import everything, shortest
+from openvlt.distill.select import keep_every_trace, keep_shortest
 from openvlt.distill.writers.base import Question
-from openvlt.distill.writers.local import Local
-from openvlt.distill.writers.scripted import Function
+from openvlt.distill.writers.local import LocalWriter
+from openvlt.distill.writers.scripted import ScriptedWriter
 from openvlt.errors import UserError
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.types import Completion, Problem
@@ -47,8 +47,8 @@ def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed, tmp
         heard.append(told)
         return f"<answer>SECRET</answer>{told[2].random()}"
 
-    captioner = Local(generator, PromptStyle(), max_new_tokens=9, greedy=True)
-    settings = Distillation(Function(reasoner), nothing, everything, caption=captioner, samples=3)
+    captioner = LocalWriter(generator, PromptStyle(), max_new_tokens=9, greedy=True)
+    settings = Distillation(ScriptedWriter(reasoner), keep_whole, keep_every_trace, caption=captioner, samples=3)
     settings.run(vlm, secret, folder=tmp_path, seed=1)
     assert len(heard) == 12 and len({told[2].random() for told in heard}) == 12  # chains of a caption differ
     for index, told in enumerate(heard):
@@ -63,7 +63,7 @@ def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed, tmp
 
 
 def test_a_chain_does_not_depend_on_its_batch(mixed):
-    writer = Function(lambda caption, question, rng: f"{caption} {rng.random()}")
+    writer = ScriptedWriter(lambda caption, question, rng: f"{caption} {rng.random()}")
     whole = written(writer, None, mixed, 3, 1, ["seen"] * 4)
     assert written(writer, None, mixed[2:3], 3, 1, ["seen"]) == whole[2:3] != written(writer, None, mixed[2:3], 3, 2, ["seen"])
     with pytest.raises(UserError, match="reasons over captions, but this distillation makes none"):
@@ -76,9 +76,9 @@ def test_a_model_that_looks_is_asked_as_configured_and_unfinished_answers_are_no
             assert (sampling.n, sampling.temperature, sampling.top_p, sampling.greedy) == (2, 0.7, 0.9, False)
             return [Completion((1,), f"<answer>{p.answer}</answer>{k}", p.id != "two" and k == 0) for p in problems for k in range(2)]
 
-    looks = Local(Half(), PromptStyle(), temperature=0.7, top_p=0.9, batch=3)
+    looks = LocalWriter(Half(), PromptStyle(), temperature=0.7, top_p=0.9, batch=3)
     assert [[reply.finished for reply in group] for group in written(looks, vlm, mixed, 2, 0)] == [[True, False], [True, False], [False] * 2, [True, False]]
-    counts = Distillation(looks, nothing, shortest, samples=2).run(vlm, mixed, folder=tmp_path, seed=0)
+    counts = Distillation(looks, keep_whole, keep_shortest, samples=2).run(vlm, mixed, folder=tmp_path, seed=0)
     assert (counts["correct"], counts["unfinished"], counts["traces"]) == (3, 5, 3) and ids(tmp_path) == ["one", "none", "wide"]
 
 
@@ -92,7 +92,7 @@ def test_a_model_of_ones_own_reads_captions(vlm, mixed):
             return vlm
 
     generator = Recorder()
-    engine = Local(generator, PromptStyle(instruction="Think."), model=Other())
+    engine = LocalWriter(generator, PromptStyle(instruction="Think."), model=Other())
     written(engine, None, mixed[:1], 1, 0, ["A red bar of 3."])
     ((asked, prompts, _),) = generator.shown
     assert not engine.local and asked[0].question == "Description:\nA red bar of 3.\n\nQuestion:\nWhat is red?" and asked[0].images == ()

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from openvlt.data.sources.schema import read_traces
-from openvlt.distill.cut import nothing, reflections
+from openvlt.distill.cut import cut_reflections, keep_whole
 from openvlt.distill.pipeline import Distillation
-from openvlt.distill.run import STAGES
-from openvlt.distill.select import everything, shortest
-from openvlt.distill.writers.scripted import Function, Gold
+from openvlt.distill.run import LEDGERS
+from openvlt.distill.select import keep_every_trace, keep_shortest
+from openvlt.distill.writers.scripted import GoldAnswers, ScriptedWriter
 from openvlt.errors import UserError
 from openvlt.serving.protocol import Reply
 from openvlt.storage.locks import lock_folder
@@ -56,7 +56,7 @@ class Fake:
 
 
 def distil(reason, folder: Path, problems: Sequence[Problem] = PROBLEMS, **changes) -> dict:
-    settings = Distillation(**{"reason": reason, "cut": nothing, "select": shortest, "samples": 2, **changes})
+    settings = Distillation(**{"reason": reason, "cut": keep_whole, "select": keep_shortest, "samples": 2, **changes})
     return settings.run(None, problems, folder=folder, seed=1)
 
 
@@ -79,7 +79,7 @@ def test_right_answers_are_kept_cut_and_selected(tmp_path):
             "p4": [],
         }
     )
-    counts = distil(writer, tmp_path, cut=reflections, select=everything, samples=3)
+    counts = distil(writer, tmp_path, cut=cut_reflections, select=keep_every_trace, samples=3)
     traces = read_traces(tmp_path / "traces.jsonl")
     assert [(trace.problem.id, trace.response) for trace in traces] == [
         ("p0", right(p0, "A long way to it.")),
@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     counts = distil(writer, tmp_path / "cut")
     assert writer.asked == [("p3", 0), ("p3", 1), ("p4", 0), ("p4", 1)]
     assert counts == distil(Fake(), tmp_path / "whole")
-    for name in ("traces", *STAGES):
+    for name in ("traces", *LEDGERS):
         assert (tmp_path / "cut" / f"{name}.jsonl").read_bytes() == (tmp_path / "whole" / f"{name}.jsonl").read_bytes()
 
 
@@ -123,7 +123,7 @@ def test_a_request_that_failed_is_asked_again_and_only_that(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "asked"),
-    [({}, 0), ({"cut": reflections}, 0), ({"select": everything}, 0), ({"samples": 3}, 5), ({"reason": Fake(name="other")}, 10)],
+    [({}, 0), ({"cut": cut_reflections}, 0), ({"select": keep_every_trace}, 0), ({"samples": 3}, 5), ({"reason": Fake(name="other")}, 10)],
     ids=["nothing", "cut", "select", "samples", "reasoner"],
 )
 def test_other_settings_cost_only_the_calls_that_they_change(tmp_path, change, asked):
@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_the_problems(tmp_path):
             return Problem(f"p{number}", "What is 1 + 1?", "2")
 
     long = f"<think>{'word' * 2000} So.</think><answer>2</answer>"
-    writer = Function(lambda caption, question, rng: long)
+    writer = ScriptedWriter(lambda caption, question, rng: long)
     peaks = []
     for size in (150, 400):
         tracemalloc.start()
@@ -223,5 +223,5 @@ def test_memory_does_not_grow_with_the_problems(tmp_path):
 
 
 def test_gold_is_what_verification_accepts(tmp_path):
-    counts = distil(Gold(), tmp_path, samples=1)
+    counts = distil(GoldAnswers(), tmp_path, samples=1)
     assert counts["correct"] == counts["traces"] == 5 and ids(tmp_path) == [problem.id for problem in PROBLEMS]

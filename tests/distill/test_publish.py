@@ -18,14 +18,14 @@ from openvlt.data.sources.base import Selection
 from openvlt.data.sources.graded import Graded
 from openvlt.data.sources.local import LocalRows
 from openvlt.data.sources.selection import keep_between
-from openvlt.distill.card import card, figure
-from openvlt.distill.cost import Expected, plan, shares
-from openvlt.distill.cut import reflections, tagged
-from openvlt.distill.dataset import pass_at_k, publish, quantiles
+from openvlt.distill.card import draw_lengths, render_card
+from openvlt.distill.cost import ExpectedYield, describe_cost, split_amount
+from openvlt.distill.cut import cut_reflections, tag_chain
+from openvlt.distill.dataset import quantiles, solve_rate, write_distilled
 from openvlt.distill.pipeline import Distillation
-from openvlt.distill.run import Work
-from openvlt.distill.select import shortest
-from openvlt.distill.writers.served import Served
+from openvlt.distill.run import DistillationRun
+from openvlt.distill.select import keep_shortest
+from openvlt.distill.writers.served import ServedWriter
 from openvlt.errors import UserError
 from openvlt.serving.client import Server
 from openvlt.serving.protocol import Endpoint
@@ -46,10 +46,10 @@ def finished(tmp_path: Path):
         "p2": [WRONG] * 4,
         "p3": [right(p3, "Wait, no.")] * 4,
     })  # fmt: skip
-    settings = Distillation(writer, reflections, shortest)
+    settings = Distillation(writer, cut_reflections, keep_shortest)
     counts = settings.run(None, PROBLEMS, folder=tmp_path, seed=1)
-    with Work(settings, None, tmp_path, 1) as work:
-        lengths = publish(work.judge(PROBLEMS), tmp_path, PromptStyle(system="Be good.", instruction="Think."))
+    with DistillationRun(settings, None, tmp_path, 1) as work:
+        lengths = write_distilled(work.judge(PROBLEMS), tmp_path, PromptStyle(system="Be good.", instruction="Think."))
     return tmp_path, settings, lengths, counts
 
 
@@ -92,18 +92,18 @@ def test_problems_are_chosen_by_their_grades(finished):
 
 def test_the_card_counts_what_happened(finished):
     folder, _, lengths, _ = finished
-    text = card(lengths, "seed: 1", {"a": "CC BY 4.0"}, describe_calls(folder), 4, {"f, line 2": "f, line 2: no answer", "f, line 5": "…"})
+    text = render_card(lengths, "seed: 1", {"a": "CC BY 4.0"}, describe_calls(folder), 4, {"f, line 2": "f, line 2: no answer", "f, line 5": "…"})
     assert text.startswith("---\nlicense: other\n") and "# 2 verified traces" in text
     assert "| a | CC BY 4.0 | 2 | 0 | 8 | 4 | 4 | 1 |" in text and "| b | see the source | 2 | 0 | 8 | 6 | 2 | 1 |" in text
     assert "| a | 2 | 50.0 % |" in text and "| a | wrong | 4 |" in text and "seed: 1" in text
     assert "Bad rows left out: 2. The first: f, line 2: no answer" in text
     assert "* reason: 16 answers, 0 tokens in, 48 out, cost 0.00" in text
-    assert dict((name, rate) for name, _, rate in pass_at_k(lengths)) == {"a": 0.5, "b": 1.0}
+    assert dict((name, rate) for name, _, rate in solve_rate(lengths)) == {"a": 0.5, "b": 1.0}
     assert quantiles([1, 2, 3]) == {"mean": 2, "p10": 1.2, "median": 2, "p90": 2.8, "longest": 3} and quantiles([]) == {}
 
 
 def test_the_figure_is_drawn(finished, tmp_path):
-    figure(finished[2], 4, tmp_path / "lengths.png")
+    draw_lengths(finished[2], 4, tmp_path / "lengths.png")
     with Image.open(tmp_path / "lengths.png") as image:
         assert image.width > 800 and len(image.convert("RGB").getcolors(1 << 20)) > 20
 
@@ -124,17 +124,17 @@ def test_looking_shows_kept_and_rejected_ones_and_touches_nothing(finished):
 
 
 def test_the_plan_on_paper():
-    expected = Expected(pass_rate={"a": 0.2, "b": 0.9}, sizes={"a": 10}, chain_tokens=400, caption_tokens=100, prompt_tokens=50)
+    expected = ExpectedYield(pass_rate={"a": 0.2, "b": 0.9}, sizes={"a": 10}, chain_tokens=400, caption_tokens=100, prompt_tokens=50)
     selection = Selection(amount=100, sources={"a": 1, "b": 1})
-    assert shares(selection, expected) == {"a": 10, "b": 90}
+    assert split_amount(selection, expected) == {"a": 10, "b": 90}
     server = Server([Endpoint("http://host/v1", "r1", input_price=1.0, output_price=2.0)])
-    text = plan(Distillation(Served(server, PromptStyle()), reflections, shortest, caption=Fake()), selection, expected)
+    text = describe_cost(Distillation(ServedWriter(server, PromptStyle()), cut_reflections, keep_shortest, caption=Fake()), selection, expected)
     assert "captions: 100 calls of Fake" in text and "chains: 400 calls of r1, about 0.1 M tokens in and 0.2 M out, cost about 0.38" in text
     assert "traces: about 83 of 100 problems" in text and "for 100 traces ask about 120 problems" in text
-    unknown = plan(Distillation(Fake(), reflections, shortest), selection, Expected(pass_rate={"a": 0.2}))
+    unknown = describe_cost(Distillation(Fake(), cut_reflections, keep_shortest), selection, ExpectedYield(pass_rate={"a": 0.2}))
     assert "traces: at least 10; no pass rate is known for b" in unknown
     with pytest.raises(UserError, match="a plan needs an amount"):
-        plan(Distillation(Fake(), reflections, shortest), Selection(), expected)
+        describe_cost(Distillation(Fake(), cut_reflections, keep_shortest), Selection(), expected)
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ def test_the_plan_on_paper():
     ],
 )
 def test_a_reasoners_chain_in_the_form_that_is_trained(said, trained):
-    assert tagged(said) == trained
+    assert tag_chain(said) == trained
 
 
 def test_the_lines_are_json_whatever_was_said(tmp_path):
     odd = right(PROBLEMS[0], 'So "\u2028" 数学\n.')
-    settings = Distillation(Fake({"p0": [odd] * 4}), reflections, shortest)
+    settings = Distillation(Fake({"p0": [odd] * 4}), cut_reflections, keep_shortest)
     settings.run(None, PROBLEMS[:1], folder=tmp_path, seed=1)
-    with Work(settings, None, tmp_path, 1) as work:
-        publish(work.judge(PROBLEMS[:1]), tmp_path, PromptStyle())
+    with DistillationRun(settings, None, tmp_path, 1) as work:
+        write_distilled(work.judge(PROBLEMS[:1]), tmp_path, PromptStyle())
     (row,) = [json.loads(line) for line in (tmp_path / "messages.jsonl").read_bytes().decode().split("\n") if line]
     assert row["messages"][-1]["content"] == odd

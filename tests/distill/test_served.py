@@ -23,13 +23,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.synthetic import figures
-from openvlt.distill.cut import reflections
+from openvlt.distill.cut import cut_reflections
 from openvlt.distill.pipeline import Distillation
-from openvlt.distill.select import shortest
+from openvlt.distill.select import keep_shortest
 from openvlt.distill.text_model import TextModel
-from openvlt.distill.writers.base import TOLD, Question
-from openvlt.distill.writers.local import Local
-from openvlt.distill.writers.served import Served
+from openvlt.distill.writers.base import CAPTION_TEMPLATE, Question
+from openvlt.distill.writers.local import LocalWriter
+from openvlt.distill.writers.served import ServedWriter
 from openvlt.errors import UserError
 from openvlt.model.tiny import END, PAD, make_tokenizer
 from openvlt.rollout.hf import HFGenerator
@@ -40,14 +40,14 @@ from openvlt.types import Problem
 ROOT = Path(__file__).parents[2]
 
 
-def served(url: str, model: str = "m", **settings) -> Served:
+def served(url: str, model: str = "m", **settings) -> ServedWriter:
     server = Server([Endpoint(url, model)], **{"backoff_s": 0.01, "concurrency": 32, "deadline_s": 2.0, **settings})
-    return Served(server, PromptStyle(), max_new_tokens=64)
+    return ServedWriter(server, PromptStyle(), max_new_tokens=64)
 
 
 def distillation(reason, problems: list[Problem]) -> Distillation:
     captions = Fake({problem.id: [problem.meta["caption"]] for problem in problems})
-    return Distillation(reason, reflections, shortest, caption=captions)
+    return Distillation(reason, cut_reflections, keep_shortest, caption=captions)
 
 
 def test_a_fifth_of_faults_changes_nothing(tmp_path):
@@ -84,7 +84,7 @@ def test_a_restarted_run_asks_only_for_what_is_missing(tmp_path):
 
 
 def test_what_a_server_is_shown():
-    engine = Served(Server([Endpoint("http://host/v1", "m")]), PromptStyle(system="Be brief.", instruction="Think."), max_pixels=100)
+    engine = ServedWriter(Server([Endpoint("http://host/v1", "m")]), PromptStyle(system="Be brief.", instruction="Think."), max_pixels=100)
     picture = Image.new("RGB", (40, 20), "red")
     problem = Problem("p", "Which?", "a", (picture,), choices=("a", "b"))
     system, user = engine.messages(Question(problem, None, (0,)))
@@ -92,7 +92,7 @@ def test_what_a_server_is_shown():
     url = user["content"][0]["image_url"]["url"]
     with urllib.request.urlopen(url) as file, Image.open(file) as image:
         assert image.size == (14, 7) and image.getpixel((0, 0)) == (255, 0, 0)
-    _, told = engine.messages(Question(problem, "A red box.", (0,)))
+    _, as_prompt = engine.messages(Question(problem, "A red box.", (0,)))
     assert told["content"] == "Description:\nA red box.\n\nQuestion:\nWhich?\nChoices:\n(A) a\n(B) b\nThink."
     options = [engine.options(Question(problem, None, (0,)), sample, 1) for sample in (0, 1, 0)]
     assert options[0] == options[2] and options[0]["seed"] != options[1]["seed"] and options[0]["max_tokens"] == 2048
@@ -115,7 +115,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         texts = []
         for number, problem in enumerate(problems[start : start + 8]):
             caption = problem.meta["caption"] if number % 2 else tokenizer.decode(torch.randint(260, (4,)))  # what a random captioner says
-            user = [{"role": "user", "content": TOLD.format(caption=caption.strip(), question=problem.question)}]
+            user = [{"role": "user", "content": CAPTION_TEMPLATE.format(caption=caption.strip(), question=problem.question)}]
             texts.append(tokenizer.apply_chat_template(user, add_generation_prompt=True, tokenize=False) + f"<answer>{problem.answer}</answer>{END}")
         batch = tokenizer(texts, return_tensors="pt", padding=True)  # on the left
         labels = batch["input_ids"].clone()
@@ -152,7 +152,7 @@ def transformers_serve(model: Path, log: Path) -> Iterator[str]:
 
 def test_a_text_model_in_this_process_reads_captions(language_model):
     problems = figures.generate_figures(4, split="train", seed=2)
-    engine = Local(HFGenerator(), PromptStyle(), max_new_tokens=24, greedy=True, model=TextModel(str(language_model), dtype="float32"), batch=3)
+    engine = LocalWriter(HFGenerator(), PromptStyle(), max_new_tokens=24, greedy=True, model=TextModel(str(language_model), dtype="float32"), batch=3)
     asked = [Question(problem, problem.meta["caption"], (0,)) for problem in problems]
     replies = [reply for _, _, reply in engine.write(None, iter(asked), 1, 0, Usage())]
     assert [reply.text for reply in replies if "<answer>" in reply.text and reply.finished], replies

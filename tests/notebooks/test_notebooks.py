@@ -63,7 +63,7 @@ def test_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CUT = [  # a random model and known captions: what the filters do to the chains is real, the accuracies aren't
-    *("~distill.caption", "+distill.caption={_target_: openvlt.distill.writers.scripted.Known}", "model.training=null"),
+    *("~distill.caption", "+distill.caption={_target_: openvlt.distill.writers.scripted.GivenCaptions}", "model.training=null"),
     *("++model.sizes.hidden=48", "++model.sizes.layers=2", "cycles.one.traces.amount=60", "cycles.one.sft={}", "sft.epochs=1"),
     *("sft.batch_size=16", "sft.micro_batch=16", "evaluation.selection.amount=24", "tokens.response=8"),
 ]

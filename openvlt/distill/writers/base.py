@@ -11,7 +11,7 @@ from openvlt.model.load import VLM
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.types import Problem
 
-TOLD = "Description:\n{caption}\n\nQuestion:\n{question}"
+CAPTION_TEMPLATE = "Description:\n{caption}\n\nQuestion:\n{question}"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Question:
     caption: str | None
     missing: tuple[int, ...]
 
-    def told(self, template: str) -> Problem:
+    def as_prompt(self, template: str) -> Problem:
         """What is put before a model: the problem itself, or a text of the caption and the question with its options."""
         if self.caption is None:
             return self.problem
@@ -30,7 +30,7 @@ class Question:
         return replace(self.problem, question=text, images=(), choices=None)
 
 
-class Engine(Protocol):
+class TextWriter(Protocol):
     """`write` answers questions as they are done, in any order, with at least the missing samples of each.
 
     `signature` is what an answer depends on besides question and seed, so that other settings are other calls; where a model runs and

@@ -11,7 +11,7 @@ from typing import Any
 
 from openvlt.config.validate import check_positive
 from openvlt.data.prompts import PromptStyle, Renderer
-from openvlt.distill.writers.base import TOLD, Question
+from openvlt.distill.writers.base import CAPTION_TEMPLATE, Question
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.distributed import generate_on_ranks
@@ -20,7 +20,7 @@ from openvlt.storage.ledger import content_key
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalWriter:
     """A model in this process: the run's own, or `model` (any `PretrainedModel`, or a `TextModel` that reads captions).
 
     `batch` questions are put before the generator at a time; an answer that hit the token limit is marked unfinished.
@@ -34,7 +34,7 @@ class Local:
     greedy: bool = False
     batch: int = 256
     model: Any = None
-    template: str = TOLD
+    template: str = CAPTION_TEMPLATE
 
     def __post_init__(self) -> None:
         check_positive(self, "", "batch")
@@ -64,7 +64,7 @@ class Local:
         vlm = vlm if self.local else None
         while part := list(islice(questions, self.batch)):
             vlm = vlm or self.model.load()
-            told = [question.told(self.template) for question in part]
+            told = [question.as_prompt(self.template) for question in part]
             prompts = Renderer(vlm.processor, self.prompt).prompts(told)
             rows = iter(generate_on_ranks(self.generator, vlm, told, prompts, sampling, seed))
             for question in part:

@@ -15,7 +15,7 @@ from openvlt.serving.protocol import Reply, Usage
 
 
 @dataclass(frozen=True)
-class Function:
+class ScriptedWriter:
     """`function(caption, question, rng)` writes a chain: the procedural stand-in for a text reasoner, or code of your own."""
 
     function: Callable[[str, str, random.Random], str]
@@ -41,7 +41,7 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Gold:
+class GoldAnswers:
     """No reasoning at all: the known answer in its tags. For smoke tests on rows that nobody has written traces for."""
 
     local: bool = field(default=False, init=False)
@@ -60,7 +60,7 @@ class Gold:
 
 
 @dataclass(frozen=True)
-class Known:
+class GivenCaptions:
     """Captions that the data came with (`meta["caption"]`, generated figures have it): what a faultless captioner would say."""
 
     local: bool = field(default=False, init=False)
@@ -79,7 +79,7 @@ class Known:
             yield question, 0, Reply(question.problem.meta["caption"])
 
 
-def reasoner_wanted() -> None:
+def require_reasoner() -> None:
     """Stands where a configuration leaves the reasoner open. Raises UserError as soon as it is built."""
     raise UserError(
         "no value for reasoner: traces from captions need a text model that reasons; give 'reasoner={_target_: "

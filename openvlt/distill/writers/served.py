@@ -8,7 +8,7 @@ from typing import Any
 
 from openvlt import distributed
 from openvlt.data.prompts import PromptStyle
-from openvlt.distill.writers.base import TOLD, Question
+from openvlt.distill.writers.base import CAPTION_TEMPLATE, Question
 from openvlt.model.load import VLM
 from openvlt.serving.client import Server
 from openvlt.serving.image_payload import image_url
@@ -17,7 +17,7 @@ from openvlt.storage.ledger import content_key
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedWriter:
     """A model behind a `server`. Captions are told by `template`; images are sent within the request, at most `max_pixels` large."""
 
     server: Server
@@ -26,7 +26,7 @@ class Served:
     temperature: float = 1.0
     top_p: float = 1.0
     max_pixels: int | None = 1048576
-    template: str = TOLD
+    template: str = CAPTION_TEMPLATE
     local: bool = field(default=False, init=False)
 
     @property
@@ -76,7 +76,7 @@ class Served:
 
     def messages(self, question: Question) -> list[dict[str, Any]]:
         """The conversation in the protocol's form; plain text where there is no image."""
-        told, messages = question.told(self.template), []
+        told, messages = question.as_prompt(self.template), []
         for message in self.prompt.messages(told):
             images = iter(told.images)
             parts = [self._image(next(images), told.id) if part["type"] == "image" else part for part in message["content"]]
