@@ -25,7 +25,7 @@ WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's p
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class HeldoutEvaluation:
     """`conf/evaluation`: which problems, how to decode, `batch` problems at a time. One answer per problem."""
 
     generator: Generator
@@ -51,8 +51,8 @@ class Evaluation:
         answers = list(self._answers(vlm, problems, seed))
         verdicts = verify_completions(problems, answers, workers=self.workers, deadline_s=self.deadline_s)
         if rows is not None:
-            write_rows(rows, problems, answers, verdicts)
-        return {**summary(problems, answers, verdicts), "skipped_rows": getattr(source, "skipped", {})}
+            write_heldout_rows(rows, problems, answers, verdicts)
+        return {**summarise_heldout(problems, answers, verdicts), "skipped_rows": getattr(source, "skipped", {})}
 
     def _answers(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> Iterator[Completion]:
         renderer = Renderer(vlm.processor, self.prompt)
@@ -61,7 +61,7 @@ class Evaluation:
             yield from generate_on_ranks(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
 
 
-def summary(
+def summarise_heldout(
     problems: Sequence[Problem], answers: Sequence[Completion], verdicts: Sequence[Verdict]
 ) -> dict[str, Any]:
     """Counts and shares of one evaluation; `levels` holds the same for each difficulty there is."""
@@ -85,7 +85,7 @@ def accuracy(right: Sequence[bool]) -> dict[str, Any]:
     return {"accuracy": correct / n, "correct": correct, "n": n, "interval": list(wilson(correct, n))}
 
 
-def write_rows(
+def write_heldout_rows(
     file: Path, problems: Sequence[Problem], answers: Sequence[Completion], verdicts: Sequence[Verdict]
 ) -> None:
     """One JSON line per answer: id, question, gold, response, verdict, tokens; the first ones name their images too."""

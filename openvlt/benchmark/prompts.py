@@ -11,13 +11,13 @@ from openvlt.data.prompts import PromptStyle
 from openvlt.types import Problem
 
 
-def filled(prompt: str, **values: Any) -> str:
+def fill_template(prompt: str, **values: Any) -> str:
     """A prompt with its `{names}` filled at once: what is filled in is not looked at again, and other braces stay."""
     return re.sub(r"\{(\w+)\}", lambda mark: str(values.get(mark[1], mark[0])), prompt)
 
 
 @dataclass(frozen=True)
-class Ask:
+class PromptTemplate:
     """`choice` and `open` are the whole prompt for questions with and without options (`open` None: the same).
 
     `{question}`, `{options}` and the names of a problem's `meta` are filled in, nothing else in braces is. An option is written as
@@ -38,7 +38,7 @@ class Ask:
         template = self.choice if options or self.open is None else self.open
         lines = [self.option.replace("{letter}", ascii_uppercase[i]).replace("{text}", option) for i, option in enumerate(options)]
         values = {**problem.meta, "question": problem.question, "options": self.between.join(lines)}
-        prompt = filled(template, **values)
+        prompt = fill_template(template, **values)
         return replace(problem, question=prompt, choices=None, images=self._images(problem, prompt))
 
     def _images(self, problem: Problem, prompt: str) -> tuple[Any, ...]:
@@ -55,7 +55,7 @@ IN_THE_IMAGE = "Answer the question shown in the image."
 
 
 @dataclass(frozen=True)
-class Project:
+class ProjectPrompt:
     """The project's own prompt: the question, its options and the configured instruction, as in training.
 
     Where the benchmark shows something else than what it scores, `meta["shown"]` stands for the question, and options are written
@@ -68,7 +68,7 @@ class Project:
 
 
 @dataclass(frozen=True)
-class Interleaved(PromptStyle):
+class InterleavedStyle(PromptStyle):
     """A prompt style whose images stand at their marks, if there are as many marks as images; else before the text."""
 
     marks: str = ""
@@ -78,7 +78,7 @@ class Interleaved(PromptStyle):
         texts = re.split(re.sub(r"\((?!\?)", "(?:", self.marks), problem.question)
         if len(texts) != len(problem.images) + 1:
             return super().messages(problem)
-        parts: list[dict[str, Any]] = []
+        subsets: list[dict[str, Any]] = []
         for index, words in enumerate(texts):
             parts += [{"type": "image"}] if index else []
             parts += [{"type": "text", "text": words}] if words else []

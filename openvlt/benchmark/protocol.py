@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from typing import Protocol as Interface
 
-from openvlt.benchmark.prompts import Ask
-from openvlt.benchmark.rows.subsets import Part
+from openvlt.benchmark.prompts import PromptTemplate
+from openvlt.benchmark.rows.subsets import Subset
 from openvlt.errors import UserError
 from openvlt.types import Problem, Verdict
 from openvlt.verify import extract, verify_batch
@@ -42,15 +42,15 @@ class Case:
     finished: bool | None = None
 
 
-class Judge(Interface):
+class JudgeModel(Interface):
     """A language model that answers prompts: `name` stands in the results, answers come in the prompts' order."""
 
     name: str
 
-    def ask(self, prompts: Sequence[str]) -> list[str]: ...
+    def prompt(self, prompts: Sequence[str]) -> list[str]: ...
 
 
-def own(cases: Sequence[Case], judge: Judge | None = None, *, deadline_s: float = 5.0) -> list[Answer]:
+def openvlt(cases: Sequence[Case], judge: JudgeModel | None = None, *, deadline_s: float = 5.0) -> list[Answer]:
     """The project's own verifier, as in training: a response that was cut off has no answer."""
     whole = [case for case in cases if case.finished is not False]
     items = [(c.problem.answer, c.response, c.problem.choices, c.problem.answer_type) for c in whole]
@@ -63,7 +63,7 @@ def own(cases: Sequence[Case], judge: Judge | None = None, *, deadline_s: float 
     ]
 
 
-Score = Callable[[Sequence[Case], Judge | None], list[Answer]]
+Score = Callable[[Sequence[Case], JudgeModel | None], list[Answer]]
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Protocol:
     `sampling` changes fields of the evaluation's sampling; `source` says where the strings and rules come from.
     """
 
-    ask: Ask
+    prompt: PromptTemplate
     score: Score
     source: str
     judged: bool = False
-    settled: Callable[[Case], bool] | None = None
+    needs_no_judge: Callable[[Case], bool] | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -94,17 +94,17 @@ class Benchmark:
     """
 
     name: str
-    parts: Mapping[str, Part]
+    subsets: Mapping[str, Subset]
     read: Callable[[dict[str, Any], str], Problem]
     protocols: Mapping[str, Protocol]
     ids: tuple[str, ...]
     columns: tuple[str, ...]
     metrics: Callable[[Sequence[tuple[Problem, float]]], dict[str, Any]] | None = None
     headlines: Mapping[str, str] = field(default_factory=dict)
-    part_of: Callable[[Mapping[str, Any], str], str] | None = None
+    subset_of: Callable[[Mapping[str, Any], str], str] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", {name: part for name, part in self.parts.items() if part is not None})
+        object.__setattr__(self, "parts", {name: part for name, part in self.subsets.items() if part is not None})
 
     def protocol(self, name: str) -> Protocol:
         """The protocol of that name. Raises UserError for another one."""

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from openvlt import distributed
 from openvlt.benchmark.protocol import Benchmark
-from openvlt.benchmark.results.compare import compare, pairs, told
-from openvlt.benchmark.results.files import line, markdown
-from openvlt.benchmark.run.answers import Engine
+from openvlt.benchmark.results.compare import compare_files, describe_comparison, pair_files
+from openvlt.benchmark.results.files import result_line, results_markdown
+from openvlt.benchmark.run.answers import AnswerGenerator
 from openvlt.benchmark.run.judge import ServerJudge
-from openvlt.benchmark.run.runner import Run
+from openvlt.benchmark.run.runner import BenchmarkRunner
 from openvlt.config.build import build
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
@@ -81,7 +81,7 @@ def evaluate_benchmark(config: DictConfig) -> None:
             for run in runs.values():  # all of them before the first is asked
                 run.check()
             results = [_one(config, run, folder / name, done=several) for name, run in runs.items()]
-        write_text(folder / "results.md", markdown(results))
+        write_text(folder / "results.md", results_markdown(results))
         write_json(folder / "results.json", {"benchmarks": {r["benchmark"]: r for r in results}} if several else results[0])
         print(folder / "results.md")
 
@@ -99,7 +99,7 @@ def _check_responses(config: DictConfig, several: bool) -> None:
         raise UserError("samples= and limit= are for asking a model; a file of responses is scored whole, leave them out")
 
 
-def _one(config: DictConfig, run: Run, place: Path, *, done: bool) -> dict[str, Any]:
+def _one(config: DictConfig, run: BenchmarkRunner, place: Path, *, done: bool) -> dict[str, Any]:
     """One benchmark; one of several has a folder of its own, and what is finished there isn't done again (`done`)."""
     place.mkdir(exist_ok=True)
     if done and (place / "results.json").is_file():
@@ -110,12 +110,12 @@ def _one(config: DictConfig, run: Run, place: Path, *, done: bool) -> dict[str, 
         result = run.ask_model(lambda: _load(config), place)
     if done:
         write_json(place / "results.json", result)
-    print(line(result), flush=True)
+    print(result_line(result), flush=True)
     _notes(result)
     return result
 
 
-def build_runner(config: DictConfig, name: str = "") -> Run:
+def build_runner(config: DictConfig, name: str = "") -> BenchmarkRunner:
     """The parts of one benchmark's evaluation, built from the config; `name` picks one of several benchmarks."""
     benchmark: Benchmark = build(config.benchmark[name] if name else config.benchmark, "benchmark")
     evaluation, judge = build(config.evaluation, "evaluation"), None
@@ -123,9 +123,9 @@ def build_runner(config: DictConfig, name: str = "") -> Run:
         judge = ServerJudge(build(config.judge, "judge"), Path(config.judge_ledger))
     if config.samples < 1 or config.batch < 1 or config.limit is not None and config.limit < 1:
         raise UserError(f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1")
-    engine = Engine(evaluation.generator, evaluation.sampling, config.batch, config.seed, config.prompt.max_tokens)
+    engine = AnswerGenerator(evaluation.generator, evaluation.sampling, config.batch, config.seed, config.prompt.max_tokens)
     data_dir, baseline = (str(Path(place) / name) if place and name else place for place in (config.data_dir, config.baseline))
-    return Run(
+    return BenchmarkRunner(
         benchmark=benchmark,
         protocol=config.protocol,
         engine=engine,
@@ -147,7 +147,7 @@ def _notes(result: dict[str, Any]) -> None:
     """What a reader of the score should know: missing answers, odd and unusable rows, the baseline."""
     if result["missing"]:
         print(f"  {result['missing']} rows have no answer in the file and are not scored")
-    if strangers := result["without_a_row"]:
+    if unmatched_ids := result["without_a_row"]:
         print(f"  {len(strangers)} answers belong to no usable row and are not scored, the first is {strangers[0]}")
     for word, rows in (("odd", result["faulty_rows"]), ("left out", result["skipped_rows"])):
         if rows:
@@ -164,12 +164,12 @@ def compare_two_runs(config: DictConfig) -> None:
     if len(config.compare) != 2:
         raise UserError(f"compare={','.join(map(str, config.compare))} names {len(config.compare)} runs; give two: compare=A,B")
     one, other = config.compare
-    found = {name: compare(*places) for name, places in pairs(one, other).items()}
+    found = {name: compare_files(*places) for name, places in pair_files(one, other).items()}
     folder = Path(config.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "compare.json", found)
     for name, result in found.items():
-        print(f"{name}: {told(result)}" if len(found) > 1 else told(result))
+        print(f"{name}: {describe_comparison(result)}" if len(found) > 1 else describe_comparison(result))
     print(folder / "compare.json")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from openvlt.benchmark.heldout import Evaluation
+from openvlt.benchmark.heldout import HeldoutEvaluation
 from openvlt.config.validate import check_values
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import read_traces
@@ -35,7 +35,7 @@ class StageContext:
     source: Source
     sft: SFT
     grpo: GRPO
-    evaluation: Evaluation
+    evaluation: HeldoutEvaluation
     seed: int
     adapter: Any = None
     folders: Mapping[str, Path] = field(default_factory=dict)

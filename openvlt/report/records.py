@@ -76,7 +76,7 @@ class Stage:
 
     @property
     def evaluation(self) -> Mapping[str, Any] | None:
-        """The evaluation block (`openvlt.benchmark.heldout.summary`), if there is one."""
+        """The evaluation block (`openvlt.benchmark.heldout.summarise_heldout`), if there is one."""
         return self.result.get("evaluation")
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openvlt.benchmark.scorers.formula import identical, rounded, value
+from openvlt.benchmark.scorers.formula import same_expression, same_rounded_value, value
 
 GIVEN = {
     "12": 12, "12)": 12, "12)°": 12, "1,000": 1000, "1,234.5": 1234.5, "12.": 12, ".5": 0.5, "2 3": 6, "007": 7, "1 000": 0,
@@ -44,7 +44,7 @@ def test_hostile_texts_end(text: str) -> None:
     [("1/3", "0.333", True), ("\\ln(2)", "0.693", True), ("|3|", "3", True), ("e", "2.72", True), ("1/3", "0.35", False), ("a+b", "b+a", False)],
 )
 def test_equal_to_two_decimals(one: str, other: str, equal: bool) -> None:
-    assert rounded(one, other) is equal
+    assert same_rounded_value(one, other) is equal
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_equal_to_two_decimals(one: str, other: str, equal: bool) -> None:
     [("x^2+1", "1+x^{2}", True), ("2sqrt(3)", "sqrt(12)", True), ("2pi", "pi*2", True), ("1/3", "0.333", False), ("1:2", "1/2", False), ("12)", "12", False)],
 )
 def test_the_same_expression(one: str, other: str, equal: bool) -> None:
-    assert identical(one, other) is equal
+    assert same_expression(one, other) is equal

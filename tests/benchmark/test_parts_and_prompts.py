@@ -12,10 +12,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from openvlt.benchmark.prompts import IN_THE_IMAGE
-from openvlt.benchmark.results.files import markdown
-from openvlt.benchmark.rows.loading import load
-from openvlt.benchmark.run.ablations import told
-from openvlt.benchmark.run.runner import Run
+from openvlt.benchmark.results.files import results_markdown
+from openvlt.benchmark.rows.loading import load_rows
+from openvlt.benchmark.run.ablations import replace_images
+from openvlt.benchmark.run.runner import BenchmarkRunner
 from openvlt.benchmark.tasks import emma, mathverse, mmmu_pro
 from openvlt.cli.evaluate import build_runner
 from openvlt.config.resolvers import CONF
@@ -26,7 +26,7 @@ STANDARD, FOUR, VISION = "standard (10 options)", "standard (4 options)", "visio
 
 
 @cache
-def built(name: str, *words: str) -> Run:
+def built(name: str, *words: str) -> BenchmarkRunner:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return build_runner(compose("evaluate", [f"benchmark={name}", *words]))
 
@@ -60,7 +60,7 @@ def test_the_authors_outputs_keep_the_ten_options_beside_the_four(tmp_path: Path
     row = {"id": "test_Art_1", "question": "Who?", **four, **ten, "type": name, "response": f"Answer: {letter}"}
     assert counts(built("mmmu_pro").score_file(write(tmp_path / f"m_direct_{name}.jsonl", [row]), "response", tmp_path)) == (1, 1, 0)
     part = {"Vision": VISION, "Standard(4opts)": FOUR}.get(name, STANDARD)
-    assert mmmu_pro.read(row, part).choices[0] == ("Mary" if part == FOUR else "James")
+    assert mmmu_pro.read_mmmu_pro(row, part).choices[0] == ("Mary" if part == FOUR else "James")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_authors_outputs_keep_the_ten_options_beside_the_four(tmp_path: Path
     ],
 )
 def test_the_configuration_of_a_row(row: dict[str, str], said: str, part: str) -> None:
-    assert mmmu_pro.part_of(row, said) == part
+    assert mmmu_pro.mmmu_pro_subset(row, said) == part
 
 
 def test_one_file_for_all_parts_is_read_once(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_one_file_for_all_parts_is_read_once(tmp_path: Path) -> None:
     assert counts(built("emma_mini").score_file(answers, "response", tmp_path)) == (4, 4, 0)
     benchmark = built("mmmu_pro").benchmark
     write(tmp_path / "pro" / "test.jsonl", [pro(n) for n in range(3)])
-    assert [p.meta["config"] for p in load(benchmark, str(tmp_path / "pro"), images=False).problems] == [STANDARD] * 3
+    assert [p.meta["config"] for p in load_rows(benchmark, str(tmp_path / "pro"), images=False).problems] == [STANDARD] * 3
     write(tmp_path / "vision" / "test.jsonl", [pro(n) for n in range(3)])
-    assert {p.meta["config"] for p in load(benchmark, str(tmp_path / "vision"), images=False).problems} == {VISION}
+    assert {p.meta["config"] for p in load_rows(benchmark, str(tmp_path / "vision"), images=False).problems} == {VISION}
     both = write(tmp_path / "both" / "test.jsonl", [pro(0, config=config) for config in (STANDARD, VISION)])
-    assert [p.id for p in load(benchmark, str(Path(both).parent), images=False).problems] == [f"{STANDARD}/test_Art_0", f"{VISION}/test_Art_0"]
+    assert [p.id for p in load_rows(benchmark, str(Path(both).parent), images=False).problems] == [f"{STANDARD}/test_Art_0", f"{VISION}/test_Art_0"]
 
 
 @pytest.mark.parametrize("name, part", [("m_vision_cot", VISION), ("m_direct_Standard(4opts)", FOUR), ("m_standard_cot", STANDARD)])
@@ -103,7 +103,7 @@ def test_answers_of_one_configuration_meet_its_rows_only(tmp_path: Path, name: s
     answers = write(tmp_path / f"{name}.jsonl", [{"id": f"test_Art_{n}", "response": "Answer: B"} for n in range(2)])
     result = built("mmmu_pro", f"data_dir={rows}").score_file(answers, "response", tmp_path)
     assert counts(result) == (2, 2, 1) and set(result["cells"]["config"]) == {part}
-    assert "| accuracy | 100.0 |" in markdown([result])  # not the mean of two configurations
+    assert "| accuracy | 100.0 |" in results_markdown([result])  # not the mean of two configurations
 
 
 @pytest.mark.parametrize("column, words", [("config", (STANDARD, VISION)), ("type", ("Standard(10opts)", "Vision"))])
@@ -119,10 +119,10 @@ def test_answers_of_two_configurations_in_one_file(tmp_path: Path, column: str, 
 
 def test_four_options_are_a_benchmark_of_their_own(tmp_path: Path) -> None:
     benchmark = built("mmmu_pro_4").benchmark
-    assert [part.label for part in benchmark.parts.values()] == [FOUR] and benchmark.name == "mmmu_pro_4"
+    assert [part.label for part in benchmark.subsets.values()] == [FOUR] and benchmark.name == "mmmu_pro_4"
     for part in (STANDARD, FOUR, VISION):
         write(tmp_path / part / "test.jsonl", [pro(n) for n in range(2)])
-    loaded = load(benchmark, str(tmp_path), images=False)
+    loaded = load_rows(benchmark, str(tmp_path), images=False)
     assert [problem.id for problem in loaded.problems] == [f"{FOUR}/test_Art_0", f"{FOUR}/test_Art_1"]
 
 
@@ -133,7 +133,7 @@ def test_of_two_forms_of_a_split_parquet_is_read(tmp_path: Path) -> None:
     row = {"pid": "1", "question": "in Parquet", "options": ["a", "b"], "answer": "A", "subject": "Math", "category": "c", "task": "t", "type": "Open"}
     parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "test.parquet")
     (tmp_path / "test.json").write_text(json.dumps([{**row, "question": "in JSON"}]))
-    assert [problem.question for problem in load(built("emma").benchmark, str(tmp_path), images=False).problems] == ["in Parquet"]
+    assert [problem.question for problem in load_rows(built("emma").benchmark, str(tmp_path), images=False).problems] == ["in Parquet"]
 
 
 # --- what the project's own prompt shows -------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def verse(version: str, question: str, **columns: Any) -> Problem:
     row = {"sample_index": "1", "problem_index": "1", "problem_version": version, "question": question, "answer": "B"}
     whole = "In triangle ABC, A is 40°. Find B.\nChoices:\nA:40°\nB:60°"
     row |= {"question_type": "multi-choice", "metadata": {"subject": "G", "subfield": "A"}, "question_for_eval": whole}
-    return mathverse.read({**row, **columns}, "testmini")
+    return mathverse.read_mathverse({**row, **columns}, "testmini")
 
 
 def test_mathverse_shows_what_its_version_leaves_of_the_question() -> None:
@@ -163,26 +163,26 @@ def test_mathverse_shows_what_its_version_leaves_of_the_question() -> None:
 
 def test_real_mathverse_shows_no_options_twice(data_dir: Path) -> None:
     run = built("mathverse", "protocol=openvlt")
-    for problem in load(run.benchmark, str(data_dir / "mathverse_sample"), images=False).problems:
+    for problem in load_rows(run.benchmark, str(data_dir / "mathverse_sample"), images=False).problems:
         text = question_text(run.how.ask(problem))
         assert (text == IN_THE_IMAGE) is (problem.meta["version"] == "Vision Only")
         assert text.count("Choices:") == (problem.choices is not None and text != IN_THE_IMAGE), text
 
 
 def test_emma_shows_its_context_if_it_has_one() -> None:
-    assert shown("emma", emma.read(maths("Math", 1, context="Look <image_1>."), "Math")) == "Look <image_1>.\nWhich?\nChoices:\n(A) cat\n(B) dog"
-    assert shown("emma", emma.read(maths("Math", 1, context=None), "Math")) == "Which?\nChoices:\n(A) cat\n(B) dog"
+    assert shown("emma", emma.read_emma(maths("Math", 1, context="Look <image_1>."), "Math")) == "Look <image_1>.\nWhich?\nChoices:\n(A) cat\n(B) dog"
+    assert shown("emma", emma.read_emma(maths("Math", 1, context=None), "Math")) == "Which?\nChoices:\n(A) cat\n(B) dog"
 
 
 def test_a_screenshot_of_mmmu_pro_is_shown_alone() -> None:
-    screenshot = mmmu_pro.read(pro(1), VISION)  # published outputs hold its question
+    screenshot = mmmu_pro.read_mmmu_pro(pro(1), VISION)  # published outputs hold its question
     assert shown("mmmu_pro", screenshot) == IN_THE_IMAGE and screenshot.choices == ("x", "y", "z")
-    assert shown("mmmu_pro", mmmu_pro.read(pro(1), STANDARD)) == "Q?\nChoices:\n(A) x\n(B) y\n(C) z"
+    assert shown("mmmu_pro", mmmu_pro.read_mmmu_pro(pro(1), STANDARD)) == "Q?\nChoices:\n(A) x\n(B) y\n(C) z"
     asked = built("mmmu_pro", "protocol=openvlthinker").how.ask(screenshot)
     assert "(A) x" in asked.question  # the paper's script gives it the options
 
 
 def test_a_description_stands_before_what_is_shown() -> None:
-    asked = built("mmmu_pro", "protocol=openvlt").how.ask(mmmu_pro.read(pro(1), VISION))
-    described = told([replace(asked, images=(Path("p.png"),))], {asked.id: "a sheet"}, "{caption}: {question}")[0]
+    asked = built("mmmu_pro", "protocol=openvlt").how.ask(mmmu_pro.read_mmmu_pro(pro(1), VISION))
+    described = replace_images([replace(asked, images=(Path("p.png"),))], {asked.id: "a sheet"}, "{caption}: {question}")[0]
     assert question_text(described) == f"a sheet: {IN_THE_IMAGE}" and not described.images

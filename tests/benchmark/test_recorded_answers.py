@@ -113,7 +113,7 @@ def test_only_mathvistas_scorer_reads_a_recorded_extraction(scored: Callable[...
     ],
 )
 def test_mathvision_extraction(response: str, extracted: str) -> None:
-    assert mathvision.extract(response) == extracted
+    assert mathvision.extract_mathvision(response) == extracted
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_mathvision_extraction(response: str, extracted: str) -> None:
     ],
 )
 def test_mathvision_equality(gold: str, answer: str, equal: bool) -> None:
-    assert mathvision.same(gold, answer) is equal
+    assert mathvision.same_mathvision_answer(gold, answer) is equal
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_mathvision_equality(gold: str, answer: str, equal: bool) -> None:
     ],
 )
 def test_mathvista_normalisation(extraction: str, choices: Any, meta: dict[str, Any], prediction: str | None) -> None:
-    assert mathvista.normalised(extraction, choices, meta) == prediction
+    assert mathvista.normalise_extraction(extraction, choices, meta) == prediction
 
 
 @pytest.mark.parametrize("one, other, steps", [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("flaw", "lawn", 2), ("a", "a", 0)])
@@ -161,7 +161,7 @@ def test_edit_distance(one: str, other: str, steps: int) -> None:
 
 def test_precision_may_be_a_float_as_on_the_hub(data_dir: Path) -> None:
     row = json.loads((data_dir / "recorded_outputs" / "mathvista" / "testmini.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert mathvista.read({**row, "precision": 1.0}, "testmini").meta["precision"] == 1
+    assert mathvista.read_mathvista({**row, "precision": 1.0}, "testmini").meta["precision"] == 1
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("benchmark/*.yaml")), ids=lambda file: file.stem)

@@ -12,21 +12,21 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from openvlt.benchmark.results.files import read_scored
-from openvlt.benchmark.rows.loading import Loaded, load
+from openvlt.benchmark.rows.loading import LoadedRows, load_rows
 from openvlt.benchmark.rows.responses import read_responses
-from openvlt.benchmark.run.runner import Run
+from openvlt.benchmark.run.runner import BenchmarkRunner
 from openvlt.cli.evaluate import build_runner
 from openvlt.config.resolvers import CONF
 from openvlt.errors import UserError
 
 
-def built(name: str, *words: str) -> Run:
+def built(name: str, *words: str) -> BenchmarkRunner:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return build_runner(compose("evaluate", [f"benchmark={name}", *words]))
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
+def run() -> BenchmarkRunner:
     return built("mathvision")
 
 
@@ -50,8 +50,8 @@ def rows(tmp_path: Path) -> Callable[..., Path]:
 # --- rows -----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_real_testmini(data_dir: Path, run: Run) -> None:
-    loaded = load(run.benchmark, str(data_dir / "mathvision_testmini"), images=True)
+def test_the_real_testmini(data_dir: Path, run: BenchmarkRunner) -> None:
+    loaded = load_rows(run.benchmark, str(data_dir / "mathvision_testmini"), images=True)
     assert len(loaded.problems) == 304 and all(len(problem.images) == 1 for problem in loaded.problems)
     assert loaded.faults.keys() <= {"59", "434", "1843", "1893", "2830"} and not loaded.skipped
     prompt = run.how.ask(next(problem for problem in loaded.problems if problem.choices == tuple("ABCDE"))).question
@@ -59,7 +59,7 @@ def test_the_real_testmini(data_dir: Path, run: Run) -> None:
 
 
 def test_real_mathverse(data_dir: Path) -> None:
-    loaded = load(built("mathverse").benchmark, str(data_dir / "mathverse_sample"), images=True)
+    loaded = load_rows(built("mathverse").benchmark, str(data_dir / "mathverse_sample"), images=True)
     assert len(loaded.problems) == 27 * 6 and len({problem.meta["cluster"] for problem in loaded.problems}) == 27
     assert {len(problem.images) for problem in loaded.problems if problem.meta["version"] == "Text Only"} == {0}
     only = next(problem for problem in loaded.problems if problem.meta["version"] == "Vision Only")
@@ -75,25 +75,25 @@ def test_the_hubs_cot_column_is_made_as_the_hub_makes_it(data_dir: Path) -> None
 
 def test_real_mathvista(data_dir: Path) -> None:
     run = built("mathvista", "protocol=openvlthinker")
-    loaded = load(run.benchmark, str(data_dir / "train_sources" / "mathvista_by_source" / "geos"), images=True)
+    loaded = load_rows(run.benchmark, str(data_dir / "train_sources" / "mathvista_by_source" / "geos"), images=True)
     assert loaded.problems and all(problem.images for problem in loaded.problems)
     prompt = run.how.ask(loaded.problems[0]).question
     assert prompt.startswith("Hint: Please answer the question requiring an answer.\nQuestion: Hint: ")  # the double hint
 
 
-def test_parquet_and_json_give_the_same(tmp_path: Path, rows: Callable[..., Path], run: Run) -> None:
+def test_parquet_and_json_give_the_same(tmp_path: Path, rows: Callable[..., Path], run: BenchmarkRunner) -> None:
     import pyarrow
     from pyarrow import parquet
 
     folder = rows()
     lines = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
-    expected = load(run.benchmark, str(folder), images=True)
+    expected = load_rows(run.benchmark, str(folder), images=True)
     (folder / "test.jsonl").unlink()
     for line in lines:
         line["image"] = {"bytes": (folder / line["image"]).read_bytes(), "path": None}
     (tmp_path / "hub" / "data").mkdir(parents=True)
     parquet.write_table(pyarrow.Table.from_pylist(lines), tmp_path / "hub" / "data" / "test-00000-of-00001.parquet")
-    loaded = load(run.benchmark, str(tmp_path / "hub"), images=True)
+    loaded = load_rows(run.benchmark, str(tmp_path / "hub"), images=True)
     assert [p.question for p in loaded.problems] == [p.question for p in expected.problems]
     assert loaded.problems[0].images[0].size == (30, 30)
 
@@ -110,14 +110,14 @@ def test_parquet_and_json_give_the_same(tmp_path: Path, rows: Callable[..., Path
     ],
     ids=["two columns", "empty", "same id", "broken line", "no answers", "no image"],
 )
-def test_rows_that_cannot_be_used(rows: Callable[..., Path], run: Run, spoil: Callable[[list], None], said: str) -> None:
+def test_rows_that_cannot_be_used(rows: Callable[..., Path], run: BenchmarkRunner, spoil: Callable[[list], None], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        load(run.benchmark, str(rows(spoil)), images=True)
+        load_rows(run.benchmark, str(rows(spoil)), images=True)
 
 
-def test_a_folder_with_nothing_in_it(tmp_path: Path, run: Run) -> None:
+def test_a_folder_with_nothing_in_it(tmp_path: Path, run: BenchmarkRunner) -> None:
     with pytest.raises(UserError, match="no rows of 'test'.*test.jsonl"):
-        load(run.benchmark, str(tmp_path), images=True)
+        load_rows(run.benchmark, str(tmp_path), images=True)
 
 
 # --- recorded answers -----------------------------------------------------------------------------------------------------
@@ -152,14 +152,14 @@ def test_files_of_answers(tmp_path: Path, name: str, content: str) -> None:
     ],
     ids=["no id", "twice", "ragged samples", "no text", "empty", "no json"],
 )
-def test_a_wrong_file_of_answers(rows: Callable[..., Path], tmp_path: Path, run: Run, lines: list[str], said: str) -> None:
+def test_a_wrong_file_of_answers(rows: Callable[..., Path], tmp_path: Path, run: BenchmarkRunner, lines: list[str], said: str) -> None:
     file = rows() / "answers.jsonl"
     file.write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(UserError, match=said):
         run.score_file(str(file), "response", tmp_path)
 
 
-def test_what_others_keep_under_our_names_is_left_alone(rows: Callable[..., Path], tmp_path: Path, run: Run) -> None:
+def test_what_others_keep_under_our_names_is_left_alone(rows: Callable[..., Path], tmp_path: Path, run: BenchmarkRunner) -> None:
     file = rows() / "answers.jsonl"
     file.write_text(json.dumps({"id": "1", "response": "B", "tokens": {"prompt": 3}, "finished": "stop"}))
     result = run.score_file(str(file), "response", tmp_path)
@@ -178,7 +178,7 @@ def test_a_table_of_answers_with_other_names(rows: Callable[..., Path], tmp_path
         built("mathvision").score_file(str(file), "prediction", tmp_path)
 
 
-def test_answers_without_a_row(rows: Callable[..., Path], tmp_path: Path, run: Run) -> None:
+def test_answers_without_a_row(rows: Callable[..., Path], tmp_path: Path, run: BenchmarkRunner) -> None:
     """As many as there are unusable rows may be theirs: they are counted. More are a mistake."""
     file = rows(lambda good: good[2].update(answer=None)) / "answers.jsonl"
     write = lambda *names: file.write_text("".join(json.dumps({"id": name, "response": "B"}) + "\n" for name in names))  # noqa: E731
@@ -203,6 +203,6 @@ def test_files_that_bring_their_own_rows(tmp_path: Path) -> None:
     assert (result["correct"], result["unparsed"]) == (2, pytest.approx(1 / 3)) and set(result["cells"]["config"]) == {"vision"}
 
 
-def test_a_loaded_set_is_checked_for_ids(run: Run, rows: Callable[..., Path]) -> None:
-    loaded = load(run.benchmark, str(rows()), images=False, limit=2)
-    assert isinstance(loaded, Loaded) and [problem.id for problem in loaded.problems] == ["0", "1"] and not loaded.problems[0].images
+def test_a_loaded_set_is_checked_for_ids(run: BenchmarkRunner, rows: Callable[..., Path]) -> None:
+    loaded = load_rows(run.benchmark, str(rows()), images=False, limit=2)
+    assert isinstance(loaded, LoadedRows) and [problem.id for problem in loaded.problems] == ["0", "1"] and not loaded.problems[0].images

@@ -10,12 +10,12 @@ import scipy.stats
 import statsmodels.api as sm
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from openvlt.benchmark.heldout import accuracy, summary
+from openvlt.benchmark.heldout import accuracy, summarise_heldout
 from openvlt.benchmark.protocol import Answer
-from openvlt.benchmark.results.compare import paired
-from openvlt.benchmark.results.statistics import clustered_error, majority, mcnemar, paired_bootstrap, pass_at_k, wilson
+from openvlt.benchmark.results.compare import paired_difference
+from openvlt.benchmark.results.statistics import clustered_error, majority_vote, mcnemar, paired_bootstrap, pass_at_k, wilson
 from openvlt.benchmark.results.summary import Scored
-from openvlt.benchmark.results.summary import summary as benchmark_summary
+from openvlt.benchmark.results.summary import summarise_scores as benchmark_summary
 from openvlt.types import Completion, Problem, Verdict
 
 
@@ -73,7 +73,7 @@ def test_a_summary_by_hand():
     problems = [Problem(str(index), "?", "1", level=level) for index, level in enumerate([1, 1, 2, None])]
     answers = [Completion((1,) * size, "x", end) for size, end in [(2, True), (4, True), (6, True), (8, False)]]
     verdicts = [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.NO_ANSWER]
-    result = summary(problems, answers, verdicts)
+    result = summarise_heldout(problems, answers, verdicts)
     assert (result["accuracy"], result["correct"], result["n"]) == (0.5, 2, 4)
     assert result["interval"] == pytest.approx([0.15004, 0.84996], abs=1e-5)
     assert (result["length"], result["finished"]) == (5.0, 0.75)
@@ -142,10 +142,10 @@ def test_the_bootstrap_draws_whole_clusters():
 
 
 def test_a_comparison_by_hand():
-    result = paired([1, 1, 0, 0, 1], [1, 0, 1, 1, 1], list("abcde"))
+    result = paired_difference([1, 1, 0, 0, 1], [1, 0, 1, 1, 1], list("abcde"))
     assert (result["only_one_right"], result["only_other_right"], result["mcnemar_p"]) == (1, 2, 1.0)
     assert result["difference"] == pytest.approx(0.2) and result["accuracy"] == [0.6, 0.8]
-    assert paired([0.5], [1], ["a"])["mcnemar_p"] is None  # samples: no coin
+    assert paired_difference([0.5], [1], ["a"])["mcnemar_p"] is None  # samples: no coin
 
 
 # --- several samples ----------------------------------------------------------------------------------------------------
@@ -157,9 +157,9 @@ def test_pass_at_k(n, c, k, chance):
 
 
 def test_the_first_seen_of_the_most_frequent_answers_wins():
-    assert majority(["b", "a", "a", "b"]) == 0
-    assert majority([None, None, "a", None]) == 2
-    assert majority([None, None]) is None
+    assert majority_vote(["b", "a", "a", "b"]) == 0
+    assert majority_vote([None, None, "a", None]) == 2
+    assert majority_vote([None, None]) is None
 
 
 def _rows(marks, clusters=None):

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from openvlt.benchmark.protocol import Benchmark
-from openvlt.benchmark.rows.responses import Recorded, sibling
-from openvlt.benchmark.rows.subsets import Part
-from openvlt.benchmark.rows.tables import Table, check_columns, held, only_file, pictures, table
+from openvlt.benchmark.rows.responses import RecordedAnswer, find_rows_beside
+from openvlt.benchmark.rows.subsets import Subset
+from openvlt.benchmark.rows.tables import SubsetRows, check_row_columns, find_subset, load_table, only_file, row_images
 from openvlt.errors import UserError
 from openvlt.types import Problem, unique_ids
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedRows:
     """Problems in the rows' order, where they came from, what is odd about some of them, and rows that can't be used (row -> reason)."""
 
     problems: tuple[Problem, ...]
@@ -24,7 +24,7 @@ class Loaded:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
-def load(benchmark: Benchmark, data_dir: str | None, *, images: bool, limit: int | None = None) -> Loaded:
+def load_rows(benchmark: Benchmark, data_dir: str | None, *, images: bool, limit: int | None = None) -> LoadedRows:
     """The rows of a local folder or the hub. With `images` every row's pictures are looked up (not decoded).
 
     Raises UserError when there are no rows, a column is missing, an id occurs twice, or an image is missing.
@@ -32,56 +32,56 @@ def load(benchmark: Benchmark, data_dir: str | None, *, images: bool, limit: int
     return _read(benchmark, _tables(benchmark, data_dir), images=images, limit=limit)
 
 
-def load_for(benchmark: Benchmark, data_dir: str | None, file: str, recorded: Sequence[Recorded]) -> Loaded:
+def load_rows_for_responses(benchmark: Benchmark, data_dir: str | None, file: str, recorded: Sequence[RecordedAnswer]) -> LoadedRows:
     """Rows to score recorded answers against: of `data_dir`, else beside the file, else the file's own, else the hub's."""
-    splits = [part.split for part in benchmark.parts.values()]
-    data_dir = data_dir or sibling(file, splits)
-    if benchmark.part_of is not None:  # the parts that the answers are of, and no others
-        first, names = next(iter(benchmark.parts.values())), dict.fromkeys(answer.id.partition("/")[0] for answer in recorded)
-        benchmark = replace(benchmark, parts={name: replace(first, name=name) for name in names})
+    splits = [part.split for part in benchmark.subsets.values()]
+    data_dir = data_dir or find_rows_beside(file, splits)
+    if benchmark.subset_of is not None:  # the parts that the answers are of, and no others
+        first, names = next(iter(benchmark.subsets.values())), dict.fromkeys(answer.id.partition("/")[0] for answer in recorded)
+        benchmark = replace(benchmark, subsets={name: replace(first, name=name) for name in names})
     lists = Path(file).suffix not in (".csv", ".tsv")  # whose cells are text: answers, no rows
     if data_dir is None and lists and all(column in recorded[0].row for column in benchmark.columns):
         return _read(benchmark, _own(benchmark, file, recorded), images=False, limit=None)
-    return load(benchmark, data_dir, images=False)
+    return load_rows(benchmark, data_dir, images=False)
 
 
-def _own(benchmark: Benchmark, file: str, recorded: Sequence[Recorded]) -> list[Table]:
+def _own(benchmark: Benchmark, file: str, recorded: Sequence[RecordedAnswer]) -> list[SubsetRows]:
     """The rows that a file of answers brings along."""
     firsts = [answer for answer in recorded if answer.sample == recorded[0].sample]
-    if benchmark.part_of is None:
-        return [Table(next(iter(benchmark.parts.values())), [dict(answer.row) for answer in firsts], file, None)]
+    if benchmark.subset_of is None:
+        return [SubsetRows(next(iter(benchmark.subsets.values())), [dict(answer.row) for answer in firsts], file, None)]
     return [
-        Table(part, [dict(answer.row) for answer in firsts if answer.id.partition("/")[0] == name], file, None)
-        for name, part in benchmark.parts.items()
+        SubsetRows(part, [dict(answer.row) for answer in firsts if answer.id.partition("/")[0] == name], file, None)
+        for name, part in benchmark.subsets.items()
     ]
 
 
-def _tables(benchmark: Benchmark, data_dir: str | None) -> list[Table]:
+def _tables(benchmark: Benchmark, data_dir: str | None) -> list[SubsetRows]:
     """Every part from the hub; from a folder the parts that it holds, or its only file. A file that several parts lie in is read once."""
-    parts = list(benchmark.parts.values())
+    parts = list(benchmark.subsets.values())
     if data_dir is None or len(parts) == 1 or not Path(data_dir).is_dir():
-        return [table(part, data_dir) for part in parts]
+        return [load_table(part, data_dir) for part in parts]
     folder = Path(data_dir)
     parts.sort(key=lambda part: part.name != folder.name)  # `data_dir=…/vision`: what lies there without a name is vision's
-    once: dict[tuple[object, ...], Part] = {}
-    for part in parts:
-        if places := held(folder, part):
+    once: dict[tuple[object, ...], Subset] = {}
+    for part in subsets:
+        if places := find_subset(folder, part):
             once.setdefault((*places, part.split), part)
     if not once and only_file(folder):
         parts = parts[:1]
-    return [table(part, data_dir) for part in once.values() or parts]
+    return [load_table(part, data_dir) for part in once.values() or parts]
 
 
-def _read(benchmark: Benchmark, tables: Sequence[Table], *, images: bool, limit: int | None) -> Loaded:
+def _read(benchmark: Benchmark, tables: Sequence[SubsetRows], *, images: bool, limit: int | None) -> LoadedRows:
     problems: list[Problem] = []
     faults: dict[str, str] = {}
     skipped: dict[str, str] = {}
     for source in tables:
-        check_columns(source.rows, benchmark.columns, source.where, benchmark.name)
+        check_row_columns(source.rows, benchmark.columns, source.where, benchmark.name)
         for number, row in enumerate(source.rows[:limit], 1):
             try:
                 label = source.part.label
-                problem = benchmark.read(row, label if benchmark.part_of is None else benchmark.part_of(row, label))
+                problem = benchmark.read(row, label if benchmark.subset_of is None else benchmark.subset_of(row, label))
             except UserError as error:
                 skipped[f"{source.where}, row {number}"] = str(error)
                 continue
@@ -89,7 +89,7 @@ def _read(benchmark: Benchmark, tables: Sequence[Table], *, images: bool, limit:
                 skipped[f"{source.where}, row {number}"] = f"no field {error}"
                 continue
             if images:
-                problem = replace(problem, images=pictures(row, source.part, source.root or Path("."), problem))
+                problem = replace(problem, images=row_images(row, source.part, source.root or Path("."), problem))
             if found := problem.meta.get("faults"):
                 faults[problem.id] = "; ".join(found)
             problems.append(problem)
@@ -97,7 +97,7 @@ def _read(benchmark: Benchmark, tables: Sequence[Table], *, images: bool, limit:
         reason = next(iter(skipped.values()), "there are none")
         raise UserError(f"{tables[0].where}: no usable row for benchmark {benchmark.name} ({reason}); give the benchmark's own rows")
     unique_ids(problems, f"{tables[0].where} as {benchmark.name}")
-    return Loaded(tuple(problems), ", ".join(source.where for source in tables), faults, skipped)
+    return LoadedRows(tuple(problems), ", ".join(source.where for source in tables), faults, skipped)
 
 
 

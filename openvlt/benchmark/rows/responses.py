@@ -12,21 +12,21 @@ from openvlt.benchmark.rows.tables import SUFFIXES
 from openvlt.data.sources.files import read_rows
 from openvlt.errors import UserError
 
-Row = Mapping[str, Any]
+ResponseRow = Mapping[str, Any]
 OURS = {"tokens": int, "finished": bool}  # columns of our own answer files; what others keep under these names is of another type
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedAnswer:
     """One recorded response: the row's id as the file writes it, the number of the sample, the text, and the file's whole row."""
 
     id: str
     sample: int
     response: str
-    row: Row
+    row: ResponseRow
 
 
-def read_responses(file: str, ids: Sequence[str], column: str, part_of: Callable[[Row, str], str] | None = None) -> list[Recorded]:
+def read_responses(file: str, ids: Sequence[str], column: str, subset_of: Callable[[ResponseRow, str], str] | None = None) -> list[RecordedAnswer]:
     """The responses of a .jsonl, .json, .parquet, .csv or .tsv file. `ids` are the columns that make up a row's id ("id" is taken too).
 
     A .json may be a list of rows, or an object of rows or responses by id; a cell may hold several samples as a list. With `part_of`
@@ -41,20 +41,20 @@ def read_responses(file: str, ids: Sequence[str], column: str, part_of: Callable
             f"responses={file}: no column {missing[0]!r}; there are {', '.join(there)}; a file of responses has {', '.join(ids)} and "
             f"{column!r} (under other names: benchmark.ids=[<name>], response_column=<name>)"
         )
-    found: dict[tuple[str, int], Recorded] = {}
+    found: dict[tuple[str, int], RecordedAnswer] = {}
     for number, row in enumerate(rows, 1):
         name = "_".join(str(row.get(part)) for part in id_columns)
-        if part_of is not None:
+        if subset_of is not None:
             part, _, name = name.rpartition("/")
             name = f"{part_of(row, part or path.name)}/{name}"
         for sample, response in enumerate(_texts(row.get(column), f"responses={file}, row {number}"), _sample(row)):
             if (name, sample) in found:
                 raise UserError(f"responses={file}: id {name!r} occurs twice; give each row once, several samples as a list")
-            found[name, sample] = Recorded(name, sample, response, {k: v for k, v in row.items() if type(v) is OURS.get(k, type(v))})
+            found[name, sample] = RecordedAnswer(name, sample, response, {k: v for k, v in row.items() if type(v) is OURS.get(k, type(v))})
     return list(found.values())
 
 
-def _sample(row: Row) -> int:
+def _sample(row: ResponseRow) -> int:
     """The number of a row's (first) sample; 0 where the column holds something else."""
     try:
         return int(row.get("sample") or 0)
@@ -62,7 +62,7 @@ def _sample(row: Row) -> int:
         return 0
 
 
-def _by_id(path: Path, ids: Sequence[str], column: str) -> list[Row]:
+def _by_id(path: Path, ids: Sequence[str], column: str) -> list[ResponseRow]:
     """Rows of a JSON file; of an object by id, the key is the id where a row has none. A value may be the response alone."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -89,7 +89,7 @@ def _texts(cell: Any, where: str) -> list[str]:
     return [str(cell)]
 
 
-def sibling(file: str, splits: Sequence[str]) -> str | None:
+def find_rows_beside(file: str, splits: Sequence[str]) -> str | None:
     """The folder of a file of responses, if the benchmark's rows lie beside it under a split's name."""
     folder = Path(file).parent
     places = [folder / f"{split}{suffix}" for split in splits for suffix in SUFFIXES]

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """One split of one configuration of a data set; `images` are the columns that hold pictures, as in `data.columns.images`."""
 
     path: str

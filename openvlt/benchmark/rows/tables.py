@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.rows.subsets import Part
+from openvlt.benchmark.rows.subsets import Subset
 from openvlt.data.sources.files import read_rows
 from openvlt.data.sources.schema import Columns, to_problem
 from openvlt.errors import UserError
@@ -16,20 +16,20 @@ from openvlt.types import Problem
 SUFFIXES = (".parquet", ".jsonl", ".json")  # of a split that lies there in two forms the first is read: Parquet holds its images
 
 
-Row = dict[str, Any]
+BenchmarkRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Table:
+class SubsetRows:
     """Rows of one part with where they came from; `root` is the folder that image paths are relative to, None without files."""
 
-    part: Part
-    rows: Sequence[Row]
+    part: Subset
+    rows: Sequence[BenchmarkRow]
     where: str
     root: Path | None
 
 
-def text(row: Row, column: str) -> str:
+def cell_text(row: BenchmarkRow, column: str) -> str:
     """A cell as text, with its spaces. Raises UserError for an empty or missing one."""
     value = row.get(column)
     if value is None or isinstance(value, (list, dict)) or not str(value).strip():
@@ -37,20 +37,20 @@ def text(row: Row, column: str) -> str:
     return str(value)
 
 
-def table(part: Part, data_dir: str | None) -> Table:
+def load_table(part: Subset, data_dir: str | None) -> SubsetRows:
     """The rows of one part. Raises UserError when there are none to be had."""
     if data_dir is None:
-        return Table(part, _from_hub(part), f"{part.path}[{part.label}]", Path("."))
+        return SubsetRows(part, _from_hub(part), f"{part.path}[{part.label}]", Path("."))
     folder = check_folder(data_dir)
     if place := saved_place(folder, part):
-        return Table(part, saved(place[0], part), str(folder), folder)
-    files = part_files(folder, part) or only_file(folder)
+        return SubsetRows(part, load_saved(place[0], part), str(folder), folder)
+    files = subset_files(folder, part) or only_file(folder)
     if not files:
         raise UserError(
             f"data_dir={data_dir}: no rows of {part.label!r} there; expected {part.split}.jsonl, .json or .parquet, or "
             f"data/{part.split}-*.parquet"
         )
-    return Table(part, [row for file in files for _, row in read_rows(file)], ", ".join(map(str, files)), files[0].parent)
+    return SubsetRows(part, [row for file in files for _, row in read_rows(file)], ", ".join(map(str, files)), files[0].parent)
 
 
 def check_folder(data_dir: str) -> Path:
@@ -60,7 +60,7 @@ def check_folder(data_dir: str) -> Path:
     return Path(data_dir)
 
 
-def part_files(folder: Path, part: Part) -> list[Path]:
+def subset_files(folder: Path, part: Subset) -> list[Path]:
     """The files of a folder that hold a part, by their names; [] when no name says so."""
     below = [folder / part.name, folder] if part.name else [folder]
     for place in (place for base in below for place in (base, base / "data")):
@@ -80,18 +80,18 @@ def only_file(folder: Path) -> list[Path]:
     return _one_form(folder, "rows") or (files if len(files) == 1 else [])
 
 
-def held(folder: Path, part: Part) -> list[Path]:
+def find_subset(folder: Path, part: Subset) -> list[Path]:
     """What a folder holds a part in: a folder that `datasets` saved, else files; [] when neither is named after it."""
-    return saved_place(folder, part) or part_files(folder, part)
+    return saved_place(folder, part) or subset_files(folder, part)
 
 
-def saved_place(folder: Path, part: Part) -> list[Path]:
+def saved_place(folder: Path, part: Subset) -> list[Path]:
     """The folder in which `datasets` saved a part to disk, [] where it didn't."""
     marks = ("state.json", "dataset_dict.json")
     return [place for place in (folder / (part.name or "."), folder) if any((place / mark).is_file() for mark in marks)][:1]
 
 
-def saved(place: Path, part: Part) -> list[Row]:
+def load_saved(place: Path, part: Subset) -> list[BenchmarkRow]:
     """Rows of what `datasets` saved to disk."""
     data = _datasets().load_from_disk(str(place))
     if isinstance(data, dict):
@@ -101,7 +101,7 @@ def saved(place: Path, part: Part) -> list[Row]:
     return _encoded(data)
 
 
-def _from_hub(part: Part) -> list[Row]:
+def _from_hub(part: Subset) -> list[BenchmarkRow]:
     datasets = _datasets()
     try:
         return _encoded(datasets.load_dataset(part.path, part.name, split=part.split, revision=part.revision))
@@ -112,7 +112,7 @@ def _from_hub(part: Part) -> list[Row]:
         ) from error
 
 
-def _encoded(data: Any) -> list[Row]:
+def _encoded(data: Any) -> list[BenchmarkRow]:
     """Rows with their images still encoded, class labels by their names."""
     rows = data.with_format("arrow")[:].to_pylist()
     for name, feature in data.features.items():
@@ -129,7 +129,7 @@ def _datasets() -> Any:
     return datasets
 
 
-def check_columns(rows: Iterable[Row], columns: Sequence[str], where: str, name: str) -> None:
+def check_row_columns(rows: Iterable[BenchmarkRow], columns: Sequence[str], where: str, name: str) -> None:
     """Raises UserError when no row has one of the columns."""
     there = dict.fromkeys(column for row in rows for column in row)
     if missing := [column for column in columns if column not in there]:
@@ -139,7 +139,7 @@ def check_columns(rows: Iterable[Row], columns: Sequence[str], where: str, name:
         )
 
 
-def pictures(row: Row, part: Part, root: Path, problem: Problem) -> tuple[Any, ...]:
+def row_images(row: BenchmarkRow, part: Subset, root: Path, problem: Problem) -> tuple[Any, ...]:
     """The images of a row, not yet decoded; an empty path is none (MathVerse, text only). Raises UserError when one is missing."""
     cells = {name: row[name] or None for group in Columns(images=part.images).image_groups() for name in group if name in row}
     if not cells:

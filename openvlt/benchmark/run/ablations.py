@@ -10,8 +10,8 @@ from typing import ClassVar, Protocol
 
 from PIL import Image
 
-from openvlt.benchmark.prompts import filled
-from openvlt.benchmark.run.answers import Engine
+from openvlt.benchmark.prompts import fill_template
+from openvlt.benchmark.run.answers import AnswerGenerator
 from openvlt.data.images import image_size
 from openvlt.data.prompts import PromptStyle
 from openvlt.errors import UserError
@@ -19,12 +19,12 @@ from openvlt.model.load import VLM
 from openvlt.types import Problem
 
 
-class View(Protocol):
+class InputAblation(Protocol):
     """Prompts in, prompts out. `name` stands beside the score; "whole" is the benchmark as it is meant."""
 
     name: str
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]: ...
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Whole:
 
     name: ClassVar[str] = "whole"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
         return list(problems)
 
 
@@ -43,7 +43,7 @@ class TextOnly:
 
     name: ClassVar[str] = "text only"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
         return [replace(problem, images=()) for problem in problems]
 
 
@@ -53,7 +53,7 @@ class BlankImage:
 
     name: ClassVar[str] = "blank image"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
         """Only the heads of image files are read, and a white image lies in `folder/blank` once per size: nothing is held in memory."""
         sizes = [[image_size(image, problem.id) for image in problem.images] for problem in problems]
         place = folder / "blank"
@@ -79,11 +79,11 @@ class Captioned:
     max_new_tokens: int
     name: ClassVar[str] = "caption then reason"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
         asked = [replace(problem, question=self.instruction, choices=None) for problem in problems if problem.images]
         once = replace(engine, sampling=replace(engine.sampling, n=1, max_new_tokens=self.max_new_tokens))
         rows = once.answers(vlm, asked, PromptStyle(), folder / "captions.jsonl", "captions")
-        return told(problems, {row["id"]: row["response"] for row in rows}, self.template)
+        return replace_images(problems, {row["id"]: row["response"] for row in rows}, self.template)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SceneText:
     template: str
     name: ClassVar[str] = "scene text"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: Engine, folder: Path) -> list[Problem]:
+    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
         try:
             texts = json.loads(Path(self.file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -102,12 +102,12 @@ class SceneText:
         if not isinstance(texts, dict) or (missing := [p.id for p in problems if p.images and not isinstance(texts.get(p.id), str)]):
             row = f"no text for row {missing[0]!r}" if isinstance(texts, dict) else "it is no object"
             raise UserError(f"view.file={self.file}: {row}; give a JSON object with a text for every row")
-        return told(problems, texts, self.template)
+        return replace_images(problems, texts, self.template)
 
 
-def told(problems: Sequence[Problem], texts: dict[str, str], template: str) -> list[Problem]:
+def replace_images(problems: Sequence[Problem], texts: dict[str, str], template: str) -> list[Problem]:
     """Questions with a text in the place of their images."""
     return [
-        replace(p, images=(), question=filled(template, question=p.question, caption=texts[p.id])) if p.images else p
+        replace(p, images=(), question=fill_template(template, question=p.question, caption=texts[p.id])) if p.images else p
         for p in problems
     ]

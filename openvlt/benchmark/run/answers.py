@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.prompts import Interleaved
+from openvlt.benchmark.prompts import InterleavedStyle
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
@@ -19,7 +19,7 @@ from openvlt.types import Problem
 
 
 @dataclass(frozen=True)
-class Engine:
+class AnswerGenerator:
     """How answers are made: the generator, how it decodes, `batch` problems at a time, the seed of its draws."""
 
     generator: Generator
@@ -58,7 +58,7 @@ class Engine:
 def style_for(marks: str | None, style: PromptStyle) -> PromptStyle:
     """The style of a protocol's prompts: the words are in the question already, images at their marks if it has any."""
     plain = {"system": "", "instruction": "", "max_tokens": style.max_tokens}
-    return PromptStyle(**plain) if marks is None else Interleaved(**plain, marks=marks)
+    return PromptStyle(**plain) if marks is None else InterleavedStyle(**plain, marks=marks)
 
 
 def prompt_hash(problems: Sequence[Problem]) -> str:

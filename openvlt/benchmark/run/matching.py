@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from openvlt.benchmark.protocol import Benchmark
-from openvlt.benchmark.rows.loading import Loaded
-from openvlt.benchmark.rows.responses import Recorded
+from openvlt.benchmark.rows.loading import LoadedRows
+from openvlt.benchmark.rows.responses import RecordedAnswer
 from openvlt.errors import UserError
 
-Answers = dict[str, list[Recorded]]
+Answers = dict[str, list[RecordedAnswer]]
 
 
-def matched(benchmark: Benchmark, loaded: Loaded, file: str, recorded: Sequence[Recorded]) -> tuple[Answers, list[str]]:
+def match_responses(benchmark: Benchmark, loaded: LoadedRows, file: str, recorded: Sequence[RecordedAnswer]) -> tuple[Answers, list[str]]:
     """Problem id -> its recorded answers by sample, and the ids that belong to no row.
 
     Of those there may be as many as rows that can't be used. Raises UserError when there are more, or rows have different counts.
     """
     known = {problem.id for problem in loaded.problems}
-    found: dict[str, list[Recorded]] = {}
+    found: dict[str, list[RecordedAnswer]] = {}
     for answer in recorded:
         found.setdefault(answer.id, []).append(answer)
-    strangers = [name for name in found if name not in known]
-    if len(strangers) > len(loaded.skipped) or len(strangers) == len(found):
+    unmatched_ids = [name for name in found if name not in known]
+    if len(unmatched_ids) > len(loaded.skipped) or len(unmatched_ids) == len(found):
         raise UserError(
             f"responses={file}: id {strangers[0]!r} and {len(strangers) - 1} more of {len(found)} are no rows of {loaded.where}; "
             f"give answers to {benchmark.name}, or its rows with data_dir=<folder>"
@@ -31,4 +31,4 @@ def matched(benchmark: Benchmark, loaded: Loaded, file: str, recorded: Sequence[
     counts = {len(answers) for answers in found.values()}
     if len(counts) > 1:
         raise UserError(f"responses={file}: rows have {min(counts)} to {max(counts)} samples; give every row as many")
-    return found, strangers
+    return found, unmatched_ids

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from openvlt.benchmark.scorers.latex2sympy import parse
+from openvlt.benchmark.scorers.latex2sympy import parse_latex
 from openvlt.verify.grade import numeric
 from openvlt.verify.parse.expression import Node, Unreadable
 
@@ -21,7 +21,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 def value(text: str) -> float | int | None:
     """`round(eval(str(latex2sympy(text))), 2)` with the names of Python's `math`, None where that fails (names have no value)."""
     try:
-        result = _value(parse(text))
+        result = _value(parse_latex(text))
         return None if isinstance(result, complex) else round(result, 2)
     except (Unreadable, ArithmeticError, ValueError, TypeError):
         return None
@@ -66,19 +66,19 @@ def _call(name: str, values: list[Any]) -> Any:
 # --- values as sympy gives them -----------------------------------------------------------------------------------------
 
 
-def rounded(one: str, other: str) -> bool:
+def same_rounded_value(one: str, other: str) -> bool:
     """Whether two formulas have the same value to two decimals. EMMA's third test, equal expressions, can't be reached by names."""
     try:
-        values = [numeric.real(_plain(parse(text))) for text in (one, other)]
+        values = [numeric.real(_plain(parse_latex(text))) for text in (one, other)]
         return None not in values and round(values[0], 2) == round(values[1], 2)
     except (Unreadable, ArithmeticError, ValueError, TypeError):
         return False
 
 
-def identical(one: str, other: str) -> bool:
+def same_expression(one: str, other: str) -> bool:
     """Whether two formulas are the same expression, exactly; `sqrt(…)` and `pi` may stand without backslash. False for what isn't one."""
     try:
-        trees = [_plain(parse(_commands(text), whole=True)) for text in (one, other)]
+        trees = [_plain(parse_latex(_commands(text), whole=True)) for text in (one, other)]
         return bool(numeric.same_value(*trees))
     except (Unreadable, ArithmeticError, ValueError, TypeError):
         return False

@@ -61,7 +61,7 @@ _REWRITTEN = ((r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"), (r"\displaystyle", "
               (r"\,", " "), ("$", " "))  # fmt: skip
 
 
-def parse(text: str, *, whole: bool = False) -> Node:
+def parse_latex(text: str, *, whole: bool = False) -> Node:
     """The tree of the longest readable start of a text. Raises Unreadable where latex2sympy2 raises, or for very long texts.
 
     With `whole` the text has to end where its expression does.

@@ -10,21 +10,21 @@ import re
 from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 
-from openvlt.benchmark.prompts import filled
-from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.scorers.formula import identical
+from openvlt.benchmark.prompts import fill_template
+from openvlt.benchmark.protocol import Answer, Case, JudgeModel
+from openvlt.benchmark.scorers.formula import same_expression
 from openvlt.benchmark.tasks.emma import closing
 from openvlt.types import Problem, Verdict
 
-LETTERS = ascii_uppercase[:10]
+CHOICE_LETTERS = ascii_uppercase[:10]
 
 
-def tagged(response: str) -> list[str]:
+def extract_tagged(response: str) -> list[str]:
     """The last answer between tags; a response without a closing tag has none."""
     return [response.split("<answer>")[-1].split("</answer>")[0].strip()] if "</answer>" in response else []
 
 
-def boxed_or_announced(response: str) -> list[str]:
+def extract_boxed_or_announced(response: str) -> list[str]:
     """What their script reads from models that were not trained on tags: the last box, and what follows the last "answer:"."""
     found, start = [], response.rfind("\\boxed{")
     if start != -1 and (end := closing(response, start + len("\\boxed{"))) is not None:
@@ -34,11 +34,11 @@ def boxed_or_announced(response: str) -> list[str]:
     return found
 
 
-def score(
+def score_openvlthinker(
     cases: Sequence[Case],
-    judge: Judge | None = None,
+    judge: JudgeModel | None = None,
     *,
-    extract: Callable[[str], list[str]] = tagged,
+    extract: Callable[[str], list[str]] = extract_tagged,
     letters: bool = True,
     prompt: str | None = None,
 ) -> list[Answer]:
@@ -56,14 +56,14 @@ def score(
 
 def gold_letter(problem: Problem) -> str:
     """`process_ground_truth`: the letter of the option that equals the gold, up to J; else the gold."""
-    place = problem.choices.index(problem.answer) if problem.choices and problem.answer in problem.choices else len(LETTERS)
-    return LETTERS[place] if place < len(LETTERS) else problem.answer
+    place = problem.choices.index(problem.answer) if problem.choices and problem.answer in problem.choices else len(CHOICE_LETTERS)
+    return CHOICE_LETTERS[place] if place < len(CHOICE_LETTERS) else problem.answer
 
 
-def _judged(cases: Sequence[Case], found: Sequence[list[str]], judge: Judge, prompt: str) -> list[Answer]:
+def _judged(cases: Sequence[Case], found: Sequence[list[str]], judge: JudgeModel, prompt: str) -> list[Answer]:
     """verify_mathverse_gpt4.py: every answer is shown to the judge as a list, a missing one as "Failed to extract."."""
     asked = [
-        filled(prompt, instruction=c.problem.meta["query"], groundtruth=c.problem.answer, prediction=str(a or ["Failed to extract."]))
+        fill_template(prompt, instruction=c.problem.meta["query"], groundtruth=c.problem.answer, prediction=str(a or ["Failed to extract."]))
         for c, a in zip(cases, found, strict=True)
     ]
     answers = []
@@ -88,7 +88,7 @@ def grade(one: str, other: str) -> bool:
     """
     if hendrycks(one) == hendrycks(other):
         return True
-    one, other = plain(one), plain(other)
+    one, other = strip_prm800k(one), strip_prm800k(other)
     if one == other or not other or not one:
         return one == other
     left, right = elements(one), elements(other)
@@ -106,7 +106,7 @@ def _same(one: str, other: str) -> bool:
     names = {letter for letter in (one + other).replace("sqrt", "").replace("frac", "") if letter.isalpha()}
     if len(names) > 2 or re.search(r"\^[0-9]+\^|\^[0-9][0-9]|\^[{(]", f"{one} {other}"):
         return False
-    return identical(one, other)
+    return same_expression(one, other)
 
 
 def _integer(text: str) -> bool:
@@ -148,7 +148,7 @@ def hendrycks(text: str) -> str:
     return re.sub(r"^(0|-?[1-9]\d*)/(0|-?[1-9]\d*)$", r"\\frac{\1}{\2}", text)
 
 
-def plain(text: str) -> str:
+def strip_prm800k(text: str) -> str:
     """The normalisation of PRM800K: no units, currency or braces, LaTeX as plain text, lower case, integers without a decimal point."""
     text = re.sub(r"^\\text\{(.+?)\}$", r"\1", text).replace("\\%", "%").replace("\\$", "$").replace("$", "").replace("%", "")
     text = text.replace(" or ", " , ").replace(" and ", " , ")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.tables import text
-from openvlt.benchmark.scorers.formula import rounded
+from openvlt.benchmark.protocol import Answer, Case, JudgeModel
+from openvlt.benchmark.rows.tables import cell_text
+from openvlt.benchmark.scorers.formula import same_rounded_value
 from openvlt.benchmark.scorers.number_words import number_of_words
 from openvlt.benchmark.tasks.mathvision import is_number
 from openvlt.types import Problem
@@ -16,33 +16,33 @@ from openvlt.types import Problem
 LETTERS = "ABCDEFGH"
 
 
-def read(row: dict[str, Any], part: str) -> Problem:
+def read_emma(row: dict[str, Any], part: str) -> Problem:
     """A row of luckychao/EMMA (or -mini). Only a row whose `type` is multiple choice has its options read."""
-    many = text(row, "type").lower() == "multiple choice"
+    many = cell_text(row, "type").lower() == "multiple choice"
     options = tuple(str(option) for option in row["options"] or ()) if many else ()
-    subject, category = text(row, "subject"), str(row["category"])
-    context, question = row.get("context"), text(row, "question")
+    subject, category = cell_text(row, "subject"), str(row["category"])
+    context, question = row.get("context"), cell_text(row, "question")
     return Problem(
-        id=text(row, "pid"),
+        id=cell_text(row, "pid"),
         question=question,
-        answer=text(row, "answer"),
+        answer=cell_text(row, "answer"),
         choices=options or None,
         source="emma",
         meta={
             "cells": {
                 "subject": subject,
-                "type": text(row, "type"),
+                "type": cell_text(row, "type"),
                 "category": f"{subject}: {category}",
                 "task": f"{subject}: {row['task']}",
             },
-            "cluster": text(row, "pid"),
+            "cluster": cell_text(row, "pid"),
             "context": "None" if context is None else str(context),  # as the authors' format string prints it
             "shown": f"{context}\n{question}" if context else question,
         },
     )
 
 
-def official(cases: Sequence[Case], judge: Judge | None = None) -> list[Answer]:
+def score_emma(cases: Sequence[Case], judge: JudgeModel | None = None) -> list[Answer]:
     """EMMA-Bench/EMMA, evaluation/evaluate.py without `--gpt_eval`: the extracted answer equals the letter or that option's text."""
     return [_official(case) for case in cases]
 
@@ -53,11 +53,11 @@ def _official(case: Case) -> Answer:
     content = options[place] if 0 <= place < len(options) else gold
     if not case.response:
         return Answer.of(None, False)
-    answer = extract(case.response)
-    return Answer.of(answer or None, same(answer, gold) or same(answer, content))
+    answer = extract_emma(case.response)
+    return Answer.of(answer or None, same_emma_answer(answer, gold) or same_emma_answer(answer, content))
 
 
-def extract(response: str) -> str:
+def extract_emma(response: str) -> str:
     """`fast_extract_answer`: a bare letter or number, the last box (in it the last `\\text{}`), what is announced; else nothing."""
     response = response.strip()
     for letter in LETTERS:
@@ -98,10 +98,10 @@ def closing(text_: str, start: int) -> int | None:
     return None
 
 
-def same(answer: str, gold: str) -> bool:
+def same_emma_answer(answer: str, gold: str) -> bool:
     """`is_equal`: the same text, a number in words, or the same number to two decimals."""
     answer, gold = answer.lower(), gold.lower()
     if answer.strip() == gold.strip():
         return True
     number = number_of_words(answer)
-    return number is not None and str(number) == gold.strip() or rounded(answer, gold)
+    return number is not None and str(number) == gold.strip() or same_rounded_value(answer, gold)

@@ -7,21 +7,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.prompts import filled
-from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.tables import text
+from openvlt.benchmark.prompts import fill_template
+from openvlt.benchmark.protocol import Answer, Case, JudgeModel
+from openvlt.benchmark.rows.tables import cell_text
 from openvlt.types import Problem, Verdict
 
 
-def read(row: dict[str, Any], part: str) -> Problem:
+def read_hallusionbench(row: dict[str, Any], part: str) -> Problem:
     """A row of lmms-lab/HallusionBench, `image` or `non_image`; gold "1" is yes."""
     place = [str(row[name]) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
     category, subcategory, set_id, figure_id, question_id = place
     no_figure = category == "VS" and figure_id == "0"
     return Problem(
         id="_".join(place),
-        question=text(row, "question"),
-        answer="Yes" if text(row, "gt_answer") == "1" else "No",
+        question=cell_text(row, "question"),
+        answer="Yes" if cell_text(row, "gt_answer") == "1" else "No",
         source="hallusionbench",
         meta={
             "cells": {"category": category, "subcategory": f"{category}: {subcategory}"},
@@ -33,15 +33,15 @@ def read(row: dict[str, Any], part: str) -> Problem:
     )
 
 
-def official(cases: Sequence[Case], judge: Judge | None = None, *, prompt: str = "") -> list[Answer]:
+def score_hallusionbench(cases: Sequence[Case], judge: JudgeModel | None = None, *, prompt: str = "") -> list[Answer]:
     """tianyi-lab/HallusionBench, utils.py: the judge finds the answer correct. Without a judge: the only yes or no in the answer."""
     if judge is None:
-        return rules(cases)
-    asked = [filled(prompt, question=c.problem.question, reference=c.problem.meta["details"], answer=c.response) for c in cases]
-    return [judged(reply) for reply in judge.ask(asked)]
+        return hallusionbench_rules(cases)
+    asked = [fill_template(prompt, question=c.problem.question, reference=c.problem.meta["details"], answer=c.response) for c in cases]
+    return [read_judgement(reply) for reply in judge.ask(asked)]
 
 
-def judged(reply: str) -> Answer:
+def read_judgement(reply: str) -> Answer:
     """The judge's word: "incorrect", "correct", else unclear."""
     lower = reply.lower()
     if "incorrect" in lower:
@@ -49,7 +49,7 @@ def judged(reply: str) -> Answer:
     return Answer(reply.strip(), Verdict.CORRECT) if "correct" in lower else Answer(None, Verdict.UNPARSED)
 
 
-def rules(cases: Sequence[Case], judge: Judge | None = None) -> list[Answer]:
+def hallusionbench_rules(cases: Sequence[Case], judge: JudgeModel | None = None) -> list[Answer]:
     """A response that holds the word yes or the word no, and not both."""
     answers = []
     for case in cases:
@@ -59,7 +59,7 @@ def rules(cases: Sequence[Case], judge: Judge | None = None) -> list[Answer]:
     return answers
 
 
-def metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
+def hallusionbench_metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
     """aAcc per question, fAcc per figure (all of its questions), qAcc per question (over all its figures), and their mean.
 
     As in the authors' code a figure counts by category, subcategory, set and figure; VS rows without a figure don't count for fAcc.

@@ -5,37 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.tables import text
+from openvlt.benchmark.protocol import Answer, Case, JudgeModel
+from openvlt.benchmark.rows.tables import cell_text
 from openvlt.benchmark.scorers.formula import value
 from openvlt.types import Problem
 
-LETTERS = "ABCDE"
+OPTION_LETTERS = "ABCDE"
 
 
-def read(row: dict[str, Any], part: str) -> Problem:
+def read_mathvision(row: dict[str, Any], part: str) -> Problem:
     """A row of MathLLMs/MathVision. `options` may be the five letters themselves (they are in the picture), or missing."""
     options = tuple(str(option) for option in row["options"] or ())
-    answer, subject, level = text(row, "answer"), text(row, "subject"), int(row["level"])
+    answer, subject, level = cell_text(row, "answer"), cell_text(row, "subject"), int(row["level"])
     return Problem(
-        id=text(row, "id"),
-        question=text(row, "question"),
+        id=cell_text(row, "id"),
+        question=cell_text(row, "question"),
         answer=answer,
         choices=options or None,
         source="mathvision",
         level=level,
         meta={
             "cells": {"subject": subject, "level": str(level), "subject, level": f"{subject}, level {level}"},
-            "cluster": text(row, "id"),
+            "cluster": cell_text(row, "id"),
             "faults": _faults(answer, options),
-            "listed": options if "".join(options) != LETTERS else (),
+            "listed": options if "".join(options) != OPTION_LETTERS else (),
         },
     )
 
 
 def _faults(answer: str, options: Sequence[str]) -> list[str]:
     found = []
-    if not options and answer in tuple(LETTERS):
+    if not options and answer in tuple(OPTION_LETTERS):
         found.append(f"the answer is {answer!r}, but the row has no options")
     if len(set(options)) < len(options):
         found.append("an option occurs twice")
@@ -44,7 +44,7 @@ def _faults(answer: str, options: Sequence[str]) -> list[str]:
     return found
 
 
-def official(cases: Sequence[Case], judge: Judge | None = None) -> list[Answer]:
+def score_mathvision(cases: Sequence[Case], judge: JudgeModel | None = None) -> list[Answer]:
     """mathllm/MATH-V, evaluation/evaluate.py with `regen_answer`: equal to the letter or to that option's text."""
     return [_official(case) for case in cases]
 
@@ -53,8 +53,8 @@ def _official(case: Case) -> Answer:
     gold, options = case.problem.answer, case.problem.choices or ()
     place = ord(gold) - ord("A") if options and len(gold) == 1 else -1
     option = options[place] if 0 <= place < len(options) else ""
-    answer = extract(case.response)
-    return Answer.of(answer or None, same(gold, answer) or same(option, answer))
+    answer = extract_mathvision(case.response)
+    return Answer.of(answer or None, same_mathvision_answer(gold, answer) or same_mathvision_answer(option, answer))
 
 
 # --- extraction ---------------------------------------------------------------------------------------------------------
@@ -62,10 +62,10 @@ def _official(case: Case) -> Answer:
 _ANNOUNCED = ("the final answer is", "the answer is", "the correct answer is", "the answer should be")
 
 
-def extract(response: str) -> str:
+def extract_mathvision(response: str) -> str:
     """The answer of a response: a letter at an end, a number after "is", what is announced, the last box; cleaned."""
     answer = response.strip()
-    for letter in LETTERS:
+    for letter in OPTION_LETTERS:
         ends = answer.endswith((f" {letter}.", f" ({letter})."))
         if ends or answer.startswith((f"{letter}\n", f"({letter})\n", f"({letter}) {letter}\n")):
             answer = letter
@@ -77,7 +77,7 @@ def extract(response: str) -> str:
             answer = _after(_after(answer, words), words.replace("the", "The"))
     elif answer.count("oxed{") > 1:
         answer = "\\boxed{" + answer.split("oxed{")[-1]
-    answer = boxed(answer)
+    answer = read_box(answer)
     for letter in "abcde":
         answer = answer.replace(f"({letter})", letter)
     for letter in "abcde":
@@ -100,7 +100,7 @@ def _after(answer: str, words: str) -> str:
     return rest.split("\n")[0].split(". ")[0] if words in answer else rest
 
 
-def boxed(answer: str) -> str:
+def read_box(answer: str) -> str:
     """`find_math_answer`: from the first box to the last brace, lower case, cleaned."""
     answer = answer.lower().replace("{}", "")
     start, end = answer.find("oxed{"), answer.rfind("}")
@@ -112,7 +112,7 @@ def boxed(answer: str) -> str:
     answer = answer.split("=")[-1].split("\\approx")[-1]
     for old, new in _FIRST:
         answer = answer.replace(old, new)
-    return cleaned(answer)
+    return strip_answer(answer)
 
 
 _FIRST = (
@@ -126,7 +126,7 @@ _SECOND = (
 )  # fmt: skip
 
 
-def cleaned(answer: str) -> str:
+def strip_answer(answer: str) -> str:
     """`_strip_string`: units, percent signs, braces around roots and (only beside a root) fractions."""
     for old, new in _SECOND:
         answer = answer.replace(old, new)
@@ -173,7 +173,7 @@ def _slash(answer: str) -> str:
 # --- comparison ---------------------------------------------------------------------------------------------------------
 
 
-def same(gold: str, answer: str) -> bool:
+def same_mathvision_answer(gold: str, answer: str) -> bool:
     """`is_equal`: the same text, the same tuple, or the same number to two decimals; never for an empty text."""
     gold, answer = gold.lower(), answer.lower()
     if not gold.replace(" ", "") or not answer.replace(" ", ""):

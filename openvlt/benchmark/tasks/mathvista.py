@@ -6,38 +6,38 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.tables import text
+from openvlt.benchmark.protocol import Answer, Case, JudgeModel
+from openvlt.benchmark.rows.tables import cell_text
 from openvlt.types import Problem
 from openvlt.verify import extract as extract_answer
 
 _CELLS = ("language", "source", "category", "task", "context", "grade", "skills")
 
 
-def read(row: dict[str, Any], part: str) -> Problem:
+def read_mathvista(row: dict[str, Any], part: str) -> Problem:
     """A row of AI4Math/MathVista. The gold of a choice is the option's text; `precision` is a float on the hub, an int in git."""
     metadata = row["metadata"]
-    cells = {"question_type": text(row, "question_type"), "answer_type": text(row, "answer_type")}
+    cells = {"question_type": cell_text(row, "question_type"), "answer_type": cell_text(row, "answer_type")}
     cells |= {name: tuple(metadata[name]) if isinstance(metadata[name], list) else str(metadata[name]) for name in _CELLS}
     choices = tuple(str(choice) for choice in row["choices"] or ())
     return Problem(
-        id=text(row, "pid"),
-        question=text(row, "question"),
-        answer=text(row, "answer"),
+        id=cell_text(row, "pid"),
+        question=cell_text(row, "question"),
+        answer=cell_text(row, "answer"),
         choices=choices or None,
         answer_type="list" if row["answer_type"] == "list" else "text" if choices else None,
         source="mathvista",
         meta={
             "cells": cells,
-            "cluster": text(row, "pid"),
-            "query": text(row, "query"),
+            "cluster": cell_text(row, "pid"),
+            "query": cell_text(row, "query"),
             "kind": "choice" if choices else row["answer_type"],
             "precision": None if row["precision"] is None else int(row["precision"]),
         },
     )
 
 
-def official(cases: Sequence[Case], judge: Judge | None = None, *, prompt: str = "") -> list[Answer]:
+def score_mathvista(cases: Sequence[Case], judge: JudgeModel | None = None, *, prompt: str = "") -> list[Answer]:
     """lupantech/MathVista, extract_answer.py and calculate_score.py (its current rule, `int(float(x))`).
 
     A recorded `extraction` is used; else the response itself where it is an option, an integer or a float; else the judge's extraction
@@ -58,7 +58,7 @@ def _question(case: Case, prompt: str) -> str:
     return f"{prompt.strip()}\n\n{case.problem.question}\n\n{case.response}\n\nExtracted answer: "
 
 
-def settled(case: Case) -> bool:
+def has_recorded_extraction(case: Case) -> bool:
     """Whether the answer needs no language model's opinion."""
     return recorded_or_plain(case) is not None
 
@@ -81,12 +81,12 @@ def recorded_or_plain(case: Case) -> str | None:
 
 def _compared(problem: Problem, extraction: str) -> Answer:
     """A string against the gold's string. An empty extraction is right where the nearest option is, else it was no answer."""
-    prediction = normalised(extraction, problem.choices, problem.meta)
+    prediction = normalise_extraction(extraction, problem.choices, problem.meta)
     correct = prediction == problem.answer
     return Answer.of(prediction if extraction.strip() or correct else None, correct)
 
 
-def normalised(extraction: str, choices: Sequence[str] | None, meta: Mapping[str, Any]) -> str | None:
+def normalise_extraction(extraction: str, choices: Sequence[str] | None, meta: Mapping[str, Any]) -> str | None:
     """The prediction as the gold is written: an option's text, an integer, a rounded float; None where that can't be."""
     if choices:
         answer = extraction.strip()

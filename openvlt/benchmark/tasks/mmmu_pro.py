@@ -10,8 +10,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from openvlt.benchmark import prompts
-from openvlt.benchmark.protocol import Answer, Case, Judge
-from openvlt.benchmark.rows.tables import text
+from openvlt.benchmark.protocol import Answer, Case, JudgeModel
+from openvlt.benchmark.rows.tables import cell_text
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -20,7 +20,7 @@ SCREENSHOT = {"shown": prompts.IN_THE_IMAGE, "lists_options": False}
 _MARKS = re.compile(r"vision|standard|(?:10|4)[ _]?opt")
 
 
-def read(row: dict[str, Any], part: str) -> Problem:
+def read_mmmu_pro(row: dict[str, Any], part: str) -> Problem:
     """A row of MMMU/MMMU_Pro, or of the authors' published outputs, which keep the ten options beside MMMU's own four.
 
     `options` is a list or its string form; rows of the vision configuration have no question on the hub.
@@ -32,31 +32,31 @@ def read(row: dict[str, Any], part: str) -> Problem:
         options = tuple(map(str, ast.literal_eval(given) if isinstance(given, str) else given))
     except (ValueError, SyntaxError, TypeError):
         raise UserError(f"column 'options' holds {given!r:.60}; expected a list, or a list written as text") from None
-    name = text(row, "id")
+    name = cell_text(row, "id")
     cells = {"config": part, "subject": str(row.get("subject") or name.split("_", 1)[-1].rpartition("_")[0])}
     if row.get("topic_difficulty"):
         cells["difficulty"] = str(row["topic_difficulty"])
     return Problem(
         id=f"{part}/{name}",
         question=str(row.get("question") or ""),
-        answer=text(row, "answer"),
+        answer=cell_text(row, "answer"),
         choices=options,
         source="mmmu_pro",
         meta={"cells": cells, "cluster": name, "config": part} | (SCREENSHOT if part == VISION else {}),
     )
 
 
-def official(cases: Sequence[Case], judge: Judge | None = None) -> list[Answer]:
+def score_mmmu_pro(cases: Sequence[Case], judge: JudgeModel | None = None) -> list[Answer]:
     """MMMU-Benchmark/MMMU, mmmu-pro/evaluate.py; where the original draws an option at random, the answer counts as unparsed."""
     return [_official(case) for case in cases]
 
 
 def _official(case: Case) -> Answer:
-    letter = parse(case.response, case.problem.choices or ())
+    letter = parse_choice(case.response, case.problem.choices or ())
     return Answer.of(letter, letter == case.problem.answer)
 
 
-def parse(response: str, options: Sequence[str]) -> str | None:
+def parse_choice(response: str, options: Sequence[str]) -> str | None:
     """The letter that a response names, None when it names none."""
     letters = ascii_uppercase[: len(options)]
     place = response.rfind("Answer:")
@@ -77,7 +77,7 @@ def parse(response: str, options: Sequence[str]) -> str | None:
     return None
 
 
-def metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
+def mmmu_pro_metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
     """`overall`: the mean of the accuracies of "standard (10 options)" and "vision", where both were run."""
     shares: Mapping[str, list[float]] = {}
     for problem, right in rows:
@@ -86,7 +86,7 @@ def metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
     return {"overall": sum(sum(part) / len(part) for part in both) / 2} if all(both) else {}
 
 
-def part_of(row: Mapping[str, Any], said: str) -> str:
+def mmmu_pro_subset(row: Mapping[str, Any], said: str) -> str:
     """The configuration of a row: its `config` or `type`, else the last that `said` names: a part's label, a file's name."""
     own = f"{row.get('config') or ''} {row.get('type') or ''}"
     marks = _MARKS.findall(own.lower()) or _MARKS.findall(said.lower()) or ["standard"]
@@ -94,11 +94,11 @@ def part_of(row: Mapping[str, Any], said: str) -> str:
 
 
 @dataclass(frozen=True)
-class Ask:
+class MMMUProTemplate:
     """Two prompts: one for the standard configurations, one for the screenshots."""
 
-    standard: prompts.Ask
-    vision: prompts.Ask
+    standard: prompts.PromptTemplate
+    vision: prompts.PromptTemplate
     marks: str | None = None
 
     def __call__(self, problem: Problem) -> Problem:
