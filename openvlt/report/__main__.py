@@ -11,7 +11,7 @@ from pathlib import Path
 from openvlt.errors import UserError
 from openvlt.report.figures import seeds_figure
 from openvlt.report.page import write_page
-from openvlt.report.records import read_run, write
+from openvlt.report.records import load_run, write_bytes_atomically
 from openvlt.report.table import seeds_table, stages_table
 
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one(folder: Path) -> None:
     page = write_page(folder)
-    print(stages_table(read_run(folder).stages).markdown())
+    print(stages_table(load_run(folder).stages).markdown())
     print(f"\n{page}")
 
 
@@ -46,7 +46,7 @@ def _several(folders: Sequence[Path], out: Path | None) -> None:
     if not out.is_dir():
         raise UserError(f"--out {out}: no such folder; make it first")
     figure = seeds_figure(folders, out / "seeds.png")
-    file = write(out / "seeds.md", f"{table}\n".encode())
+    file = write_bytes_atomically(out / "seeds.md", f"{table}\n".encode())
     print(f"{table}\n\n{figure}\n{file}")
 
 

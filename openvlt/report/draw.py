@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from openvlt.report.records import write
+from openvlt.report.records import write_bytes_atomically
 
 INK, GREY, FAINT, PALE = "#222222", "#6b6b6b", "#e3e3e3", "#bdbdbd"
 BLUE, LIGHT_BLUE, VERMILION, GREEN = "#0072B2", "#9cc3dc", "#D55E00", "#009E73"
@@ -25,7 +25,7 @@ LOOKS = {  # kind of stage: marker, colour, name in the legend
 }
 
 
-def look(kind: str) -> tuple[str, str, str]:
+def marker_style(kind: str) -> tuple[str, str, str]:
     """Marker, colour and name of a kind of stage; kinds without one of their own share the last."""
     return LOOKS.get(kind, LOOKS[""])
 
@@ -37,7 +37,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def plain(axes: Axes) -> None:
+def strip_axes(axes: Axes) -> None:
     """Two spines, quiet ticks, faint horizontal lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
@@ -54,7 +54,7 @@ def titles(axes: Axes, title: str, subtitle: str) -> None:
 
 def kinds_legend(figure: Figure, axes: Axes, kinds: set[str]) -> None:
     """One entry below the axes for each kind of stage that is drawn."""
-    drawn, handles = {look(kind) for kind in kinds}, []
+    drawn, handles = {marker_style(kind) for kind in kinds}, []
     for marker, colour, name in (entry for entry in LOOKS.values() if entry in drawn):
         control = name == LOOKS["control"][2]
         style = {"linestyle": (0, (3, 2)) if control else "none", "markerfacecolor": "white" if control else colour}
@@ -67,4 +67,4 @@ def save(figure: Figure, file: Path) -> Path:
     """The figure as PNG, written at once. Raises UserError when the file can't be written."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    return write(file, buffer.getvalue())
+    return write_bytes_atomically(file, buffer.getvalue())

@@ -16,8 +16,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from openvlt.errors import UserError
-from openvlt.report.draw import BLUE, GREY, INK, LIGHT_BLUE, PALE, kinds_legend, look, new_figure, plain, save, titles
-from openvlt.report.records import Run, Stage, finite, mean, read_run, read_stage, running_mean
+from openvlt.report.draw import BLUE, GREY, INK, LIGHT_BLUE, PALE, kinds_legend, marker_style, new_figure, save, strip_axes, titles
+from openvlt.report.records import RunRecord, StageRecord, finite, load_run, mean, read_stage, running_mean
 from openvlt.report.table import by_stage
 
 
@@ -26,7 +26,7 @@ class Point:
     """One stage in the figure: its place on the axis, and accuracy and interval in percent."""
 
     x: int
-    stage: Stage
+    stage: StageRecord
     accuracy: float
     low: float
     high: float
@@ -42,8 +42,8 @@ class Point:
 
 def iterations_figure(run_folder: str | Path) -> Path | None:
     """Writes RUN/iterations.png, as the paper's Figure 4: accuracy per stage with its interval. None: no score."""
-    run = read_run(run_folder)
-    main, control = points(run.stages)
+    run = load_run(run_folder)
+    main, control = scored_points(run.stages)
     if not main and not control:
         return None
     figure, axes = _iterations_axes(main, control)
@@ -54,7 +54,7 @@ def iterations_figure(run_folder: str | Path) -> Path | None:
     return save(figure, run.folder / "iterations.png")
 
 
-def points(stages: Iterable[Stage]) -> tuple[list[Point], list[Point]]:
+def scored_points(stages: Iterable[StageRecord]) -> tuple[list[Point], list[Point]]:
     """The scored stages of the main branch, at 0, 1, ..., and the control's, each at the SFT of the same iteration."""
     scored = [stage for stage in stages if stage.evaluation]
     main = [_point(x, stage) for x, stage in enumerate(stage for stage in scored if not stage.control)]
@@ -67,7 +67,7 @@ def points(stages: Iterable[Stage]) -> tuple[list[Point], list[Point]]:
     return main, sorted(control, key=lambda point: point.x)
 
 
-def _point(x: int, stage: Stage) -> Point:
+def _point(x: int, stage: StageRecord) -> Point:
     low, high = stage.evaluation["interval"]
     return Point(x, stage, 100 * stage.evaluation["accuracy"], 100 * low, 100 * high)
 
@@ -77,7 +77,7 @@ def _iterations_axes(main: Sequence[Point], control: Sequence[Point]) -> tuple[F
     ticks = {point.x: point.stage.label for point in [*control, *main]}
     figure = new_figure(max(6.4, min(11.0, 1.6 + 0.85 * len(ticks))), 4.3)
     axes = figure.add_subplot()
-    plain(axes)
+    strip_axes(axes)
     axes.set_xticks(list(ticks), list(ticks.values()), rotation=0 if len(ticks) <= 9 else 35)
     axes.set_xlim(min(ticks) - 0.6, max(ticks) + 0.6)
     low, high = min(point.low for point in everything), max(point.high for point in everything)
@@ -119,7 +119,7 @@ def _place(point: Point) -> float:
 
 
 def _marker(axes: Axes, point: Point) -> None:
-    marker, fill, _ = look(point.kind)
+    marker, fill, _ = marker_style(point.kind)
     bar = [[max(0.0, point.accuracy - point.low)], [max(0.0, point.high - point.accuracy)]]
     face = "white" if point.kind == "control" else fill
     style = {
@@ -135,7 +135,7 @@ def _marker(axes: Axes, point: Point) -> None:
 
 def _value(axes: Axes, point: Point, upper: bool, sideways: float) -> None:
     """The number above the bar, or under it where the other branch is higher."""
-    place, colour = (_place(point), point.high if upper else point.low), look(point.kind)[1]
+    place, colour = (_place(point), point.high if upper else point.low), marker_style(point.kind)[1]
     style = {"ha": "center", "va": "bottom" if upper else "top", "fontsize": 9, "color": colour, "zorder": 5}
     offset = (sideways, 4 if upper else -4)
     text = axes.annotate(f"{point.accuracy:.1f}", place, offset, textcoords="offset points", **style)
@@ -162,12 +162,12 @@ def _questions(along: Sequence[Point]) -> str:
 
 def seeds_figure(run_folders: Sequence[str | Path], file: str | Path) -> Path:
     """Writes the runs' mean per stage, its span, and each run faintly. Raises UserError on no score."""
-    runs = [read_run(folder) for folder in run_folders]
+    runs = [load_run(folder) for folder in run_folders]
     found = [[stage for stage in column if stage] for column in by_stage(runs)]
     if not found:
         names = ", ".join(map(str, run_folders))
         raise UserError(f"no stage of {names} is evaluated yet; let a run reach its first evaluation")
-    main, control = points([column[0] for column in found])
+    main, control = scored_points([column[0] for column in found])
     scores = {column[0].name: [100 * stage.evaluation["accuracy"] for stage in column] for column in found}
     main, control = ([_span(point, scores[point.stage.name]) for point in branch] for branch in (main, control))
     figure, axes = _iterations_axes(main, control)
@@ -184,7 +184,7 @@ def _span(point: Point, scores: Sequence[float]) -> Point:
     return Point(point.x, point.stage, mean(scores), min(scores), max(scores))
 
 
-def _spread(axes: Axes, branch: Sequence[Point], runs: Sequence[Run], style: str) -> None:
+def _spread(axes: Axes, branch: Sequence[Point], runs: Sequence[RunRecord], style: str) -> None:
     """Every run's own way, faintly."""
     for run in runs:
         own = {stage.name: 100 * stage.evaluation["accuracy"] for stage in run.stages if stage.evaluation}
@@ -255,7 +255,7 @@ def panel_rows(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
 
 def _panel(axes: Axes, panel: Panel, steps: Sequence[float], values: Sequence[float], window: int) -> None:
     shown = [100 * value for value in values] if panel.share else values
-    plain(axes)
+    strip_axes(axes)
     dots = {"marker": ".", "markersize": 3} if len(steps) <= 60 else {}
     axes.plot(steps, shown, color=LIGHT_BLUE, linewidth=0.8, label="each step", **dots)
     if len(steps) > window:

@@ -13,9 +13,17 @@ import yaml
 from openvlt.data.images import data_url
 from openvlt.errors import UserError
 from openvlt.report.figures import curves_figure, iterations_figure
-from openvlt.report.records import Run, Stage, read_run, write
+from openvlt.report.records import RunRecord, StageRecord, load_run, write_bytes_atomically
 from openvlt.report.table import percent, stages_table
-from openvlt.report.transcripts import Pictures, Transcript, answers, cut, followed, samples, traces
+from openvlt.report.transcripts import (
+    Pictures,
+    Transcript,
+    answer_transcripts,
+    follow_questions,
+    sample_transcripts,
+    shorten,
+    trace_transcripts,
+)
 from openvlt.types import Verdict
 
 _FIRST = ("command", "overrides", "scale", "seed", "seeds", "commit", "hardware", "versions")
@@ -43,7 +51,7 @@ class Fact:
 class Section:
     """What the page says of one stage."""
 
-    stage: Stage
+    stage: StageRecord
     what: str
     score: str
     verdicts: tuple[tuple[str, int, float], ...]
@@ -55,7 +63,7 @@ class Section:
 
 def write_page(run_folder: str | Path) -> Path:
     """Makes the run's figures anew and writes RUN/report.html, also of an unfinished run. Raises UserError."""
-    run = read_run(run_folder)
+    run = load_run(run_folder)
     iterations = iterations_figure(run.folder)
     config, pictures = _config(run.folder), Pictures(run.stages)
     page = _template().render(
@@ -65,10 +73,10 @@ def write_page(run_folder: str | Path) -> Path:
         table=stages_table(run.stages),
         iterations=_inline(iterations),
         sections=[_section(stage, run, config, pictures) for stage in run.stages],
-        followed=followed(run, pictures),
+        follow_questions=follow_questions(run, pictures),
         config=_text(run.folder / "config.yaml"),
     )
-    return write(run.folder / "report.html", page.encode())
+    return write_bytes_atomically(run.folder / "report.html", page.encode())
 
 
 def _template() -> jinja2.Template:
@@ -86,7 +94,7 @@ def _inline(file: Path | None) -> str:
 # --- header -----------------------------------------------------------------------------------------------------------
 
 
-def _headline(run: Run) -> str:
+def _headline(run: RunRecord) -> str:
     """First and last scored stage of the main branch in one sentence."""
     scored = [stage for stage in run.stages if stage.evaluation and not stage.control]
     if not scored:
@@ -97,7 +105,7 @@ def _headline(run: Run) -> str:
     return f"{' → '.join(said)}{points} on {scored[-1].evaluation['n']:,} questions."
 
 
-def _facts(run: Run) -> Iterator[Fact]:
+def _facts(run: RunRecord) -> Iterator[Fact]:
     """What manifest.json, results.json and the file `overrides` say of the run, the best known first."""
     known = {key: run.results[key] for key in ("scale", "seed") if run.results.get(key) is not None}
     overrides = [line.removeprefix("- ") for line in _text(run.folder / "overrides").splitlines() if line.strip("- []")]
@@ -112,35 +120,35 @@ def _facts(run: Run) -> Iterator[Fact]:
 def _fact(name: str, value: Any) -> Fact:
     title = name.replace("_", " ")
     if isinstance(value, Mapping):
-        return Fact(title, lines=tuple(flat(value)))
-    text = shown(value)
-    return Fact(title, cut(text, _LONGEST), long=len(text) > 300 or "\n" in text)
+        return Fact(title, lines=tuple(flatten_config(value)))
+    text = format_value(value)
+    return Fact(title, shorten(text, _LONGEST), long=len(text) > 300 or "\n" in text)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A setting or count as text."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return " ".join(map(shown, value)) or "none"
+        return " ".join(map(format_value, value)) or "none"
     return str(value)
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """A nested mapping as (`dotted.name`, text)."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten_config(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", shown(value)
+            yield f"{prefix}{key}", format_value(value)
 
 
 # --- one stage --------------------------------------------------------------------------------------------------------
 
 
-def _section(stage: Stage, run: Run, config: Mapping[str, Any], pictures: Pictures) -> Section:
+def _section(stage: StageRecord, run: RunRecord, config: Mapping[str, Any], pictures: Pictures) -> Section:
     evaluation = stage.evaluation or {}
     curves = curves_figure(stage.folder) if stage.folder else None
     return Section(
@@ -155,23 +163,23 @@ def _section(stage: Stage, run: Run, config: Mapping[str, Any], pictures: Pictur
     )
 
 
-def _what(stage: Stage) -> str:
+def _what(stage: StageRecord) -> str:
     what, start = _KINDS.get(stage.kind, stage.kind), stage.result.get("start")
-    return f"{what}, from {Stage(start).label}" if start else what
+    return f"{what}, from {StageRecord(start).label}" if start else what
 
 
-def _groups(stage: Stage, pictures: Pictures) -> Iterator[tuple[str, list[Transcript]]]:
+def _groups(stage: StageRecord, pictures: Pictures) -> Iterator[tuple[str, list[Transcript]]]:
     """Titled transcripts; only what there is."""
     for title, group in (
-        ("Traces it kept", traces(stage, pictures)),
-        ("Answers in the evaluation", answers(stage, pictures)),
-        ("Completions sampled in training, first and last", samples(stage, pictures)),
+        ("Traces it kept", trace_transcripts(stage, pictures)),
+        ("Answers in the evaluation", answer_transcripts(stage, pictures)),
+        ("Completions sampled in training, first and last", sample_transcripts(stage, pictures)),
     ):
         if group:
             yield title, group
 
 
-def _score(stage: Stage, run: Run) -> str:
+def _score(stage: StageRecord, run: RunRecord) -> str:
     if not stage.evaluation:
         return "" if stage.done else "not finished"
     low, high = map(percent, stage.evaluation["interval"])
@@ -190,25 +198,25 @@ def _verdicts(counts: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
         yield name, count, 100 * count / sum(there.values())
 
 
-def _counts(stage: Stage) -> Iterator[tuple[str, str]]:
+def _counts(stage: StageRecord) -> Iterator[tuple[str, str]]:
     """How much was done: time, steps, what distillation counted, lengths."""
     if stage.done:
         yield "seconds", f"{stage.result.get('seconds', 0.0):.1f}"
     elif steps := stage.metrics.get("step"):
         yield "steps so far", f"{steps[-1]:.0f}"
     if stage.evaluation:
-        yield "mean tokens of an answer", shown(stage.evaluation["length"])
+        yield "mean tokens of an answer", format_value(stage.evaluation["length"])
         yield "finished answers", f"{percent(stage.evaluation['finished'])} %"
-    for name, text in flat(stage.result.get("distillation") or {}):
+    for name, text in flatten_config(stage.result.get("distillation") or {}):
         if name not in _VERDICTS:
             yield name.replace("_", " "), text
 
 
-def _settings(stage: Stage, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _settings(stage: StageRecord, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What the stage wrote of its training, its own entry in config.yaml, then the part that its kind is built from."""
-    yield from flat(stage.result.get("training") or {})
-    yield from flat(_part(config, "iteration", "stages", stage.name))
-    yield from flat(_part(config, stage.kind), f"{stage.kind}.")
+    yield from flatten_config(stage.result.get("training") or {})
+    yield from flatten_config(_part(config, "iteration", "stages", stage.name))
+    yield from flatten_config(_part(config, stage.kind), f"{stage.kind}.")
 
 
 def _part(config: Mapping[str, Any], *path: str) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ _KINDS = {"base": "base", "traces": "distill", "distill": "distill", "sft": "sft
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageRecord:
     """One stage: its folder (None: only known from results.json) and its result (empty: not finished)."""
 
     name: str
@@ -87,11 +87,11 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """A run folder as read: its stages in order, and whatever else it has written so far."""
 
     folder: Path
-    stages: tuple[Stage, ...]
+    stages: tuple[StageRecord, ...]
     results: Mapping[str, Any]
     manifest: Mapping[str, Any]
 
@@ -112,7 +112,7 @@ class Run:
         return bool(self.results) and all(stage.done for stage in self.stages)
 
 
-def read_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path) -> RunRecord:
     """Reads a run folder. Raises UserError when there is none, or when it holds no stage."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -121,25 +121,25 @@ def read_run(folder: str | Path) -> Run:
     stages = stages_of(results, folder)
     if not stages:
         raise UserError(f"{folder} holds no stages (00-base, ...) and no results; give a run folder, runs/NAME/TIME-ID")
-    return Run(folder, stages, results, read_json(folder / "manifest.json"))
+    return RunRecord(folder, stages, results, read_json(folder / "manifest.json"))
 
 
-def stages_of(results: Mapping[str, Any], folder: Path | None = None) -> tuple[Stage, ...]:
+def stages_of(results: Mapping[str, Any], folder: Path | None = None) -> tuple[StageRecord, ...]:
     """The stages of a run's results, and with `folder` also those that have only begun; in the folders' order."""
     known = {result["stage"]: result for result in results.get("stages", ())}
     found = _stage_folders(folder) if folder else {}
-    begun = [Stage(name, path, read_json(path / "results.json") or known.get(name, {})) for name, path in found.items()]
-    moved = [Stage(name, None, result) for name, result in known.items() if name not in found]
+    begun = [StageRecord(name, path, read_json(path / "results.json") or known.get(name, {})) for name, path in found.items()]
+    moved = [StageRecord(name, None, result) for name, result in known.items() if name not in found]
     return (*begun, *moved)
 
 
-def read_stage(folder: str | Path) -> Stage:
+def read_stage(folder: str | Path) -> StageRecord:
     """One stage's folder. Raises UserError when it isn't there."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a stage's folder, such as RUN/03-grpo1")
     found = _STAGE_FOLDER.fullmatch(folder.resolve().name)
-    return Stage(found[2] if found else folder.resolve().name, folder, read_json(folder / "results.json"))
+    return StageRecord(found[2] if found else folder.resolve().name, folder, read_json(folder / "results.json"))
 
 
 def _stage_folders(folder: Path) -> dict[str, Path]:
@@ -178,7 +178,7 @@ def read_columns(file: Path) -> dict[str, list[float]]:
     return columns
 
 
-def write(file: Path, content: bytes) -> Path:
+def write_bytes_atomically(file: Path, content: bytes) -> Path:
     """Writes beside the file, then renames: a reader sees old content or new. Raises UserError when it can't."""
     aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:

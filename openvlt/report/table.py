@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.report.records import Run, Stage, ends, mean, read_run, stages_of
+from openvlt.report.records import RunRecord, StageRecord, ends, load_run, mean, stages_of
 
-NOTHING = "–"
+EMPTY_CELL = "–"
 CONTROL_TITLE = "control: no RL"
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Cells as text: `header`, the rows of the main branch, those of the control, and a line below."""
 
     header: tuple[str, ...]
@@ -42,7 +42,7 @@ def results_table(results: Mapping[str, Any], folder: Path | None = None) -> str
     return stages_table(stages_of(results, folder)).markdown()
 
 
-def stages_table(stages: Sequence[Stage]) -> Table:
+def stages_table(stages: Sequence[StageRecord]) -> TextTable:
     """One row for each stage that trains or is evaluated; the time of the others is in the note. No empty columns.
 
     `L1 %` is the accuracy on questions of level 1, `tokens` the mean length of an evaluated answer, `sampled reward`
@@ -50,7 +50,7 @@ def stages_table(stages: Sequence[Stage]) -> Table:
     """
     shown = [stage for stage in stages if stage.kind != "distill" or stage.evaluation]
     levels = sorted({level for stage in shown for level in _levels(stage)}, key=lambda level: (len(level), level))
-    columns: dict[str, Callable[[Stage], str]] = {
+    columns: dict[str, Callable[[StageRecord], str]] = {
         "accuracy %": _accuracy,
         "95 % interval": _interval,
         "n": lambda stage: _from(stage, "n", "{}"),
@@ -59,43 +59,43 @@ def stages_table(stages: Sequence[Stage]) -> Table:
         "sampled reward": _reward,
         "seconds": _seconds,
     }
-    used = {title: cell for title, cell in columns.items() if any(cell(stage) != NOTHING for stage in shown)}
+    used = {title: cell for title, cell in columns.items() if any(cell(stage) != EMPTY_CELL for stage in shown)}
     rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
     for stage in shown:
         rows[stage.control].append((stage.short_label, *(cell(stage) for cell in used.values())))
-    return Table(("stage", *used), tuple(rows[False]), tuple(rows[True]), _time(stages))
+    return TextTable(("stage", *used), tuple(rows[False]), tuple(rows[True]), _time(stages))
 
 
-def _from(stage: Stage, key: str, form: str) -> str:
-    return form.format(stage.evaluation[key]) if stage.evaluation else NOTHING
+def _from(stage: StageRecord, key: str, form: str) -> str:
+    return form.format(stage.evaluation[key]) if stage.evaluation else EMPTY_CELL
 
 
-def _accuracy(stage: Stage) -> str:
-    return percent(stage.evaluation["accuracy"]) if stage.evaluation else NOTHING
+def _accuracy(stage: StageRecord) -> str:
+    return percent(stage.evaluation["accuracy"]) if stage.evaluation else EMPTY_CELL
 
 
-def _interval(stage: Stage) -> str:
-    return "–".join(map(percent, stage.evaluation["interval"])) if stage.evaluation else NOTHING
+def _interval(stage: StageRecord) -> str:
+    return "–".join(map(percent, stage.evaluation["interval"])) if stage.evaluation else EMPTY_CELL
 
 
-def _levels(stage: Stage) -> Mapping[str, Any]:
+def _levels(stage: StageRecord) -> Mapping[str, Any]:
     return stage.evaluation.get("levels", {}) if stage.evaluation else {}
 
 
-def _level_cell(level: str) -> Callable[[Stage], str]:
-    return lambda stage: percent(_levels(stage)[level]["accuracy"]) if level in _levels(stage) else NOTHING
+def _level_cell(level: str) -> Callable[[StageRecord], str]:
+    return lambda stage: percent(_levels(stage)[level]["accuracy"]) if level in _levels(stage) else EMPTY_CELL
 
 
-def _reward(stage: Stage) -> str:
+def _reward(stage: StageRecord) -> str:
     both = ends(stage.metrics.get("reward", ()))
-    return _arrow(*both) if both else NOTHING
+    return _arrow(*both) if both else EMPTY_CELL
 
 
 def _arrow(first: float, last: float) -> str:
     return f"{first:.2f} -> {last:.2f}"
 
 
-def _seconds(stage: Stage) -> str:
+def _seconds(stage: StageRecord) -> str:
     return f"{stage.result.get('seconds', 0.0):.0f}" if stage.done else "unfinished"
 
 
@@ -104,7 +104,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _time(stages: Sequence[Stage]) -> str:
+def _time(stages: Sequence[StageRecord]) -> str:
     seconds = sum(stage.result.get("seconds", 0.0) for stage in stages)
     traces = sum(stage.result.get("seconds", 0.0) for stage in stages if stage.kind == "distill")
     return f"Total {seconds:.0f} s, of which {traces:.0f} s distillation." if traces else f"Total {seconds:.0f} s."
@@ -115,10 +115,10 @@ def _time(stages: Sequence[Stage]) -> str:
 
 def seeds_table(run_folders: Sequence[str | Path]) -> str:
     """Accuracy per stage over several runs: mean, lowest to highest, each run's; and the mean sampled reward."""
-    return runs_table([read_run(folder) for folder in run_folders]).markdown()
+    return runs_table([load_run(folder) for folder in run_folders]).markdown()
 
 
-def runs_table(runs: Sequence[Run]) -> Table:
+def runs_table(runs: Sequence[RunRecord]) -> TextTable:
     """See `seeds_table`. A run that has not evaluated a stage doesn't count in its row."""
     rewarded = any("reward" in stage.metrics for run in runs for stage in run.stages)
     header = ("stage", "runs", "mean %", "range %", *run_titles(runs), *(["sampled reward"] if rewarded else ()))
@@ -127,18 +127,18 @@ def runs_table(runs: Sequence[Run]) -> Table:
         there = [stage for stage in column if stage]
         shares = [stage.evaluation["accuracy"] for stage in there]
         spread = (str(len(there)), percent(mean(shares)), f"{percent(min(shares))}–{percent(max(shares))}")
-        cells = [_accuracy(stage) if stage else NOTHING for stage in column]
+        cells = [_accuracy(stage) if stage else EMPTY_CELL for stage in column]
         extra = [_mean_reward(there)] if rewarded else []
         rows[there[0].control].append((there[0].short_label, *spread, *cells, *extra))
-    return Table(header, tuple(rows[False]), tuple(rows[True]))
+    return TextTable(header, tuple(rows[False]), tuple(rows[True]))
 
 
-def _mean_reward(stages: Sequence[Stage]) -> str:
+def _mean_reward(stages: Sequence[StageRecord]) -> str:
     both = [pair for stage in stages if (pair := ends(stage.metrics.get("reward", ())))]
-    return _arrow(*map(mean, zip(*both, strict=True))) if both else NOTHING
+    return _arrow(*map(mean, zip(*both, strict=True))) if both else EMPTY_CELL
 
 
-def run_titles(runs: Sequence[Run]) -> list[str]:
+def run_titles(runs: Sequence[RunRecord]) -> list[str]:
     """`seed 1`, ... where seeds tell the runs apart, else their folders' names."""
     seeds = [run.seed for run in runs]
     if None not in seeds and len({*map(str, seeds)}) == len(runs):
@@ -146,7 +146,7 @@ def run_titles(runs: Sequence[Run]) -> list[str]:
     return [run.folder.resolve().name for run in runs]
 
 
-def by_stage(runs: Sequence[Run]) -> list[list[Stage | None]]:
+def by_stage(runs: Sequence[RunRecord]) -> list[list[StageRecord | None]]:
     """For every stage that some run has evaluated, what each run has for it (None: nothing), in the stages' order."""
     named = [{stage.name: stage for stage in run.stages if stage.evaluation} for run in runs]
     names = dict.fromkeys(name for stages in named for name in stages)

@@ -9,7 +9,7 @@ from typing import Any
 
 from openvlt.data.images import data_url, open_image
 from openvlt.errors import UserError
-from openvlt.report.records import Run, Stage
+from openvlt.report.records import RunRecord, StageRecord
 from openvlt.storage.jsonl import read_lines
 from openvlt.types import Verdict
 
@@ -48,7 +48,7 @@ class Transcript:
 class Pictures:
     """Where a run's pictures lie: a row may name `images` in its stage's folder, else the traces of its problem do."""
 
-    def __init__(self, stages: Iterable[Stage]) -> None:
+    def __init__(self, stages: Iterable[StageRecord]) -> None:
         self._of_problem: dict[str, list[Path]] = {}
         for stage in stages:
             for row in read_lines(stage.folder / "traces.jsonl") if stage.folder else ():
@@ -79,7 +79,7 @@ def picture(path: Path) -> Picture:
 # --- one stage --------------------------------------------------------------------------------------------------------
 
 
-def answers(stage: Stage, pictures: Pictures, amount: int = 3) -> list[Transcript]:
+def answer_transcripts(stage: StageRecord, pictures: Pictures, amount: int = 3) -> list[Transcript]:
     """Up to `amount` right and `amount` wrong answers of the stage's evaluation, those with a picture first."""
     rows = read_lines(stage.folder / "rows.jsonl") if stage.folder else []
     return [
@@ -88,7 +88,7 @@ def answers(stage: Stage, pictures: Pictures, amount: int = 3) -> list[Transcrip
     ]
 
 
-def samples(stage: Stage, pictures: Pictures, amount: int = 2) -> list[Transcript]:
+def sample_transcripts(stage: StageRecord, pictures: Pictures, amount: int = 2) -> list[Transcript]:
     """Up to `amount` rewarded and `amount` unrewarded completions of the first and the last rollout that was kept."""
     rows = _rollouts(stage)
     steps = dict.fromkeys([rows[0]["step"], rows[-1]["step"]]) if rows else {}
@@ -100,13 +100,13 @@ def samples(stage: Stage, pictures: Pictures, amount: int = 2) -> list[Transcrip
     return [_transcript(row, stage.folder, pictures, _sampled(row)) for row in chosen]
 
 
-def traces(stage: Stage, pictures: Pictures, amount: int = 4) -> list[Transcript]:
+def trace_transcripts(stage: StageRecord, pictures: Pictures, amount: int = 4) -> list[Transcript]:
     """The first `amount` of the traces a distillation kept."""
     rows = read_lines(stage.folder / "traces.jsonl") if stage.folder else []
     return [_transcript(row, stage.folder, pictures) for row in rows[:amount]]
 
 
-def cut(text: str, longest: int) -> str:
+def shorten(text: str, longest: int) -> str:
     """The text, or its first `longest` characters and how many more there are."""
     return f"{text[:longest]} … [{len(text) - longest} more characters]" if len(text) > longest else text
 
@@ -123,11 +123,11 @@ def right_and_wrong(
     return right[:amount] + turns[:amount]
 
 
-def _seen(stage: Stage, pictures: Pictures) -> Callable[[dict[str, Any]], bool]:
+def _seen(stage: StageRecord, pictures: Pictures) -> Callable[[dict[str, Any]], bool]:
     return lambda row: bool(pictures.find(row, stage.folder))
 
 
-def _rollouts(stage: Stage) -> list[dict[str, Any]]:
+def _rollouts(stage: StageRecord) -> list[dict[str, Any]]:
     """rollouts.parquet, or of a stage that still runs the lines that become it."""
     if not stage.folder:
         return []
@@ -144,12 +144,12 @@ def _rollouts(stage: Stage) -> list[dict[str, Any]]:
 def _transcript(row: Mapping[str, Any], folder: Path, pictures: Pictures, note: str = "") -> Transcript:
     gold = str(row.get("gold", row.get("answer", "")))
     shown = tuple(map(picture, pictures.find(row, folder)))
-    return Transcript(str(row["question"]), gold, cut(str(row["response"]), _LONGEST), row.get("verdict", ""), note, shown)
+    return Transcript(str(row["question"]), gold, shorten(str(row["response"]), _LONGEST), row.get("verdict", ""), note, shown)
 
 
 def _length(row: Mapping[str, Any]) -> str:
     level = f"level {row['level']}, " if row.get("level") is not None else ""
-    return f"{level}{row['tokens']} tokens{'' if row.get('finished', True) else ', cut off'}"
+    return f"{level}{row['tokens']} tokens{'' if row.get('finished', True) else ', shorten off'}"
 
 
 def _sampled(row: Mapping[str, Any]) -> str:
@@ -160,14 +160,14 @@ def _sampled(row: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Followed:
+class FollowedQuestion:
     """The same question in every stage of the main branch: `change` says what became of it."""
 
     change: str
-    answers: tuple[tuple[str, Transcript], ...]
+    answer_transcripts: tuple[tuple[str, Transcript], ...]
 
 
-def followed(run: Run, pictures: Pictures) -> list[Followed]:
+def follow_questions(run: RunRecord, pictures: Pictures) -> list[FollowedQuestion]:
     """A question that the stages learned, and one that they lost; where there are such."""
     stages = [stage for stage in run.stages if stage.folder and stage.evaluation and not stage.control]
     by_id = [(stage, {row["id"]: row for row in read_lines(stage.folder / "rows.jsonl")}) for stage in stages]
@@ -182,7 +182,7 @@ def followed(run: Run, pictures: Pictures) -> list[Followed]:
     lost = [name for name in common if any(right[name]) and not right[name][-1]]
     titles = {"Learned: wrong at first, right at last": learned, "Lost: right before, wrong at last": lost}
     return [
-        Followed(
+        FollowedQuestion(
             title, tuple((stage.label, _transcript(rows[names[0]], stage.folder, pictures)) for stage, rows in by_id)
         )
         for title, names in titles.items()

@@ -17,14 +17,14 @@ from openvlt.report.figures import (
     mean_window,
     panel_rows,
     panels,
-    points,
+    scored_points,
     seeds_figure,
 )
 from openvlt.report.records import stages_of
 
 
 def test_points_are_the_results_in_percent(three):
-    main, control = points(stages_of({"stages": three}))
+    main, control = scored_points(stages_of({"stages": three}))
     assert [(point.x, point.accuracy) for point in main] == [(0, 20), (1, 40), (2, 50)]
     assert (main[0].low, main[0].high) == (13.3, 28.9) and not control
 
@@ -36,7 +36,7 @@ def test_the_control_stands_at_the_sft_of_its_iteration(three):
         result("grpo2", "grpo", evaluation(60)),
     ]
     others = [result("control-sft2", "sft", evaluation(41)), result("control-more", "sft", evaluation(43))]
-    main, control = points(stages_of({"stages": [*three, *second, *others]}))
+    main, control = scored_points(stages_of({"stages": [*three, *second, *others]}))
     assert [point.stage.name for point in main] == ["base", "sft1", "grpo1", "sft2", "grpo2"]
     assert [(point.x, point.accuracy, point.kind) for point in control] == [(3, 41, "control"), (5, 43, "control")]
 

@@ -14,7 +14,7 @@ from openvlt.errors import UserError
 from openvlt.report.__main__ import main
 from openvlt.report.page import write_page
 from openvlt.report.records import read_stage
-from openvlt.report.transcripts import Pictures, answers, right_and_wrong, samples
+from openvlt.report.transcripts import Pictures, answer_transcripts, right_and_wrong, sample_transcripts
 
 VOID = {"meta", "img", "br"}
 
@@ -152,7 +152,7 @@ def test_pictures_come_from_the_row_or_from_the_problem_s_trace(write_run, three
     )
     Image.new("RGB", (2, 2), "red").save(folder / "02-traces1" / "t.png")
     stages = [read_stage(path) for path in sorted(folder.iterdir()) if path.is_dir()]
-    found = {answer.response[-1]: answer.pictures for answer in answers(stages[1], Pictures(stages))}
+    found = {answer.response[-1]: answer.pictures for answer in answer_transcripts(stages[1], Pictures(stages))}
     assert found["a"][0].uri.startswith("data:image/png;base64,") and found["a"][0].small
     assert found["b"][0].missing == "own.png can't be read"
     assert found["c"] == ()
@@ -169,11 +169,11 @@ def test_rollouts_are_shown_from_the_first_and_the_last_step(tmp_path):
         for v in ("wrong", "correct")
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rollouts.parquet")
-    shown = samples(read_stage(tmp_path), Pictures([]))
+    shown = sample_transcripts(read_stage(tmp_path), Pictures([]))
     assert [one.response for one in shown] == ["0c", "0w", "9c", "9w"]
     (tmp_path / "rollouts.parquet").write_bytes(b"broken")
     with pytest.raises(UserError, match="rollouts.parquet can't be read"):
-        samples(read_stage(tmp_path), Pictures([]))
+        sample_transcripts(read_stage(tmp_path), Pictures([]))
 
 
 def test_command_line(write_run, three, tmp_path, capsys):

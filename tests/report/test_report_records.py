@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openvlt.errors import UserError
-from openvlt.report.records import Stage, ends, mean, read_columns, read_run, running_mean, write
+from openvlt.report.records import StageRecord, ends, load_run, mean, read_columns, running_mean, write_bytes_atomically
 
 
 def test_running_mean_is_of_the_last_values_and_skips_nan():
@@ -51,12 +51,12 @@ def test_columns_leave_out_a_half_written_line_and_read_gaps_as_nan(tmp_path: Pa
     ],
 )
 def test_stage_names_say_what_they_are(name: str, label: str, kind: str, number: int | None, control: bool):
-    stage = Stage(name)
+    stage = StageRecord(name)
     assert (stage.label, stage.kind, stage.number, stage.control) == (label, kind, number, control)
 
 
 def test_a_stage_that_has_only_begun_is_part_of_the_run(write_run, three):
-    run = read_run(write_run(three, files={"10-sft2/metrics.csv": "step,loss\n1,2.0\n"}))
+    run = load_run(write_run(three, files={"10-sft2/metrics.csv": "step,loss\n1,2.0\n"}))
     assert [stage.name for stage in run.stages] == ["base", "sft1", "grpo1", "sft2"]
     assert [stage.done for stage in run.stages] == [True, True, True, False]
     assert run.stages[-1].metrics == {"step": [1.0], "loss": [2.0]}
@@ -65,17 +65,17 @@ def test_a_stage_that_has_only_begun_is_part_of_the_run(write_run, three):
 
 def test_what_is_no_run_is_one_sentence(tmp_path: Path):
     with pytest.raises(UserError, match="no such folder; give a run folder"):
-        read_run(tmp_path / "absent")
+        load_run(tmp_path / "absent")
     with pytest.raises(UserError, match="holds no stages"):
-        read_run(tmp_path)
+        load_run(tmp_path)
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(UserError, match="results.json is not valid JSON"):
-        read_run(tmp_path)
+        load_run(tmp_path)
 
 
 def test_writing_leaves_the_new_file_alone_and_no_other(tmp_path: Path):
-    file = write(tmp_path / "page.html", b"old")
-    assert write(file, b"new").read_bytes() == b"new"
+    file = write_bytes_atomically(tmp_path / "page.html", b"old")
+    assert write_bytes_atomically(file, b"new").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     with pytest.raises(UserError, match="cannot write"):
-        write(tmp_path / "absent" / "page.html", b"")
+        write_bytes_atomically(tmp_path / "absent" / "page.html", b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from written_runs import evaluation, result
 
-from openvlt.report.records import read_json, read_run
+from openvlt.report.records import load_run, read_json
 from openvlt.report.table import results_table, runs_table, seeds_table, stages_table
 
 
@@ -74,5 +74,5 @@ def test_seeds_are_averaged_with_their_range(write_run, three):
 
 
 def test_runs_of_one_seed_are_named_by_their_folders(write_run, three):
-    runs = [read_run(write_run(three, name=name)) for name in ("first", "second")]
+    runs = [load_run(write_run(three, name=name)) for name in ("first", "second")]
     assert runs_table(runs).header[4:6] == ("first", "second")
