@@ -78,7 +78,7 @@ class InterleavedStyle(PromptStyle):
         texts = re.split(re.sub(r"\((?!\?)", "(?:", self.marks), problem.question)
         if len(texts) != len(problem.images) + 1:
             return super().messages(problem)
-        subsets: list[dict[str, Any]] = []
+        parts: list[dict[str, Any]] = []
         for index, words in enumerate(texts):
             parts += [{"type": "image"}] if index else []
             parts += [{"type": "text", "text": words}] if words else []

@@ -148,7 +148,7 @@ def _notes(result: dict[str, Any]) -> None:
     if result["missing"]:
         print(f"  {result['missing']} rows have no answer in the file and are not scored")
     if unmatched_ids := result["without_a_row"]:
-        print(f"  {len(strangers)} answers belong to no usable row and are not scored, the first is {strangers[0]}")
+        print(f"  {len(unmatched_ids)} answers belong to no usable row and are not scored, the first is {unmatched_ids[0]}")
     for word, rows in (("odd", result["faulty_rows"]), ("left out", result["skipped_rows"])):
         if rows:
             first, reason = next(iter(rows.items()))

@@ -53,20 +53,20 @@ class GRPO:
     optimizer: Callable[..., list[Optimizer]]
     scheduler: Callable[..., Any]
     advantage: Callable[..., Tensor]
-    gate: Callable[..., Tensor]
-    aggregate: Callable[[Tensor, Tensor, Totals], Tensor]
+    group_filter: Callable[..., Tensor]
+    loss_aggregation: Callable[[Tensor, Tensor, Totals], Tensor]
     loss: TokenLoss = clipped_surrogate
     kl: float = 0.0
-    auxiliary: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
+    auxiliary_losses: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
     reward_kl: RewardKL | None = None
-    plan: RolloutPlan = MultiViewPlan()
-    refill: Callable[..., Rollouts] | None = None
-    passes: Mapping[str, ViewPass] = field(default_factory=dict)
-    shapers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    correction: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    hooks: Mapping[str, Callable[..., float]] = field(default_factory=dict)
+    rollout_plan: RolloutPlan = MultiViewPlan()
+    resampling: Callable[..., Rollouts] | None = None
+    view_passes: Mapping[str, ViewPass] = field(default_factory=dict)
+    advantage_shaping: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    rollout_correction: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    metric_hooks: Mapping[str, Callable[..., float]] = field(default_factory=dict)
     sampler: Callable[[Sequence[Problem], int], PromptSampler] = Shuffled
-    task: TaskBuilder | None = None
+    task_builder: TaskBuilder | None = None
     select: Selector | None = None
     judge: Any = None
     encoder: Any = None
@@ -79,8 +79,8 @@ class GRPO:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 2048
-    warmup: float = 0.0
-    clip: float = 1.0
+    warmup_ratio: float = 0.0
+    max_grad_norm: float = 1.0
     transcripts: int = 2
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class GRPO:
     @property
     def losses(self) -> dict[str, AuxiliaryLoss]:
         """All auxiliary losses, `kl` among them."""
-        return {**({"kl": ReferenceKL(self.kl)} if self.kl else {}), **self.auxiliary}
+        return {**({"kl": ReferenceKL(self.kl)} if self.kl else {}), **self.auxiliary_losses}
 
     @property
     def needs_reference(self) -> bool:
@@ -108,7 +108,7 @@ class GRPO:
 
         Raises UserError when a rollout needs more problems than there are.
         """
-        self = replace(self, refill=copy.deepcopy(self.refill))  # what a refill remembers is one run's
+        self = replace(self, resampling=copy.deepcopy(self.resampling))  # what a refill remembers is one run's
         problems = filter_problems(problems, self.select)
         if len(problems) < self.prompts_per_rollout:
             raise UserError(
@@ -124,7 +124,7 @@ class GRPO:
             if step % self.updates == 0:
                 if not waiting:
                     transcripts.drop_after(step)
-                draw = partial(draws.take, step, more=hasattr(self.refill, "tries"))
+                draw = partial(draws.take, step, more=hasattr(self.resampling, "tries"))
                 rolled, waiting[:] = experience.collect(
                     draw(), seed=self._rollout_seed(seed, step), version=module.version, more=draw, step=step, total=self.steps
                 )
@@ -145,29 +145,29 @@ class GRPO:
         return seed * 1_000_003 + step // self.updates
 
     def _tasks(self, problem: Problem, seed: int) -> list[Problem]:
-        return [problem] if self.task is None else self.task(problem, random.Random(f"task/{seed}/{problem.id}"))
+        return [problem] if self.task_builder is None else self.task_builder(problem, random.Random(f"task/{seed}/{problem.id}"))
 
     def _draws(self, sampler: PromptSampler, problems: Sequence[Problem], experience: Experience, seed: int) -> PromptLoader:
         return PromptLoader(
             sampler,
             problems,
             size=self.prompts_per_rollout,
-            task=None if self.task is None else partial(self._tasks, seed=seed),
+            task=None if self.task_builder is None else partial(self._tasks, seed=seed),
             looks=experience.prompt_cache,
             through=lambda step: (rollout_views(resolve_schedules(experience.chain, step, self.steps)), self._rollout_seed(seed, step)),
             workers=self.fit.workers,
         )
 
     def _chain(self) -> Chain:
-        names = ("generator", "reward", "advantage", "gate", "plan", "refill", "passes", "reward_kl", "shapers", "correction", "hooks")
+        names = ("generator", "reward", "advantage", "group_filter", "rollout_plan", "resampling", "view_passes", "reward_kl", "advantage_shaping", "rollout_correction", "metric_hooks")
         names += ("judge", "encoder", "denominator", "micro_batch")
         sampling = Sampling(self.group_size, self.max_new_tokens, self.temperature, self.top_p)
-        return Chain(sampling=sampling, auxiliary=self.losses, **{name: getattr(self, name) for name in names})
+        return Chain(sampling=sampling, auxiliary_losses=self.losses, **{name: getattr(self, name) for name in names})
 
     def _module(self, vlm: VLM, sampler: PromptSampler) -> GRPOModule:
-        objective = Objective(self.loss, self.aggregate, self.losses, self.temperature)
-        optimisation = Optimisation(self.optimizer, self.scheduler, self.warmup, self.clip)
-        memories = {"sampler": sampler, **({"refill": self.refill} if hasattr(self.refill, "state_dict") else {})}
+        objective = Objective(self.loss, self.loss_aggregation, self.losses, self.temperature)
+        optimisation = Optimisation(self.optimizer, self.scheduler, self.warmup_ratio, self.max_grad_norm)
+        memories = {"sampler": sampler, **({"resampling": self.resampling} if hasattr(self.resampling, "state_dict") else {})}
         return GRPOModule(
             vlm, optimisation, self.steps, objective, updates=self.updates, micro_batch=self.micro_batch, memories=memories
         )

@@ -27,14 +27,14 @@ class Objective:
     """What a step minimises: `loss` per token times its weight, reduced by `aggregate`, plus coefficient x mean of each auxiliary loss."""
 
     loss: TokenLoss
-    aggregate: Callable[[Tensor, Tensor, Totals], Tensor]
-    auxiliary: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
+    loss_aggregation: Callable[[Tensor, Tensor, Totals], Tensor]
+    auxiliary_losses: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
     temperature: float = 1.0
 
     @property
     def entropy_grad(self) -> bool:
         """Whether the entropy is learned from, and not only logged."""
-        return any("entropy" in aux.needs for aux in self.auxiliary.values())
+        return any("entropy" in aux.needs for aux in self.auxiliary_losses.values())
 
 
 class GRPOModule(StepModule):
@@ -74,16 +74,16 @@ class GRPOModule(StepModule):
         goal, mask_NT = resolve_schedules(self.objective, self.version, self.steps), part.mask_NT
         more = {"entropy_grad": True} if goal.entropy_grad else {}
         columns = (part.prompts, part.ids_NT, mask_NT, part.group_N)
-        slope_NT = self._slope(part, goal) if part.old_logp_NT is None and not goal.auxiliary else None
+        slope_NT = self._slope(part, goal) if part.old_logp_NT is None and not goal.auxiliary_losses else None
         logp_NT, entropy_NT = completion_logp(self.vlm, *columns, temperature=goal.temperature, slope_NT=slope_NT, **more)
         old_NT = logp_NT.detach() if part.old_logp_NT is None else part.old_logp_NT
         adv = part.advantage.to(logp_NT)
         loss = self._surrogate(part, goal, logp_NT, old_NT)
         shares = self._shares(part, goal.loss, (logp_NT.detach(), old_NT, adv))
         shares["entropy"] = entropy_NT.detach().sum() / part.trained_tokens
-        for name, aux in goal.auxiliary.items():
+        for name, aux in goal.auxiliary_losses.items():
             value_NT, mark_NT = aux(logp_NT, entropy_NT, part), part.marks[name]
-            reduce = aux.aggregate or goal.aggregate
+            reduce = aux.loss_aggregation or goal.loss_aggregation
             loss = loss + aux.coefficient * reduce(value_NT, mark_NT, part.mark_totals[name])
             shares["kl" if name == "kl" else f"auxiliary_{name}"] = (value_NT.detach() * mark_NT).sum() / part.mark_totals[name].tokens
         return loss, shares
@@ -91,7 +91,7 @@ class GRPOModule(StepModule):
     def _surrogate(self, part: GRPOBatch, goal: Objective, logp_NT: Tensor, old_NT: Tensor) -> Tensor:
         loss_NT = goal.loss(logp_NT, old_NT, part.advantage.to(logp_NT), part.mask_NT)
         loss_NT = loss_NT if part.weight_NT is None else loss_NT * part.weight_NT
-        return goal.aggregate(loss_NT, part.mask_NT if part.counted_NT is None else part.counted_NT, part.totals)
+        return goal.loss_aggregation(loss_NT, part.mask_NT if part.counted_NT is None else part.counted_NT, part.totals)
 
     def _slope(self, part: GRPOBatch, goal: Objective) -> Tensor:
         """d loss / d logp at ratio 1, where it hardly ever depends on the log-probabilities: `completion_logp` checks and profits."""

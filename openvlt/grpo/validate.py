@@ -40,8 +40,8 @@ def _settings(bundle: Any) -> None:
             "whose weight isn't 0 count)"
         )
     check_coefficient("grpo.kl", bundle.kl, "0 switches the KL term off")
-    if bundle.kl and "kl" in bundle.auxiliary:
-        raise UserError("grpo.kl and grpo.auxiliary.kl are two KL terms of one name; set grpo.kl=0, or call the other one differently")
+    if bundle.kl and "kl" in bundle.auxiliary_losses:
+        raise UserError("grpo.kl and grpo.auxiliary_losses.kl are two KL terms of one name; set grpo.kl=0, or call the other one differently")
     for entry in fields(bundle):
         if entry.name not in PARTS:
             refuse_schedule(f"grpo.{entry.name}", getattr(bundle, entry.name))
@@ -49,7 +49,7 @@ def _settings(bundle: Any) -> None:
     if bundle.top_p > 1:
         raise UserError(f"grpo.top_p={bundle.top_p}; it is above 0 and at most 1, which cuts nothing off")
     check_coefficient("grpo.transcripts", bundle.transcripts, "0 keeps none")
-    check_optimisation("grpo", bundle.warmup, bundle.clip)
+    check_optimisation("grpo", bundle.warmup_ratio, bundle.max_grad_norm)
     check_optimizer("grpo.optimizer", bundle.optimizer)
     _select(bundle.select)
     if _function(bundle.sampler) is NearHalf:
@@ -81,16 +81,16 @@ def _numbers(part: Any) -> list[tuple[str, Any]]:
 
 def _columns(bundle: Any) -> None:
     check_requested_columns("grpo.advantage", bundle.advantage, extra=EXTRA, later=("adv_NT",))
-    check_requested_columns("grpo.gate", bundle.gate, later=(*SCORED, "adv_NT"))
-    for kind in ("shapers", "hooks"):
+    check_requested_columns("grpo.group_filter", bundle.group_filter, later=(*SCORED, "adv_NT"))
+    for kind in ("advantage_shaping", "metric_hooks"):
         for name, part in getattr(bundle, kind).items():
             check_requested_columns(f"grpo.{kind}.{name}", part)
             _views(f"grpo.{kind}.{name}", part, bundle)
     for name, aux in bundle.losses.items():
-        if missing := [need for need in aux.needs if need not in ("reference", "entropy", *bundle.passes)]:
-            raise UserError(f"grpo.auxiliary.{name} needs the pass {missing[0]!r}; grpo.passes has {sorted(bundle.passes)}")
-        for need in set(aux.needs) & set(bundle.passes):
-            _gives(f"grpo.auxiliary.{name}", need, "logp", bundle)
+        if missing := [need for need in aux.needs if need not in ("reference", "entropy", *bundle.view_passes)]:
+            raise UserError(f"grpo.auxiliary_losses.{name} needs the pass {missing[0]!r}; grpo.view_passes has {sorted(bundle.view_passes)}")
+        for need in set(aux.needs) & set(bundle.view_passes):
+            _gives(f"grpo.auxiliary_losses.{name}", need, "logp", bundle)
 
 
 def _views(where: str, part: Any, bundle: Any) -> None:
@@ -99,21 +99,21 @@ def _views(where: str, part: Any, bundle: Any) -> None:
     for name, parameter in inspect.signature(part).parameters.items() if outputs else ():
         if name not in ("view", "noisy") or not isinstance(parameter.default, str):
             continue
-        if parameter.default not in bundle.passes:
-            raise UserError(f"{where}.{name}={parameter.default!r} is no pass; grpo.passes has {sorted(bundle.passes)}")
+        if parameter.default not in bundle.view_passes:
+            raise UserError(f"{where}.{name}={parameter.default!r} is no pass; grpo.view_passes has {sorted(bundle.view_passes)}")
         for output in outputs:
             _gives(where, parameter.default, output, bundle)
 
 
 def _gives(where: str, name: str, output: str, bundle: Any) -> None:
     """The pass `name` computes the `output` that is read."""
-    if output not in bundle.passes[name].outputs:
-        raise UserError(f"{where} reads {output} of the pass {name!r}; add it: grpo.passes.{name}.outputs=[{output}, ...]")
+    if output not in bundle.view_passes[name].outputs:
+        raise UserError(f"{where} reads {output} of the pass {name!r}; add it: grpo.view_passes.{name}.outputs=[{output}, ...]")
 
 
 def _together(bundle: Any) -> None:
-    function = {name: _function(getattr(bundle, name)) for name in ("loss", "aggregate", "advantage", "gate")}
-    if function["loss"] in loss.SEQUENCE_LEVEL and function["aggregate"] in loss_aggregation.TOKEN_SUMS:
+    function = {name: _function(getattr(bundle, name)) for name in ("loss", "loss_aggregation", "advantage", "group_filter")}
+    if function["loss"] in loss.SEQUENCE_LEVEL and function["loss_aggregation"] in loss_aggregation.TOKEN_SUMS:
         raise UserError(
             f"{function['loss'].__name__} gives one value per completion, which {function['aggregate'].__name__} would count once per "
             "token; use aggregate sequence_mean"
@@ -124,10 +124,10 @@ def _together(bundle: Any) -> None:
             "groups use clipped_surrogate, sequence_surrogate or cispo"
         )
     _advantage(bundle, function["advantage"])
-    if function["gate"] is group_filter.drop_zero_variance_groups:
+    if function["group_filter"] is group_filter.drop_zero_variance_groups:
         _keep_unequal(bundle, function["advantage"])
-    if bundle.refill is not None:
-        _refill(bundle, function["gate"])
+    if bundle.resampling is not None:
+        _refill(bundle, function["group_filter"])
 
 
 def _advantage(bundle: Any, function: Any) -> None:
@@ -145,7 +145,7 @@ def _advantage(bundle: Any, function: Any) -> None:
     if function is advantage.gdpo and _function(bundle.reward.combine) is not weighted_sum:
         raise UserError("reward.combine has no effect under gdpo, which adds up the weighted terms itself; leave it out")
     alone = "group_N" in requested_columns(bundle.advantage) and function.__module__ == advantage.__name__
-    if alone and largest_group(bundle.plan, bundle.group_size, bundle.steps) == 1:
+    if alone and largest_group(bundle.rollout_plan, bundle.group_size, bundle.steps) == 1:
         raise UserError(
             f"grpo.group_size=1 trains nothing under {function.__name__}: a group of one is its own baseline and its advantage 0; give at "
             "least 2, or take reinforce_pp, whose baseline is the batch"
@@ -155,31 +155,31 @@ def _advantage(bundle: Any, function: Any) -> None:
 def _keep_unequal(bundle: Any, function: Any) -> None:
     if bundle.reward_kl is not None:
         raise UserError(
-            "gate keep_unequal drops groups with equal rewards as if they had no gradient, but the KL term in the reward gives them one; "
-            "use gate keep_all or accuracy_band"
+            "group_filter drop_zero_variance_groups drops groups with equal rewards as if they had no gradient, but the KL term in the reward gives them one; "
+            "use group_filter keep_all_groups or keep_accuracy_band"
         )
     if function in OVER_BATCH:
         raise UserError(
-            f"gate keep_unequal drops groups with equal rewards as if they had no gradient, but {function.__name__} gives them one; "
-            "use gate keep_all or accuracy_band"
+            f"group_filter drop_zero_variance_groups drops groups with equal rewards as if they had no gradient, but {function.__name__} gives them one; "
+            "use group_filter keep_all_groups or keep_accuracy_band"
         )
 
 
 def _refill(bundle: Any, function: Any) -> None:
     if function is group_filter.keep_all_groups:
-        raise UserError("grpo.refill has nothing to replace under gate keep_all; use keep_unequal or accuracy_band, or leave refill out")
-    for name, part in bundle.shapers.items():
+        raise UserError("grpo.resampling has nothing to replace under group_filter keep_all_groups; use drop_zero_variance_groups or keep_accuracy_band, or leave resampling out")
+    for name, part in bundle.advantage_shaping.items():
         if _function(part) is advantage_shaping.require_perception:
-            raise UserError("shaper perceived_first has to see the perception groups that a refill takes out; leave grpo.refill out")
+            raise UserError("shaper require_perception has to see the perception groups that a refill takes out; leave grpo.resampling out")
         if _replays(bundle) and {"logp", "old_NT"} & set(requested_columns(part)):
             raise UserError(
-                f"grpo.shapers.{name} reads the policy's log-probabilities, but those of replayed groups are an earlier policy's; use "
-                "refill Resample, or leave refill out"
+                f"grpo.advantage_shaping.{name} reads the policy's log-probabilities, but those of replayed groups are an earlier policy's; use "
+                "refill Resample, or leave resampling out"
             )
 
 
 def _replays(bundle: Any) -> bool:
-    return hasattr(bundle.refill, "state_dict")
+    return hasattr(bundle.resampling, "state_dict")
 
 
 def _function(part: Any) -> Any:

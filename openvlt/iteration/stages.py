@@ -91,15 +91,15 @@ class EvaluateBase:
 class DistillStage:
     """Makes SFT data: `distillation` by the model of stage `author` on the problems of `select`."""
 
-    author: str
+    teacher: str
     distillation: Distillation
     select: Selection
     kind: ClassVar[str] = "distill"
 
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
         problems = context.source.problems(self.select, seed)
-        counts = self.distillation.run(context.load(self.author), problems, folder=folder, seed=seed)
-        return {"start": self.author, "distillation": counts, "skipped_rows": getattr(context.source, "skipped", {})}
+        counts = self.distillation.run(context.load(self.teacher), problems, folder=folder, seed=seed)
+        return {"start": self.teacher, "distillation": counts, "skipped_rows": getattr(context.source, "skipped", {})}
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class GRPOStage:
 
     start: str
     select: Selection
-    screen: DifficultyFilter | None = None
+    difficulty_filter: DifficultyFilter | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     kind: ClassVar[str] = "grpo"
 
@@ -146,8 +146,8 @@ class GRPOStage:
         grpo, vlm = override_fields(context.grpo, self.settings, name), context.load(self.start, adapter=True)
         reference = context.load(self.start) if grpo.needs_reference and context.adapter is None else None
         problems = context.source.problems(self.select, seed)
-        if self.screen is not None:
-            problems = self.screen(vlm, problems, seed)
+        if self.difficulty_filter is not None:
+            problems = self.difficulty_filter(vlm, problems, seed)
         grpo.train(vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
         save_model(vlm, folder)
         training = {"steps": grpo.steps, "problems": len(problems), "group_size": grpo.group_size}

@@ -129,7 +129,7 @@ def _sft(vlm: VLM, sft: SFT, expected: ExpectedSizes, side: int) -> dict[str, di
 
 
 def _grpo(settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: ExpectedSizes, side: int, count: int) -> dict[str, dict[str, int]]:
-    group, drawn = (largest(grpo.plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw))
+    group, drawn = (largest(grpo.rollout_plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw))
     prompts = max(1, min(grpo.micro_batch // group, -(-grpo.prompts_per_update // count)))
     load = tracker.Load(prompts, group, grpo.max_new_tokens, expected.text, expected.images, side)
     second = grpo.needs_reference and vlm.model is vlm.core

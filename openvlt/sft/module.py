@@ -62,13 +62,13 @@ class SFT:
     epochs: int = 1
     batch_size: int = 32
     micro_batch: int = 32
-    warmup: float = 0.1
-    clip: float = 1.0
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
     max_tokens: int = 2048
 
     def __post_init__(self) -> None:
         check_positive(self, "sft", "epochs", "batch_size", "micro_batch", "max_tokens")
-        check_optimisation("sft", self.warmup, self.clip)
+        check_optimisation("sft", self.warmup_ratio, self.max_grad_norm)
         check_optimizer("sft.optimizer", self.optimizer)
 
     def steps(self, traces: int) -> int:
@@ -83,7 +83,7 @@ class SFT:
                 "make more traces"
             )
         renderer = Renderer(vlm.processor, self.prompt)
-        optimisation = Optimisation(self.optimizer, self.scheduler, self.warmup, self.clip)
+        optimisation = Optimisation(self.optimizer, self.scheduler, self.warmup_ratio, self.max_grad_norm)
         module = SFTModule(vlm, optimisation, self.steps(len(traces)), self.micro_batch)
         vlm.model.train()
 

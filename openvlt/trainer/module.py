@@ -19,20 +19,20 @@ from openvlt.trainer.optimizer import schedule
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How weights move: `optimizer(named parameters)` gives a list, `scheduler` is a transformers schedule, `warmup` a share of steps."""
+    """How weights move: `optimizer(named parameters)` gives a list, `scheduler` is a transformers schedule, `warmup_ratio` a share of steps."""
 
     optimizer: Callable[..., list[Optimizer]]
     scheduler: Callable[..., Any]
-    warmup: float = 0.0
-    clip: float = 1.0
+    warmup_ratio: float = 0.0
+    max_grad_norm: float = 1.0
 
 
-def check_optimisation(where: str, warmup: Any, clip: Any) -> None:
-    """Raises UserError for a warm-up or a clip that can't be; `where` is their part of the configuration, grpo or sft."""
-    if not (isinstance(clip, (int, float)) and clip > 0):
-        raise UserError(f"{where}.clip={clip}; the norm that gradients are cut to is a number above 0; inf (.inf in a file) clips nothing")
-    if not (isinstance(warmup, (int, float)) and 0 <= warmup < 1):
-        raise UserError(f"{where}.warmup={warmup}; it is a share of the steps, from 0 to below 1")
+def check_optimisation(where: str, warmup_ratio: Any, max_grad_norm: Any) -> None:
+    """Raises UserError for a warm-up or a max_grad_norm that can't be; `where` is their part of the configuration, grpo or sft."""
+    if not (isinstance(max_grad_norm, (int, float)) and max_grad_norm > 0):
+        raise UserError(f"{where}.max_grad_norm={max_grad_norm}; the norm that gradients are cut to is a number above 0; inf (.inf in a file) clips nothing")
+    if not (isinstance(warmup_ratio, (int, float)) and 0 <= warmup_ratio < 1):
+        raise UserError(f"{where}.warmup_ratio={warmup_ratio}; it is a share of the steps, from 0 to below 1")
 
 
 class StepModule(lightning.LightningModule):
@@ -79,7 +79,7 @@ class StepModule(lightning.LightningModule):
 
     def _step(self) -> Tensor:
         distributed.all_reduce_gradients(self._trainable())
-        norm = torch.nn.utils.clip_grad_norm_(self._trainable(), self.optimisation.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._trainable(), self.optimisation.max_grad_norm)
         for optimizer in self._as_list(self.optimizers()):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -97,8 +97,8 @@ class StepModule(lightning.LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         named = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
         optimizers = self.optimisation.optimizer(named)
-        build, warmup = self.optimisation.scheduler, self.optimisation.warmup
-        return optimizers, [schedule(optimizer, build, self.steps, warmup) for optimizer in optimizers]
+        build, warmup_ratio = self.optimisation.scheduler, self.optimisation.warmup_ratio
+        return optimizers, [schedule(optimizer, build, self.steps, warmup_ratio) for optimizer in optimizers]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["version"] = self.version

@@ -62,9 +62,9 @@ def _adamw(values: list[nn.Parameter], learning_rate: float, weight_decay: float
     return kind(values, lr=learning_rate, weight_decay=weight_decay, betas=tuple(betas), fused=True)
 
 
-def schedule(optimizer: Optimizer, build: Callable[..., Any], steps: int, warmup: float) -> Any:
-    """A transformers schedule over `steps` optimiser steps; `warmup` is their share spent rising from 0."""
-    return build(optimizer, num_warmup_steps=round(warmup * steps), num_training_steps=steps)
+def schedule(optimizer: Optimizer, build: Callable[..., Any], steps: int, warmup_ratio: float) -> Any:
+    """A transformers schedule over `steps` optimiser steps; `warmup_ratio` is their share spent rising from 0."""
+    return build(optimizer, num_warmup_steps=round(warmup_ratio * steps), num_training_steps=steps)
 
 
 def constant(optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int) -> Any:

@@ -15,10 +15,10 @@ NEEDED = {  # what a file leaves for the user to say
     "scale=7b": ["reasoner={_target_: openvlt.distill.reason.write_chain, _partial_: true}"],
     "distill=served": ["distill.reason.server.endpoints.urls=http://localhost:8000/v1", "distill.reason.server.endpoints.model=name"],
     "recipe=vogue": [
-        *("grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5"),
-        *("grpo.shapers.entropy.weight=0.01", "grpo.plan.more.noisy.n.end=1"),
+        *("grpo.advantage_shaping.uncertainty.weight=0.1", "grpo.advantage_shaping.uncertainty.limit=0.5"),
+        *("grpo.advantage_shaping.entropy.weight=0.01", "grpo.rollout_plan.more.noisy.n.end=1"),
     ],
-    "recipe=pearl": ["grpo.shapers.perceived.auxiliary=1.0"],
+    "recipe=pearl": ["grpo.advantage_shaping.perceived.auxiliary=1.0"],
     "optimizer=adamw": ["~sft.optimizer.muon_learning_rate"],  # scale=tiny gives it to the muon that it chose
 }
 

@@ -123,7 +123,7 @@ def test_the_shipped_stages_are_in_order(cycle: str) -> None:
             assert control[name].select.amount > loop[name].select.amount
             assert replace(control[name].select, amount=loop[name].select.amount) == loop[name].select
         assert [control[name].settings for name in ("sft2", "sft3")] == [loop[name].settings for name in ("sft2", "sft3")]
-        assert [control["traces2"].author, control["traces3"].author] == ["sft1", "control_sft2"]
+        assert [control["traces2"].teacher, control["traces3"].teacher] == ["sft1", "control_sft2"]
 
 
 @pytest.mark.parametrize("stage, change", [("sft1", {"traces": ["grpo1"]}), ("sft1", {"start": "grpo1"}), ("traces1", {"author": "grpo1"})])

@@ -20,7 +20,7 @@ def paper(request: pytest.FixtureRequest) -> DictConfig:
 
 def test_sft_has_the_papers_settings(paper: DictConfig) -> None:
     assert paper.sft.optimizer.learning_rate == 5e-7
-    assert (paper.sft.batch_size, paper.sft.epochs, paper.sft.warmup) == (32, 1, 0.1)
+    assert (paper.sft.batch_size, paper.sft.epochs, paper.sft.warmup_ratio) == (32, 1, 0.1)
     assert paper.sft.scheduler._target_ == "transformers.get_cosine_schedule_with_warmup"
     assert paper.sft.batch_size % paper.sft.micro_batch == 0
     assert paper.trainer.precision == "bf16-true" and paper.model.dtype == "bfloat16"
@@ -31,12 +31,12 @@ def test_sft_has_the_papers_settings(paper: DictConfig) -> None:
 def test_grpo_has_the_papers_settings(paper: DictConfig) -> None:
     grpo = paper.grpo
     assert (grpo.prompts_per_rollout, grpo.prompts_per_update, grpo.group_size) == (512, 128, 5)
-    assert (grpo.temperature, grpo.top_p, grpo.clip, grpo.kl, grpo.warmup) == (1.0, 0.99, 1.0, 1e-2, 0.0)
+    assert (grpo.temperature, grpo.top_p, grpo.max_grad_norm, grpo.kl, grpo.warmup_ratio) == (1.0, 0.99, 1.0, 1e-2, 0.0)
     assert (grpo.optimizer.learning_rate, grpo.optimizer.weight_decay) == (1e-6, 1e-2)
     assert grpo.optimizer._target_ == "openvlt.trainer.optimizer.adamw"
     assert grpo.scheduler._target_ == "openvlt.trainer.optimizer.constant"
     assert (paper.prompt.max_tokens, grpo.max_new_tokens, paper.evaluation.sampling.max_new_tokens) == (6144, 2048, 2048)
-    assert grpo.aggregate._target_ == "openvlt.grpo.parts.loss_aggregation.sequence_mean" and grpo.denominator == "all"  # (1/G) sum (1/|o|) sum
+    assert grpo.loss_aggregation._target_ == "openvlt.grpo.parts.loss_aggregation.sequence_mean" and grpo.denominator == "all"  # (1/G) sum (1/|o|) sum
     assert grpo.advantage._target_ == "openvlt.grpo.parts.advantage.normalise_by_group"
     assert grpo.loss._target_ == "openvlt.grpo.parts.loss.clipped_surrogate"
     assert (grpo.loss.clip_low, grpo.loss.clip_high) == (0.2, 0.2)
@@ -72,7 +72,7 @@ def test_stages_draw_the_papers_amounts_from_its_sources(paper: DictConfig) -> N
         assert larger == ({"geometry3k", "superclevr"} if number == "3" else set())
         assert stages[f"sft{number}"].start == "base" and stages[f"grpo{number}"].start == f"sft{number}"
     authors = {f"traces{n}": author for n, author in zip("123", ("base", "grpo1", "grpo2"), strict=True)}
-    assert all(stages[name].author == author for name, author in authors.items() if name in stages)
+    assert all(stages[name].teacher == author for name, author in authors.items() if name in stages)
 
 
 def test_iter2_and_iter3_continue_the_one_before(paper: DictConfig) -> None:

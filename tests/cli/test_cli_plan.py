@@ -48,7 +48,7 @@ def test_a_plan_counts_what_is_asked_of_a_problem(monkeypatch: pytest.MonkeyPatc
     loads: list[tracker.Load] = []
     monkeypatch.setattr(estimate, "_phases", lambda vlm, make, load, reference: loads.append(load) or ({}, {}, {}))
     monkeypatch.setattr(estimate, "rollout", lambda vlm, load, sampling, generator: loads.append(load) or {"cache": sampling.n})
-    for more in ((), ("~grpo.plan",)):
+    for more in ((), ("~grpo.rollout_plan",)):
         estimate._grpo(None, None, build(compose("+recipe=noisy_rollout", *more).grpo, "grpo"), estimate.ExpectedSizes(), 4, 1)
     assert [(load.prompts, load.group) for load in loads] == [(10, 12), (32, 6), (21, 6), (32, 6)]
 

@@ -92,7 +92,7 @@ def test_what_a_server_is_shown():
     url = user["content"][0]["image_url"]["url"]
     with urllib.request.urlopen(url) as file, Image.open(file) as image:
         assert image.size == (14, 7) and image.getpixel((0, 0)) == (255, 0, 0)
-    _, as_prompt = engine.messages(Question(problem, "A red box.", (0,)))
+    _, told = engine.messages(Question(problem, "A red box.", (0,)))
     assert told["content"] == "Description:\nA red box.\n\nQuestion:\nWhich?\nChoices:\n(A) a\n(B) b\nThink."
     options = [engine.options(Question(problem, None, (0,)), sample, 1) for sample in (0, 1, 0)]
     assert options[0] == options[2] and options[0]["seed"] != options[1]["seed"] and options[0]["max_tokens"] == 2048

@@ -47,19 +47,19 @@ RECIPES: dict[str, list[str]] = {
     "noisy_rollout": [],
     "visurf": [],
     "vogue": [
-        *("grpo.shapers.uncertainty.weight=0.1", "grpo.shapers.uncertainty.limit=0.5"),
-        *("grpo.shapers.entropy.weight=0.01", "grpo.plan.more.noisy.n.end=1"),
+        *("grpo.advantage_shaping.uncertainty.weight=0.1", "grpo.advantage_shaping.uncertainty.limit=0.5"),
+        *("grpo.advantage_shaping.entropy.weight=0.01", "grpo.rollout_plan.more.noisy.n.end=1"),
     ],
-    "pearl": ["grpo.shapers.perceived.auxiliary=0.5"],
+    "pearl": ["grpo.advantage_shaping.perceived.auxiliary=0.5"],
     "ssl4rl": [],
     "replay": [],
 }
 MIXED = [  # parts of many methods at once
-    "+grpo.auxiliary.entropy={_target_: openvlt.grpo.parts.auxiliary_losses.EntropyBonus, coefficient: 0.01}",
-    "+grpo.auxiliary.right={_target_: openvlt.grpo.parts.auxiliary_losses.SFTLoss, coefficient: 0.1, rows: correct}",
-    "+grpo.shapers.cut={_target_: openvlt.grpo.parts.advantage_shaping.drop_truncated, _partial_: true}",
-    "+grpo.shapers.sharp={_target_: openvlt.grpo.parts.advantage_shaping.keep_top_entropy, _partial_: true, share: 0.5}",
-    "+grpo.correction={_target_: openvlt.grpo.parts.rollout_correction.RolloutCorrection, level: sequence, action: mask, cap: 3.0}",
+    "+grpo.auxiliary_losses.entropy={_target_: openvlt.grpo.parts.auxiliary_losses.EntropyBonus, coefficient: 0.01}",
+    "+grpo.auxiliary_losses.right={_target_: openvlt.grpo.parts.auxiliary_losses.SFTLoss, coefficient: 0.1, rows: correct}",
+    "+grpo.advantage_shaping.cut={_target_: openvlt.grpo.parts.advantage_shaping.drop_truncated, _partial_: true}",
+    "+grpo.advantage_shaping.sharp={_target_: openvlt.grpo.parts.advantage_shaping.keep_top_entropy, _partial_: true, share: 0.5}",
+    "+grpo.rollout_correction={_target_: openvlt.grpo.parts.rollout_correction.RolloutCorrection, level: sequence, action: mask, cap: 3.0}",
     "grpo.denominator=selected",
     "grpo.kl=0.1",
 ]
@@ -144,7 +144,7 @@ def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tu
 
 def trained(case: str, start: VLM, folder: Path, steps: int) -> tuple[VLM, list[dict[str, float]]]:
     """The case trained as its files say, in float32 with a large learning rate: the model and the rows of metrics.csv."""
-    settings = bundle(case, steps=steps, prompts_per_rollout=16, prompts_per_update=4, optimizer={"learning_rate": 0.01}, warmup=0)
+    settings = bundle(case, steps=steps, prompts_per_rollout=16, prompts_per_update=4, optimizer={"learning_rate": 0.01}, warmup_ratio=0)
     vlm = VLM(copy.deepcopy(start.model).float(), start.processor, start.path)
     reference = VLM(copy.deepcopy(vlm.model), start.processor, start.path) if settings.needs_reference else None
     judge, reward.judge = reward.judge, judge_parity

@@ -87,7 +87,7 @@ def test_a_kl_term_keeps_every_group_and_scores_the_reference(make, fresh, mixed
     reference = fresh()
     with torch.no_grad():
         reference.model.model.language_model.norm.weight.mul_(1.3)
-    _, (batch,) = make(auxiliary={"kl": ReferenceKL(0.1)}, reference=reference, micro_batch=2).collect(mixed, seed=0, version=0)
+    _, (batch,) = make(auxiliary_losses={"kl": ReferenceKL(0.1)}, reference=reference, micro_batch=2).collect(mixed, seed=0, version=0)
     assert len(batch) == 8 and batch.totals.tokens == 27
     ids, mask = ragged(LENGTHS)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_with_an_adapter_the_reference_is_the_base(make, fresh, vlm, mixed, rend
             if "lora_B" in name:
                 value.fill_(0.3)
     adapted.model.train()
-    _, batches = make(auxiliary={"kl": ReferenceKL(0.1)}, model=adapted, updates=2).collect(mixed, seed=0, version=0)
+    _, batches = make(auxiliary_losses={"kl": ReferenceKL(0.1)}, model=adapted, updates=2).collect(mixed, seed=0, version=0)
     ids, mask = ragged(LENGTHS)
     with torch.no_grad():
         expected, _ = completion_logp(vlm, render(mixed), ids, mask, torch.arange(4).repeat_interleave(2))
@@ -118,7 +118,7 @@ def test_with_an_adapter_the_reference_is_the_base(make, fresh, vlm, mixed, rend
 
 def test_a_kl_term_without_any_reference_is_refused(make):
     with pytest.raises(ValueError, match="needs a reference model, or an adapter"):
-        make(auxiliary={"kl": ReferenceKL(0.1)})
+        make(auxiliary_losses={"kl": ReferenceKL(0.1)})
 
 
 def test_a_generator_without_log_probabilities_is_fine(make, mixed):

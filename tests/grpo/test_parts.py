@@ -139,10 +139,10 @@ def test_correction_on_paper(level, action, first, second):
 
 
 def test_without_the_samplers_probabilities_nothing_is_corrected_silently():
-    chain = Chain(None, None, Reward({"a": None}, {"a": 1.0}), centre_by_group, None, correction=RolloutCorrection())
+    chain = Chain(None, None, Reward({"a": None}, {"a": 1.0}), centre_by_group, None, rollout_correction=RolloutCorrection())
     made = rollouts([1.0, 0.0, 1.0, 0.0]).with_(logp={"old": torch.zeros(4, 4)})
     assert weighting.compute_advantages(chain, made).token_weight_NT[0].tolist() == pytest.approx([math.exp(0.1)] * 4)
-    with pytest.raises(UserError, match="grpo.correction needs the sampler's log-probabilities; use rollout=prefix"):
+    with pytest.raises(UserError, match="grpo.rollout_correction needs the sampler's log-probabilities; use rollout=prefix"):
         weighting.compute_advantages(chain, made.with_(behaviour_logp_NT=None))
 
 
@@ -294,8 +294,8 @@ def test_columns_are_given_by_name_and_unknown_ones_are_told():
 
     value, names = columns.call_with_columns(mine, made)
     assert value.tolist() == [3, 1, 8, 2] and names == ["p0", "p0", "p1", "p1"]
-    with pytest.raises(UserError, match=r"grpo.gate asks for \['rewrd_N'\]; its parameters may be reward_N"):
-        columns.check_requested_columns("grpo.gate", lambda rewrd_N: rewrd_N)
+    with pytest.raises(UserError, match=r"grpo.group_filter asks for \['rewrd_N'\]; its parameters may be reward_N"):
+        columns.check_requested_columns("grpo.group_filter", lambda rewrd_N: rewrd_N)
 
 
 def test_a_hook_counts_distinct_answers():

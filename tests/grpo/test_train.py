@@ -39,7 +39,7 @@ def parity(rollouts: Rollouts, services: Any) -> torch.Tensor:
 
 
 def settings(**changes: Any) -> GRPO:
-    parts = dict(advantage=centre_by_group, gate=drop_zero_variance_groups, aggregate=token_mean, reward=Reward({"parity": parity}, {"parity": 1.0}))
+    parts = dict(advantage=centre_by_group, group_filter=drop_zero_variance_groups, loss_aggregation=token_mean, reward=Reward({"parity": parity}, {"parity": 1.0}))
     machine = dict(fit=TrainingLoop(accelerator="cpu", progress=False), prompt=PromptStyle(), generator=PrefixGenerator())
     moves = dict(optimizer=partial(adamw, learning_rate=1e-3), scheduler=constant)
     sizes = dict(steps=4, group_size=2, prompts_per_rollout=4, prompts_per_update=4, max_new_tokens=3)
@@ -66,10 +66,10 @@ def same(one: VLM, other: VLM) -> None:
 
 def test_stages_of_one_bundle_share_no_memory(train):
     """The second of two stages neither replays the first's groups nor takes its policy's version."""
-    both = settings(refill=ReplayBuffer())
+    both = settings(resampling=ReplayBuffer())
     first, second = train(both, "first"), train(both, "second")
     same(first, second)
-    assert not both.refill.memory and both.refill.rounds == 0
+    assert not both.resampling.memory and both.resampling.rounds == 0
 
 
 class Killed(Exception):
@@ -99,12 +99,12 @@ NOISE = Noisy(steps=500)
 CASES = {  # what a draw may depend on, and what has images made
     "plain": {},
     "outcome": {"sampler": NearHalf, "prompts_per_rollout": 8, "steps": 6},
-    "refill": {"refill": Resample(tries=2), "passes": {"dark": ViewPass(Blackened())}, "shapers": {"p": partial(weigh_by_perception, view="dark")}},
+    "resampling": {"resampling": Resample(tries=2), "view_passes": {"dark": ViewPass(Blackened())}, "advantage_shaping": {"p": partial(weigh_by_perception, view="dark")}},
     "views": {
-        "task": self_made_tasks.rotation_task,
-        "plan": MultiViewPlan({"noisy": ViewSpec(2, NOISE, Ramp(0.2, 0.8))}),
-        "passes": {"noisy": ViewPass(NOISE, Ramp(0.2, 0.8), outputs=("sym_kl",)), "dark": ViewPass(Blackened(), Ramp(0.0, 0.9))},
-        "shapers": {
+        "task_builder": self_made_tasks.rotation_task,
+        "rollout_plan": MultiViewPlan({"noisy": ViewSpec(2, NOISE, Ramp(0.2, 0.8))}),
+        "view_passes": {"noisy": ViewPass(NOISE, Ramp(0.2, 0.8), outputs=("sym_kl",)), "dark": ViewPass(Blackened(), Ramp(0.0, 0.9))},
+        "advantage_shaping": {
             "bonus": partial(add_uncertainty_bonus, weight=0.5, limit=1.0, noisy="noisy"),
             "needy": partial(weigh_by_perception, view="dark"),
         },

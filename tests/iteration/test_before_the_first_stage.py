@@ -25,7 +25,7 @@ class Unanswered:
 @pytest.mark.parametrize(
     "later, said",
     [
-        (DistillStage(author="base", distillation=Unanswered(), select=Selection()), "no server answers"),
+        (DistillStage(teacher="base", distillation=Unanswered(), select=Selection()), "no server answers"),
         (SFTStage(traces=("traces0",)), "stage 'traces0' is neither in this run"),
         (SFTStage(traces=(), start="grpo0"), "stage 'grpo0' is neither in this run"),
     ],
@@ -39,7 +39,7 @@ def test_what_a_later_stage_lacks_is_told_at_once(later: DistillStage | SFTStage
 def test_a_finished_distillation_needs_no_server(tmp_path: Path) -> None:
     (tmp_path / "00-traces").mkdir()
     (tmp_path / "00-traces" / "results.json").write_text('{"stage": "traces"}')
-    traces = DistillStage(author="base", distillation=Unanswered(), select=Selection())
+    traces = DistillStage(teacher="base", distillation=Unanswered(), select=Selection())
     results = Study({"traces": traces}).run(LAB, tmp_path, runs=tmp_path, name="x", scale="tiny")
     assert results["stages"] == [{"stage": "traces"}]
 

@@ -184,9 +184,9 @@ def test_the_adamw_factory_makes_adams_first_step():
 
 
 def test_schedules_warm_up_over_their_share_of_steps():
-    def rates(build, warmup: float) -> list[float]:
+    def rates(build, warmup_ratio: float) -> list[float]:
         (optimizer,) = adamw([("w", nn.Parameter(torch.ones(1)))], learning_rate=1.0)
-        plan, found = schedule(optimizer, build, 10, warmup), []
+        plan, found = schedule(optimizer, build, 10, warmup_ratio), []
         for _ in range(10):
             found.append(optimizer.param_groups[0]["lr"])
             optimizer.step()

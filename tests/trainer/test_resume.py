@@ -74,7 +74,7 @@ def sft(fresh, problems, tmp_path) -> Callable[..., tuple[VLM, Path]]:
     traces = [Trace(p, f"<think>{p.question}</think><answer>{p.answer}</answer>") for p in problems]
 
     def train(name: str, **fit: Any) -> tuple[VLM, Path]:
-        settings = SFT(Mortal(**fit), PromptStyle(), MUON, cosine, epochs=2, batch_size=4, micro_batch=2, warmup=0.2)
+        settings = SFT(Mortal(**fit), PromptStyle(), MUON, cosine, epochs=2, batch_size=4, micro_batch=2, warmup_ratio=0.2)
         model, folder = fresh(), tmp_path / name
         folder.mkdir(exist_ok=True)
         settings.train(model, traces, folder=folder, seed=3)

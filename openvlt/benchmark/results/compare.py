@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.results.files import percent, read_scored
+from openvlt.benchmark.results.files import format_share, read_scored
 from openvlt.benchmark.results.statistics import mcnemar, paired_bootstrap
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 SHOWN = 10
 
 
-def compare(one: str, other: str) -> dict[str, Any]:
+def compare_files(one: str, other: str) -> dict[str, Any]:
     """The paired comparison of two run folders (or their rows.parquet), `other` minus `one`, over the rows that both have.
 
     Raises UserError when they share no row, or a shared row asks for another answer.
@@ -26,7 +26,7 @@ def compare(one: str, other: str) -> dict[str, Any]:
         raise UserError(f"{one} and {other} have no row in common; compare runs of the same benchmark")
     if differ := [name for name in shared if first[name][0].get("gold") != second[name][0].get("gold")]:
         raise UserError(f"row {differ[0]!r} has another answer in {other} than in {one}; compare runs over the same data")
-    result = paired([_share(first[name]) for name in shared], [_share(second[name]) for name in shared], _clusters(first, shared))
+    result = paired_difference([_share(first[name]) for name in shared], [_share(second[name]) for name in shared], _clusters(first, shared))
     lost = [name for name in shared if _share(first[name]) > _share(second[name])]
     gained = [name for name in shared if _share(first[name]) < _share(second[name])]
     return {
@@ -41,7 +41,7 @@ def compare(one: str, other: str) -> dict[str, Any]:
     }
 
 
-def paired(one: Sequence[float], other: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+def paired_difference(one: Sequence[float], other: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
     """Accuracies, difference, the bootstrap's interval and p (by cluster), and McNemar's exact p where every share is 0 or 1."""
     bootstrap = paired_bootstrap(one, other, clusters)
     only_one = sum(a == 1 and b == 0 for a, b in zip(one, other, strict=True))
@@ -95,14 +95,14 @@ def _cells(first: Mapping[str, Any], second: Mapping[str, Any], shared: Sequence
     }
 
 
-def told(result: Mapping[str, Any]) -> str:
+def describe_comparison(result: Mapping[str, Any]) -> str:
     """The comparison for people, with the first answers that flipped."""
     low, high = result["interval"]
     one, other = result["accuracy"]
     p = "" if result["mcnemar_p"] is None else f"  McNemar p {result['mcnemar_p']:.3g}"
     sign = "+" if result["difference"] >= 0 else ""
     lines = [
-        f"{percent(one)} % -> {percent(other)} %: {sign}{percent(result['difference'])} points (95 %: {percent(low)} to {percent(high)})"
+        f"{format_share(one)} % -> {format_share(other)} %: {sign}{format_share(result['difference'])} points (95 %: {format_share(low)} to {format_share(high)})"
         f"  bootstrap p {result['bootstrap_p']:.3g}{p}  n {result['rows']}",
         f"gained {len(result['gained'])}, lost {len(result['lost'])}",
     ]
@@ -112,7 +112,7 @@ def told(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def pairs(one: str, other: str) -> dict[str, tuple[str, str]]:
+def pair_files(one: str, other: str) -> dict[str, tuple[str, str]]:
     """Which folders to compare: the two themselves, or of two runs over several benchmarks those that both have."""
     if (Path(one) / "rows.parquet").is_file() or not Path(one).is_dir():
         return {Path(one).name: (one, other)}

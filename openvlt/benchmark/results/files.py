@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.results.summary import Scored
-from openvlt.types import UserError
+from openvlt.errors import UserError
 
 
-def write_rows(file: Path, scored: Sequence[Scored], asked: Mapping[str, str], made: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def write_scored_rows(file: Path, scored: Sequence[Scored], asked: Mapping[str, str], made: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """One row per answer: id, sample, prompt, gold, response, what was read, verdict, tokens; written whole or not at all."""
     import pyarrow
     from pyarrow import parquet
@@ -68,39 +68,39 @@ def read_scored(place: str) -> list[dict[str, Any]]:
     return rows
 
 
-def percent(share: float) -> str:
+def format_share(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def headline(result: Mapping[str, Any]) -> float:
+def headline_share(result: Mapping[str, Any]) -> float:
     """The share that stands for the benchmark: its metric, else its accuracy."""
     return result["metrics"].get(result["headline"], result["accuracy"])
 
 
-def line(result: Mapping[str, Any]) -> str:
+def result_line(result: Mapping[str, Any]) -> str:
     """One line for people: name, protocol, accuracy, counts, interval, unparsed rate, further metrics."""
     low, high = result["interval"]
     parts = [
-        f"{result['benchmark']}, {result['variant']}: accuracy {percent(result['accuracy'])} %",
+        f"{result['benchmark']}, {result['variant']}: accuracy {format_share(result['accuracy'])} %",
         f"{result['correct']}/{result['total']}",
-        f"(95 %: {percent(low)} to {percent(high)})",
-        f"unparsed {percent(result['unparsed'])} %",
+        f"(95 %: {format_share(low)} to {format_share(high)})",
+        f"unparsed {format_share(result['unparsed'])} %",
     ]
-    parts += [] if result["truncated"] is None else [f"truncated {percent(result['truncated'])} %"]
-    parts += [f"{name} {percent(share)} %" for name, share in result["metrics"].items()]
-    parts += [f"pass@{k} {percent(share)} %" for k, share in result.get("pass@k", {}).items()]
+    parts += [] if result["truncated"] is None else [f"truncated {format_share(result['truncated'])} %"]
+    parts += [f"{name} {format_share(share)} %" for name, share in result["metrics"].items()]
+    parts += [f"pass@{k} {format_share(share)} %" for k, share in result.get("pass@k", {}).items()]
     return "  ".join(parts)
 
 
-def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+def results_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """A table of benchmarks, then a table of sub-scores for each."""
     heads = "benchmark | protocol | judge | score | % | correct | 95 % interval | clustered error | unparsed".split(" | ")
     rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for r in results:
-        error = "" if r["clustered_error"] is None else percent(r["clustered_error"])
+        error = "" if r["clustered_error"] is None else format_share(r["clustered_error"])
         low, high = r["interval"]
-        cells = [r["benchmark"], r["variant"], r["judge"] or "", r["headline"], percent(headline(r)), f"{r['correct']}/{r['total']}"]
-        rows.append(f"| {' | '.join([*cells, f'{percent(low)} to {percent(high)}', error, percent(r['unparsed']) + ' %'])} |")
+        cells = [r["benchmark"], r["variant"], r["judge"] or "", r["headline"], format_share(headline_share(r)), f"{r['correct']}/{r['total']}"]
+        rows.append(f"| {' | '.join([*cells, f'{format_share(low)} to {format_share(high)}', error, format_share(r['unparsed']) + ' %'])} |")
     notes = ["", "The interval and the clustered error are the accuracy's, in points; an unparsed answer is a wrong one."]
     return "\n".join([*rows, *notes, *(text for result in results for text in _sub_scores(result))]) + "\n"
 
@@ -110,6 +110,6 @@ def _sub_scores(result: Mapping[str, Any]) -> list[str]:
     lines += ["| group | value | % | correct | 95 % interval |", "|---|---|---|---|---|"]
     for group, values in result["cells"].items():
         for name, cell in values.items():
-            interval = " to ".join(map(percent, cell["interval"]))
-            lines.append(f"| {group} | {name} | {percent(cell['accuracy'])} | {cell['correct']}/{cell['total']} | {interval} |")
+            interval = " to ".join(map(format_share, cell["interval"]))
+            lines.append(f"| {group} | {name} | {format_share(cell['accuracy'])} | {cell['correct']}/{cell['total']} | {interval} |")
     return lines

@@ -77,7 +77,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def majority(answers: Sequence[Hashable | None]) -> int | None:
+def majority_vote(answers: Sequence[Hashable | None]) -> int | None:
     """Index of the first sample that gives the most frequent answer; the answer seen first wins a tie; None never votes."""
     counts = Counter(answer for answer in answers if answer is not None)
     return answers.index(counts.most_common(1)[0][0]) if counts else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openvlt.benchmark.protocol import Answer
-from openvlt.benchmark.results.statistics import Z95, clustered_error, majority, pass_at_k, wilson
+from openvlt.benchmark.results.statistics import Z95, clustered_error, majority_vote, pass_at_k, wilson
 from openvlt.types import Problem, Verdict
 
 UNREAD = (Verdict.UNPARSED, Verdict.NO_ANSWER, Verdict.TIMEOUT)
@@ -32,7 +32,7 @@ class Scored:
         return sum(self.right) / len(self.answers)
 
 
-def summary(scored: Sequence[Scored], metrics: Callable[..., dict[str, Any]] | None = None) -> dict[str, Any]:
+def summarise_scores(scored: Sequence[Scored], metrics: Callable[..., dict[str, Any]] | None = None) -> dict[str, Any]:
     """Counts, interval, clustered error, unparsed and truncated rates, sub-scores, and with several samples pass@k and maj@k.
 
     `total` counts answers (rows x samples). The interval is Wilson's for one sample; samples of one row are not independent, so with
@@ -43,7 +43,7 @@ def summary(scored: Sequence[Scored], metrics: Callable[..., dict[str, Any]] | N
     clusters = [row.problem.meta["cluster"] for row in scored]
     error = clustered_error([row.share for row in scored], clusters)
     result = {
-        **counts(scored, error),
+        **score_counts(scored, error),
         "clustered_error": error,
         "clusters": len(set(clusters)),
         "rows": len(scored),
@@ -52,12 +52,12 @@ def summary(scored: Sequence[Scored], metrics: Callable[..., dict[str, Any]] | N
         "unparsed": sum(verdicts[verdict] for verdict in UNREAD) / (samples * len(scored)),
         "truncated": sum(cut) / len(cut) if cut else None,
         "metrics": {} if metrics is None else metrics([(row.problem, row.share) for row in scored]),
-        "cells": cells(scored),
+        "cells": breakdown(scored),
     }
-    return result | (several(scored) if samples > 1 else {})
+    return result | (summarise_samples(scored) if samples > 1 else {})
 
 
-def counts(scored: Sequence[Scored], error: float | None = None) -> dict[str, Any]:
+def score_counts(scored: Sequence[Scored], error: float | None = None) -> dict[str, Any]:
     """`accuracy`, `correct`, `total`, the 95 % `interval` and its `half_width`."""
     samples, correct = len(scored[0].answers), sum(sum(row.right) for row in scored)
     total = samples * len(scored)
@@ -71,23 +71,23 @@ def counts(scored: Sequence[Scored], error: float | None = None) -> dict[str, An
     return {"accuracy": share, "correct": correct, "total": total, "interval": [low, high], "half_width": (high - low) / 2}
 
 
-def cells(scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
+def breakdown(scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
     """Counts per value of every sub-score; a row with several values (skills) counts in each."""
     groups: dict[str, dict[str, list[Scored]]] = defaultdict(lambda: defaultdict(list))
     for row in scored:
         for group, value in row.problem.meta["cells"].items():
             for name in value if isinstance(value, tuple) else (value,):
                 groups[group][name].append(row)
-    return {group: {name: counts(rows) for name, rows in sorted(values.items())} for group, values in groups.items()}
+    return {group: {name: score_counts(rows) for name, rows in sorted(values.items())} for group, values in groups.items()}
 
 
-def several(scored: Sequence[Scored]) -> dict[str, Any]:
+def summarise_samples(scored: Sequence[Scored]) -> dict[str, Any]:
     """pass@k for every power of two up to the number of samples, and maj@k over normalised answers."""
     n = len(scored[0].answers)
     ks = sorted({k for power in range(n.bit_length()) if (k := 2**power) <= n} | {n})
     passed = {str(k): sum(pass_at_k(n, sum(row.right), k) for row in scored) / len(scored) for k in ks}
     voted = 0
     for row in scored:
-        chosen = majority([None if answer.extracted is None else answer.extracted.strip().casefold() for answer in row.answers])
+        chosen = majority_vote([None if answer.extracted is None else answer.extracted.strip().casefold() for answer in row.answers])
         voted += chosen is not None and row.right[chosen]
     return {"pass@k": passed, f"maj@{n}": voted / len(scored)}

@@ -64,7 +64,7 @@ def _tables(benchmark: Benchmark, data_dir: str | None) -> list[SubsetRows]:
     folder = Path(data_dir)
     parts.sort(key=lambda part: part.name != folder.name)  # `data_dir=…/vision`: what lies there without a name is vision's
     once: dict[tuple[object, ...], Subset] = {}
-    for part in subsets:
+    for part in parts:
         if places := find_subset(folder, part):
             once.setdefault((*places, part.split), part)
     if not once and only_file(folder):

@@ -46,7 +46,7 @@ def read_responses(file: str, ids: Sequence[str], column: str, subset_of: Callab
         name = "_".join(str(row.get(part)) for part in id_columns)
         if subset_of is not None:
             part, _, name = name.rpartition("/")
-            name = f"{part_of(row, part or path.name)}/{name}"
+            name = f"{subset_of(row, part or path.name)}/{name}"
         for sample, response in enumerate(_texts(row.get(column), f"responses={file}, row {number}"), _sample(row)):
             if (name, sample) in found:
                 raise UserError(f"responses={file}: id {name!r} occurs twice; give each row once, several samples as a list")

@@ -24,7 +24,7 @@ def match_responses(benchmark: Benchmark, loaded: LoadedRows, file: str, recorde
     unmatched_ids = [name for name in found if name not in known]
     if len(unmatched_ids) > len(loaded.skipped) or len(unmatched_ids) == len(found):
         raise UserError(
-            f"responses={file}: id {strangers[0]!r} and {len(strangers) - 1} more of {len(found)} are no rows of {loaded.where}; "
+            f"responses={file}: id {unmatched_ids[0]!r} and {len(unmatched_ids) - 1} more of {len(found)} are no rows of {loaded.where}; "
             f"give answers to {benchmark.name}, or its rows with data_dir=<folder>"
         )
     found = {name: sorted(answers, key=lambda answer: answer.sample) for name, answers in found.items() if name in known}

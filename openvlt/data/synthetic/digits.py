@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from openvlt.data.synthetic import digit_lessons as lessons
 from openvlt.data.synthetic import figures
+from openvlt.data.synthetic import pretraining as lessons
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -79,5 +79,5 @@ def generate_digits(
 def digit_lessons(
     amount: int, *, seed: int, mix: tuple[float, float, float] = DIGIT_MIX, size: int = 56
 ) -> Iterator[tuple[Problem, str]]:
-    """As `lessons.pretraining`, with values up to 9 in pictures, arithmetic and texts; only `train` scans."""
-    return lessons.pretraining(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, style=_style("train"))
+    """As `pretraining.figure_lessons`, with values up to 9 in pictures, arithmetic and texts; only `train` scans."""
+    return lessons.figure_lessons(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, style=_style("train"))

@@ -63,15 +63,15 @@ class Chain:
     sampling: Sampling
     reward: Reward
     advantage: Callable[..., Tensor]
-    gate: Callable[..., Tensor]
-    plan: RolloutPlan = MultiViewPlan()
-    refill: Callable[..., Rollouts] | None = None
-    passes: Mapping[str, ViewPass] = field(default_factory=dict)
+    group_filter: Callable[..., Tensor]
+    rollout_plan: RolloutPlan = MultiViewPlan()
+    resampling: Callable[..., Rollouts] | None = None
+    view_passes: Mapping[str, ViewPass] = field(default_factory=dict)
     reward_kl: RewardKL | None = None
-    shapers: Mapping[str, Callable[..., AdvantageUpdate]] = field(default_factory=dict)
-    correction: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    auxiliary: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
-    hooks: Mapping[str, Callable[..., float]] = field(default_factory=dict)
+    advantage_shaping: Mapping[str, Callable[..., AdvantageUpdate]] = field(default_factory=dict)
+    rollout_correction: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    auxiliary_losses: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
+    metric_hooks: Mapping[str, Callable[..., float]] = field(default_factory=dict)
     judge: Any = None
     encoder: Any = None
     denominator: str = "all"
@@ -79,12 +79,12 @@ class Chain:
 
     def needs(self, updates: int) -> set[str]:
         """What has to be scored: old, reference. Everything that is asked for by name counts."""
-        parts = (self.advantage, *self.shapers.values(), *self.hooks.values())
+        parts = (self.advantage, *self.advantage_shaping.values(), *self.metric_hooks.values())
         asked_for = {SCORED[name] for part in parts for name in requested_columns(part) if name in SCORED}
-        asked_for |= {need for aux in self.auxiliary.values() for need in aux.needs if need == "reference"}
+        asked_for |= {need for aux in self.auxiliary_losses.values() for need in aux.needs if need == "reference"}
         asked_for |= {"old", "reference"} if self.reward_kl is not None else set()
-        replays = hasattr(self.refill, "state_dict")
-        return asked_for | ({"old"} if updates > 1 or self.passes or self.correction is not None or replays else set())
+        replays = hasattr(self.resampling, "state_dict")
+        return asked_for | ({"old"} if updates > 1 or self.view_passes or self.rollout_correction is not None or replays else set())
 
     def consults_reference(self, updates: int) -> bool:
         """Whether there has to be a reference: to be scored, or to write for a reward term (`model: reference`)."""
@@ -93,7 +93,7 @@ class Chain:
     @property
     def every_row(self) -> bool:
         """Whether rows that the gate dropped are scored all the same."""
-        return bool(self.auxiliary or self.reward_kl or self.shapers or self.passes or self.hooks)
+        return bool(self.auxiliary_losses or self.reward_kl or self.advantage_shaping or self.view_passes or self.metric_hooks)
 
 
 class Experience:
@@ -129,7 +129,7 @@ class Experience:
             rollouts = self.roll(asked_for, seed=seed, version=version, chain=chain, draw=next(draws))
             generated = time.perf_counter()
             rollouts = broadcast_rewards(chain.reward(rollouts, services))
-            rollouts = rollouts.with_(keep_N=call_with_columns(chain.gate, mask_reward_only(rollouts)))
+            rollouts = rollouts.with_(keep_N=call_with_columns(chain.group_filter, mask_reward_only(rollouts)))
             clock["generate_s"] += generated - began
             clock["reward_s"] += time.perf_counter() - generated
             self.accuracy |= accuracies(rollouts)
@@ -137,14 +137,14 @@ class Experience:
 
         rollouts = judged(problems)
         asked_for, metrics = len(rollouts.problems), rollout_metrics(rollouts, **clock)
-        if chain.refill is not None:
-            rollouts = chain.refill(rollouts, lambda: judged(more()))
+        if chain.resampling is not None:
+            rollouts = chain.resampling(rollouts, lambda: judged(more()))
             rollouts = rollouts.with_(prompts=self._with_vision_features(rollouts.prompts))  # groups from a memory come without
             metrics |= clock
             metrics["refilled"] = len(kept_groups(rollouts)) / asked_for
         rollouts = compute_advantages(chain, self._score_logprobs(chain, take_rows(rollouts, trained_rows(rollouts)), seed))
-        metrics |= {name: float(call_with_columns(hook, rollouts)) for name, hook in chain.hooks.items()}
-        marks = {name: aux.tokens(rollouts) for name, aux in chain.auxiliary.items()}
+        metrics |= {name: float(call_with_columns(hook, rollouts)) for name, hook in chain.metric_hooks.items()}
+        marks = {name: aux.tokens(rollouts) for name, aux in chain.auxiliary_losses.items()}
         batches = [self._batch(chain, rollouts, marks, part) for part in range(self.updates)]
         self.prompt_cache.made.clear()
         return rollouts, [replace(batch, metrics=metrics) for batch in batches]
@@ -157,14 +157,14 @@ class Experience:
         sampled = random.Random(f"draw/{seed}/{draw}").getrandbits(62) if draw else seed
         prompts = self._with_vision_features(self.prompt_cache.get(problems, PLAIN, seed).prompts)
         groups: list[list[tuple[Completion, Origin, str]]] = [[] for _ in problems]
-        for name, spec in chain.plan.specs(chain.sampling.n).items():
+        for name, spec in chain.rollout_plan.specs(chain.sampling.n).items():
             look = PromptBatch(problems, prompts) if spec.view is None else self.prompt_cache.get(problems, view_key(spec), seed)
             seen = [tag_with_view(problem, name) for problem in look.problems]
             completions = generate_on_ranks(chain.generator, self.vlm, seen, look.prompts, replace(chain.sampling, n=spec.n), sampled)
             for number, completion in enumerate(completions):
                 groups[number // spec.n].append((completion, row_origin(problems[number // spec.n], spec), name))
         for group, problem in zip(groups, problems, strict=True):
-            group += [(self._injected_completion(text), Origin.INJECTED, "given") for text in chain.plan.inject(problem)]
+            group += [(self._injected_completion(text), Origin.INJECTED, "given") for text in chain.rollout_plan.inject(problem)]
         rows = [row for group in groups for row in group]
         ids_NT, mask_NT = pad_right([completion.token_ids for completion, _, _ in rows], self.vlm.pad_id)
         return Rollouts(
@@ -211,7 +211,7 @@ class Experience:
         if "reference" in needs:
             with self._reference_model() as reference:
                 logp["ref"], _ = self.score(reference, rollouts, rows_N)
-        for name, each in chain.passes.items():
+        for name, each in chain.view_passes.items():
             prompts = self.prompt_cache.get(rollouts.problems, view_key(each), seed).prompts
             if "logp" in each.outputs:
                 logp[name], _ = self.score(self.vlm, rollouts.with_(prompts=prompts), rows_N)
@@ -267,7 +267,7 @@ class Experience:
         share_N = whole.group_N * self.updates // len(whole.problems) == part
         weight_NT = token_weights(whole)
         counted_NT, counted_N = select_denominator(whole, weight_NT, chain.denominator)
-        learned_N = share_N & (torch.ones_like(share_N) if chain.auxiliary else (weight_NT != 0).any(1))
+        learned_N = share_N & (torch.ones_like(share_N) if chain.auxiliary_losses else (weight_NT != 0).any(1))
         rows = learned_N.nonzero()[:, 0]
         groups, group_N = whole.group_N[rows].unique(return_inverse=True)
         width = int(whole.mask_NT[rows].sum(1).max()) if len(rows) else 0
@@ -287,7 +287,7 @@ class Experience:
             old_logp_NT=cut(whole.logp.get("old")),
             ref_logp_NT=cut(whole.logp.get("ref")),
             behaviour_logp_NT=cut(whole.behaviour_logp_NT),
-            views={name: cut(whole.logp[name]) for name in chain.passes if name in whole.logp},
+            views={name: cut(whole.logp[name]) for name in chain.view_passes if name in whole.logp},
             marks={name: cut(mark_NT) for name, mark_NT in marks.items()},
             mark_totals={name: loss_totals(mark_NT, mark_NT.any(1), share_N) for name, mark_NT in marks.items()},
             policy_version=whole.policy_version,

@@ -77,22 +77,22 @@ def row_origin(problem: Problem, spec: ViewSpec) -> Origin:
     return Origin.AUXILIARY if "parent" in problem.meta else Origin.POLICY
 
 
-def largest_group(plan: RolloutPlan, group_size: int, steps: int) -> int:
+def largest_group(rollout_plan: RolloutPlan, group_size: int, steps: int) -> int:
     """Completions of one problem that are learned from together, where a run of `steps` has most: at its beginning or at its end.
 
     Given texts, and whatever a plan of one's own injects, count as one.
     """
-    given = not (isinstance(plan, MultiViewPlan) and plan.texts is None)
-    return given + max(sum(spec.n for spec in specs if spec.train) for specs in _ends(plan, group_size, steps))
+    given = not (isinstance(rollout_plan, MultiViewPlan) and rollout_plan.texts is None)
+    return given + max(sum(spec.n for spec in specs if spec.train) for specs in _ends(rollout_plan, group_size, steps))
 
 
-def largest_draw(plan: RolloutPlan, group_size: int, steps: int) -> int:
+def largest_draw(rollout_plan: RolloutPlan, group_size: int, steps: int) -> int:
     """Completions of one problem that are generated at once: each view's are drawn on their own."""
-    return max(spec.n for specs in _ends(plan, group_size, steps) for spec in specs)
+    return max(spec.n for specs in _ends(rollout_plan, group_size, steps) for spec in specs)
 
 
-def _ends(plan: RolloutPlan, group_size: int, steps: int) -> list[Collection[ViewSpec]]:
-    return [resolve_schedules(plan, step, steps).specs(group_size).values() for step in (0, steps - 1)]
+def _ends(rollout_plan: RolloutPlan, group_size: int, steps: int) -> list[Collection[ViewSpec]]:
+    return [resolve_schedules(rollout_plan, step, steps).specs(group_size).values() for step in (0, steps - 1)]
 
 
 PASS_OUTPUTS = ("logp", "sym_kl")

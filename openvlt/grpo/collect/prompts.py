@@ -51,7 +51,7 @@ def view_key(part: Any) -> ViewKey:
 def rollout_views(chain: Any) -> list[ViewKey]:
     """What a rollout looks through, by the parts of a `grpo.experience.Chain` whose schedules have their values; each once."""
     found = [PLAIN]
-    for part in (*chain.plan.specs(chain.sampling.n).values(), *chain.passes.values()):
+    for part in (*chain.rollout_plan.specs(chain.sampling.n).values(), *chain.view_passes.values()):
         if view_key(part) not in found:
             found.append(view_key(part))
     return found
@@ -108,7 +108,7 @@ class PromptLoader:
         through: Callable[[int], tuple[list[ViewKey], int]],
         workers: int,
     ) -> None:
-        self.sampler, self.problems, self.size, self.task, self.prompt_cache, self.through = sampler, problems, size, task, looks, through
+        self.sampler, self.problems, self.size, self.task, self.prompt_cache, self.through = sampler, problems, size, task, prompt_cache, through
         self.rows = {id(problem): row for row, problem in enumerate(problems)}  # the worker has the problems: only rows are sent
         self.ahead = PrefetchWorker(self._prepared) if PrefetchWorker.possible(workers) else None
 

@@ -38,9 +38,9 @@ class Resample:
     tries: int = 4
 
     def __post_init__(self) -> None:
-        refuse_schedule("grpo.refill.tries", self.tries)
+        refuse_schedule("grpo.resampling.tries", self.tries)
         if self.tries < 1:
-            raise UserError(f"grpo.refill.tries={self.tries}; it is at least 1, or leave refill out")
+            raise UserError(f"grpo.resampling.tries={self.tries}; it is at least 1, or leave refill out")
 
     def __call__(self, rollouts: Rollouts, make: Make) -> Rollouts:
         target, parts = len(rollouts.problems), [take_groups(rollouts, kept_groups(rollouts))]
@@ -69,13 +69,13 @@ class ReplayBuffer:
     rounds: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        refuse_schedule("grpo.refill.capacity", self.capacity)
+        refuse_schedule("grpo.resampling.capacity", self.capacity)
         if self.capacity < 1:
-            raise UserError(f"grpo.refill.capacity={self.capacity}; it is at least 1, or leave refill out")
+            raise UserError(f"grpo.resampling.capacity={self.capacity}; it is at least 1, or leave refill out")
 
     def __call__(self, rollouts: Rollouts, make: Make) -> Rollouts:
         if rollouts.behaviour_logp_NT is None:
-            raise UserError("grpo.refill=Replay needs the sampler's log-probabilities; use rollout=prefix or rollout=hf")
+            raise UserError("grpo.resampling=Replay needs the sampler's log-probabilities; use rollout=prefix or rollout=hf")
         kept = kept_groups(rollouts)
         missing = len(rollouts.problems) - len(kept)
         rng = np.random.default_rng([self.seed, self.rounds])

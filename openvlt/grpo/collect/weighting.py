@@ -35,12 +35,12 @@ def compute_advantages(chain: Any, rollouts: Rollouts) -> Rollouts:
     extra = {"reward_N": reward_N, "penalty_NT": penalty_NT, "weights": chain.reward.weights}
     adv = call_with_columns(chain.advantage, rollouts, **extra)
     rollouts = rollouts.with_(**{"adv_N" if adv.ndim == 1 else "adv_NT": adv})
-    for shaper in chain.shapers.values():
+    for shaper in chain.advantage_shaping.values():
         rollouts = call_with_columns(shaper, rollouts).apply(rollouts)
-    if chain.correction is not None:
+    if chain.rollout_correction is not None:
         if rollouts.behaviour_logp_NT is None:
-            raise UserError("grpo.correction needs the sampler's log-probabilities; use rollout=prefix or rollout=hf, or leave it out")
-        weight_NT = chain.correction(rollouts.logp["old"], rollouts.behaviour_logp_NT, rollouts.mask_NT)
+            raise UserError("grpo.rollout_correction needs the sampler's log-probabilities; use rollout=prefix or rollout=hf, or leave it out")
+        weight_NT = chain.rollout_correction(rollouts.logp["old"], rollouts.behaviour_logp_NT, rollouts.mask_NT)
         rollouts = AdvantageUpdate(token_weight_NT=weight_NT).apply(rollouts)
     return rollouts
 

@@ -99,5 +99,5 @@ def gdpo(rewards: Mapping[str, Tensor], weights: Mapping[str, float], group_N: T
 
 
 def normalise_keeping_nan(value_N: Tensor, group_N: Tensor, eps: float) -> Tensor:
-    """As `group_normalised`, but NaN stays NaN: (N,)."""
+    """As `normalise_by_group`, but NaN stays NaN: (N,)."""
     return normalise_by_group(value_N, group_N, eps=eps).masked_fill(value_N.isnan(), torch.nan)

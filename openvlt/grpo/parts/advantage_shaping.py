@@ -122,7 +122,7 @@ def add_entropy_bonus(entropy_NT: Tensor, *, weight: float) -> AdvantageUpdate:
 def weigh_by_difficulty(level_N: Tensor, *, weights: Mapping[int, float]) -> AdvantageUpdate:
     """Harder questions count more in the loss (RewardMap's difficulty weight; as a factor of the reward it cancels in (r - mean)/std)."""
     if missing := {int(level) for level in level_N.unique().tolist() if level == level} - set(weights):
-        raise UserError(f"level_weights has no weight for levels {sorted(missing)}; give grpo.shapers.<name>.weights.<level>=<number>")
+        raise UserError(f"weigh_by_difficulty has no weight for levels {sorted(missing)}; give grpo.advantage_shaping.<name>.weights.<level>=<number>")
     table = {float(level): weight for level, weight in weights.items()}
     return AdvantageUpdate(sample_weight_N=torch.tensor([table.get(level, 1.0) for level in level_N.tolist()]))
 

@@ -19,10 +19,10 @@ from openvlt.types import GRPOBatch, Origin, Rollouts, Verdict
 
 @dataclass(frozen=True)
 class AuxiliaryLoss:
-    """What they share. `needs` names what has to be computed for it: reference, entropy, or a pass of `grpo.passes`."""
+    """What they share. `needs` names what has to be computed for it: reference, entropy, or a pass of `grpo.view_passes`."""
 
     coefficient: float
-    aggregate: LossAggregation | None = None
+    loss_aggregation: LossAggregation | None = None
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:

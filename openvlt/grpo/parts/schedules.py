@@ -11,7 +11,7 @@ from typing import Any
 from openvlt.errors import UserError
 
 PARTS = (
-    "loss", "aggregate", "advantage", "gate", "shapers", "passes", "plan", "correction", "kl", "auxiliary", "reward_kl", "reward", "hooks"
+    "loss", "loss_aggregation", "advantage", "group_filter", "advantage_shaping", "view_passes", "rollout_plan", "rollout_correction", "kl", "auxiliary_losses", "reward_kl", "reward", "metric_hooks"
 )  # fmt: skip
 
 
