@@ -104,7 +104,7 @@ class Benchmark:
     subset_of: Callable[[Mapping[str, Any], str], str] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", {name: part for name, part in self.subsets.items() if part is not None})
+        object.__setattr__(self, "subsets", {name: part for name, part in self.subsets.items() if part is not None})
 
     def protocol(self, name: str) -> Protocol:
         """The protocol of that name. Raises UserError for another one."""

@@ -135,16 +135,16 @@ class DistillationRun:
 
     def _told(self, stage: str, replies: Iterator[tuple[Question, int, Reply]]) -> Iterator[tuple[Question, int, Reply]]:
         """The replies, with a line on how it goes once a minute and a last word on those that failed."""
-        began, told, count_outcomes, failed = time.monotonic(), time.monotonic(), 0, 0
+        began, told, count, failed = time.monotonic(), time.monotonic(), 0, 0
         for question, sample, reply in replies:
-            count_outcomes, failed = count_outcomes + 1, failed + bool(reply.error)
+            count, failed = count + 1, failed + bool(reply.error)
             if time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
-                rate, retries = count_outcomes / (told - began), dict(self.usage.retries) or "none"
-                print(f"{stage}: {count_outcomes} answers, {rate:.1f}/s, cost {self.usage.cost:.2f}, retries {retries}", flush=True)
+                rate, retries = count / (told - began), dict(self.usage.retries) or "none"
+                print(f"{stage}: {count} answers, {rate:.1f}/s, cost {self.usage.cost:.2f}, retries {retries}", flush=True)
             yield question, sample, reply
         if failed:
-            print(f"{stage}: {failed} of {count_outcomes} requests were not answered; `resume=` asks them again", flush=True)
+            print(f"{stage}: {failed} of {count} requests were not answered; `resume=` asks them again", flush=True)
 
     def caption(self, problem: Problem) -> tuple[bool, str | None]:
         """Whether a chain can be asked for, and the caption to show (None: the writer sees the image)."""

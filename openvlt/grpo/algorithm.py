@@ -153,7 +153,7 @@ class GRPO:
             problems,
             size=self.prompts_per_rollout,
             task=None if self.task_builder is None else partial(self._tasks, seed=seed),
-            looks=experience.prompt_cache,
+            prompt_cache=experience.prompt_cache,
             through=lambda step: (rollout_views(resolve_schedules(experience.chain, step, self.steps)), self._rollout_seed(seed, step)),
             workers=self.fit.workers,
         )

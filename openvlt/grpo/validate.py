@@ -115,8 +115,8 @@ def _together(bundle: Any) -> None:
     function = {name: _function(getattr(bundle, name)) for name in ("loss", "loss_aggregation", "advantage", "group_filter")}
     if function["loss"] in loss.SEQUENCE_LEVEL and function["loss_aggregation"] in loss_aggregation.TOKEN_SUMS:
         raise UserError(
-            f"{function['loss'].__name__} gives one value per completion, which {function['aggregate'].__name__} would count once per "
-            "token; use aggregate sequence_mean"
+            f"{function['loss'].__name__} gives one value per completion, which {function['loss_aggregation'].__name__} would count once per "
+            "token; use loss_aggregation sequence_mean"
         )
     if function["loss"] is loss.policy_gradient and (bundle.updates > 1 or _replays(bundle)):
         raise UserError(

@@ -31,7 +31,7 @@ class DifficultyFilter:
     deadline_s: float = 5.0
 
     def __post_init__(self) -> None:
-        check_positive(self, "screen", "keep", "batch", "deadline_s")
+        check_positive(self, "difficulty_filter", "keep", "batch", "deadline_s")
 
     def __call__(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> list[Problem]:
         """The kept problems, in their own order; among equals the earlier ones."""

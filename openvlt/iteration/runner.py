@@ -101,4 +101,4 @@ def check_stages(stages: Mapping[str, Stage], context: StageContext) -> None:
 
 def _needs(stage: Stage) -> list[str]:
     """The stages whose work this one takes."""
-    return [name for name in (getattr(stage, "start", None), getattr(stage, "author", None), *getattr(stage, "traces", ())) if name]
+    return [name for name in (getattr(stage, "start", None), getattr(stage, "teacher", None), *getattr(stage, "traces", ())) if name]

@@ -73,7 +73,7 @@ def write_page(run_folder: str | Path) -> Path:
         table=stages_table(run.stages),
         iterations=_inline(iterations),
         sections=[_section(stage, run, config, pictures) for stage in run.stages],
-        follow_questions=follow_questions(run, pictures),
+        followed=follow_questions(run, pictures),
         config=_text(run.folder / "config.yaml"),
     )
     return write_bytes_atomically(run.folder / "report.html", page.encode())

@@ -164,7 +164,7 @@ class FollowedQuestion:
     """The same question in every stage of the main branch: `change` says what became of it."""
 
     change: str
-    answer_transcripts: tuple[tuple[str, Transcript], ...]
+    answers: tuple[tuple[str, Transcript], ...]
 
 
 def follow_questions(run: RunRecord, pictures: Pictures) -> list[FollowedQuestion]:

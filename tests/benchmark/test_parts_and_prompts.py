@@ -140,7 +140,7 @@ def test_of_two_forms_of_a_split_parquet_is_read(tmp_path: Path) -> None:
 
 
 def shown(name: str, problem: Problem) -> str:
-    return question_text(built(name, "protocol=openvlt").how.ask(problem))
+    return question_text(built(name, "protocol=openvlt").how.prompt(problem))
 
 
 def verse(version: str, question: str, **columns: Any) -> Problem:
@@ -164,7 +164,7 @@ def test_mathverse_shows_what_its_version_leaves_of_the_question() -> None:
 def test_real_mathverse_shows_no_options_twice(data_dir: Path) -> None:
     run = built("mathverse", "protocol=openvlt")
     for problem in load_rows(run.benchmark, str(data_dir / "mathverse_sample"), images=False).problems:
-        text = question_text(run.how.ask(problem))
+        text = question_text(run.how.prompt(problem))
         assert (text == IN_THE_IMAGE) is (problem.meta["version"] == "Vision Only")
         assert text.count("Choices:") == (problem.choices is not None and text != IN_THE_IMAGE), text
 
@@ -178,11 +178,11 @@ def test_a_screenshot_of_mmmu_pro_is_shown_alone() -> None:
     screenshot = mmmu_pro.read_mmmu_pro(pro(1), VISION)  # published outputs hold its question
     assert shown("mmmu_pro", screenshot) == IN_THE_IMAGE and screenshot.choices == ("x", "y", "z")
     assert shown("mmmu_pro", mmmu_pro.read_mmmu_pro(pro(1), STANDARD)) == "Q?\nChoices:\n(A) x\n(B) y\n(C) z"
-    asked = built("mmmu_pro", "protocol=openvlthinker").how.ask(screenshot)
+    asked = built("mmmu_pro", "protocol=openvlthinker").how.prompt(screenshot)
     assert "(A) x" in asked.question  # the paper's script gives it the options
 
 
 def test_a_description_stands_before_what_is_shown() -> None:
-    asked = built("mmmu_pro", "protocol=openvlt").how.ask(mmmu_pro.read_mmmu_pro(pro(1), VISION))
+    asked = built("mmmu_pro", "protocol=openvlt").how.prompt(mmmu_pro.read_mmmu_pro(pro(1), VISION))
     described = replace_images([replace(asked, images=(Path("p.png"),))], {asked.id: "a sheet"}, "{caption}: {question}")[0]
     assert question_text(described) == f"a sheet: {IN_THE_IMAGE}" and not described.images

@@ -54,7 +54,7 @@ def test_the_real_testmini(data_dir: Path, run: BenchmarkRunner) -> None:
     loaded = load_rows(run.benchmark, str(data_dir / "mathvision_testmini"), images=True)
     assert len(loaded.problems) == 304 and all(len(problem.images) == 1 for problem in loaded.problems)
     assert loaded.faults.keys() <= {"59", "434", "1843", "1893", "2830"} and not loaded.skipped
-    prompt = run.how.ask(next(problem for problem in loaded.problems if problem.choices == tuple("ABCDE"))).question
+    prompt = run.how.prompt(next(problem for problem in loaded.problems if problem.choices == tuple("ABCDE"))).question
     assert prompt.startswith("Please solve the problem step by step") and "(A) A" not in prompt  # letters that stand in the picture
 
 
@@ -77,7 +77,7 @@ def test_real_mathvista(data_dir: Path) -> None:
     run = built("mathvista", "protocol=openvlthinker")
     loaded = load_rows(run.benchmark, str(data_dir / "train_sources" / "mathvista_by_source" / "geos"), images=True)
     assert loaded.problems and all(problem.images for problem in loaded.problems)
-    prompt = run.how.ask(loaded.problems[0]).question
+    prompt = run.how.prompt(loaded.problems[0]).question
     assert prompt.startswith("Hint: Please answer the question requiring an answer.\nQuestion: Hint: ")  # the double hint
 
 

@@ -78,7 +78,7 @@ def test_every_file_composes_and_builds(file: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["evaluate", "distill"])
 def test_the_other_scripts_compose_and_build(name: str) -> None:
     config = compose(name=name)
-    for node in (n for n in (*NODES, "author", "select") if n in config):
+    for node in (n for n in (*NODES, "teacher", "select") if n in config):
         build(config[node], node)
     assert config.name == name
 
@@ -126,7 +126,7 @@ def test_the_shipped_stages_are_in_order(cycle: str) -> None:
         assert [control["traces2"].teacher, control["traces3"].teacher] == ["sft1", "control_sft2"]
 
 
-@pytest.mark.parametrize("stage, change", [("sft1", {"traces": ["grpo1"]}), ("sft1", {"start": "grpo1"}), ("traces1", {"author": "grpo1"})])
+@pytest.mark.parametrize("stage, change", [("sft1", {"traces": ["grpo1"]}), ("sft1", {"start": "grpo1"}), ("traces1", {"teacher": "grpo1"})])
 def test_a_stage_that_needs_a_later_one_is_told(stage: str, change: dict[str, Any]) -> None:
     from openvlt.iteration.runner import check_stages
     from openvlt.runs.session import make_context
@@ -155,7 +155,7 @@ def test_build_makes_plain_objects() -> None:
 @pytest.mark.parametrize(
     "config, name, said",
     [
-        (lambda: node(ammount=3), "data", r"data has unknown key 'ammount'; openvlt\.data\.source\.Selection takes amount, levels, sources, split"),
+        (lambda: node(ammount=3), "data", r"data has unknown key 'ammount'; openvlt\.data\.sources\.base\.Selection takes amount, levels, sources, split"),
         (lambda: node(a=1, b=2), "select", r"select has unknown keys 'a', 'b'"),
         (lambda: OmegaConf.create({"deep": [node(bad=1)]}), "x", r"x\.deep\[0\] has unknown key 'bad'"),
         (lambda: node(amount="???"), "select", r"no value for select\.amount; .*select\.amount=<value>"),
@@ -169,7 +169,7 @@ def test_build_makes_plain_objects() -> None:
         (lambda: compose("grpo.kl=-1").grpo, "grpo", r"grpo\.kl=-1.* is negative"),
         (lambda: compose("grpo.prompts_per_update=5").grpo, "grpo", r"is no multiple of grpo\.prompts_per_update=5"),
         (lambda: compose("+reward.weights.precision=1").reward, "reward", r"reward weights name .*terms are \['accuracy'\]; give every term"),
-        (lambda: OmegaConf.create({"_target_": "openvlt.data.sources.base.Selction"}), "x", r"x\._target_=.*: openvlt\.data\.source has no 'Selction', but Selection, .*Figures"),
+        (lambda: OmegaConf.create({"_target_": "openvlt.data.sources.base.Selction"}), "x", r"x\._target_=.*: openvlt\.data\.sources\.base has no 'Selction', but Selection, .*Source"),
         (lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}), "x", r"no_such_package.*can't be imported .*install its package"),
         (lambda: compose("scale=7b").iteration, "iteration", r"no value for reasoner.*reasoner="),
         (lambda: compose("+iteration.stages.sft1.amount=-5").iteration, "iteration", r"amount=-5"),
@@ -191,7 +191,7 @@ def test_build_makes_plain_objects() -> None:
         (lambda: compose("grpo.steps=[1,2]").grpo, "grpo", r"grpo\.steps=\[1, 2\] is no int"),
         (lambda: compose("data.kinds=bars").data, "data", r"data\.kinds='bars' is no list; give data\.kinds=\[bars\]$"),
         (lambda: compose("evaluation.selection.levels=3").evaluation, "evaluation", r"evaluation\.selection\.levels=3 is no list or null"),
-        (lambda: compose("~grpo.reward").grpo, "grpo", r"grpo has no reward, which openvlt\.grpo\.bundle\.GRPO needs; give grpo\.reward=<value>"),
+        (lambda: compose("~grpo.reward").grpo, "grpo", r"grpo has no reward, which openvlt\.grpo\.algorithm\.GRPO needs; give grpo\.reward=<value>"),
         (lambda: OmegaConf.create({"_target_": "datetime.date", "year": 2026, "month": "May", "day": 1}), "x", r"^x: 'str' object .*; check the kinds of its values"),
         (lambda: OmegaConf.create({"a": {"_target_": "collections.Counter", "_args_": [3]}}), "x", r"^x\.a: TypeError: 'int' object is not iterable; correct its settings"),
         (lambda: OmegaConf.create({"_target_": "zipfile.ZipFile", "file": "/no/such/file"}), "x", r"^x: FileNotFoundError: .*/no/such/file"),

@@ -109,7 +109,7 @@ def test_a_file_system_without_locks_serves_one_writer(tmp_path, monkeypatch):
 
 def test_a_folder_is_one_process_s_at_a_time(tmp_path):
     with lock_folder(tmp_path):
-        other = f"from openvlt.storage.locks import alone\nfrom pathlib import Path\nwith alone(Path({str(tmp_path)!r})): print('mine')"
+        other = f"from openvlt.storage.locks import lock_folder\nfrom pathlib import Path\nwith lock_folder(Path({str(tmp_path)!r})): print('mine')"
         done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, cwd=Path(__file__).parents[2])
         assert done.returncode == 1 and "BlockingIOError" in done.stderr and not done.stdout
     with lock_folder(tmp_path):

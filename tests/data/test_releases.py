@@ -152,7 +152,7 @@ def test_broken_rows_may_be_left_out_and_are_told(written):
 def test_every_source_of_rows_has_the_switch_for_bad_ones(file):
     node = OmegaConf.load(file)
     node = node.get("source", node)
-    assert ("skip_bad" in node) is (node.get("_target_", "").rpartition(".")[2] in ("Release", "Rows", "Hub"))
+    assert ("skip_bad" in node) is (node.get("_target_", "").rpartition(".")[2] in ("Release", "LocalRows", "HubRows"))
 
 
 @pytest.mark.parametrize(

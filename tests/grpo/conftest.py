@@ -29,7 +29,7 @@ def make(fresh: Callable[..., VLM], ragged) -> Callable[..., Experience]:
             sampling=Sampling(n=2, max_new_tokens=6),
             reward=Reward({"written": written}, {"written": 1.0}),
             advantage=centre_by_group,
-            gate=drop_zero_variance_groups,
+            group_filter=drop_zero_variance_groups,
         )
         model = fresh() if model is None else model
         return Experience(replace(chain, **changes), model, Renderer(model.processor, PromptStyle()), reference, updates)

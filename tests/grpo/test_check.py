@@ -73,7 +73,7 @@ BY_GROUP = (advantage.normalise_by_group, advantage.centre_by_group, advantage.n
         *[({size: 0}, f"grpo.{size}=0; it is above 0") for size in SIZES],
         ({"prompts_per_update": -32}, "grpo.prompts_per_update=-32; it is above 0"),
         ({"top_p": 1.1}, "grpo.top_p=1.1; it is above 0 and at most 1"),
-        ({"temperature": Ramp(1.0, 0.5)}, "grpo.temperature can't be a schedule: .* go into numbers of loss, aggregate"),
+        ({"temperature": Ramp(1.0, 0.5)}, "grpo.temperature can't be a schedule: .* go into numbers of loss, loss_aggregation"),
         ({"sampler": partial(sampler.NearHalf, floor=Ramp(0.1, 0.2))}, "grpo.sampler can't be a schedule"),
         ({"rollout_correction": RolloutCorrection(cap=Ramp(2.0, 0.0))}, "cap=0.0; they are 0 <= floor < cap"),
         ({"rollout_plan": MultiViewPlan({"more": ViewSpec(Ramp(2, 0))})}, "n=0 completions"),
@@ -112,7 +112,7 @@ def test_what_is_allowed_is_built():
     assert grpo(reward=Reward({"caption": CaptionSuffices("reference")}, {"caption": 1.0})).needs_reference
     assert not grpo(reward=Reward({"caption": CaptionSuffices()}, {"caption": 1.0})).needs_reference
     assert grpo(rollout_correction=RolloutCorrection(cap=Ramp(3.0, 2.0)), select=partial(selection.keep_between, column="level")).steps
-    assert list(grpo(kl=0.1, auxiliary={"entropy": EntropyBonus(0.1)}).losses) == ["kl", "entropy"]
+    assert list(grpo(kl=0.1, auxiliary_losses={"entropy": EntropyBonus(0.1)}).losses) == ["kl", "entropy"]
     assert grpo(advantage_shaping={"p": NEED}, view_passes=VIEW, resampling=Resample()) and grpo(advantage_shaping={"cut": advantage_shaping.drop_truncated}, resampling=ReplayBuffer())
     assert grpo(advantage=advantage.gdpo, group_filter=group_filter.keep_all_groups) and grpo(advantage_shaping={"first": advantage_shaping.require_perception})
 
@@ -126,8 +126,8 @@ def test_one_completion_of_a_problem_is_enough_where_others_stand_beside_it():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        *[({"max_grad_norm": clip}, f"clip={clip}; the norm that gradients are cut to is a number above 0") for clip in (-1.0, 0.0, None, math.nan)],
-        *[({"warmup_ratio": warmup}, f"warmup={warmup}; it is a share of the steps, from 0 to below 1") for warmup in (10, 1.0, -0.1)],
+        *[({"max_grad_norm": clip}, f"max_grad_norm={clip}; the norm that gradients are cut to is a number above 0") for clip in (-1.0, 0.0, None, math.nan)],
+        *[({"warmup_ratio": warmup}, f"warmup_ratio={warmup}; it is a share of the steps, from 0 to below 1") for warmup in (10, 1.0, -0.1)],
     ],
 )
 def test_how_weights_move_is_checked_in_both_kinds_of_training(changes: dict[str, Any], said: str):
@@ -147,7 +147,7 @@ def test_updates_are_computed_in_the_precision_of_the_rollout(precision: str):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: EntropyBonus(-1.0), "Entropy.coefficient=-1.0 is negative"),
+        (lambda: EntropyBonus(-1.0), "EntropyBonus.coefficient=-1.0 is negative"),
         (lambda: RewardKL(-1.0), "reward_kl.coefficient=-1.0 is negative"),
         (lambda: RolloutCorrection(level="word"), "level is token or sequence, action truncate or mask"),
         (lambda: RolloutCorrection(cap=0.0), "0 <= floor < cap"),
@@ -171,7 +171,7 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
     ("words", "said"),
     [
         (["+grpo.loss.clip=0.2"], r"grpo.loss has unknown key 'clip'; openvlt.grpo.parts.loss.clipped_surrogate takes .*clip_low, clip_high, dual"),
-        (["grpo.advantage._target_=openvlt.grpo.parts.advantage.group_normalized"], "has no 'group_normalized', but normalise_by_group, .*leave_one_out"),
+        (["grpo.advantage._target_=openvlt.grpo.parts.advantage.group_normalized"], "has no 'group_normalized', but .*leave_one_out, normalise_by_batch, normalise_by_group"),
         (["+grpo.auxilary.kl=1"], "grpo has unknown key 'auxilary'; .*auxiliary"),
         (["+grpo.auxiliary_losses.e={_target_: openvlt.grpo.parts.auxiliary_losses.EntropyBonus, coefficient: high}"], "coefficient='high' is no float"),
         (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.reward.weigh_by_level, _partial_: true, weights: {1: 1}}"], None),

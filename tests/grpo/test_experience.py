@@ -179,7 +179,7 @@ def test_a_real_rollout_has_ratio_one_and_no_mismatch(fresh, mixed):
             {"length": lambda rollouts, services: torch.tensor([sum(c.token_ids) % 7 / 7 for c in rollouts.completions])}, {"length": 1.0}
         ),
         advantage=normalise_by_group,
-        gate=drop_zero_variance_groups,
+        group_filter=drop_zero_variance_groups,
     )
     experience = Experience(chain, model, Renderer(model.processor, PromptStyle()), None, 2)
     rollouts, batches = experience.collect(mixed, seed=5, version=0)

@@ -125,7 +125,7 @@ def sft(**changes) -> SFT:
         scheduler=constant,
         batch_size=2,
         micro_batch=2,
-        warmup=0.0,
+        warmup_ratio=0.0,
     )
     return replace(made, **changes)
 

@@ -73,7 +73,7 @@ class BenchmarkRunner:
         """Asks the model every question (those that `folder` has answers to are not asked again) and scores the answers."""
         loaded = load_rows(self.benchmark, self.data_dir, images=True, limit=self.limit)
         base = self._base(loaded.problems)
-        ask, engine, vlm = self.how.ask, self._engine(), load_model()
+        ask, engine, vlm = self.how.prompt, self._engine(), load_model()
         style = self.prompt if isinstance(ask, ProjectPrompt) else style_for(ask.marks, self.prompt)
         asked = self.view(vlm, [ask(problem) for problem in loaded.problems], engine, folder)
         rows = engine.answers(vlm, asked, style, folder / "responses.jsonl", self.benchmark.name)

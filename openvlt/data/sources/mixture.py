@@ -23,7 +23,7 @@ class Mixture:
     """
 
     sources: Mapping[str, Source]
-    fill_shares: bool = False
+    fill: bool = False
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -32,9 +32,9 @@ def keep_between(columns: ProblemColumns, *, column: str, low: float = -np.inf, 
 def keep_highest(columns: ProblemColumns, *, column: str, amount: int) -> np.ndarray:
     """The `amount` problems with the largest `column`, of equals the first (Temporal-R1: reward variance)."""
     order = np.argsort(-np.nan_to_num(_column(columns, column), nan=-np.inf), kind="stable")
-    filter_problems = np.zeros(len(order), dtype=bool)
-    filter_problems[order[:amount]] = True
-    return filter_problems
+    chosen = np.zeros(len(order), dtype=bool)
+    chosen[order[:amount]] = True
+    return chosen
 
 
 def _column(columns: ProblemColumns, name: str) -> np.ndarray:

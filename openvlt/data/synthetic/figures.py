@@ -63,41 +63,41 @@ def combinations(split: str, highest: int = HIGHEST) -> tuple[tuple[int, ...], .
 # --- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def _bars(draw_figure: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
+def _bars(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
     width, unit = size // 3, (size - 4) / HIGHEST
     for step in range(1, HIGHEST, 2):
         y = size - 1 - round(step * unit)
-        draw_figure.line([0, y, size, y], fill=_GREY)
+        draw.line([0, y, size, y], fill=_GREY)
     for column, name in enumerate(values):
         left = column * width + rng.randint(1, 4)
         if values[name]:
-            draw_figure.rectangle([left, size - 1 - round(values[name] * unit), left + width - 6, size - 1], fill=COLOURS[name])
+            draw.rectangle([left, size - 1 - round(values[name] * unit), left + width - 6, size - 1], fill=COLOURS[name])
 
 
-def _shapes(draw_figure: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
+def _shapes(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
     """Shapes to count, stacked by colour (a pictograph)."""
     width, cell = size // 3, size // HIGHEST
     radius = cell // 2 - 1
     for column, (name, count) in enumerate(values.items()):
-        outline = rng.choice((draw_figure.ellipse, draw_figure.rectangle))
+        outline = rng.choice((draw.ellipse, draw.rectangle))
         for place in range(count):
             x = column * width + width // 2 + rng.randint(-3, 3)
             y = size - 1 - place * cell - cell // 2
             outline([x - radius, y - radius, x + radius, y + radius], fill=COLOURS[name])
 
 
-def _table(draw_figure: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
+def _table(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
     width, header, pixel = size // 3, size // 3, size // 14
     for column, name in enumerate(values):
         left = column * width
-        draw_figure.rectangle([left, 0, left + width - 1, header], fill=COLOURS[name])
-        draw_figure.rectangle([left, header, left + width - 1, size - 1], outline=_GREY)
+        draw.rectangle([left, 0, left + width - 1, header], fill=COLOURS[name])
+        draw.rectangle([left, header, left + width - 1, size - 1], outline=_GREY)
         left += (width - 3 * pixel) // 2 + rng.randint(-1, 1)
         top = header + (size - header - 5 * pixel) // 2 + rng.randint(-2, 2)
         for row, line in enumerate(_GLYPHS[values[name]]):
             for place in (place for place, mark in enumerate(line) if mark == "#"):
                 x, y = left + place * pixel, top + row * pixel
-                draw_figure.rectangle([x, y, x + pixel - 1, y + pixel - 1], fill=(0, 0, 0))
+                draw.rectangle([x, y, x + pixel - 1, y + pixel - 1], fill=(0, 0, 0))
 
 
 _DRAWINGS: dict[str, Callable[[ImageDraw.ImageDraw, int, Mapping[str, int], random.Random], None]] = {
@@ -122,7 +122,7 @@ class FigureStyle:
     name: str
     kinds: tuple[str, ...]
     highest: int
-    draw_figure: Callable[[str, Mapping[str, int], random.Random, int], Image.Image]
+    draw: Callable[[str, Mapping[str, int], random.Random, int], Image.Image]
 
 
 FIGURES = FigureStyle("figures", KINDS, HIGHEST, draw_figure)

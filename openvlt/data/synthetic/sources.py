@@ -43,7 +43,7 @@ class Figures:
             size=self.size,
         )
 
-    def pretraining_traces(self, seed: int) -> list[Trace]:
+    def lessons(self, seed: int) -> list[Trace]:
         """What the embedded base model is pretrained on: captions, look-ups, arithmetic; never an answer to a question."""
         items = figure_lessons(self.lesson_amount, seed=seed, kinds=self.kinds, size=self.size)
         return [Trace(problem, response, "pretraining") for problem, response in items]
@@ -68,7 +68,7 @@ class Digits:
             size=self.size,
         )
 
-    def pretraining_traces(self, seed: int) -> list[Trace]:
+    def lessons(self, seed: int) -> list[Trace]:
         """As `Figures.lessons`, with digits."""
         items = digits.digit_lessons(self.lesson_amount, seed=seed, size=self.size)
         return [Trace(problem, response, "pretraining") for problem, response in items]

@@ -33,7 +33,7 @@ class Parser:
     def __init__(self, found: list[tuple[str, str]]) -> None:
         self.found, self.at, self.depth, self.bars = found, 0, 0, 0
 
-    def parse_math(self) -> Node:
+    def parse(self) -> Node:
         node = self.sum()
         if self.at != len(self.found):
             raise Unreadable(f"{self.peek()!r} was not expected")
