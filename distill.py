@@ -15,7 +15,8 @@ from openvlt.config.build import build
 
 def run(config: DictConfig) -> None:
     from openvlt.cli.distill import estimate_cost, inspect_run, open_run_to_inspect, reuse_answers, write_dataset
-    from openvlt.runs.session import announce_run, keep_resumable, make_context, open_run
+    from openvlt.iteration.stages import make_context
+    from openvlt.runs.session import announce_run, keep_resumable, open_run
     from openvlt.storage.atomic import write_json
 
     if config.plan:

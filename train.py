@@ -18,7 +18,8 @@ from openvlt.distributed import is_main
 
 def run(config: DictConfig) -> None:
     from openvlt.iteration.runner import check_stages
-    from openvlt.runs.session import announce_run, keep_resumable, make_context, open_run
+    from openvlt.iteration.stages import make_context
+    from openvlt.runs.session import announce_run, keep_resumable, open_run
 
     if config.plan:
         from openvlt.memory.estimate import describe_memory

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from openvlt.errors import UserError
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -291,10 +289,3 @@ class GRPOBatch:
         return max(1, int(self.mask_NT.sum()) if self.trained is None else self.trained)
 
 
-def unique_ids(problems: Sequence[Problem], where: str) -> None:
-    """Raises UserError when two problems share an id: results are keyed by it."""
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id in seen:
-            raise UserError(f"{where}: id {problem.id!r} occurs twice; give every row its own id")
-        seen.add(problem.id)

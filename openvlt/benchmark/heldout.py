@@ -13,12 +13,12 @@ from openvlt.benchmark.results.statistics import wilson
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.sources.base import Selection, Source
-from openvlt.data.sources.schema import stored_images
+from openvlt.data.sources.schema import check_unique_ids, stored_images
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.distributed import generate_on_ranks
-from openvlt.types import Completion, Problem, Verdict, unique_ids
+from openvlt.types import Completion, Problem, Verdict
 from openvlt.verify.completions import verify_completions
 
 WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page
@@ -47,7 +47,7 @@ class HeldoutEvaluation:
         problems = source.problems(self.selection, seed)
         if not problems:
             raise UserError("the evaluation set is empty; check the data and its split")
-        unique_ids(problems, "evaluation")
+        check_unique_ids(problems, "evaluation")
         answers = list(self._answers(vlm, problems, seed))
         verdicts = verify_completions(problems, answers, workers=self.workers, deadline_s=self.deadline_s)
         if rows is not None:

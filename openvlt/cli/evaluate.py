@@ -18,8 +18,9 @@ from openvlt.benchmark.run.judge import ServerJudge
 from openvlt.benchmark.run.runner import BenchmarkRunner
 from openvlt.config.build import build
 from openvlt.errors import UserError
+from openvlt.iteration.stages import make_context
 from openvlt.model.load import VLM
-from openvlt.runs.session import announce_run, command_line_overrides, config_differences, keep_resumable, make_context, open_run
+from openvlt.runs.session import announce_run, command_line_overrides, config_differences, keep_resumable, open_run
 from openvlt.storage.atomic import write_json, write_text
 from openvlt.storage.locks import lock_folder
 

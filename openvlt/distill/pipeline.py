@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.sources.schema import problem_row
+from openvlt.data.sources.schema import check_unique_ids, problem_row
 from openvlt.distill.run import DistillationRun, Outcome, count_outcomes
 from openvlt.distill.writers.base import TextWriter
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.storage.jsonl import append_lines
-from openvlt.types import Problem, unique_ids
+from openvlt.types import Problem
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Distillation:
         Problems are taken one after the other, so that memory does not grow with their number. Raises UserError when not one trace
         survives.
         """
-        unique_ids(problems, "distillation")
+        check_unique_ids(problems, "distillation")
         folder.mkdir(parents=True, exist_ok=True)
         counts: Counter[str] = Counter()
         with DistillationRun(self, vlm, folder, seed) as work:

@@ -174,7 +174,7 @@ def _refill(bundle: Any, function: Any) -> None:
         if _replays(bundle) and {"logp", "old_NT"} & set(requested_columns(part)):
             raise UserError(
                 f"grpo.advantage_shaping.{name} reads the policy's log-probabilities, but those of replayed groups are an earlier policy's; use "
-                "refill Resample, or leave resampling out"
+                "resampling Resample, or leave resampling out"
             )
 
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from omegaconf import DictConfig
+
 from openvlt.benchmark.heldout import HeldoutEvaluation
+from openvlt.config.build import build
 from openvlt.config.validate import check_values
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import read_traces
@@ -19,7 +22,7 @@ from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.iteration.difficulty import DifficultyFilter
 from openvlt.model.load import VLM, PretrainedModel
-from openvlt.runs.directory import find_saved_model, save_model
+from openvlt.runs.directory import find_saved_model, model_of_run, save_model
 from openvlt.sft.module import SFT
 from openvlt.types import Trace
 
@@ -162,3 +165,22 @@ def run_timed(stage: Stage, context: StageContext, name: str, folder: Path, seed
     began = time.perf_counter()
     record = {"stage": name, "kind": stage.kind, "start": None, "evaluation": None, "training": None, "distillation": None}
     return {**record, **stage.run(context, name, folder, seed), "seconds": round(time.perf_counter() - began, 1)}
+
+
+def make_context(config: DictConfig) -> StageContext:
+    """The parts that stages share, built from the config's groups."""
+    source = build(config.data, "data")
+    model = build(config.model, "model")
+    if model.path and Path(model.path).is_dir():
+        model = replace(model, path=str(model_of_run(Path(model.path))))
+    sft = build(config.sft, "sft")
+    sft.fit.check()
+    return StageContext(
+        model=model,
+        source=source,
+        sft=sft,
+        grpo=build(config.grpo, "grpo"),
+        evaluation=build(config.evaluation, "evaluation"),
+        seed=config.seed,
+        adapter=build(config.adapter, "adapter") or None,  # an empty group: the whole model is trained
+    )

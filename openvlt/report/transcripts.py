@@ -149,7 +149,7 @@ def _transcript(row: Mapping[str, Any], folder: Path, pictures: Pictures, note: 
 
 def _length(row: Mapping[str, Any]) -> str:
     level = f"level {row['level']}, " if row.get("level") is not None else ""
-    return f"{level}{row['tokens']} tokens{'' if row.get('finished', True) else ', shorten off'}"
+    return f"{level}{row['tokens']} tokens{'' if row.get('finished', True) else ', cut off'}"
 
 
 def _sampled(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from openvlt import distributed
-from openvlt.config.build import build
 from openvlt.errors import UserError
-from openvlt.iteration.stages import StageContext
-from openvlt.runs.directory import PREVIOUS, model_of_run, run_manifest
+from openvlt.runs.directory import PREVIOUS, run_manifest
 from openvlt.storage.atomic import write_json, write_text
 
 BEGINNING = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS)
@@ -119,23 +116,6 @@ def config_differences(was: Any, now: Any, path: str = "") -> list[str]:
     return [] if was == now else [f"{path}: {was}, now {now}"]
 
 
-def make_context(config: DictConfig) -> StageContext:
-    """The parts that stages share, built from the config's groups."""
-    source = build(config.data, "data")
-    model = build(config.model, "model")
-    if model.path and Path(model.path).is_dir():
-        model = replace(model, path=str(model_of_run(Path(model.path))))
-    sft = build(config.sft, "sft")
-    sft.fit.check()
-    return StageContext(
-        model=model,
-        source=source,
-        sft=sft,
-        grpo=build(config.grpo, "grpo"),
-        evaluation=build(config.evaluation, "evaluation"),
-        seed=config.seed,
-        adapter=build(config.adapter, "adapter") or None,  # an empty group: the whole model is trained
-    )
 
 
 def announce_run(config: DictConfig, folder: Path) -> None:

@@ -46,8 +46,8 @@ def test_grpo_has_the_papers_settings(paper: DictConfig) -> None:
 def test_distillation_has_the_papers_settings(paper: DictConfig) -> None:
     for author in (paper.distill, paper.self_distill):
         assert (author.samples, author.select._target_) == (4, "openvlt.distill.select.keep_shortest")
-    assert paper.distill.caption.greedy and paper.distill.reason._target_.endswith("Function") and paper.distill.cut._target_.endswith("reflections")
-    assert "caption" not in paper.self_distill and paper.self_distill.reason._target_.endswith("Local")
+    assert paper.distill.caption.greedy and paper.distill.reason._target_.endswith("ScriptedWriter") and paper.distill.cut._target_.endswith("cut_reflections")
+    assert "caption" not in paper.self_distill and paper.self_distill.reason._target_.endswith("LocalWriter")
 
 
 @pytest.mark.parametrize("cycle", ["iter2", "iter3"])

@@ -194,7 +194,7 @@ def test_pixel_bounds_are_areas(folder):
 def test_the_base_is_found_again_by_another_process(tmp_path: Path) -> None:
     """Its key must not depend on where functions lie in memory."""
     script = (
-        "from hydra import compose, initialize_config_dir\nfrom openvlt.config.build import CONF, build\n"
+        "from hydra import compose, initialize_config_dir\nfrom openvlt.config.build import build\nfrom openvlt.config.resolvers import CONF\n"
         "with initialize_config_dir(str(CONF), version_base='1.3'):\n"
         f"    model = build(compose('train', ['name=x', 'data.lesson_amount=40', 'paths.cache={tmp_path}']).model, 'model')\n"
         "print(model._key(list(model.corpus()), list(model.lessons(seed=model.seed))))"

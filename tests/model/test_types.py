@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from openvlt.data.sources.schema import check_unique_ids
 from openvlt.errors import UserError
-from openvlt.types import Completion, GRPOBatch, Problem, Prompts, Rollouts, SFTBatch, Totals, Verdict, unique_ids
+from openvlt.types import Completion, GRPOBatch, Problem, Prompts, Rollouts, SFTBatch, Totals, Verdict
 
 
 def prompts(count: int = 4, width: int = 5) -> Prompts:
@@ -132,6 +133,6 @@ def test_select_equals_rendering_only_those_problems(render, mixed):
 
 
 def test_repeated_ids_are_refused():
-    unique_ids([Problem("a", "?", "1"), Problem("b", "?", "1")], "data")
+    check_unique_ids([Problem("a", "?", "1"), Problem("b", "?", "1")], "data")
     with pytest.raises(UserError, match="data: id 'a' occurs twice"):
-        unique_ids([Problem("a", "?", "1"), Problem("a", "?", "2")], "data")
+        check_unique_ids([Problem("a", "?", "1"), Problem("a", "?", "2")], "data")

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from openvlt.grpo.collect import metrics
 from openvlt.grpo.collect.transcripts import Transcripts
 from openvlt.trainer.metrics import read_metrics
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
@@ -88,7 +87,7 @@ def test_a_kill_while_transcripts_are_cut_loses_none(tmp_path, monkeypatch):
     transcripts = Transcripts(tmp_path, 1)
     transcripts.add(rollouts("said"), 0)
     whole = transcripts.lines.read_bytes()
-    monkeypatch.setattr(metrics, "append_lines", lambda file, rows: 1 / 0)
+    monkeypatch.setattr(transcripts, "append_lines", lambda file, rows: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         transcripts.drop_after(1)
     assert transcripts.lines.read_bytes() == whole

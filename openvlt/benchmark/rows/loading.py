@@ -10,8 +10,9 @@ from openvlt.benchmark.protocol import Benchmark
 from openvlt.benchmark.rows.responses import RecordedAnswer, find_rows_beside
 from openvlt.benchmark.rows.subsets import Subset
 from openvlt.benchmark.rows.tables import SubsetRows, check_row_columns, find_subset, load_table, only_file, row_images
+from openvlt.data.sources.schema import check_unique_ids
 from openvlt.errors import UserError
-from openvlt.types import Problem, unique_ids
+from openvlt.types import Problem
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _read(benchmark: Benchmark, tables: Sequence[SubsetRows], *, images: bool, l
     if not problems:
         reason = next(iter(skipped.values()), "there are none")
         raise UserError(f"{tables[0].where}: no usable row for benchmark {benchmark.name} ({reason}); give the benchmark's own rows")
-    unique_ids(problems, f"{tables[0].where} as {benchmark.name}")
+    check_unique_ids(problems, f"{tables[0].where} as {benchmark.name}")
     return LoadedRows(tuple(problems), ", ".join(source.where for source in tables), faults, skipped)
 
 

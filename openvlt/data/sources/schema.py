@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -18,6 +18,11 @@ from openvlt.data.images import UNREADABLE, open_image
 from openvlt.data.sources.files import brief, read_rows, unit
 from openvlt.errors import UserError
 from openvlt.types import Problem, Trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
 
 Row = Mapping[str, Any]
 _OPTIONAL = ("id", "choices", "answer_type", "level")
@@ -231,3 +236,12 @@ def read_traces(file: Path | str) -> list[Trace]:
         problem = to_problem(row, Columns(), root=file.parent, where=where, source=row.get("source") or "")
         traces.append(Trace(problem, response, row.get("origin") or file.parent.name))
     return traces
+
+
+def check_unique_ids(problems: Sequence[Problem], where: str) -> None:
+    """Raises UserError when two problems share an id: results are keyed by it."""
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise UserError(f"{where}: id {problem.id!r} occurs twice; give every row its own id")
+        seen.add(problem.id)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openvlt.data.sources.base import Selection, advise_all_rows, refuse_mixture, take_amount
+from openvlt.data.sources.schema import check_unique_ids
 from openvlt.errors import UserError
-from openvlt.types import Problem, unique_ids
+from openvlt.types import Problem
 
 SPLITS = ("train", "val", "test")
 
@@ -83,7 +84,7 @@ def select_share(
     problems: list[Problem], share: tuple[float, float], selection: Selection, seed: int, where: str
 ) -> list[Problem]:
     """The problems whose ids fall into the share, chosen from."""
-    unique_ids(problems, where)
+    check_unique_ids(problems, where)
     inside = [problem for problem in problems if share[0] <= _chance(problem.id) < share[1]]
     if not inside:
         raise UserError(

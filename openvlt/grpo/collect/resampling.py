@@ -75,7 +75,7 @@ class ReplayBuffer:
 
     def __call__(self, rollouts: Rollouts, make: Make) -> Rollouts:
         if rollouts.behaviour_logp_NT is None:
-            raise UserError("grpo.resampling=Replay needs the sampler's log-probabilities; use rollout=prefix or rollout=hf")
+            raise UserError("grpo.resampling=ReplayBuffer needs the sampler's log-probabilities; use rollout=prefix or rollout=hf")
         kept = kept_groups(rollouts)
         missing = len(rollouts.problems) - len(kept)
         rng = np.random.default_rng([self.seed, self.rounds])
