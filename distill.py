@@ -14,7 +14,13 @@ from openvlt.config.build import build
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.cli.distill import estimate_cost, inspect_run, open_run_to_inspect, reuse_answers, write_dataset
+    from openvlt.cli.distill import (
+        estimate_cost,
+        inspect_run,
+        open_run_to_inspect,
+        reuse_answers,
+        write_dataset,
+    )
     from openvlt.iteration.stages import make_context
     from openvlt.runs.session import announce_run, keep_resumable, open_run
     from openvlt.storage.atomic import write_json
@@ -25,7 +31,9 @@ def run(config: DictConfig) -> None:
     looking = config.inspect
     if looking:
         config, folder = open_run_to_inspect(config)
-    distillation = build(config.distill, "distill")  # before anything is written: a key given as a setting stays out of the run's folder
+    distillation = build(
+        config.distill, "distill"
+    )  # before anything is written: a key given as a setting stays out of the run's folder
     if not looking:
         if config.resume is None and config.reuse is None:
             distillation.check_servers()

@@ -14,7 +14,13 @@ from openvlt.cli.app import run_script
 def run(config: DictConfig) -> None:
     from openvlt.cli.evaluate import compare_two_runs, evaluate_benchmark, evaluate_heldout
 
-    (compare_two_runs if config.compare is not None else evaluate_benchmark if config.benchmark else evaluate_heldout)(config)
+    (
+        compare_two_runs
+        if config.compare is not None
+        else evaluate_benchmark
+        if config.benchmark
+        else evaluate_heldout
+    )(config)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def run(config: DictConfig) -> None:
         iteration = build(config.iteration, "iteration")
         context = make_context(config)
         check_stages(iteration.stages, context)
-        results = iteration.run(context, folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale)
+        results = iteration.run(
+            context, folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale
+        )
     if not is_main():
         return
     from openvlt.report.figures import iterations_figure

@@ -38,7 +38,10 @@ def throughput(rounds: int) -> list[dict[str, float]]:
     from openvlt.serving.protocol import ChatRequest, Endpoint
 
     def asks(amount: int) -> Iterator[ChatRequest]:
-        return (ChatRequest([{"role": "user", "content": f"question {number}"}], {"max_tokens": 16}) for number in range(amount))
+        return (
+            ChatRequest([{"role": "user", "content": f"question {number}"}], {"max_tokens": 16})
+            for number in range(amount)
+        )
 
     found = []
     with tempfile.TemporaryDirectory() as folder, stub_server(Path(folder) / "log", latency=LATENCY_S) as url:
@@ -49,7 +52,9 @@ def throughput(rounds: int) -> list[dict[str, float]]:
             answered = sum(not reply.error for _, reply in server.stream(asks(REQUESTS)))
             took, own = time.perf_counter() - began, time.process_time() - cpu
             share = answered / took / (AT_ONCE / LATENCY_S)
-            found.append({"share": share, "seconds": took, "cpu_ms_per_request": 1000 * own / answered, "load": load})
+            found.append(
+                {"share": share, "seconds": took, "cpu_ms_per_request": 1000 * own / answered, "load": load}
+            )
             print("  ".join(f"{name} {value:.3g}" for name, value in found[-1].items()), flush=True)
     return found
 
@@ -73,7 +78,13 @@ class Stream(Sequence):
             raise IndexError(number)
         red, green, blue = number % 6, number // 6 % 6, number // 36 % 6
         said = {"caption": f"red={red}, green={green}, blue={blue}"}
-        return Problem(f"stream-{number}", "What is red + green + blue?", str(red + green + blue), answer_type="integer", meta=said)
+        return Problem(
+            f"stream-{number}",
+            "What is red + green + blue?",
+            str(red + green + blue),
+            answer_type="integer",
+            meta=said,
+        )
 
 
 class Watch(threading.Thread):
@@ -108,7 +119,13 @@ def through(amount: int) -> dict[str, float]:
     from openvlt.distill.select import keep_shortest
     from openvlt.distill.writers.scripted import GivenCaptions, ScriptedWriter
 
-    settings = Distillation(ScriptedWriter(partial(write_chain)), cut_reflections, keep_shortest, caption=GivenCaptions(), samples=1)
+    settings = Distillation(
+        ScriptedWriter(partial(write_chain)),
+        cut_reflections,
+        keep_shortest,
+        caption=GivenCaptions(),
+        samples=1,
+    )
     watch, before, began = Watch(), resident(), time.perf_counter()
     watch.start()
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +135,12 @@ def through(amount: int) -> dict[str, float]:
         disk = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
     watch.over.set()
     watch.join()
-    sizes = {"before_mb": before, "peak_mb": watch.peak, "disk_mb": disk, "seconds": time.perf_counter() - began}
+    sizes = {
+        "before_mb": before,
+        "peak_mb": watch.peak,
+        "disk_mb": disk,
+        "seconds": time.perf_counter() - began,
+    }
     found = {"problems": amount, "traces": counts["traces"], **sizes}
     print("  ".join(f"{name} {value:.0f}" for name, value in found.items()), flush=True)
     return found
@@ -131,10 +153,16 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=100000)
     args = parser.parse_args()
     found = throughput(args.rounds) if args.part == "throughput" else memory(args.problems)
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     known = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({**known, "machine": machine, args.part: found}, indent=1) + "\n", encoding="utf-8")
+    RESULT.write_text(
+        json.dumps({**known, "machine": machine, args.part: found}, indent=1) + "\n", encoding="utf-8"
+    )
     print(f"written to {RESULT}")
 
 

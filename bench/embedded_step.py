@@ -71,10 +71,19 @@ def main() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
     from shapes import Setting, commit, summary, write
 
-    found = {name: {part: summary(values) for part, values in parts.items()} for name, parts in seconds.items()}
-    ratio = {part: round(found["before"][part]["median"] / found["now"][part]["median"], 2) for part in ("rollout", "update")}
+    found = {
+        name: {part: summary(values) for part, values in parts.items()} for name, parts in seconds.items()
+    }
+    ratio = {
+        part: round(found["before"][part]["median"] / found["now"][part]["median"], 2)
+        for part in ("rollout", "update")
+    }
     commits = {name: commit(root) for name, root in roots.items()}
-    write("embedded_step", Setting(32, 8, 56, 56, 0, 400), {"commits": commits, "seconds": found, "before_over_now": ratio})
+    write(
+        "embedded_step",
+        Setting(32, 8, 56, 56, 0, 400),
+        {"commits": commits, "seconds": found, "before_over_now": ratio},
+    )
 
 
 if __name__ == "__main__":

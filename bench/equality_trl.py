@@ -30,17 +30,37 @@ from openvlt.types import Totals  # noqa: E402
 ROWS, WIDTH, LIMIT = 12, 17, 32
 CASES: dict[str, tuple[dict[str, Any], Any, Any]] = {  # TRL's settings, our loss, our aggregate
     "grpo": (dict(loss_type="grpo"), loss.clipped_surrogate, loss_aggregation.sequence_mean),
-    "grpo, two-sided clip": (dict(loss_type="grpo", delta=1.5), partial(loss.clipped_surrogate, dual=1.5), loss_aggregation.sequence_mean),
-    "grpo + k3 KL": (dict(loss_type="grpo", beta=0.04), loss.clipped_surrogate, loss_aggregation.sequence_mean),
+    "grpo, two-sided clip": (
+        dict(loss_type="grpo", delta=1.5),
+        partial(loss.clipped_surrogate, dual=1.5),
+        loss_aggregation.sequence_mean,
+    ),
+    "grpo + k3 KL": (
+        dict(loss_type="grpo", beta=0.04),
+        loss.clipped_surrogate,
+        loss_aggregation.sequence_mean,
+    ),
     "bnpo": (dict(loss_type="bnpo"), loss.clipped_surrogate, loss_aggregation.token_mean),
-    "dapo": (dict(loss_type="dapo", high=0.28), partial(loss.clipped_surrogate, clip_high=0.28), loss_aggregation.token_mean),
-    "dr_grpo": (dict(loss_type="dr_grpo"), loss.clipped_surrogate, partial(loss_aggregation.constant_length, length=LIMIT)),
+    "dapo": (
+        dict(loss_type="dapo", high=0.28),
+        partial(loss.clipped_surrogate, clip_high=0.28),
+        loss_aggregation.token_mean,
+    ),
+    "dr_grpo": (
+        dict(loss_type="dr_grpo"),
+        loss.clipped_surrogate,
+        partial(loss_aggregation.constant_length, length=LIMIT),
+    ),
     "gspo": (
         dict(loss_type="grpo", level="sequence", low=0.03, high=0.04),
         partial(loss.gspo, clip_low=0.03, clip_high=0.04),
         loss_aggregation.sequence_mean,
     ),
-    "cispo": (dict(loss_type="cispo", high=1.2), partial(loss.cispo, ratio_high=1.2), loss_aggregation.token_mean),
+    "cispo": (
+        dict(loss_type="cispo", high=1.2),
+        partial(loss.cispo, ratio_high=1.2),
+        loss_aggregation.token_mean,
+    ),
     "sapo": (dict(loss_type="sapo"), loss.sapo, loss_aggregation.sequence_mean),
 }
 
@@ -65,10 +85,17 @@ def trls(case: dict[str, Any], given: dict[str, Tensor]) -> tuple[Tensor, Tensor
 
     logp = given["new"].clone().requires_grad_()
     accelerator = SimpleNamespace(
-        num_processes=1, gather=lambda value: value, reduce=lambda value, reduction: value, sync_gradients=True
+        num_processes=1,
+        gather=lambda value: value,
+        reduce=lambda value, reduction: value,
+        sync_gradients=True,
     )
     args = SimpleNamespace(
-        delta=case.get("delta"), use_bias_correction_kl=False, sapo_temperature_pos=1.0, sapo_temperature_neg=1.05, steps_per_generation=1
+        delta=case.get("delta"),
+        use_bias_correction_kl=False,
+        sapo_temperature_pos=1.0,
+        sapo_temperature_neg=1.05,
+        steps_per_generation=1,
     )
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros_like(logp), None),
@@ -105,7 +132,9 @@ def trls(case: dict[str, Any], given: dict[str, Tensor]) -> tuple[Tensor, Tensor
     return value.detach(), torch.autograd.grad(value, logp)[0]
 
 
-def ours(case: dict[str, Any], token_loss: Any, reduce: Any, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def ours(
+    case: dict[str, Any], token_loss: Any, reduce: Any, given: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Value and gradient of the same step here."""
     logp, mask = given["new"].clone().requires_grad_(), given["mask"]
     totals = Totals(int(mask.sum()), ROWS)
@@ -125,13 +154,21 @@ def main() -> None:
 
     rows = {}
     for name, (case, token_loss, reduce) in CASES.items():
-        pairs = [(trls(case, given), ours(case, token_loss, reduce, given)) for given in map(tensors, range(20))]
+        pairs = [
+            (trls(case, given), ours(case, token_loss, reduce, given)) for given in map(tensors, range(20))
+        ]
         value, slope = (max(difference(theirs[at], mine[at]) for theirs, mine in pairs) for at in (0, 1))
         rows[name] = {"loss": value, "gradient": slope}
         print(f"{name:<22} loss {value:.1e}  gradient {slope:.1e}")
     largest = max(max(row.values()) for row in rows.values())
     versions = {"trl": trl.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    record = {"largest_relative_difference": largest, "target": 1e-5, "batches": 20, "rows": rows, "versions": versions}
+    record = {
+        "largest_relative_difference": largest,
+        "target": 1e-5,
+        "batches": 20,
+        "rows": rows,
+        "versions": versions,
+    }
     file = ROOT / "bench" / "results" / "equality_trl.json"
     file.write_text(json.dumps(record, indent=1) + "\n")
     print(f"largest {largest:.1e} -> {file.relative_to(ROOT)}")

@@ -23,7 +23,19 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
-from shapes import ROOT, Open, Setting, clock, commit, make_model, make_problems, renderer, rss_mib, summary, write  # noqa: E402
+from shapes import (
+    ROOT,
+    Open,
+    Setting,
+    clock,
+    commit,
+    make_model,
+    make_problems,
+    renderer,
+    rss_mib,
+    summary,
+    write,
+)  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from openvlt.data.prompts import pad_right  # noqa: E402
@@ -57,7 +69,9 @@ class Ours:
         ids, mask = pad_right([each.token_ids for each in said], self.vlm.pad_id)
         return prompts, ids, mask, torch.arange(len(self.problems)).repeat_interleave(self.setting.group)
 
-    def logp(self, prompts: Any, ids: Tensor, mask: Tensor, group: Tensor, slope: Tensor | None = None) -> Tensor:
+    def logp(
+        self, prompts: Any, ids: Tensor, mask: Tensor, group: Tensor, slope: Tensor | None = None
+    ) -> Tensor:
         return completion_logp(self.vlm, prompts, ids, mask, group, slope_NT=slope)[0]
 
     def gradients(self, batch: tuple[Any, Tensor, Tensor, Tensor], advantage: Tensor) -> None:
@@ -84,7 +98,9 @@ class Naive(Ours):
 
     generator = HFGenerator()
 
-    def logp(self, prompts: Any, ids: Tensor, mask: Tensor, group: Tensor, slope: Tensor | None = None) -> Tensor:
+    def logp(
+        self, prompts: Any, ids: Tensor, mask: Tensor, group: Tensor, slope: Tensor | None = None
+    ) -> Tensor:
         rows = prompts.select(group.tolist())
         types = torch.cat([rows.token_type_PL, torch.zeros_like(ids)], 1)
         self.vlm.core.model.rope_deltas = None
@@ -92,7 +108,11 @@ class Naive(Ours):
             input_ids=torch.cat([rows.ids_PL, ids], 1), attention_mask=torch.cat([rows.mask_PL, mask], 1), mm_token_type_ids=types,
             **rows.vision, use_cache=False, logits_to_keep=ids.shape[1] + 1,
         ).logits[:, :-1]  # fmt: skip
-        return logits.masked_fill(self.vlm.banned_V(), -torch.inf).log_softmax(-1).gather(2, ids[..., None])[..., 0]
+        return (
+            logits.masked_fill(self.vlm.banned_V(), -torch.inf)
+            .log_softmax(-1)
+            .gather(2, ids[..., None])[..., 0]
+        )
 
 
 class TRL(Ours):
@@ -104,7 +124,10 @@ class TRL(Ours):
         from trl import GRPOConfig, GRPOTrainer
 
         self.labels = labels
-        rows = [{"prompt": [{"role": "user", "content": each.question}], "image": each.images[0]} for each in self.problems]
+        rows = [
+            {"prompt": [{"role": "user", "content": each.question}], "image": each.images[0]}
+            for each in self.problems
+        ]
         config = GRPOConfig(
             output_dir=tempfile.mkdtemp(), per_device_train_batch_size=setting.prompts * setting.group, num_generations=setting.group,
             max_completion_length=setting.new_tokens, generation_kwargs={"min_new_tokens": setting.new_tokens, "top_k": 0},
@@ -168,11 +191,20 @@ def equality(setting: Setting) -> dict[str, float]:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
         extra = {key: batch[key] for key in keys}
-        logp = theirs.trainer._get_per_token_logps_and_entropies(theirs.trainer.model, ids, mask, setting.new_tokens, **extra)[0]
+        logp = theirs.trainer._get_per_token_logps_and_entropies(
+            theirs.trainer.model, ids, mask, setting.new_tokens, **extra
+        )[0]
         own = ours.logp(*rows)
     pairs = zip(ours.vlm.model.parameters(), theirs.vlm.model.parameters(), strict=True)
-    gap = [((one.grad - other.grad).abs().max() / other.grad.abs().max()).item() for one, other in pairs if other.grad.abs().max() > 1e-9]
-    found = {"logp_max_difference": (logp - own).abs().max().item(), "gradient_max_relative_difference": max(gap)}
+    gap = [
+        ((one.grad - other.grad).abs().max() / other.grad.abs().max()).item()
+        for one, other in pairs
+        if other.grad.abs().max() > 1e-9
+    ]
+    found = {
+        "logp_max_difference": (logp - own).abs().max().item(),
+        "gradient_max_relative_difference": max(gap),
+    }
     if found["logp_max_difference"] > 1e-3 or found["gradient_max_relative_difference"] > 1e-3:
         raise SystemExit(f"not the same computation: {found}")
     return found
@@ -181,7 +213,9 @@ def equality(setting: Setting) -> dict[str, float]:
 def timings(setting: Setting, rounds: int) -> dict[str, Any]:
     """All arms take turns, the order turning by one each round. The equality check before has warmed all code up but `naive`'s."""
     arms = {arm: make(arm, setting) for arm in ARMS}
-    seconds: dict[str, dict[str, list[float]]] = {arm: {"rollout": [], "update": [], "step": []} for arm in ARMS}
+    seconds: dict[str, dict[str, list[float]]] = {
+        arm: {"rollout": [], "update": [], "step": []} for arm in ARMS
+    }
     for turn in range(rounds):
         for arm in ARMS[turn % len(ARMS) :] + ARMS[: turn % len(ARMS)]:
             rolled, batch = clock(arms[arm].rollout)
@@ -190,10 +224,16 @@ def timings(setting: Setting, rounds: int) -> dict[str, Any]:
             for name, value in (("rollout", rolled), ("update", updated), ("step", rolled + updated)):
                 seconds[arm][name].append(value)
     ratio = {
-        arm: {name: summary([a / b for a, b in zip(values, seconds["ours"][name], strict=True)]) for name, values in seconds[arm].items()}
+        arm: {
+            name: summary([a / b for a, b in zip(values, seconds["ours"][name], strict=True)])
+            for name, values in seconds[arm].items()
+        }
         for arm in ARMS
     }
-    return {"seconds": {arm: {k: summary(v) for k, v in parts.items()} for arm, parts in seconds.items()}, "times_ours": ratio}
+    return {
+        "seconds": {arm: {k: summary(v) for k, v in parts.items()} for arm, parts in seconds.items()},
+        "times_ours": ratio,
+    }
 
 
 def added_memory(arm: str, setting: Setting) -> float:
@@ -212,14 +252,28 @@ def added_memory(arm: str, setting: Setting) -> float:
 def memory_of(arms: Sequence[str]) -> dict[str, int]:
     """`added_memory` of each arm, in a process of its own."""
     command = [sys.executable, __file__, "--memory"]
-    return {arm: int(subprocess.run([*command, arm], check=True, capture_output=True, text=True).stdout.split()[-1]) for arm in arms}
+    return {
+        arm: int(
+            subprocess.run([*command, arm], check=True, capture_output=True, text=True).stdout.split()[-1]
+        )
+        for arm in arms
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", choices=IN_MEMORY, help="only print the MiB that one update of this arm adds")
-    parser.add_argument("--again", nargs="+", choices=IN_MEMORY, help="measure these arms' memory again and keep all else of the file")
+    parser.add_argument(
+        "--memory", choices=IN_MEMORY, help="only print the MiB that one update of this arm adds"
+    )
+    parser.add_argument(
+        "--again",
+        nargs="+",
+        choices=IN_MEMORY,
+        help="measure these arms' memory again and keep all else of the file",
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     setting = Setting()
@@ -232,7 +286,12 @@ def main() -> None:
         was, now = record["update_adds_mib"], memory_of(asked.again)
         record["update_adds_mib"] = was | now
         before = {arm: was[arm] for arm in now}
-        record["update_adds_mib_again"] = {"arms": asked.again, "date": time.strftime("%Y-%m-%d"), "commit": commit(), "was": before}
+        record["update_adds_mib_again"] = {
+            "arms": asked.again,
+            "date": time.strftime("%Y-%m-%d"),
+            "commit": commit(),
+            "was": before,
+        }
         file.write_text(json.dumps(record, indent=1) + "\n")
         print(record["update_adds_mib"])
         return
@@ -242,7 +301,12 @@ def main() -> None:
     print(same, flush=True)
     memory = memory_of(IN_MEMORY)
     print(memory, flush=True)
-    write("grpo_step", setting, {"equality": same, "update_adds_mib": memory, **timings(setting, asked.rounds)}, trl=trl_version)
+    write(
+        "grpo_step",
+        setting,
+        {"equality": same, "update_adds_mib": memory, **timings(setting, asked.rounds)},
+        trl=trl_version,
+    )
 
 
 if __name__ == "__main__":

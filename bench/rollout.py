@@ -29,7 +29,10 @@ def same(vlm: Any, problems: list[Any], prompts: Any) -> int:
     """Tokens of greedy and of sampled completions, equal in both arms; stops the bench where they are not."""
     total = 0
     for sampling in (Sampling(1, 16, greedy=True), Sampling(2, 16)):
-        said = {name: [each.token_ids for each in arm.generate(vlm, problems, prompts, sampling, 0)] for name, arm in ARMS.items()}
+        said = {
+            name: [each.token_ids for each in arm.generate(vlm, problems, prompts, sampling, 0)]
+            for name, arm in ARMS.items()
+        }
         if said["prefix"] != said["hf"]:
             raise SystemExit(f"not the same completions: {said}")
         total += sum(map(len, said["hf"]))
@@ -37,7 +40,9 @@ def same(vlm: Any, problems: list[Any], prompts: Any) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
@@ -49,12 +54,28 @@ def main() -> None:
         sampling, seconds = Sampling(group, setting.new_tokens), {name: [] for name in ARMS}
         for turn in range(rounds):
             for name in sorted(ARMS, reverse=bool(turn % 2)):
-                seconds[name].append(clock(lambda: ARMS[name].generate(vlm, problems, prompts, sampling, turn))[0])  # noqa: B023
+                seconds[name].append(
+                    clock(lambda: ARMS[name].generate(vlm, problems, prompts, sampling, turn))[0]
+                )  # noqa: B023
         ratio = summary([hf / ours for hf, ours in zip(seconds["hf"], seconds["prefix"], strict=True)])
-        speed = {name: round(group * setting.new_tokens / summary(values)["median"], 1) for name, values in seconds.items()}
-        rows.append({"group": group, "seconds": {name: summary(v) for name, v in seconds.items()}, "tokens_per_s": speed, "ratio": ratio})
+        speed = {
+            name: round(group * setting.new_tokens / summary(values)["median"], 1)
+            for name, values in seconds.items()
+        }
+        rows.append(
+            {
+                "group": group,
+                "seconds": {name: summary(v) for name, v in seconds.items()},
+                "tokens_per_s": speed,
+                "ratio": ratio,
+            }
+        )
         print(rows[-1], flush=True)
-    write("rollout", replace(setting, group=0), {"equal_tokens": compared, "prompt_tokens": prompts.ids_PL.shape[1], "groups": rows})
+    write(
+        "rollout",
+        replace(setting, group=0),
+        {"equal_tokens": compared, "prompt_tokens": prompts.ids_PL.shape[1], "groups": rows},
+    )
 
 
 if __name__ == "__main__":

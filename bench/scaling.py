@@ -30,16 +30,30 @@ AXES = {
     "new_tokens": (16, 32, 64),
     "vocabulary": (8000, 32000),
 }
-TITLES = {"group": "completions of a prompt", "words": "prompt tokens", "side": "image tokens", "new_tokens": "completion tokens"}
+TITLES = {
+    "group": "completions of a prompt",
+    "words": "prompt tokens",
+    "side": "image tokens",
+    "new_tokens": "completion tokens",
+}
 
 
 def products(arm: Ours, setting: Setting, prompt: int) -> dict[str, float]:
     """GFLOP of a rollout and of an update; `prompt` tokens, image tokens among them. `naive` runs prompt and images once per completion."""
     core = arm.vlm.core
-    text, vision, head = core.model.language_model, core.model.visual, core.get_output_embeddings().weight.numel()
+    text, vision, head = (
+        core.model.language_model,
+        core.model.visual,
+        core.get_output_embeddings().weight.numel(),
+    )
     patches, rows = (setting.side // 14) ** 2, setting.prompts * setting.group
     said = rows * setting.new_tokens
-    tower = 2 * setting.prompts * patches * (_weights(vision.blocks) + _weights(vision.patch_embed) + _weights(vision.merger) / 4)
+    tower = (
+        2
+        * setting.prompts
+        * patches
+        * (_weights(vision.blocks) + _weights(vision.patch_embed) + _weights(vision.merger) / 4)
+    )
     width = 4 * text.config.num_hidden_layers * text.config.hidden_size
     shared = 2 * setting.prompts * prompt * _weights(text.layers) + width * setting.prompts * prompt**2 / 2
     own = 2 * said * (_weights(text.layers) + head) + width * said * (prompt + setting.new_tokens / 2)
@@ -69,7 +83,13 @@ def measure(axis: str, setting: Setting) -> dict[str, Any]:
     updated, _ = clock(lambda: arm.update(batch))
     prompt = batch[0].ids_PL.shape[1]
     at = {"words": prompt, "side": (setting.side // 28) ** 2}.get(axis) or asdict(setting).get(axis)
-    return {"axis": axis, "at": at, "rollout_s": rolled, "update_s": updated, "gflop": products(arm, setting, prompt)}
+    return {
+        "axis": axis,
+        "at": at,
+        "rollout_s": rolled,
+        "update_s": updated,
+        "gflop": products(arm, setting, prompt),
+    }
 
 
 def draw(rows: list[dict[str, Any]], rate: dict[str, float]) -> None:
@@ -84,7 +104,13 @@ def draw(rows: list[dict[str, Any]], rate: dict[str, float]) -> None:
         mine = [row for row in rows if row["axis"] == axis]
         for name, colour in (("rollout", "tab:blue"), ("update", "tab:orange")):
             at = [row["at"] for row in mine]
-            panel.plot(at, [row["gflop"][name] / rate[name] for row in mine], "-", color=colour, label=f"{name}, counted")
+            panel.plot(
+                at,
+                [row["gflop"][name] / rate[name] for row in mine],
+                "-",
+                color=colour,
+                label=f"{name}, counted",
+            )
             panel.plot(at, [row[f"{name}_s"] for row in mine], "o", color=colour, label=f"{name}, measured")
             naive = [row["gflop"][f"naive {name}"] / rate[name] for row in mine]
             panel.plot(at, naive, ":", color=colour, label=f"{name}, prompt per completion")
@@ -103,8 +129,13 @@ def main() -> None:
         rows.append(measure(axis, setting))
         print(rows[-1], flush=True)
     rows = rows[1:]
-    rate = {name: median(row["gflop"][name] / row[f"{name}_s"] for row in rows) for name in ("rollout", "update")}
-    off = {name: max(abs(row["gflop"][name] / rate[name] / row[f"{name}_s"] - 1) for row in rows) for name in rate}
+    rate = {
+        name: median(row["gflop"][name] / row[f"{name}_s"] for row in rows) for name in ("rollout", "update")
+    }
+    off = {
+        name: max(abs(row["gflop"][name] / rate[name] / row[f"{name}_s"] - 1) for row in rows)
+        for name in rate
+    }
     write("scaling", BASE, {"gflop_per_s": rate, "largest_relative_gap": off, "points": rows})
     draw(rows, rate)
 

@@ -70,7 +70,10 @@ def make_model(setting: Setting, shape: TinyConfig = BENCH) -> VLM:
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = (
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
     area = {"shortest_edge": setting.side**2, "longest_edge": setting.side**2}
     processor = make_processor(tokenizer, shape)
     processor.image_processor.size = area
@@ -80,8 +83,14 @@ def make_model(setting: Setting, shape: TinyConfig = BENCH) -> VLM:
 def make_problems(setting: Setting) -> list[Problem]:
     """Random pictures, random words."""
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 256, (setting.side, setting.side, 3), dtype=np.uint8)) for _ in range(setting.prompts)]
-    return [Problem(f"p{i}", " ".join(rng.choice(WORDS, setting.words)), "1", (picture,)) for i, picture in enumerate(pictures)]
+    pictures = [
+        Image.fromarray(rng.integers(0, 256, (setting.side, setting.side, 3), dtype=np.uint8))
+        for _ in range(setting.prompts)
+    ]
+    return [
+        Problem(f"p{i}", " ".join(rng.choice(WORDS, setting.words)), "1", (picture,))
+        for i, picture in enumerate(pictures)
+    ]
 
 
 def renderer(vlm: VLM) -> Renderer:
@@ -98,7 +107,11 @@ def clock(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
     """Median and range."""
-    return {"median": round(statistics.median(seconds), 3), "low": round(min(seconds), 3), "high": round(max(seconds), 3)}
+    return {
+        "median": round(statistics.median(seconds), 3),
+        "low": round(min(seconds), 3),
+        "high": round(max(seconds), 3),
+    }
 
 
 def rss_mib(peak: bool = False) -> float:
@@ -113,7 +126,12 @@ def write(name: str, setting: Setting, results: dict[str, Any], **versions: str)
     record = {
         "setting": asdict(setting),
         "hardware": f"{_cpu()}, one thread of {os.cpu_count()}",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__, **versions},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            **versions,
+        },
         "unit": "CPU seconds of one thread; other jobs ran on the machine's other core",
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
@@ -127,7 +145,9 @@ def write(name: str, setting: Setting, results: dict[str, Any], **versions: str)
 
 def commit(root: Path = ROOT) -> str:
     """The short name of what is checked out there."""
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def _cpu() -> str:

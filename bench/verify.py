@@ -52,7 +52,9 @@ def golds(row: Row) -> list[str]:
 def tagged(response: str) -> str:
     """The content of the answer tag, or everything after the thinking."""
     response = response.rpartition("</think>")[2]
-    return response.rpartition("<answer>")[2].partition("</answer>")[0] if "<answer>" in response else response
+    return (
+        response.rpartition("<answer>")[2].partition("</answer>")[0] if "<answer>" in response else response
+    )
 
 
 def math_verify() -> Grader:
@@ -185,7 +187,10 @@ def speed(found: dict[str, Grader], rows: list[Row]) -> dict[str, Any]:
             seconds[name].append(time.thread_time() - start)
             agreed[name][row["set"]].append(verdict == row["official"])
     return {
-        name: {**summary(times), "agreement": {part: statistics.mean(ok) for part, ok in agreed[name].items()}}
+        name: {
+            **summary(times),
+            "agreement": {part: statistics.mean(ok) for part, ok in agreed[name].items()},
+        }
         for name, times in seconds.items()
     }
 

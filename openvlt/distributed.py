@@ -50,7 +50,9 @@ def process_count(devices: int | str) -> int:
 
         return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
     if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
-        raise UserError(f"trainer.devices={devices!r}; give a number of GPUs (or CPU processes) from 1 on, or auto")
+        raise UserError(
+            f"trainer.devices={devices!r}; give a number of GPUs (or CPU processes) from 1 on, or auto"
+        )
     return devices
 
 
@@ -61,7 +63,9 @@ def check_devices(processes: int, accelerator: str) -> None:
     gpus = torch.cuda.device_count()
     if accelerator != "cpu" and 0 < gpus < processes:
         has = f"{gpus} GPU{'s' if gpus > 1 else ''}"
-        raise UserError(f"trainer.devices={processes}, but this machine has {has}; give at most {gpus}, or auto for all there are")
+        raise UserError(
+            f"trainer.devices={processes}, but this machine has {has}; give at most {gpus}, or auto for all there are"
+        )
 
 
 def launch(processes: int) -> int:
@@ -70,14 +74,25 @@ def launch(processes: int) -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as places:
-        common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), _PLACES: places}
-        common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        common = {
+            "WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            _PLACES: places,
+        }
+        common["OMP_NUM_THREADS"] = os.environ.get(
+            "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))
+        )
         ranks = [_start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the main rank too; it says what there is to say
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # the terminal sends Ctrl-C to the main rank too; it says what there is to say
         told: list[int] = []
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, _: told.append(number))
-        while not told and any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+        while (
+            not told and any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks)
+        ):
             time.sleep(0.1)
         failed = -told[0] if told else next((rank.returncode for rank in ranks if rank.returncode), 0)
         for rank in ranks if failed else ():
@@ -118,7 +133,9 @@ def join_process_group(accelerator: str) -> None:
     distributed.init_process_group(backend, timeout=_PATIENCE)
     atexit.register(distributed.destroy_process_group)
     if not is_main():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main rank stops at Ctrl-C, the launcher then ends the others
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # the main rank stops at Ctrl-C, the launcher then ends the others
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open as long as the process lives
         sys.excepthook = _late
 
@@ -226,7 +243,9 @@ def all_reduce_gradients(parameters: Sequence[Any]) -> None:
 
     if (distributed := _group()) is None or not parameters:
         return
-    used = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=parameters[0].device)
+    used = torch.tensor(
+        [float(parameter.grad is not None) for parameter in parameters], device=parameters[0].device
+    )
     distributed.all_reduce(used)
     touched = [parameter for parameter, ranks in zip(parameters, used.tolist(), strict=True) if ranks]
     for parameter in touched:

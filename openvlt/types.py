@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-
-
 class Verdict(enum.Enum):
     """What the verifier says of one response. Only CORRECT is worth 1; a crash is never a verdict."""
 
@@ -86,10 +84,16 @@ def _check(owner: object, expected: tuple[int, ...], *names: str) -> None:
     """Raises ValueError for a field, or an entry of a mapping, that is there and has another shape."""
     for name in names:
         value = getattr(owner, name)
-        columns = {f"{name}[{key!r}]": column for key, column in value.items()} if isinstance(value, Mapping) else {name: value}
+        columns = (
+            {f"{name}[{key!r}]": column for key, column in value.items()}
+            if isinstance(value, Mapping)
+            else {name: value}
+        )
         for place, column in columns.items():
             if column is not None and tuple(column.shape) != expected:
-                raise ValueError(f"{type(owner).__name__}.{place}: expected {expected}, got {tuple(column.shape)}")
+                raise ValueError(
+                    f"{type(owner).__name__}.{place}: expected {expected}, got {tuple(column.shape)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,19 @@ class Prompts:
         _check(self, shape[:1], "images_P")
         grid = self.vision.get("image_grid_thw")
         if grid is not None and tuple(grid.shape) != (int(self.images_P.sum()), 3):
-            raise ValueError(f"Prompts.image_grid_thw: expected ({int(self.images_P.sum())}, 3), got {tuple(grid.shape)}")
+            raise ValueError(
+                f"Prompts.image_grid_thw: expected ({int(self.images_P.sum())}, 3), got {tuple(grid.shape)}"
+            )
 
     def __len__(self) -> int:
         return self.ids_PL.shape[0]
 
     def to(self, device: Any) -> Prompts:
         """The same prompts on another device."""
-        move = {name: getattr(self, name).to(device) for name in ("ids_PL", "mask_PL", "token_type_PL", "images_P")}
+        move = {
+            name: getattr(self, name).to(device)
+            for name in ("ids_PL", "mask_PL", "token_type_PL", "images_P")
+        }
         return Prompts(**move, vision={name: value.to(device) for name, value in self.vision.items()})
 
     def select(self, rows: Sequence[int]) -> Prompts:
@@ -131,7 +140,9 @@ class Prompts:
         pad = int(self.mask_PL[index].argmax(1).min()) if len(index) else 0
         text = {name: getattr(self, name)[index][:, pad:] for name in ("ids_PL", "mask_PL", "token_type_PL")}
         vision = {name: self._select_images(value, rows) for name, value in self.vision.items()}
-        return Prompts(**text, images_P=self.images_P[index], vision={k: v for k, v in vision.items() if v.shape[0]})
+        return Prompts(
+            **text, images_P=self.images_P[index], vision={k: v for k, v in vision.items() if v.shape[0]}
+        )
 
     def _select_images(self, value: Tensor, rows: Sequence[int]) -> Tensor:
         """The leading rows of `value` that belong to the images of these problems (one per image, or a share of its patches)."""
@@ -142,7 +153,9 @@ class Prompts:
         grid = self.vision.get("image_grid_thw")
         if grid is not None and value.shape[0] != len(sizes):
             patches = grid.prod(-1).cpu()
-            sizes = patches * len(value) // patches.sum()  # features are fewer than patches, by a factor that all images share
+            sizes = (
+                patches * len(value) // patches.sum()
+            )  # features are fewer than patches, by a factor that all images share
         parts = value.split([int(part.sum()) for part in sizes.split(images)])
         return torch.cat([parts[int(row)] for row in rows]) if len(rows) else value[:0]
 
@@ -193,12 +206,18 @@ class Rollouts:
 
     def __post_init__(self) -> None:
         rows, tokens = self.ids_NT.shape
-        _check(self, (rows, tokens), "mask_NT", "behaviour_logp_NT", "adv_NT", "token_weight_NT", "logp", "stats")
-        _check(self, (rows,), "group_N", "reward_N", "keep_N", "adv_N", "origin_N", "sample_weight_N", "rewards")
+        _check(
+            self, (rows, tokens), "mask_NT", "behaviour_logp_NT", "adv_NT", "token_weight_NT", "logp", "stats"
+        )
+        _check(
+            self, (rows,), "group_N", "reward_N", "keep_N", "adv_N", "origin_N", "sample_weight_N", "rewards"
+        )
         if len(self.problems) != len(self.prompts):
             raise ValueError(f"Rollouts: {len(self.problems)} problems but {len(self.prompts)} prompts")
         if len(self.completions) != rows or (self.verdicts and len(self.verdicts) != rows):
-            raise ValueError(f"Rollouts: {rows} rows, {len(self.completions)} completions, {len(self.verdicts)} verdicts")
+            raise ValueError(
+                f"Rollouts: {rows} rows, {len(self.completions)} completions, {len(self.verdicts)} verdicts"
+            )
 
     def with_(self, **columns: Any) -> Rollouts:
         """A copy with these columns filled; unknown names raise."""
@@ -247,14 +266,25 @@ class GRPOBatch:
     trained: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
-    TOKEN_COLUMNS: ClassVar = ("ids_NT", "mask_NT", "adv_NT", "weight_NT", "counted_NT", "old_logp_NT", "ref_logp_NT", "behaviour_logp_NT")
+    TOKEN_COLUMNS: ClassVar = (
+        "ids_NT",
+        "mask_NT",
+        "adv_NT",
+        "weight_NT",
+        "counted_NT",
+        "old_logp_NT",
+        "ref_logp_NT",
+        "behaviour_logp_NT",
+    )
 
     def __post_init__(self) -> None:
         shape = tuple(self.ids_NT.shape)
         _check(self, shape, *self.TOKEN_COLUMNS, "views", "marks")
         _check(self, shape[:1], "group_N", "adv_N")
         if shape[0] and int(self.group_N.max()) >= len(self.prompts):
-            raise ValueError(f"GRPOBatch.group_N names prompt {int(self.group_N.max())} of {len(self.prompts)}")
+            raise ValueError(
+                f"GRPOBatch.group_N names prompt {int(self.group_N.max())} of {len(self.prompts)}"
+            )
 
     def __len__(self) -> int:
         return self.ids_NT.shape[0]
@@ -287,5 +317,3 @@ class GRPOBatch:
     def trained_tokens(self) -> int:
         """Tokens of the step's rows: the denominator of what is logged per token."""
         return max(1, int(self.mask_NT.sum()) if self.trained is None else self.trained)
-
-

@@ -23,7 +23,9 @@ from openvlt.model.tiny import TinyConfig, make_vlm  # noqa: E402
 from openvlt.types import Problem, Prompts  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-SMALL = TinyConfig(hidden=64, layers=2, heads=2, mlp=128, vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128)
+SMALL = TinyConfig(
+    hidden=64, layers=2, heads=2, mlp=128, vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128
+)
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +105,10 @@ def gradients() -> Callable[[torch.nn.Module, Tensor], dict[str, Tensor]]:
     def take(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
         model.zero_grad(set_to_none=True)
         loss.backward()
-        found = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+        found = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+            for name, p in model.named_parameters()
+        }
         model.zero_grad(set_to_none=True)
         return found
 

@@ -61,13 +61,30 @@ class Stub:
         if fault == "drop":
             return False
         status = {"429": "429 Too Many Requests", "500": "500 Internal Server Error"}.get(fault, "200 OK")
-        said = json.dumps({
-            "id": name, "object": "chat.completion", "created": 1, "model": body["model"],
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": answer(body)}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-        }) if status.startswith("200") else '{"error": {"message": "on purpose"}}'
+        said = (
+            json.dumps(
+                {
+                    "id": name,
+                    "object": "chat.completion",
+                    "created": 1,
+                    "model": body["model"],
+                    "choices": [
+                        {
+                            "index": 0,
+                            "message": {"role": "assistant", "content": answer(body)},
+                            "finish_reason": "stop",
+                        }
+                    ],
+                    "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+                }
+            )
+            if status.startswith("200")
+            else '{"error": {"message": "on purpose"}}'
+        )
         said = {"half": said[: len(said) // 2], "no JSON": "<html>busy</html>"}.get(fault, said)
-        writer.write(f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nRetry-After: 0\r\nContent-Length: {len(said.encode())}\r\n\r\n{said}".encode())
+        writer.write(
+            f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nRetry-After: 0\r\nContent-Length: {len(said.encode())}\r\n\r\n{said}".encode()
+        )
         await writer.drain()
         return True
 
@@ -82,7 +99,9 @@ async def main(latency: float, faults: float, log: Path) -> None:
 def stub_server(log: Path, *, latency: float = 0.0, faults: float = 0.0) -> Iterator[str]:
     """Starts one and gives its url."""
     command = [sys.executable, __file__, str(latency), str(faults), str(log)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env={"PYTHONPATH": "."}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env={"PYTHONPATH": "."}
+    ) as process:
         try:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
         finally:

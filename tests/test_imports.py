@@ -31,7 +31,9 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE))
+)
 def test_a_room_imports_only_rooms_above_it(file: Path) -> None:
     here = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if here == "__init__":
@@ -43,7 +45,11 @@ def test_a_room_imports_only_rooms_above_it(file: Path) -> None:
 
 @pytest.mark.parametrize("name, allowed", PURE.items())
 def test_the_mathematics_imports_only_torch(name: str, allowed: set[str]) -> None:
-    heavy = {module for module in imported(PACKAGE / name) if module not in ("__future__", "collections.abc", "dataclasses")}
+    heavy = {
+        module
+        for module in imported(PACKAGE / name)
+        if module not in ("__future__", "collections.abc", "dataclasses")
+    }
     assert heavy <= allowed
 
 

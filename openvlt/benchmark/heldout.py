@@ -40,7 +40,9 @@ class HeldoutEvaluation:
         check_positive(self, "evaluation", "batch", "deadline_s")
         check_not_negative(self, "evaluation", "workers")
         if self.sampling.n != 1:
-            raise UserError(f"evaluation.sampling.n={self.sampling.n}; held-out problems are answered once, a benchmark takes samples=<n>")
+            raise UserError(
+                f"evaluation.sampling.n={self.sampling.n}; held-out problems are answered once, a benchmark takes samples=<n>"
+            )
 
     def run(self, vlm: VLM, source: Source, *, seed: int, rows: Path | None = None) -> dict[str, Any]:
         """Accuracy, interval, verdicts and lengths, overall and per level; each row goes to the JSONL file `rows`."""
@@ -52,13 +54,18 @@ class HeldoutEvaluation:
         verdicts = verify_completions(problems, answers, workers=self.workers, deadline_s=self.deadline_s)
         if rows is not None:
             write_heldout_rows(rows, problems, answers, verdicts)
-        return {**summarise_heldout(problems, answers, verdicts), "skipped_rows": getattr(source, "skipped", {})}
+        return {
+            **summarise_heldout(problems, answers, verdicts),
+            "skipped_rows": getattr(source, "skipped", {}),
+        }
 
     def _answers(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> Iterator[Completion]:
         renderer = Renderer(vlm.processor, self.prompt)
         for start in range(0, len(problems), self.batch):
             part = problems[start : start + self.batch]
-            yield from generate_on_ranks(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
+            yield from generate_on_ranks(
+                self.generator, vlm, part, renderer.prompts(part), self.sampling, seed
+            )
 
 
 def summarise_heldout(

@@ -36,7 +36,10 @@ class PromptTemplate:
         """The problem with its whole prompt as the question and no options left to write."""
         options = problem.meta.get("listed", ()) if self.listed else problem.choices or ()
         template = self.choice if options or self.open is None else self.open
-        lines = [self.option.replace("{letter}", ascii_uppercase[i]).replace("{text}", option) for i, option in enumerate(options)]
+        lines = [
+            self.option.replace("{letter}", ascii_uppercase[i]).replace("{text}", option)
+            for i, option in enumerate(options)
+        ]
         values = {**problem.meta, "question": problem.question, "options": self.between.join(lines)}
         prompt = fill_template(template, **values)
         return replace(problem, question=prompt, choices=None, images=self._images(problem, prompt))
@@ -82,5 +85,7 @@ class InterleavedStyle(PromptStyle):
         for index, words in enumerate(texts):
             parts += [{"type": "image"}] if index else []
             parts += [{"type": "text", "text": words}] if words else []
-        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        system = (
+            [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        )
         return [*system, {"role": "user", "content": parts}]

@@ -50,7 +50,9 @@ class JudgeModel(Interface):
     def prompt(self, prompts: Sequence[str]) -> list[str]: ...
 
 
-def openvlt(cases: Sequence[Case], judge: JudgeModel | None = None, *, deadline_s: float = 5.0) -> list[Answer]:
+def openvlt(
+    cases: Sequence[Case], judge: JudgeModel | None = None, *, deadline_s: float = 5.0
+) -> list[Answer]:
     """The project's own verifier, as in training: a response that was cut off has no answer."""
     whole = [case for case in cases if case.finished is not False]
     items = [(c.problem.answer, c.response, c.problem.choices, c.problem.answer_type) for c in whole]
@@ -104,10 +106,14 @@ class Benchmark:
     subset_of: Callable[[Mapping[str, Any], str], str] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "subsets", {name: part for name, part in self.subsets.items() if part is not None})
+        object.__setattr__(
+            self, "subsets", {name: part for name, part in self.subsets.items() if part is not None}
+        )
 
     def protocol(self, name: str) -> Protocol:
         """The protocol of that name. Raises UserError for another one."""
         if name not in self.protocols:
-            raise UserError(f"protocol={name}: benchmark {self.name} has the protocols {', '.join(self.protocols)}; choose one of them")
+            raise UserError(
+                f"protocol={name}: benchmark {self.name} has the protocols {', '.join(self.protocols)}; choose one of them"
+            )
         return self.protocols[name]

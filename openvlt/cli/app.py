@@ -18,7 +18,10 @@ from openvlt.cli.errors import DISK_ERRORS, report_errors
 from openvlt.config.resolvers import CONF
 from openvlt.errors import UserError
 
-APPENDED = ("experiment", "recipe")  # groups outside the defaults list: `experiment=x` is read as `+experiment=x`
+APPENDED = (
+    "experiment",
+    "recipe",
+)  # groups outside the defaults list: `experiment=x` is read as `+experiment=x`
 
 
 def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
@@ -35,11 +38,15 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
 
     def framed(config: DictConfig) -> None:
         with report_errors(told, DISK_ERRORS):
-            processes, accelerator = (1, "cpu") if config.get("plan") else _trainer(config)  # a plan needs no device
+            processes, accelerator = (
+                (1, "cpu") if config.get("plan") else _trainer(config)
+            )  # a plan needs no device
             if not distributed.is_launched() and processes > 1:
                 _leave_no_empty_folder(config)  # the ranks' run has its own
                 distributed.check_devices(processes, accelerator)
-                sys.exit(distributed.launch(processes))  # the whole command, a sweep too: ranks go through it side by side
+                sys.exit(
+                    distributed.launch(processes)
+                )  # the whole command, a sweep too: ranks go through it side by side
             distributed.join_process_group(accelerator)
             if not distributed.is_launched():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
@@ -48,7 +55,9 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
             finally:
                 _leave_no_empty_folder(config)
 
-    with report_errors((*told, OSError), ()):  # before the run begins, any trouble with a file is one with the place to run in
+    with report_errors(
+        (*told, OSError), ()
+    ):  # before the run begins, any trouble with a file is one with the place to run in
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(framed)()
 
 
@@ -64,7 +73,9 @@ def _trainer(config: DictConfig) -> tuple[int, str]:
     given = any(override.startswith("trainer.devices=") for override in HydraConfig.get().overrides.task)
     if config.resume is not None and saved.is_file():
         trainer = OmegaConf.load(saved).trainer
-    return distributed.process_count(config.trainer.devices if given else trainer.devices), trainer.accelerator
+    return distributed.process_count(
+        config.trainer.devices if given else trainer.devices
+    ), trainer.accelerator
 
 
 def normalise_arguments(arguments: list[str], conf: Path) -> list[str]:
@@ -80,7 +91,12 @@ def normalise_arguments(arguments: list[str], conf: Path) -> list[str]:
         key, equals, value = argument.partition("=")
         if equals and key in APPENDED:
             argument = f"+{argument}"
-        elif equals and key == "model" and not (conf / "model" / f"{value}.yaml").is_file() and _is_place(value):
+        elif (
+            equals
+            and key == "model"
+            and not (conf / "model" / f"{value}.yaml").is_file()
+            and _is_place(value)
+        ):
             result.append("model=pretrained")
             argument = f"model.path={value}"
         elif equals and key == "view":  # a group inside another one

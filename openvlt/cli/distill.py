@@ -27,7 +27,9 @@ from openvlt.types import Problem
 
 def estimate_cost(config: DictConfig) -> str:
     """The plan as text; needs neither data nor a model nor a server."""
-    return describe_cost(build(config.distill, "distill"), build(config.select, "select"), build(config.expected, "expected"))
+    return describe_cost(
+        build(config.distill, "distill"), build(config.select, "select"), build(config.expected, "expected")
+    )
 
 
 def open_run_to_inspect(config: DictConfig) -> tuple[DictConfig, Path]:
@@ -37,11 +39,15 @@ def open_run_to_inspect(config: DictConfig) -> tuple[DictConfig, Path]:
     folder = Path(config.paths.run)
     saved = OmegaConf.load(folder / "config.yaml")
     if "distill" not in saved or "select" not in saved:
-        raise UserError(f"{folder} holds no distillation; give the folder of one: inspect=true resume=<run folder>")
+        raise UserError(
+            f"{folder} holds no distillation; give the folder of one: inspect=true resume=<run folder>"
+        )
     return saved, folder
 
 
-def inspect_run(distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], folder: Path, seed: int) -> str:
+def inspect_run(
+    distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], folder: Path, seed: int
+) -> str:
     """The page about a run, as far as it has come; no call is made and nothing of the run is touched."""
     with tempfile.TemporaryDirectory() as aside:  # looking files verdicts; the run may be under way
         copy_ledgers(folder, Path(aside))
@@ -54,7 +60,9 @@ def reuse_answers(config: DictConfig, folder: Path) -> None:
     if config.reuse is None:
         return
     if not (Path(config.reuse) / "reason.jsonl").is_file():
-        raise UserError(f"reuse={config.reuse}: no reason.jsonl there; give the folder of an earlier distillation, or leave reuse out")
+        raise UserError(
+            f"reuse={config.reuse}: no reason.jsonl there; give the folder of an earlier distillation, or leave reuse out"
+        )
     copy_ledgers(Path(config.reuse), folder)
 
 
@@ -67,7 +75,12 @@ def copy_ledgers(there: Path, here: Path) -> None:
 
 
 def write_dataset(
-    config: DictConfig, distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], skipped: Mapping[str, str], folder: Path
+    config: DictConfig,
+    distillation: Distillation,
+    vlm: VLM | None,
+    problems: Sequence[Problem],
+    skipped: Mapping[str, str],
+    folder: Path,
 ) -> None:
     """The data set of a finished distillation: Parquet, JSONL, card and figure. `skipped` are bad rows (row -> reason)."""
     with DistillationRun(distillation, vlm, folder, config.seed) as work:

@@ -60,13 +60,21 @@ def error_sentence(error: Exception) -> str:
         return _unknown_key(found[1] if found else first_line(text), re.search(r"use (\+.+)", text))
     if found := re.search(r"Could not find '([^']+)'", text):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        return f"there is no config {found[1]!r}; choose from {', '.join(options)}" if options else first_line(str(error))
+        return (
+            f"there is no config {found[1]!r}; choose from {', '.join(options)}"
+            if options
+            else first_line(str(error))
+        )
     return text if isinstance(error, UserError) else first_line(text)
 
 
 def _unknown_key(key: str, append: re.Match[str] | None) -> str:
     last = key.rpartition(".")[2]
-    known = {match for file in CONF.rglob("*.yaml") for match in re.findall(r"^\s*(\w+):", file.read_text(), re.MULTILINE)}
+    known = {
+        match
+        for file in CONF.rglob("*.yaml")
+        for match in re.findall(r"^\s*(\w+):", file.read_text(), re.MULTILINE)
+    }
     known |= {folder.name for folder in CONF.iterdir() if folder.is_dir()}
     close = [word for word in difflib.get_close_matches(last, sorted(known), 4) if word != last][:3]
     hint = f"did you mean {' or '.join(close)}? " if close else ""

@@ -20,12 +20,30 @@ from openvlt.config.build import build
 from openvlt.errors import UserError
 from openvlt.iteration.stages import make_context
 from openvlt.model.load import VLM
-from openvlt.runs.session import announce_run, command_line_overrides, config_differences, keep_resumable, open_run
+from openvlt.runs.session import (
+    announce_run,
+    command_line_overrides,
+    config_differences,
+    keep_resumable,
+    open_run,
+)
 from openvlt.storage.atomic import write_json, write_text
 from openvlt.storage.locks import lock_folder
 
 # what only a benchmark reads
-OPTIONS = ("protocol", "data_dir", "responses", "response_column", "samples", "batch", "limit", "baseline", "judge", "judge_ledger", "view")
+OPTIONS = (
+    "protocol",
+    "data_dir",
+    "responses",
+    "response_column",
+    "samples",
+    "batch",
+    "limit",
+    "baseline",
+    "judge",
+    "judge_ledger",
+    "view",
+)
 
 
 def evaluate_heldout(config: DictConfig) -> None:
@@ -48,14 +66,19 @@ def evaluate_heldout(config: DictConfig) -> None:
         result = {"model": vlm.path, **context.evaluate(vlm, folder)}
     write_json(folder / "results.json", result)
     low, high = (100 * bound for bound in result["interval"])
-    print(f"accuracy {100 * result['accuracy']:.1f} %  (95 %: {low:.1f} to {high:.1f})  n {result['n']}  {result['verdicts']}")
+    print(
+        f"accuracy {100 * result['accuracy']:.1f} %  (95 %: {low:.1f} to {high:.1f})  n {result['n']}  {result['verdicts']}"
+    )
     for level, part in result["levels"].items():
         print(f"  level {level}: {100 * part['accuracy']:.1f} %  n {part['n']}")
     print(folder / "results.json")
 
 
 def _refuse_options() -> None:
-    keys = {override.lstrip("+~").partition("=")[0].rpartition("@")[2].partition(".")[0] for override in command_line_overrides()}
+    keys = {
+        override.lstrip("+~").partition("=")[0].rpartition("@")[2].partition(".")[0]
+        for override in command_line_overrides()
+    }
     if useless := [name for name in OPTIONS if name in keys]:
         verb, them = ("needs", "it") if len(useless) == 1 else ("need", "them")
         raise UserError(f"{', '.join(useless)} {verb} a benchmark; add benchmark=<name>, or leave {them} out")
@@ -83,7 +106,10 @@ def evaluate_benchmark(config: DictConfig) -> None:
                 run.check()
             results = [_one(config, run, folder / name, done=several) for name, run in runs.items()]
         write_text(folder / "results.md", results_markdown(results))
-        write_json(folder / "results.json", {"benchmarks": {r["benchmark"]: r for r in results}} if several else results[0])
+        write_json(
+            folder / "results.json",
+            {"benchmarks": {r["benchmark"]: r for r in results}} if several else results[0],
+        )
         print(folder / "results.md")
 
 
@@ -97,7 +123,9 @@ def _check_responses(config: DictConfig, several: bool) -> None:
     if several:
         raise UserError("responses=FILE belongs to one benchmark; give benchmark=<its name> instead of all")
     if config.samples != 1 or config.limit is not None:
-        raise UserError("samples= and limit= are for asking a model; a file of responses is scored whole, leave them out")
+        raise UserError(
+            "samples= and limit= are for asking a model; a file of responses is scored whole, leave them out"
+        )
 
 
 def _one(config: DictConfig, run: BenchmarkRunner, place: Path, *, done: bool) -> dict[str, Any]:
@@ -123,9 +151,15 @@ def build_runner(config: DictConfig, name: str = "") -> BenchmarkRunner:
     if config.judge is not None and distributed.is_main():  # the other ranks' scores are not kept
         judge = ServerJudge(build(config.judge, "judge"), Path(config.judge_ledger))
     if config.samples < 1 or config.batch < 1 or config.limit is not None and config.limit < 1:
-        raise UserError(f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1")
-    engine = AnswerGenerator(evaluation.generator, evaluation.sampling, config.batch, config.seed, config.prompt.max_tokens)
-    data_dir, baseline = (str(Path(place) / name) if place and name else place for place in (config.data_dir, config.baseline))
+        raise UserError(
+            f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1"
+        )
+    engine = AnswerGenerator(
+        evaluation.generator, evaluation.sampling, config.batch, config.seed, config.prompt.max_tokens
+    )
+    data_dir, baseline = (
+        str(Path(place) / name) if place and name else place for place in (config.data_dir, config.baseline)
+    )
     return BenchmarkRunner(
         benchmark=benchmark,
         protocol=config.protocol,
@@ -149,7 +183,9 @@ def _notes(result: dict[str, Any]) -> None:
     if result["missing"]:
         print(f"  {result['missing']} rows have no answer in the file and are not scored")
     if unmatched_ids := result["without_a_row"]:
-        print(f"  {len(unmatched_ids)} answers belong to no usable row and are not scored, the first is {unmatched_ids[0]}")
+        print(
+            f"  {len(unmatched_ids)} answers belong to no usable row and are not scored, the first is {unmatched_ids[0]}"
+        )
     for word, rows in (("odd", result["faulty_rows"]), ("left out", result["skipped_rows"])):
         if rows:
             first, reason = next(iter(rows.items()))
@@ -157,13 +193,17 @@ def _notes(result: dict[str, Any]) -> None:
     if base := result.get("baseline"):
         low, high = (100 * bound for bound in base["interval"])
         p = "" if base["mcnemar_p"] is None else f"  McNemar p {base['mcnemar_p']:.3g}"
-        print(f"  against {base['file']}: {100 * base['difference']:+.1f} points (95 %: {low:.1f} to {high:.1f}){p}  n {base['rows']}")
+        print(
+            f"  against {base['file']}: {100 * base['difference']:+.1f} points (95 %: {low:.1f} to {high:.1f}){p}  n {base['rows']}"
+        )
 
 
 def compare_two_runs(config: DictConfig) -> None:
     """Two finished runs, row by row."""
     if len(config.compare) != 2:
-        raise UserError(f"compare={','.join(map(str, config.compare))} names {len(config.compare)} runs; give two: compare=A,B")
+        raise UserError(
+            f"compare={','.join(map(str, config.compare))} names {len(config.compare)} runs; give two: compare=A,B"
+        )
     one, other = config.compare
     found = {name: compare_files(*places) for name, places in pair_files(one, other).items()}
     folder = Path(config.paths.run)
@@ -198,7 +238,11 @@ def _unfinished(config: DictConfig, held: ExitStack) -> Path | None:
     now = OmegaConf.to_container(config, resolve=True)
     for file in sorted(Path(config.paths.run).parent.glob("*/config.yaml")):
         finished = (file.parent / "results.json").exists()
-        if not finished and not config_differences(OmegaConf.to_container(OmegaConf.load(file)), now) and _lock(file.parent, held):
+        if (
+            not finished
+            and not config_differences(OmegaConf.to_container(OmegaConf.load(file)), now)
+            and _lock(file.parent, held)
+        ):
             return file.parent
     return None
 

@@ -28,7 +28,9 @@ def build(config: Any, name: str = "") -> Any:
         if isinstance(config, (DictConfig, ListConfig)):
             if missing := OmegaConf.missing_keys(config):
                 rootless = config._get_parent() is None  # else the keys begin at the whole config's root
-                raise UserError(_no_value(sorted(f"{name}.{key}".lstrip(".") if rootless else key for key in missing)))
+                raise UserError(
+                    _no_value(sorted(f"{name}.{key}".lstrip(".") if rootless else key for key in missing))
+                )
             plain = OmegaConf.to_container(config, resolve=True)
             config = OmegaConf.create(plain)
         check_nodes(plain, name)
@@ -56,7 +58,9 @@ def _reason(error: Exception, name: str) -> Exception:
     where = ".".join(part for part in (name, key and key[1]) if part) or (target and target[1]) or "config"
     if isinstance(cause, TypeError) and _at_the_call(cause):
         return UserError(f"{where}: {first_line(str(cause))}; check the kinds of its values")
-    if isinstance(cause, (type(error), ImportError, OSError)) or (target and not target[1].startswith("openvlt.")):
+    if isinstance(cause, (type(error), ImportError, OSError)) or (
+        target and not target[1].startswith("openvlt.")
+    ):
         return UserError(f"{where}: {type(cause).__name__}: {first_line(str(cause))}; correct its settings")
     return cause
 
@@ -65,33 +69,9 @@ def _at_the_call(error: TypeError) -> bool:
     """Whether it was raised by the call of a target or in the target's own first lines, and not somewhere deeper."""
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = max((index for index, file in enumerate(files) if "instantiate" in Path(file).parts), default=-1)
-    return len([file for file in files[last + 1 :] if file != "<string>"]) <= 1  # a dataclass's __init__ is such a "file"
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+    return (
+        len([file for file in files[last + 1 :] if file != "<string>"]) <= 1
+    )  # a dataclass's __init__ is such a "file"
 
 
 def first_line(text: str) -> str:

@@ -52,9 +52,16 @@ def check_values(path: str, given: Mapping[str, Any], signature: inspect.Signatu
     for key, value in given.items():
         kinds = _kinds(str(getattr(signature.parameters.get(key), "annotation", "")))
         if kinds and not _is_one_of(value, kinds):
-            where, named = f"{path}.{key}".lstrip("."), " or ".join(dict.fromkeys(_NAMES.get(kind, kind) for kind in kinds))
+            where, named = (
+                f"{path}.{key}".lstrip("."),
+                " or ".join(dict.fromkeys(_NAMES.get(kind, kind) for kind in kinds)),
+            )
             shown = "null" if value is None else repr(value)
-            fix = f"[{value}]" if named == "list" and not isinstance(value, Mapping) and value is not None else f"<{named}>"
+            fix = (
+                f"[{value}]"
+                if named == "list" and not isinstance(value, Mapping) and value is not None
+                else f"<{named}>"
+            )
             raise UserError(f"{where}={shown} is no {named}; give {where}={fix}")
 
 
@@ -87,17 +94,27 @@ def _targets(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, An
             yield from _targets(item, f"{path}[{index}]")
 
 
-def _check_keys(path: str, node: Mapping[str, Any], given: Mapping[str, Any], signature: inspect.Signature) -> None:
+def _check_keys(
+    path: str, node: Mapping[str, Any], given: Mapping[str, Any], signature: inspect.Signature
+) -> None:
     parameters = signature.parameters.values()
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         known = [name for name in signature.parameters if name != "self"]
         if unknown := sorted(set(given) - set(known)):
-            raise UserError(f"{path or 'config'} has unknown {_listed(unknown)}; {node['_target_']} takes {', '.join(known)}")
-    needed = [one.name for one in parameters if one.default is one.empty and one.kind not in several and one.name not in given]
+            raise UserError(
+                f"{path or 'config'} has unknown {_listed(unknown)}; {node['_target_']} takes {', '.join(known)}"
+            )
+    needed = [
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind not in several and one.name not in given
+    ]
     if needed and not node.get("_partial_") and "_args_" not in node:
         where = f"{path}.{needed[0]}".lstrip(".")
-        raise UserError(f"{path or 'config'} has no {', '.join(needed)}, which {node['_target_']} needs; give {where}=<value>")
+        raise UserError(
+            f"{path or 'config'} has no {', '.join(needed)}, which {node['_target_']} needs; give {where}=<value>"
+        )
 
 
 def _locate(path: str, target: str) -> Callable[..., Any]:
@@ -105,11 +122,19 @@ def _locate(path: str, target: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(place)
     except (ImportError, ValueError) as error:
-        raise UserError(f"{path}._target_={target} can't be imported ({error}); check the name, or install its package") from error
+        raise UserError(
+            f"{path}._target_={target} can't be imported ({error}); check the name, or install its package"
+        ) from error
     if not hasattr(module, name):
-        own = sorted(key for key, value in vars(module).items() if getattr(value, "__module__", "") == place and key[0] != "_")
+        own = sorted(
+            key
+            for key, value in vars(module).items()
+            if getattr(value, "__module__", "") == place and key[0] != "_"
+        )
         known = dict.fromkeys([*difflib.get_close_matches(name, dir(module)), *own])
-        raise UserError(f"{path}._target_={target}: {place} has no {name!r}, but {', '.join(known) or 'nothing like it'}")
+        raise UserError(
+            f"{path}._target_={target}: {place} has no {name!r}, but {', '.join(known) or 'nothing like it'}"
+        )
     return getattr(module, name)
 
 

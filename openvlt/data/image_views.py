@@ -53,6 +53,8 @@ def apply_view(problem: Problem, view: object, strength: float, seed: int) -> Pr
     for image in open_images(problem):
         changed = view(image, rng, strength)
         if changed.size != image.size:
-            raise UserError(f"view {type(view).__name__} made {changed.size} of an image of {image.size}; a view keeps the size")
+            raise UserError(
+                f"view {type(view).__name__} made {changed.size} of an image of {image.size}; a view keeps the size"
+            )
         images.append(changed)
     return replace(problem, images=tuple(images))

@@ -13,7 +13,12 @@ from PIL import Image
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises over a broken image
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+)  # what Pillow raises over a broken image
 
 
 def open_image(image: Path | Image.Image, row: str) -> Image.Image:
@@ -34,10 +39,14 @@ def _opened(image: Path | Image.Image, row: str) -> Iterator[Image.Image]:
         with contextlib.nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as file:
             yield file
     except FileNotFoundError:
-        raise UserError(f"row {row!r}: image {image} does not exist; image paths are relative to the data file") from None
+        raise UserError(
+            f"row {row!r}: image {image} does not exist; image paths are relative to the data file"
+        ) from None
     except UNREADABLE as error:
         what = "the image in the row" if isinstance(image, Image.Image) else f"image {image}"
-        raise UserError(f"row {row!r}: {what} can't be read ({error}); replace it or remove the row") from error
+        raise UserError(
+            f"row {row!r}: {what} can't be read ({error}); replace it or remove the row"
+        ) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -28,7 +28,9 @@ class PromptStyle:
         if self.instruction:
             text = f"{text}\n{self.instruction}"
         parts = [{"type": "image"} for _ in problem.images] + [{"type": "text", "text": text}]
-        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        system = (
+            [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        )
         return [*system, {"role": "user", "content": parts}]
 
 
@@ -36,7 +38,9 @@ def question_text(problem: Problem) -> str:
     """The question, with its options lettered below it."""
     if not problem.choices:
         return problem.question
-    options = [f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, problem.choices, strict=False)]
+    options = [
+        f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, problem.choices, strict=False)
+    ]
     return "\n".join([problem.question, "Choices:", *options])
 
 
@@ -53,8 +57,12 @@ class Renderer:
         """The prompt as the model reads it, image marks not yet expanded. Raises UserError when the question spells a mark itself."""
         question = question_text(problem)
         if marks := [token for token in self.processor.tokenizer.all_special_tokens if token in question]:
-            raise UserError(f"row {problem.id!r}: its text contains the model's own mark {marks[0]}; remove it from the row")
-        return self.processor.apply_chat_template(self.style.messages(problem), add_generation_prompt=True, tokenize=False)
+            raise UserError(
+                f"row {problem.id!r}: its text contains the model's own mark {marks[0]}; remove it from the row"
+            )
+        return self.processor.apply_chat_template(
+            self.style.messages(problem), add_generation_prompt=True, tokenize=False
+        )
 
     def prompts(self, problems: Sequence[Problem]) -> Prompts:
         """Left-padded prompts of these problems. Raises UserError for an unreadable image or a prompt over the limit."""
@@ -80,7 +88,9 @@ class Renderer:
                     "lower model.max_pixels or raise the limit"
                 )
 
-    def responses(self, texts: Sequence[str], max_tokens: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def responses(
+        self, texts: Sequence[str], max_tokens: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask (N,T) of responses, each closed by the end of turn, padded on the right, cut at `max_tokens`."""
         tokenizer = self.processor.tokenizer
         # special tokens that a text spells out stay text: <|image_pad|> in a response has probability 0 and would make the loss infinite

@@ -11,7 +11,14 @@ from openvlt.distill.dataset import Lengths, quantiles, solve_rate
 STAGES = ("problems", "captions", "chains", "right", "after the cut", "kept")
 
 
-def render_card(lengths: Lengths, settings: str, licences: Mapping[str, str], usage: str, samples: int, skipped: Mapping[str, str]) -> str:
+def render_card(
+    lengths: Lengths,
+    settings: str,
+    licences: Mapping[str, str],
+    usage: str,
+    samples: int,
+    skipped: Mapping[str, str],
+) -> str:
     """The card in Markdown, with the front matter that the Hugging Face hub reads. `skipped` are rows left out as bad (row -> reason)."""
     total = sum(counts["kept"] for counts in lengths.counts.values())
     parts = [
@@ -23,16 +30,32 @@ def render_card(lengths: Lengths, settings: str, licences: Mapping[str, str], us
         "## Sources\n",
         _table(
             ("source", "licence", *STAGES),
-            [(name, licences.get(name, "see the source"), *(counts[each] for each in STAGES)) for name, counts in lengths.counts.items()],
+            [
+                (name, licences.get(name, "see the source"), *(counts[each] for each in STAGES))
+                for name, counts in lengths.counts.items()
+            ],
         ),
-        *([f"Bad rows left out: {len(skipped)}. The first: {next(iter(skipped.values()))}\n"] if skipped else []),
+        *(
+            [f"Bad rows left out: {len(skipped)}. The first: {next(iter(skipped.values()))}\n"]
+            if skipped
+            else []
+        ),
         f"## Solved problems (pass@{samples})\n",
-        _table(("source", "problems", f"pass@{samples}"), [(name, n, f"{100 * rate:.1f} %") for name, n, rate in solve_rate(lengths)]),
+        _table(
+            ("source", "problems", f"pass@{samples}"),
+            [(name, n, f"{100 * rate:.1f} %") for name, n, rate in solve_rate(lengths)],
+        ),
         "## Lengths in words\n",
-        _table(("", "mean", "p10", "median", "p90", "longest"), [_lengths(name, values) for name, values in lengths.words.items()]),
+        _table(
+            ("", "mean", "p10", "median", "p90", "longest"),
+            [_lengths(name, values) for name, values in lengths.words.items()],
+        ),
         "![lengths and pass rates](lengths.png)\n",
         "## What became of the chains\n",
-        _table(("source", "fate", "chains"), [(s, fate, n) for s, fates in lengths.fates.items() for fate, n in fates.most_common()]),
+        _table(
+            ("source", "fate", "chains"),
+            [(s, fate, n) for s, fates in lengths.fates.items() for fate, n in fates.most_common()],
+        ),
         f"## Calls\n\n{usage}\n",
         f"## Settings\n\n```yaml\n{settings.rstrip()}\n```\n",
     ]
@@ -46,7 +69,10 @@ def _front() -> str:
 
 def _lengths(name: str, values: Any) -> tuple[str, ...]:
     found = quantiles(values)
-    return (name, *(f"{found[each]:.0f}" if found else "-" for each in ("mean", "p10", "median", "p90", "longest")))
+    return (
+        name,
+        *(f"{found[each]:.0f}" if found else "-" for each in ("mean", "p10", "median", "p90", "longest")),
+    )
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
@@ -63,15 +89,27 @@ def draw_lengths(lengths: Lengths, samples: int, file: Path) -> None:
     from matplotlib import pyplot
 
     drawn, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    edges = np.histogram_bin_edges(np.asarray(lengths.words["chains"]), bins=40) if len(lengths.words["chains"]) else 10
+    edges = (
+        np.histogram_bin_edges(np.asarray(lengths.words["chains"]), bins=40)
+        if len(lengths.words["chains"])
+        else 10
+    )
     for name, values in lengths.words.items():
-        left.hist(np.asarray(values), bins=edges, histtype="step", linewidth=1.6, label=f"{name} (n = {len(values)})")
+        left.hist(
+            np.asarray(values),
+            bins=edges,
+            histtype="step",
+            linewidth=1.6,
+            label=f"{name} (n = {len(values)})",
+        )
     left.set(xlabel="words", ylabel="chains", title="Lengths")
     left.legend(frameon=False)
     names, bottom = list(lengths.solved), np.zeros(len(lengths.solved))
     for number in range(samples + 1):
         share = np.array([np.mean(np.asarray(lengths.solved[name]) == number) for name in names])
-        right.barh(names, share, left=bottom, color=pyplot.colormaps["viridis"](number / samples), label=str(number))
+        right.barh(
+            names, share, left=bottom, color=pyplot.colormaps["viridis"](number / samples), label=str(number)
+        )
         bottom += share
     right.set(xlabel="share of problems", title=f"Right chains of {samples}", xlim=(0, 1))
     right.legend(frameon=False, ncols=samples + 1, loc="upper center", bbox_to_anchor=(0.5, -0.16))

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from openvlt.verify import extract
 
 _PARTS = re.compile(r"^(?P<open>\s*<think>)(?P<thought>.*?)(?P<rest></think>.*)$", re.DOTALL)
-KEYWORDS = ("Wait", "But wait", "But the question", "Hmm", "Alternatively", "Let me double-check", "Let me verify")
+KEYWORDS = (
+    "Wait",
+    "But wait",
+    "But the question",
+    "Hmm",
+    "Alternatively",
+    "Let me double-check",
+    "Let me verify",
+)
 
 
 def cut_reflections(trace: str, *, keywords: Sequence[str] = KEYWORDS) -> str | None:

@@ -18,7 +18,14 @@ from openvlt.distill.pipeline import trace_rows
 from openvlt.distill.run import Outcome
 
 ROWS_AT_ONCE = 2048
-_TRACE = {"id": "string", "question": "string", "answer": "string", "images": "list", "choices": "list", "answer_type": "string"}
+_TRACE = {
+    "id": "string",
+    "question": "string",
+    "answer": "string",
+    "images": "list",
+    "choices": "list",
+    "answer_type": "string",
+}
 _TRACE |= {"level": "int64", "source": "string"}
 TRACE = _TRACE | {"response": "string", "caption": "string"}
 PROBLEM = _TRACE | {"samples": "int64", "right": "int64", "pass_rate": "double", "reward_variance": "double"}
@@ -31,14 +38,24 @@ class Lengths:
 
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     fates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    words: dict[str, array[int]] = field(default_factory=lambda: {"chains": array("I"), "right": array("I"), "kept": array("I")})
+    words: dict[str, array[int]] = field(
+        default_factory=lambda: {"chains": array("I"), "right": array("I"), "kept": array("I")}
+    )
     solved: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("I")))
 
     def note(self, outcome: Outcome) -> None:
         """Adds one problem."""
         source, right = outcome.problem.source or "data", sum(sample.right for sample in outcome.samples)
-        stages = {"problems": 1, "captions": outcome.caption is not None, "chains": len(outcome.samples), "right": right}
-        stages |= {"after the cut": sum(sample.cut is not None for sample in outcome.samples), "kept": len(outcome.kept)}
+        stages = {
+            "problems": 1,
+            "captions": outcome.caption is not None,
+            "chains": len(outcome.samples),
+            "right": right,
+        }
+        stages |= {
+            "after the cut": sum(sample.cut is not None for sample in outcome.samples),
+            "kept": len(outcome.kept),
+        }
         self.counts[source].update(stages | {"solved": right > 0, "not answered": outcome.missing})
         self.fates[source].update(sample.outcome for sample in outcome.samples)
         self.solved[source].append(right)
@@ -83,7 +100,12 @@ def sharegpt_row(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) 
     """`{conversations: [{from, value}], images: [paths]}`, the form of LLaMA-Factory and others; `system` where there is one."""
     user, assistant = conversation_of(row, outcome, prompt)
     said = [{"from": "human", "value": user}, {"from": "gpt", "value": assistant}]
-    return {"id": row["id"], "conversations": said, "images": row["images"], **({"system": prompt.system} if prompt.system else {})}
+    return {
+        "id": row["id"],
+        "conversations": said,
+        "images": row["images"],
+        **({"system": prompt.system} if prompt.system else {}),
+    }
 
 
 def write_distilled(outcomes: Iterable[Outcome], folder: Path, prompt: PromptStyle) -> Lengths:
@@ -94,7 +116,10 @@ def write_distilled(outcomes: Iterable[Outcome], folder: Path, prompt: PromptSty
     with ExitStack() as stack:
         traces = stack.enter_context(_Table(aside["traces.parquet"], TRACE))
         problems = stack.enter_context(_Table(aside["problems.parquet"], PROBLEM))
-        lines = {name: stack.enter_context(aside[name].open("w", encoding="utf-8", newline="\n")) for name in names[2:]}
+        lines = {
+            name: stack.enter_context(aside[name].open("w", encoding="utf-8", newline="\n"))
+            for name in names[2:]
+        }
         for outcome in outcomes:
             lengths.note(outcome)
             problems.add(problem_row(outcome.problem, folder) | difficulty(outcome))
@@ -115,7 +140,9 @@ class _Table:
         from pyarrow import parquet
 
         kinds = {"list": pyarrow.list_(pyarrow.string())}
-        self.schema = pyarrow.schema([(name, kinds.get(kind) or pyarrow.type_for_alias(kind)) for name, kind in columns.items()])
+        self.schema = pyarrow.schema(
+            [(name, kinds.get(kind) or pyarrow.type_for_alias(kind)) for name, kind in columns.items()]
+        )
         self.writer, self.rows = parquet.ParquetWriter(file, self.schema), []
 
     def __enter__(self) -> _Table:
@@ -133,7 +160,9 @@ class _Table:
     def _write(self) -> None:
         import pyarrow
 
-        columns = [pyarrow.array([row.get(field.name) for row in self.rows], field.type) for field in self.schema]
+        columns = [
+            pyarrow.array([row.get(field.name) for row in self.rows], field.type) for field in self.schema
+        ]
         self.writer.write_table(pyarrow.table(columns, schema=self.schema))
         self.rows = []
 
@@ -151,4 +180,10 @@ def quantiles(values: Sequence[int]) -> dict[str, float]:
     if not len(values):
         return {}
     low, middle, high = (float(each) for each in np.percentile(values, (10, 50, 90)))
-    return {"mean": float(np.mean(values)), "p10": low, "median": middle, "p90": high, "longest": float(np.max(values))}
+    return {
+        "mean": float(np.mean(values)),
+        "p10": low,
+        "median": middle,
+        "p90": high,
+        "longest": float(np.max(values)),
+    }

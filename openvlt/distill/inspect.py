@@ -24,9 +24,13 @@ def describe_run(outcomes: Iterable[Outcome], folder: Path) -> str:
         for fate, text in _fates(outcome):
             fates[fate] += 1
             if len(examples.setdefault(fate, [])) < SHOWN:
-                examples[fate].append(f"  {outcome.problem.id}  gold {outcome.problem.answer!r}\n    {_short(text)}")
+                examples[fate].append(
+                    f"  {outcome.problem.id}  gold {outcome.problem.answer!r}\n    {_short(text)}"
+                )
     if not fates and not missing:
-        raise UserError(f"{folder} holds no distillation; give the folder of one: inspect=true resume=<run folder>")
+        raise UserError(
+            f"{folder} holds no distillation; give the folder of one: inspect=true resume=<run folder>"
+        )
     head = [
         f"{folder}",
         "filed     " + "  ".join(f"{stage} {_rows(folder / f'{stage}.jsonl')}" for stage in LEDGERS),

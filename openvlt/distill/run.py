@@ -74,8 +74,12 @@ class DistillationRun:
             try:
                 stack.enter_context(lock_folder(self.folder))
             except BlockingIOError:
-                raise UserError(f"another process is distilling in {self.folder}; wait for its end, or start a new run") from None
-            self.files = {name: stack.enter_context(Ledger(self.folder / f"{name}.jsonl")) for name in LEDGERS}
+                raise UserError(
+                    f"another process is distilling in {self.folder}; wait for its end, or start a new run"
+                ) from None
+            self.files = {
+                name: stack.enter_context(Ledger(self.folder / f"{name}.jsonl")) for name in LEDGERS
+            }
             self._closing = stack.pop_all()
         return self
 
@@ -96,7 +100,9 @@ class DistillationRun:
         return content_key("caption", self._captioned_by, self.seed, problem.id)
 
     def _chain_keys(self, problem: Problem, caption: str | None) -> list[str]:
-        question = content_key("reason", self._reasoned_by, self.seed, problem.id, question_text(problem), caption)
+        question = content_key(
+            "reason", self._reasoned_by, self.seed, problem.id, question_text(problem), caption
+        )
         return [content_key(question, sample) for sample in range(self.settings.samples)]
 
     # --- calls -------------------------------------------------------------------------------------------------------
@@ -110,9 +116,13 @@ class DistillationRun:
         def questions() -> Iterator[Question]:
             for problem in problems:
                 if self._caption_key(problem) not in ledger:
-                    yield Question(replace(problem, question=self.settings.describe, choices=None), None, (0,))
+                    yield Question(
+                        replace(problem, question=self.settings.describe, choices=None), None, (0,)
+                    )
 
-        for question, _, reply in self._told("caption", self.settings.caption.write(self.vlm, questions(), 1, self.seed, self.usage)):
+        for question, _, reply in self._told(
+            "caption", self.settings.caption.write(self.vlm, questions(), 1, self.seed, self.usage)
+        ):
             if not reply.error:
                 ledger.append(self._caption_key(question.problem), {"id": question.problem.id, **vars(reply)})
 
@@ -127,13 +137,17 @@ class DistillationRun:
                 if missing := tuple(number for number, key in enumerate(keys) if key not in ledger):
                     yield Question(problem, caption, missing)
 
-        written = self.settings.reason.write(self.vlm, questions(), self.settings.samples, self.seed, self.usage)
+        written = self.settings.reason.write(
+            self.vlm, questions(), self.settings.samples, self.seed, self.usage
+        )
         for question, sample, reply in self._told("reason", written):
             if not reply.error:
                 key = self._chain_keys(question.problem, question.caption)[sample]
                 ledger.append(key, {"id": question.problem.id, "sample": sample, **vars(reply)})
 
-    def _told(self, stage: str, replies: Iterator[tuple[Question, int, Reply]]) -> Iterator[tuple[Question, int, Reply]]:
+    def _told(
+        self, stage: str, replies: Iterator[tuple[Question, int, Reply]]
+    ) -> Iterator[tuple[Question, int, Reply]]:
         """The replies, with a line on how it goes once a minute and a last word on those that failed."""
         began, told, count, failed = time.monotonic(), time.monotonic(), 0, 0
         for question, sample, reply in replies:
@@ -141,10 +155,16 @@ class DistillationRun:
             if time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
                 rate, retries = count / (told - began), dict(self.usage.retries) or "none"
-                print(f"{stage}: {count} answers, {rate:.1f}/s, cost {self.usage.cost:.2f}, retries {retries}", flush=True)
+                print(
+                    f"{stage}: {count} answers, {rate:.1f}/s, cost {self.usage.cost:.2f}, retries {retries}",
+                    flush=True,
+                )
             yield question, sample, reply
         if failed:
-            print(f"{stage}: {failed} of {count} requests were not answered; `resume=` asks them again", flush=True)
+            print(
+                f"{stage}: {failed} of {count} requests were not answered; `resume=` asks them again",
+                flush=True,
+            )
 
     def caption(self, problem: Problem) -> tuple[bool, str | None]:
         """Whether a chain can be asked for, and the caption to show (None: the writer sees the image)."""
@@ -160,7 +180,13 @@ class DistillationRun:
         problems = iter(problems)
         while part := list(islice(problems, VERIFIED_AT_ONCE)):
             chains = [self._chains(problem) for problem in part]
-            self._verify([(problem, key, row) for problem, (_, rows) in zip(part, chains, strict=True) for key, row in rows])
+            self._verify(
+                [
+                    (problem, key, row)
+                    for problem, (_, rows) in zip(part, chains, strict=True)
+                    for key, row in rows
+                ]
+            )
             for problem, (caption, rows) in zip(part, chains, strict=True):
                 yield self._outcome(problem, caption, rows)
 
@@ -177,16 +203,27 @@ class DistillationRun:
         """Files a verdict for every finished chain that has none."""
         open_ones = [(p, self._verify_key(p, key), row) for p, key, row in chains if row["finished"]]
         open_ones = [(p, key, row) for p, key, row in open_ones if key not in self.files["verify"]]
-        items = [{"gold": p.answer, "response": row["text"], "choices": p.choices, "answer_type": p.answer_type} for p, _, row in open_ones]
-        verdicts = distributed.broadcast(verify_batch(items, workers=self.settings.workers, deadline_s=self.settings.deadline_s))
+        items = [
+            {"gold": p.answer, "response": row["text"], "choices": p.choices, "answer_type": p.answer_type}
+            for p, _, row in open_ones
+        ]
+        verdicts = distributed.broadcast(
+            verify_batch(items, workers=self.settings.workers, deadline_s=self.settings.deadline_s)
+        )
         for (problem, key, row), verdict in zip(open_ones, verdicts, strict=True):
-            self.files["verify"].append(key, {"id": problem.id, "sample": row["sample"], "verdict": verdict.value})
+            self.files["verify"].append(
+                key, {"id": problem.id, "sample": row["sample"], "verdict": verdict.value}
+            )
 
-    def _outcome(self, problem: Problem, caption: str | None, rows: Sequence[tuple[str, dict[str, Any]]]) -> Outcome:
+    def _outcome(
+        self, problem: Problem, caption: str | None, rows: Sequence[tuple[str, dict[str, Any]]]
+    ) -> Outcome:
         samples = tuple(self._sample(problem, key, row) for key, row in rows)
         left = list(dict.fromkeys(sample.cut for sample in samples if sample.cut is not None))
         among = ["select", self.seed, problem.id, left]
-        kept = self._filed("select", among, self.settings.select, problem, lambda: self._choose(problem, left))
+        kept = self._filed(
+            "select", among, self.settings.select, problem, lambda: self._choose(problem, left)
+        )
         return Outcome(problem, caption, samples, tuple(kept), self.settings.samples - len(rows))
 
     def _sample(self, problem: Problem, key: str, row: dict[str, Any]) -> Sample:
@@ -196,16 +233,33 @@ class DistillationRun:
         cut = None
         if fate == Verdict.CORRECT.value:
             form = self.settings.form and function_name(self.settings.form)
-            cut = self._filed("cut", ["cut", key, form], self.settings.cut, problem, lambda: self._cut(row["text"], problem), row["sample"])
+            cut = self._filed(
+                "cut",
+                ["cut", key, form],
+                self.settings.cut,
+                problem,
+                lambda: self._cut(row["text"], problem),
+                row["sample"],
+            )
         return Sample(row["sample"], row["text"], fate, cut, row["output_tokens"])
 
     def _cut(self, text: str, problem: Problem) -> str | None:
-        return self.settings.cut(text if self.settings.form is None else self.settings.form(text, problem.choices))
+        return self.settings.cut(
+            text if self.settings.form is None else self.settings.form(text, problem.choices)
+        )
 
     def _choose(self, problem: Problem, left: list[str]) -> list[str]:
         return self.settings.select(left, random.Random(f"select|{self.seed}|{problem.id}")) if left else []
 
-    def _filed(self, stage: str, key: list[Any], by: Callable[..., Any], problem: Problem, make: Callable[[], Any], sample: int = 0) -> Any:
+    def _filed(
+        self,
+        stage: str,
+        key: list[Any],
+        by: Callable[..., Any],
+        problem: Problem,
+        make: Callable[[], Any],
+        sample: int = 0,
+    ) -> Any:
         """What a stage makes of something, read where it is filed."""
         key = content_key(*key, function_name(by))
         row = self.files[stage].get(key)

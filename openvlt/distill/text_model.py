@@ -23,7 +23,9 @@ class TextProcessor:
         return self.tokenizer.apply_chat_template(plain, **settings)
 
     def __call__(self, text: list[str], images: None = None, **settings: Any) -> Any:
-        return self.tokenizer(text, padding_side="left", add_special_tokens=False, return_attention_mask=True, **settings)
+        return self.tokenizer(
+            text, padding_side="left", add_special_tokens=False, return_attention_mask=True, **settings
+        )
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class TextModel:
             tokenizer = AutoTokenizer.from_pretrained(self.path)
             model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.dtype)
         except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"model {self.path!r} can't be loaded: {first_error_line(error)}; check the path or the hub id") from error
+            raise UserError(
+                f"model {self.path!r} can't be loaded: {first_error_line(error)}; check the path or the hub id"
+            ) from error
         if tokenizer.chat_template is None:
             raise UserError(f"model {self.path!r} has no chat template; take an instruction-tuned model")
         if tokenizer.pad_token is None:

@@ -102,20 +102,31 @@ class GRPO:
         return self._chain().consults_reference(self.updates)
 
     def train(
-        self, vlm: VLM, problems: Sequence[Problem], *, reference: VLM | None, folder: Path, seed: int, title: str = "grpo"
+        self,
+        vlm: VLM,
+        problems: Sequence[Problem],
+        *,
+        reference: VLM | None,
+        folder: Path,
+        seed: int,
+        title: str = "grpo",
     ) -> None:
         """Trains `vlm` in place, resuming from `folder/last.ckpt`. `reference` may be None without KL or with an adapter.
 
         Raises UserError when a rollout needs more problems than there are.
         """
-        self = replace(self, resampling=copy.deepcopy(self.resampling))  # what a refill remembers is one run's
+        self = replace(
+            self, resampling=copy.deepcopy(self.resampling)
+        )  # what a refill remembers is one run's
         problems = filter_problems(problems, self.select)
         if len(problems) < self.prompts_per_rollout:
             raise UserError(
                 f"{title}: grpo.prompts_per_rollout={self.prompts_per_rollout} is larger than the data ({len(problems)} problems); "
                 "lower it or give more problems"
             )
-        experience = Experience(self._chain(), vlm, Renderer(vlm.processor, self.prompt), reference, self.updates)
+        experience = Experience(
+            self._chain(), vlm, Renderer(vlm.processor, self.prompt), reference, self.updates
+        )
         sampler = self.sampler(problems, seed)
         module, transcripts = self._module(vlm, sampler), Transcripts(folder, self.transcripts)
         draws, waiting = self._draws(sampler, problems, experience, seed), list[GRPOBatch]()
@@ -126,7 +137,12 @@ class GRPO:
                     transcripts.drop_after(step)
                 draw = partial(draws.take, step, more=hasattr(self.resampling, "tries"))
                 rolled, waiting[:] = experience.collect(
-                    draw(), seed=self._rollout_seed(seed, step), version=module.version, more=draw, step=step, total=self.steps
+                    draw(),
+                    seed=self._rollout_seed(seed, step),
+                    version=module.version,
+                    more=draw,
+                    step=step,
+                    total=self.steps,
                 )
                 sampler.observe(experience.accuracy)
                 if step + self.updates < self.steps:
@@ -145,29 +161,61 @@ class GRPO:
         return seed * 1_000_003 + step // self.updates
 
     def _tasks(self, problem: Problem, seed: int) -> list[Problem]:
-        return [problem] if self.task_builder is None else self.task_builder(problem, random.Random(f"task/{seed}/{problem.id}"))
+        return (
+            [problem]
+            if self.task_builder is None
+            else self.task_builder(problem, random.Random(f"task/{seed}/{problem.id}"))
+        )
 
-    def _draws(self, sampler: PromptSampler, problems: Sequence[Problem], experience: Experience, seed: int) -> PromptLoader:
+    def _draws(
+        self, sampler: PromptSampler, problems: Sequence[Problem], experience: Experience, seed: int
+    ) -> PromptLoader:
         return PromptLoader(
             sampler,
             problems,
             size=self.prompts_per_rollout,
             task=None if self.task_builder is None else partial(self._tasks, seed=seed),
             prompt_cache=experience.prompt_cache,
-            through=lambda step: (rollout_views(resolve_schedules(experience.chain, step, self.steps)), self._rollout_seed(seed, step)),
+            through=lambda step: (
+                rollout_views(resolve_schedules(experience.chain, step, self.steps)),
+                self._rollout_seed(seed, step),
+            ),
             workers=self.fit.workers,
         )
 
     def _chain(self) -> Chain:
-        names = ("generator", "reward", "advantage", "group_filter", "rollout_plan", "resampling", "view_passes", "reward_kl", "advantage_shaping", "rollout_correction", "metric_hooks")
+        names = (
+            "generator",
+            "reward",
+            "advantage",
+            "group_filter",
+            "rollout_plan",
+            "resampling",
+            "view_passes",
+            "reward_kl",
+            "advantage_shaping",
+            "rollout_correction",
+            "metric_hooks",
+        )
         names += ("judge", "encoder", "denominator", "micro_batch")
         sampling = Sampling(self.group_size, self.max_new_tokens, self.temperature, self.top_p)
-        return Chain(sampling=sampling, auxiliary_losses=self.losses, **{name: getattr(self, name) for name in names})
+        return Chain(
+            sampling=sampling, auxiliary_losses=self.losses, **{name: getattr(self, name) for name in names}
+        )
 
     def _module(self, vlm: VLM, sampler: PromptSampler) -> GRPOModule:
         objective = Objective(self.loss, self.loss_aggregation, self.losses, self.temperature)
         optimisation = Optimisation(self.optimizer, self.scheduler, self.warmup_ratio, self.max_grad_norm)
-        memories = {"sampler": sampler, **({"resampling": self.resampling} if hasattr(self.resampling, "state_dict") else {})}
+        memories = {
+            "sampler": sampler,
+            **({"resampling": self.resampling} if hasattr(self.resampling, "state_dict") else {}),
+        }
         return GRPOModule(
-            vlm, optimisation, self.steps, objective, updates=self.updates, micro_batch=self.micro_batch, memories=memories
+            vlm,
+            optimisation,
+            self.steps,
+            objective,
+            updates=self.updates,
+            micro_batch=self.micro_batch,
+            memories=memories,
         )

@@ -75,7 +75,9 @@ class GRPOModule(StepModule):
         more = {"entropy_grad": True} if goal.entropy_grad else {}
         columns = (part.prompts, part.ids_NT, mask_NT, part.group_N)
         slope_NT = self._slope(part, goal) if part.old_logp_NT is None and not goal.auxiliary_losses else None
-        logp_NT, entropy_NT = completion_logp(self.vlm, *columns, temperature=goal.temperature, slope_NT=slope_NT, **more)
+        logp_NT, entropy_NT = completion_logp(
+            self.vlm, *columns, temperature=goal.temperature, slope_NT=slope_NT, **more
+        )
         old_NT = logp_NT.detach() if part.old_logp_NT is None else part.old_logp_NT
         adv = part.advantage.to(logp_NT)
         loss = self._surrogate(part, goal, logp_NT, old_NT)
@@ -85,20 +87,26 @@ class GRPOModule(StepModule):
             value_NT, mark_NT = aux(logp_NT, entropy_NT, part), part.marks[name]
             reduce = aux.loss_aggregation or goal.loss_aggregation
             loss = loss + aux.coefficient * reduce(value_NT, mark_NT, part.mark_totals[name])
-            shares["kl" if name == "kl" else f"auxiliary_{name}"] = (value_NT.detach() * mark_NT).sum() / part.mark_totals[name].tokens
+            shares["kl" if name == "kl" else f"auxiliary_{name}"] = (
+                value_NT.detach() * mark_NT
+            ).sum() / part.mark_totals[name].tokens
         return loss, shares
 
     def _surrogate(self, part: GRPOBatch, goal: Objective, logp_NT: Tensor, old_NT: Tensor) -> Tensor:
         loss_NT = goal.loss(logp_NT, old_NT, part.advantage.to(logp_NT), part.mask_NT)
         loss_NT = loss_NT if part.weight_NT is None else loss_NT * part.weight_NT
-        return goal.loss_aggregation(loss_NT, part.mask_NT if part.counted_NT is None else part.counted_NT, part.totals)
+        return goal.loss_aggregation(
+            loss_NT, part.mask_NT if part.counted_NT is None else part.counted_NT, part.totals
+        )
 
     def _slope(self, part: GRPOBatch, goal: Objective) -> Tensor:
         """d loss / d logp at ratio 1, where it hardly ever depends on the log-probabilities: `completion_logp` checks and profits."""
         zero_NT = torch.zeros(part.mask_NT.shape, device=part.mask_NT.device, requires_grad=True)
         return torch.autograd.grad(self._surrogate(part, goal, zero_NT, zero_NT.detach()), zero_NT)[0]
 
-    def _shares(self, part: GRPOBatch, loss: TokenLoss, tensors: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    def _shares(
+        self, part: GRPOBatch, loss: TokenLoss, tensors: tuple[Tensor, Tensor, Tensor]
+    ) -> dict[str, Tensor]:
         """Quantities of docs/metrics.md: each part's share of a mean over the step's tokens, or its extreme."""
         (logp_NT, old_NT, adv), rows_NT, tokens = tensors, part.mask_NT.bool(), part.trained_tokens
         low, high = clip_fraction(loss, logp_NT, old_NT, adv, part.mask_NT)

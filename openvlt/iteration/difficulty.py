@@ -45,8 +45,12 @@ class DifficultyFilter:
         answers: list[Completion] = []
         for start in range(0, len(problems), self.batch):
             part = problems[start : start + self.batch]
-            answers += generate_on_ranks(self.generator, vlm, part, renderer.prompts(part), self.sampling, seed)
+            answers += generate_on_ranks(
+                self.generator, vlm, part, renderer.prompts(part), self.sampling, seed
+            )
         asked = [problem for problem in problems for _ in range(n)]
-        verdicts = distributed.broadcast(verify_completions(asked, answers, deadline_s=self.deadline_s))  # a deadline may fall differently on each rank
+        verdicts = distributed.broadcast(
+            verify_completions(asked, answers, deadline_s=self.deadline_s)
+        )  # a deadline may fall differently on each rank
         right = [verdict is Verdict.CORRECT for verdict in verdicts]
         return [sum(right[row : row + n]) / n for row in range(0, len(right), n)]

@@ -12,7 +12,15 @@ import lightning
 
 from openvlt import distributed
 from openvlt.errors import UserError
-from openvlt.iteration.stages import DistillStage, GRPOStage, SFTStage, Stage, StageContext, override_fields, run_timed
+from openvlt.iteration.stages import (
+    DistillStage,
+    GRPOStage,
+    SFTStage,
+    Stage,
+    StageContext,
+    override_fields,
+    run_timed,
+)
 from openvlt.runs.directory import PREVIOUS, finished_stages, previous_run
 from openvlt.storage.atomic import write_json
 
@@ -24,11 +32,15 @@ class Study:
     stages: Mapping[str, Stage]
     previous: str | None = None
 
-    def run(self, context: StageContext, folder: Path, *, runs: Path, name: str, scale: str) -> dict[str, Any]:
+    def run(
+        self, context: StageContext, folder: Path, *, runs: Path, name: str, scale: str
+    ) -> dict[str, Any]:
         """Runs what isn't finished in `folder` and gives the run's results; a finished run does nothing."""
         earlier = self._earlier(folder, runs, context.seed)
         folders = {} if earlier is None else dict(finished_stages(Path(earlier)))
-        homes = {stage_name: folder / f"{number:02d}-{stage_name}" for number, stage_name in enumerate(self.stages)}
+        homes = {
+            stage_name: folder / f"{number:02d}-{stage_name}" for number, stage_name in enumerate(self.stages)
+        }
         for place, (stage_name, stage) in enumerate(self.stages.items()):  # now, not hours later
             if (homes[stage_name] / "results.json").is_file():
                 continue
@@ -42,7 +54,15 @@ class Study:
         for number, (stage_name, stage) in enumerate(self.stages.items()):
             home = homes[stage_name]
             fresh = fresh or not (home / "results.json").is_file()
-            results.append(_finish(stage, replace(context, folders=dict(folders)), stage_name, home, context.seed + 1000 * number))
+            results.append(
+                _finish(
+                    stage,
+                    replace(context, folders=dict(folders)),
+                    stage_name,
+                    home,
+                    context.seed + 1000 * number,
+                )
+            )
             folders[stage_name] = home
         final = {"name": name, "scale": scale, "seed": context.seed, "previous": earlier, "stages": results}
         if fresh or not (folder / "results.json").is_file():
@@ -57,7 +77,9 @@ class Study:
             return distributed.broadcast(None if found is None else str(found))
         earlier = json.loads(note.read_text())
         if not Path(earlier).is_dir() and not (folder / "results.json").is_file():
-            raise UserError(f"{folder} continues {earlier}, which isn't there any more; put it back, or start a new run")
+            raise UserError(
+                f"{folder} continues {earlier}, which isn't there any more; put it back, or start a new run"
+            )
         return earlier
 
 
@@ -91,14 +113,31 @@ def check_stages(stages: Mapping[str, Stage], context: StageContext) -> None:
     for place, (name, stage) in enumerate(stages.items()):
         for needed in _needs(stage):
             if needed in names[place:]:
-                raise UserError(f"iteration.stages: {name} needs {needed}, which comes after it; reorder the stages")
+                raise UserError(
+                    f"iteration.stages: {name} needs {needed}, which comes after it; reorder the stages"
+                )
         if isinstance(stage, (SFTStage, GRPOStage)):
-            override_fields(context.sft if isinstance(stage, SFTStage) else context.grpo, stage.settings, name)
-    generated = hasattr(context.source, "lessons")  # such problems can't be missing: one tells whether its level and split are there
-    for selection in (*(stage.select for stage in stages.values() if hasattr(stage, "select")), context.evaluation.selection):
+            override_fields(
+                context.sft if isinstance(stage, SFTStage) else context.grpo, stage.settings, name
+            )
+    generated = hasattr(
+        context.source, "lessons"
+    )  # such problems can't be missing: one tells whether its level and split are there
+    for selection in (
+        *(stage.select for stage in stages.values() if hasattr(stage, "select")),
+        context.evaluation.selection,
+    ):
         context.source.problems(replace(selection, amount=1) if generated else selection, context.seed)
 
 
 def _needs(stage: Stage) -> list[str]:
     """The stages whose work this one takes."""
-    return [name for name in (getattr(stage, "start", None), getattr(stage, "teacher", None), *getattr(stage, "traces", ())) if name]
+    return [
+        name
+        for name in (
+            getattr(stage, "start", None),
+            getattr(stage, "teacher", None),
+            *getattr(stage, "traces", ()),
+        )
+        if name
+    ]

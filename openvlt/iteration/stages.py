@@ -58,7 +58,9 @@ class StageContext:
 
     def load(self, name: str, *, adapter: bool = False) -> VLM:
         """A model to train or to sample from; `adapter` puts the configured one on top."""
-        return self.model.load(self.checkpoint(name), adapter=copy.deepcopy(self.adapter) if adapter else None)
+        return self.model.load(
+            self.checkpoint(name), adapter=copy.deepcopy(self.adapter) if adapter else None
+        )
 
     def evaluate(self, vlm: VLM, folder: Path) -> dict[str, Any]:
         """Accuracy on the held-out problems; each answer goes to rows.jsonl. The set does not depend on the run's seed."""
@@ -69,11 +71,15 @@ def override_fields(settings: Any, changes: Mapping[str, Any], where: str) -> An
     """A copy of a settings object with some fields changed. Raises UserError for an unknown field, or a value that a field can't have."""
     known = {entry.name for entry in fields(settings)}
     if unknown := set(changes) - known:
-        raise UserError(f"{where}: settings name {sorted(unknown)}; {type(settings).__name__} has {sorted(known)}")
+        raise UserError(
+            f"{where}: settings name {sorted(unknown)}; {type(settings).__name__} has {sorted(known)}"
+        )
     check_values(f"iteration.stages.{where}.settings", changes, inspect.signature(type(settings)))
     for name, value in changes.items():
         if isinstance(value, Mapping) and not isinstance(getattr(settings, name), Mapping):
-            raise UserError(f"{where}: settings name parts of {name} ({', '.join(value)}); a stage changes whole fields, with a _target_")
+            raise UserError(
+                f"{where}: settings name parts of {name} ({', '.join(value)}); a stage changes whole fields, with a _target_"
+            )
     try:
         return replace(settings, **changes)
     except UserError as error:
@@ -102,7 +108,11 @@ class DistillStage:
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
         problems = context.source.problems(self.select, seed)
         counts = self.distillation.run(context.load(self.teacher), problems, folder=folder, seed=seed)
-        return {"start": self.teacher, "distillation": counts, "skipped_rows": getattr(context.source, "skipped", {})}
+        return {
+            "start": self.teacher,
+            "distillation": counts,
+            "skipped_rows": getattr(context.source, "skipped", {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,9 @@ class SFTStage:
 
     def __post_init__(self) -> None:
         if self.amount is not None and self.amount < 1:
-            raise UserError(f"amount={self.amount} keeps no traces; give a positive number, or null for all of them")
+            raise UserError(
+                f"amount={self.amount} keeps no traces; give a positive number, or null for all of them"
+            )
 
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
         sft, vlm = override_fields(context.sft, self.settings, name), context.load(self.start, adapter=True)
@@ -131,7 +143,9 @@ class SFTStage:
         return {"start": self.start, "training": training, "evaluation": context.evaluate(vlm, folder)}
 
     def _traces(self, context: StageContext) -> Sequence[Trace]:
-        rows = [trace for stage in self.traces for trace in read_traces(context.folder(stage) / "traces.jsonl")]
+        rows = [
+            trace for stage in self.traces for trace in read_traces(context.folder(stage) / "traces.jsonl")
+        ]
         return rows[: self.amount]
 
 
@@ -163,8 +177,19 @@ Stage = EvaluateBase | DistillStage | SFTStage | GRPOStage
 def run_timed(stage: Stage, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
     """Runs a stage and gives its record: what it is, where it started, how long it took, what came out."""
     began = time.perf_counter()
-    record = {"stage": name, "kind": stage.kind, "start": None, "evaluation": None, "training": None, "distillation": None}
-    return {**record, **stage.run(context, name, folder, seed), "seconds": round(time.perf_counter() - began, 1)}
+    record = {
+        "stage": name,
+        "kind": stage.kind,
+        "start": None,
+        "evaluation": None,
+        "training": None,
+        "distillation": None,
+    }
+    return {
+        **record,
+        **stage.run(context, name, folder, seed),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
 
 
 def make_context(config: DictConfig) -> StageContext:

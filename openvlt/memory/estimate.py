@@ -39,7 +39,9 @@ class ExpectedSizes:
 
     def __post_init__(self) -> None:
         if self.text < 1 or self.images < 0:
-            raise UserError(f"expected.text={self.text} and expected.images={self.images}: give one token or more, and 0 images or more")
+            raise UserError(
+                f"expected.text={self.text} and expected.images={self.images}: give one token or more, and 0 images or more"
+            )
 
 
 def describe_memory(config: DictConfig) -> str:
@@ -50,7 +52,9 @@ def describe_memory(config: DictConfig) -> str:
     vlm = on_meta(settings, adapter, config.trainer.precision)
     side = image_side(settings, vlm) if expected.images else 0
     phases = {**_sft(vlm, sft, expected, side), **_grpo(settings, vlm, grpo, expected, side, count)}
-    total, trained = (sum(numbers) for numbers in zip(*(_sizes(value) for value in vlm.model.parameters()), strict=True))
+    total, trained = (
+        sum(numbers) for numbers in zip(*(_sizes(value) for value in vlm.model.parameters()), strict=True)
+    )
     head = [
         f"{config.model.get('path') or 'the embedded tiny model'}: {total / 1e6:,.1f} M parameters, {trained / 1e6:,.1f} M trained, "
         f"{count} device{'s' if count > 1 else ''} with the same weights",
@@ -58,7 +62,9 @@ def describe_memory(config: DictConfig) -> str:
         f"(SFT: {sft.max_tokens}) tokens, the longest there may be",
     ]
     if "rollout" not in phases:
-        head.append(f"what {type(grpo.generator).__name__} needs for its rollouts isn't known here: only rollout=prefix is planned")
+        head.append(
+            f"what {type(grpo.generator).__name__} needs for its rollouts isn't known here: only rollout=prefix is planned"
+        )
     return "\n".join([*head, "", *_table(phases), *_verdict(phases)])
 
 
@@ -66,7 +72,9 @@ def on_meta(settings: PretrainedModel, adapter: Any, precision: str) -> VLM:
     """The model that training would load, without its weights and without a processor."""
     model = settings.on_meta()
     if model.config.model_type not in SHARED:
-        raise UserError(f"plan=true knows {', '.join(SHARED)}, not {model.config.model_type!r}; try a few steps with +experiment=smoke")
+        raise UserError(
+            f"plan=true knows {', '.join(SHARED)}, not {model.config.model_type!r}; try a few steps with +experiment=smoke"
+        )
     if settings.dtype != "auto":
         model = model.to(getattr(torch, settings.dtype))
     model = settings.ready(model, copy.deepcopy(adapter))
@@ -79,7 +87,9 @@ def image_side(settings: PretrainedModel, vlm: VLM) -> int:
     """Tokens along one side of the largest image, taken as square."""
     vision = vlm.core.config.vision_config
     if (most := settings.most_pixels) is None:
-        raise UserError("a plan needs the size of an image; set model.max_pixels=<pixels>, for example 262144")
+        raise UserError(
+            "a plan needs the size of an image; set model.max_pixels=<pixels>, for example 262144"
+        )
     return max(1, isqrt(most) // (vision.patch_size * vision.spatial_merge_size))
 
 
@@ -103,18 +113,32 @@ def optimiser(vlm: VLM, make: Callable[..., Any]) -> tuple[int, int]:
         stand.grad = torch.ones_like(stand)
         (made,) = make([(name, stand)])
         made.step()
-        state = [part for each in made.state.values() for part in each.values() if torch.is_tensor(part) and part.shape == stand.shape]
+        state = [
+            part
+            for each in made.state.values()
+            for part in each.values()
+            if torch.is_tensor(part) and part.shape == stand.shape
+        ]
         masters = getattr(made, "masters", [])
         times = value.numel() // stand.numel()
         used_up = [] if stand.grad is not None else [stand]
-        kept, extra = kept + times * _bytes([*state, *masters]), extra + times * (_bytes(masters) - _bytes(used_up))
+        kept, extra = (
+            kept + times * _bytes([*state, *masters]),
+            extra + times * (_bytes(masters) - _bytes(used_up)),
+        )
     return kept, extra
 
 
-def _phases(vlm: VLM, make: Callable[..., Any], load: tracker.Load, reference: int) -> tuple[dict[str, int], ...]:
+def _phases(
+    vlm: VLM, make: Callable[..., Any], load: tracker.Load, reference: int
+) -> tuple[dict[str, int], ...]:
     """What lies there all the time, during a micro-batch, and during the optimiser's step."""
     kept, extra = optimiser(vlm, make)
-    always = {"weights": _bytes([*vlm.model.parameters(), *vlm.model.buffers()]), "reference": reference, "optimiser": kept}
+    always = {
+        "weights": _bytes([*vlm.model.parameters(), *vlm.model.buffers()]),
+        "reference": reference,
+        "optimiser": kept,
+    }
     gradients = _bytes(_trained(vlm).values())
     saved, most = tracker.update(vlm, load)
     logits = tracker.head(vlm, load)
@@ -123,19 +147,32 @@ def _phases(vlm: VLM, make: Callable[..., Any], load: tracker.Load, reference: i
 
 
 def _sft(vlm: VLM, sft: SFT, expected: ExpectedSizes, side: int) -> dict[str, dict[str, int]]:
-    load = tracker.Load(min(sft.micro_batch, sft.batch_size), 1, sft.max_tokens, expected.text, expected.images, side)
+    load = tracker.Load(
+        min(sft.micro_batch, sft.batch_size), 1, sft.max_tokens, expected.text, expected.images, side
+    )
     _, update, step = _phases(vlm, sft.optimizer, load, 0)
     return {"SFT": update, "SFT step": step}
 
 
-def _grpo(settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: ExpectedSizes, side: int, count: int) -> dict[str, dict[str, int]]:
-    group, drawn = (largest(grpo.rollout_plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw))
+def _grpo(
+    settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: ExpectedSizes, side: int, count: int
+) -> dict[str, dict[str, int]]:
+    group, drawn = (
+        largest(grpo.rollout_plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw)
+    )
     prompts = max(1, min(grpo.micro_batch // group, -(-grpo.prompts_per_update // count)))
     load = tracker.Load(prompts, group, grpo.max_new_tokens, expected.text, expected.images, side)
     second = grpo.needs_reference and vlm.model is vlm.core
     reference = _bytes(on_meta(settings, None, "32-true").model.parameters()) if second else 0
     always, update, step = _phases(vlm, grpo.optimizer, load, reference)
-    whole = tracker.Load(-(-grpo.prompts_per_rollout // count), drawn, grpo.max_new_tokens, expected.text, expected.images, side)
+    whole = tracker.Load(
+        -(-grpo.prompts_per_rollout // count),
+        drawn,
+        grpo.max_new_tokens,
+        expected.text,
+        expected.images,
+        side,
+    )
     sampling = Sampling(drawn, grpo.max_new_tokens, grpo.temperature, grpo.top_p)
     known = isinstance(grpo.generator, PrefixGenerator)
     decoding = {"rollout": {**always, **rollout(vlm, whole, sampling, grpo.generator)}} if known else {}
@@ -144,10 +181,14 @@ def _grpo(settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: ExpectedSiz
 
 def _table(phases: Mapping[str, Mapping[str, int]]) -> list[str]:
     """One row per purpose, one column per phase."""
-    unit, name = (2**30, "GiB") if max(sum(phase.values()) for phase in phases.values()) >= 2**30 else (2**20, "MiB")
+    unit, name = (
+        (2**30, "GiB") if max(sum(phase.values()) for phase in phases.values()) >= 2**30 else (2**20, "MiB")
+    )
 
     def line(title: str, values: list[int]) -> str:
-        return f"{title:<22}" + "".join(f"{value / unit:>11.1f}" if value else f"{'-':>11}" for value in values)
+        return f"{title:<22}" + "".join(
+            f"{value / unit:>11.1f}" if value else f"{'-':>11}" for value in values
+        )
 
     head = f"{name + ' per device':<22}" + "".join(f"{phase:>11}" for phase in phases)
     rows = [line(ROW_TITLES.get(row, row), [phase.get(row, 0) for phase in phases.values()]) for row in ROWS]
@@ -160,5 +201,9 @@ ROW_TITLES = {"cache": "keys and values"}
 def _verdict(phases: Mapping[str, Mapping[str, int]]) -> list[str]:
     needed = {phase: sum(parts.values()) for phase, parts in phases.items()}
     worst = max(needed, key=needed.get)
-    said = ", ".join(f"{size} GB {'yes' if needed[worst] <= size * 2**30 * (1 - SPARE) else 'no'}" for size in GPUS)
-    return [f"most in: {worst}. Fits on a GPU of {said} ({100 * SPARE:.0f} % are left for the driver and for gaps)"]
+    said = ", ".join(
+        f"{size} GB {'yes' if needed[worst] <= size * 2**30 * (1 - SPARE) else 'no'}" for size in GPUS
+    )
+    return [
+        f"most in: {worst}. Fits on a GPU of {said} ({100 * SPARE:.0f} % are left for the driver and for gaps)"
+    ]

@@ -19,8 +19,13 @@ def rollout(vlm: VLM, load: Load, sampling: Sampling, generator: PrefixGenerator
 
     The prompts' pass counts where it needs more than what follows it.
     """
-    load = replace(load, prompts=min(load.prompts, max(1, generator.max_rows // sampling.n)), group=sampling.n)
-    first, later = prefill(vlm, load), {"cache": cache(vlm, load), "logits": choosing(vlm, load.rows, sampling)}
+    load = replace(
+        load, prompts=min(load.prompts, max(1, generator.max_rows // sampling.n)), group=sampling.n
+    )
+    first, later = (
+        prefill(vlm, load),
+        {"cache": cache(vlm, load), "logits": choosing(vlm, load.rows, sampling)},
+    )
     return later if sum(later.values()) >= first else {"activations": first}
 
 
@@ -38,7 +43,10 @@ def cache(vlm: VLM, load: Load) -> int:
 
 def choosing(vlm: VLM, rows: int, sampling: Sampling) -> int:
     """Bytes of one decoding step's logits, and of drawing tokens from them, at the peak."""
-    vocabulary, dtype = len(vlm.core.get_output_embeddings().weight), vlm.core.get_output_embeddings().weight.dtype
+    vocabulary, dtype = (
+        len(vlm.core.get_output_embeddings().weight),
+        vlm.core.get_output_embeddings().weight.dtype,
+    )
     with Peak() as peak:
         logits_NV = torch.empty(rows, vocabulary, dtype=dtype, device="meta")
         uniform_N = None if sampling.greedy else torch.empty(rows, dtype=torch.float64, device="meta")

@@ -104,7 +104,6 @@ AttentionInterface.register(VISION, is_fused(sdpa_attention_forward))
 
 
 class _Fused(TorchFunctionMode):
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is scaled_dot_product_attention:
             return _Attention.apply(*args[:3])
@@ -145,7 +144,11 @@ def head(vlm: VLM, load: Load) -> int:
     (vocabulary, width), size, tokens = weight_VD.shape, weight_VD.element_size(), load.rows * load.tokens
     logits = min(tokens, max(1, CHUNK_LOGITS // vocabulary)) * vocabulary
     narrow = 2 * size if size < 4 else 0  # the products come and go in the weights' own precision
-    return logits * (12 + narrow) + tokens * width * size + (weight_VD.numel() * 4 if weight_VD.requires_grad else 0)
+    return (
+        logits * (12 + narrow)
+        + tokens * width * size
+        + (weight_VD.numel() * 4 if weight_VD.requires_grad else 0)
+    )
 
 
 def prefill(vlm: VLM, load: Load) -> int:
@@ -161,12 +164,16 @@ def _hidden(vlm: VLM, load: Load, keep: bool = False) -> Tensor:
     count = load.prompts * load.text + load.rows * (load.tokens - 1)
     parts_SD = [vlm.core.get_input_embeddings()(torch.empty(count, dtype=torch.long, device="meta"))]
     vlm.core.set_attn_implementation({"text_config": NAME, "vision_config": VISION})
-    pictures = _pictures(vlm.core, load)  # their pixels go to the device with their prompts, whether the tower reads them or has done so
+    pictures = _pictures(
+        vlm.core, load
+    )  # their pixels go to the device with their prompts, whether the tower reads them or has done so
     if load.images:
         parts_SD.append(_features(vlm, pictures, load).to(parts_SD[0].dtype))
     embeds_SD = torch.cat(parts_SD)
     positions_3BS = torch.empty(3, 1, len(embeds_SD), dtype=torch.long, device="meta")
-    return language(vlm.core, embeds_SD[None], positions_3BS, is_fused(PackedAttention(packing, keep)))[0].index_select(0, packing.source_M)
+    return language(vlm.core, embeds_SD[None], positions_3BS, is_fused(PackedAttention(packing, keep)))[
+        0
+    ].index_select(0, packing.source_M)
 
 
 def _features(vlm: VLM, pictures: Prompts, load: Load) -> Tensor:
@@ -195,4 +202,3 @@ def _pictures(core: nn.Module, load: Load) -> Prompts:
     ids_PL = torch.zeros(load.prompts, load.prompt_tokens, dtype=torch.long)
     images_P = torch.full((load.prompts,), load.images)
     return Prompts(ids_PL, ids_PL, ids_PL, images_P, {"pixel_values": pixels, "image_grid_thw": grid})
-

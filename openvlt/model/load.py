@@ -136,9 +136,13 @@ class PretrainedModel:
 def check_place(path: str) -> None:
     """Raises UserError when `path` can be neither a model folder nor a hub id (`name` or `owner/name`)."""
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise UserError(f"{path}: no config.json there; give a Hugging Face model folder, a run folder or a hub id")
+        raise UserError(
+            f"{path}: no config.json there; give a Hugging Face model folder, a run folder or a hub id"
+        )
     if not Path(path).exists() and (path.count("/") > 1 or path.startswith((".", "/", "~"))):
-        raise UserError(f"{path}: there is no such folder; give a Hugging Face model folder, a run folder or a hub id")
+        raise UserError(
+            f"{path}: there is no such folder; give a Hugging Face model folder, a run folder or a hub id"
+        )
 
 
 def load_weights(path: str, *, dtype: str, attn_implementation: str) -> nn.Module:
@@ -146,9 +150,13 @@ def load_weights(path: str, *, dtype: str, attn_implementation: str) -> nn.Modul
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"model.dtype={dtype!r} is no torch dtype; use float32, bfloat16, float16 or auto")
     try:
-        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
+        return AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation=attn_implementation
+        )
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"model {path!r} can't be loaded: {first_error_line(error)}; check the path, the hub id or the network") from error
+        raise UserError(
+            f"model {path!r} can't be loaded: {first_error_line(error)}; check the path, the hub id or the network"
+        ) from error
 
 
 def build_on_meta(path: str) -> nn.Module:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin, Qwen2_5_VLProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    ProcessorMixin,
+    Qwen2_5_VLProcessor,
+)
 
 from openvlt.errors import UserError
 
@@ -16,7 +23,9 @@ class ImageOnlyProcessor(Qwen2_5_VLProcessor):
     The mixin derives a processor's parts from the arguments of `__init__`; leaving `video_processor` out leaves it out everywhere.
     """
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
+    ) -> None:
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
@@ -26,7 +35,9 @@ class ImageOnlyProcessor(Qwen2_5_VLProcessor):
 IMAGE_ONLY_TYPES = ("qwen2_vl", "qwen2_5_vl")  # same image tokens and same patch layout
 
 
-def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> ProcessorMixin:
+def load_processor(
+    path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None
+) -> ProcessorMixin:
     """The processor of a model folder or hub id, left-padding, with the image area (in pixels) bounded if asked.
 
     Raises UserError when the folder holds no tokenizer, no image processor or no chat template.
@@ -35,7 +46,9 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
         processor = _load(path)
     except (OSError, ValueError, ImportError) as error:
         if not Path(path).exists():
-            raise UserError(f"{path}: can't be fetched ({first_error_line(error)}); check the hub id or the network, or give a folder") from error
+            raise UserError(
+                f"{path}: can't be fetched ({first_error_line(error)}); check the hub id or the network, or give a folder"
+            ) from error
         raise UserError(
             f"{path}: no usable processor ({first_error_line(error)}); a model folder needs tokenizer.json, "
             "preprocessor_config.json (or processor_config.json) and a chat template: copy them from the base model"
@@ -43,7 +56,9 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
     if processor.tokenizer.chat_template and not processor.chat_template:
         processor.chat_template = processor.tokenizer.chat_template
     if not processor.chat_template:
-        raise UserError(f"{path}: the processor has no chat template; add chat_template.jinja from the base model")
+        raise UserError(
+            f"{path}: the processor has no chat template; add chat_template.jinja from the base model"
+        )
     processor.tokenizer.padding_side = "left"
     _bound_pixels(processor.image_processor, min_pixels, max_pixels)
     return processor
@@ -60,10 +75,14 @@ def _load(path: str | Path) -> ProcessorMixin:
         if "<|image_pad|>" not in tokenizer.get_vocab():
             raise ValueError("its tokenizer is missing, or has no <|image_pad|>")
         images = AutoImageProcessor.from_pretrained(path, backend="pil")
-        return ImageOnlyProcessor(images, tokenizer, chat_template=tokenizer.chat_template or _template_file(path))
+        return ImageOnlyProcessor(
+            images, tokenizer, chat_template=tokenizer.chat_template or _template_file(path)
+        )
     processor = AutoProcessor.from_pretrained(path)
     if not isinstance(processor, ProcessorMixin):
-        raise ValueError(f"AutoProcessor gave a bare {type(processor).__name__}; torchvision may be missing for this model")
+        raise ValueError(
+            f"AutoProcessor gave a bare {type(processor).__name__}; torchvision may be missing for this model"
+        )
     return processor
 
 

@@ -20,7 +20,12 @@ from typing import Any
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen2VLImageProcessorPil
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessorPil,
+)
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from openvlt import distributed
@@ -29,7 +34,14 @@ from openvlt.model.processor import ImageOnlyProcessor
 from openvlt.types import Trace
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
-SPECIAL = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL = (
+    "<|im_start|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")  # ordinary tokens: they survive skip_special_tokens
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -66,7 +78,9 @@ def make_tokenizer(corpus: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(SPECIAL) - len(TAGS) - 2,
@@ -111,7 +125,9 @@ def make_config(tokenizer: Qwen2Tokenizer, shape: TinyConfig) -> Qwen2_5_VLConfi
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=shape.context,
         rms_norm_eps=1e-6,
-        rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[half - 2 * side, side, side]),
+        rope_parameters=dict(
+            rope_type="default", rope_theta=10000.0, mrope_section=[half - 2 * side, side, side]
+        ),
         bos_token_id=None,
         eos_token_id=token(END),
         pad_token_id=token(PAD),
@@ -135,7 +151,12 @@ def make_config(tokenizer: Qwen2Tokenizer, shape: TinyConfig) -> Qwen2_5_VLConfi
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks)
 
 
-_MARKS = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+_MARKS = {
+    "image": "image_pad",
+    "video": "video_pad",
+    "vision_start": "vision_start",
+    "vision_end": "vision_end",
+}
 
 
 def make_vlm(corpus: Iterable[str], shape: TinyConfig, seed: int) -> VLM:
@@ -197,7 +218,10 @@ class TinyModel(PretrainedModel):
             vlm = make_vlm(corpus, self.sizes, self.seed)
             if lessons:
                 size = sum(parameter.numel() for parameter in vlm.model.parameters())
-                print(f"making the embedded base model ({size / 1e6:.2f} M parameters), once per seed: {folder}", flush=True)
+                print(
+                    f"making the embedded base model ({size / 1e6:.2f} M parameters), once per seed: {folder}",
+                    flush=True,
+                )
                 self.training.train(vlm, lessons, folder=workshop, seed=self.seed, title="base")
             if distributed.is_main():
                 vlm.save(model)
@@ -231,7 +255,10 @@ def describe(value: Any) -> Any:
     if isinstance(value, partial):
         return [describe(value.func), describe(value.args), describe(value.keywords)]
     if is_dataclass(value):
-        return [type(value).__qualname__, {entry.name: describe(getattr(value, entry.name)) for entry in fields(value)}]
+        return [
+            type(value).__qualname__,
+            {entry.name: describe(getattr(value, entry.name)) for entry in fields(value)},
+        ]
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -57,7 +57,10 @@ def kinds_legend(figure: Figure, axes: Axes, kinds: set[str]) -> None:
     drawn, handles = {marker_style(kind) for kind in kinds}, []
     for marker, colour, name in (entry for entry in LOOKS.values() if entry in drawn):
         control = name == LOOKS["control"][2]
-        style = {"linestyle": (0, (3, 2)) if control else "none", "markerfacecolor": "white" if control else colour}
+        style = {
+            "linestyle": (0, (3, 2)) if control else "none",
+            "markerfacecolor": "white" if control else colour,
+        }
         handles += axes.plot([], [], linewidth=1.2, marker=marker, color=colour, label=name, **style)
     style = {"frameon": False, "fontsize": 9, "handlelength": 2.6}
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), **style)

@@ -16,7 +16,19 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from openvlt.errors import UserError
-from openvlt.report.draw import BLUE, GREY, INK, LIGHT_BLUE, PALE, kinds_legend, marker_style, new_figure, save, strip_axes, titles
+from openvlt.report.draw import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT_BLUE,
+    PALE,
+    kinds_legend,
+    marker_style,
+    new_figure,
+    save,
+    strip_axes,
+    titles,
+)
 from openvlt.report.records import RunRecord, StageRecord, finite, load_run, mean, read_stage, running_mean
 from openvlt.report.table import by_stage
 
@@ -60,9 +72,13 @@ def scored_points(stages: Iterable[StageRecord]) -> tuple[list[Point], list[Poin
     main = [_point(x, stage) for x, stage in enumerate(stage for stage in scored if not stage.control)]
     control: list[Point] = []
     for stage in (stage for stage in scored if stage.control):
-        same = [point.x for point in main if (point.stage.kind, point.stage.number) == (stage.kind, stage.number)]
+        same = [
+            point.x for point in main if (point.stage.kind, point.stage.number) == (stage.kind, stage.number)
+        ]
         taken = {point.x for point in control}
-        free = [x for x in same if x not in taken] or [1 + max([point.x for point in main + control], default=-1)]
+        free = [x for x in same if x not in taken] or [
+            1 + max([point.x for point in main + control], default=-1)
+        ]
         control.append(_point(free[0], stage))
     return main, sorted(control, key=lambda point: point.x)
 
@@ -169,7 +185,9 @@ def seeds_figure(run_folders: Sequence[str | Path], file: str | Path) -> Path:
         raise UserError(f"no stage of {names} is evaluated yet; let a run reach its first evaluation")
     main, control = scored_points([column[0] for column in found])
     scores = {column[0].name: [100 * stage.evaluation["accuracy"] for stage in column] for column in found}
-    main, control = ([_span(point, scores[point.stage.name]) for point in branch] for branch in (main, control))
+    main, control = (
+        [_span(point, scores[point.stage.name]) for point in branch] for branch in (main, control)
+    )
     figure, axes = _iterations_axes(main, control)
     for branch, style in ((main, "-"), (control, "--")):
         _spread(axes, branch, runs, style)
@@ -189,7 +207,9 @@ def _spread(axes: Axes, branch: Sequence[Point], runs: Sequence[RunRecord], styl
     for run in runs:
         own = {stage.name: 100 * stage.evaluation["accuracy"] for stage in run.stages if stage.evaluation}
         way = [(_place(point), own[point.stage.name]) for point in branch if point.stage.name in own]
-        axes.plot([x for x, _ in way], [y for _, y in way], color=PALE, linewidth=0.8, linestyle=style, zorder=1)
+        axes.plot(
+            [x for x, _ in way], [y for _, y in way], color=PALE, linewidth=0.8, linestyle=style, zorder=1
+        )
 
 
 # --- curves of one stage ----------------------------------------------------------------------------------------------

@@ -99,7 +99,9 @@ def _headline(run: RunRecord) -> str:
     scored = [stage for stage in run.stages if stage.evaluation and not stage.control]
     if not scored:
         return "No stage has been evaluated yet."
-    said = [f"{stage.label} {percent(stage.evaluation['accuracy'])} %" for stage in [scored[0], *scored[1:][-1:]]]
+    said = [
+        f"{stage.label} {percent(stage.evaluation['accuracy'])} %" for stage in [scored[0], *scored[1:][-1:]]
+    ]
     gain = 100 * (scored[-1].evaluation["accuracy"] - scored[0].evaluation["accuracy"])
     points = f" ({gain:+.1f} points)" if len(scored) > 1 else ""
     return f"{' → '.join(said)}{points} on {scored[-1].evaluation['n']:,} questions."
@@ -108,7 +110,9 @@ def _headline(run: RunRecord) -> str:
 def _facts(run: RunRecord) -> Iterator[Fact]:
     """What manifest.json, results.json and the file `overrides` say of the run, the best known first."""
     known = {key: run.results[key] for key in ("scale", "seed") if run.results.get(key) is not None}
-    overrides = [line.removeprefix("- ") for line in _text(run.folder / "overrides").splitlines() if line.strip("- []")]
+    overrides = [
+        line.removeprefix("- ") for line in _text(run.folder / "overrides").splitlines() if line.strip("- []")
+    ]
     if not set(overrides) <= set(run.manifest.get("command") or ()):  # else the command says it already
         known["overrides"] = " ".join(overrides)
     known |= {key: value for key, value in run.manifest.items() if key != "name"}
@@ -184,7 +188,9 @@ def _score(stage: StageRecord, run: RunRecord) -> str:
         return "" if stage.done else "not finished"
     low, high = map(percent, stage.evaluation["interval"])
     text = f"{percent(stage.evaluation['accuracy'])} % (95 % interval {low}–{high}, n = {stage.evaluation['n']:,})"
-    start = next((other for other in run.stages if other.name == stage.result.get("start") and other.evaluation), None)
+    start = next(
+        (other for other in run.stages if other.name == stage.result.get("start") and other.evaluation), None
+    )
     if start is None:
         return text
     gain = 100 * (stage.evaluation["accuracy"] - start.evaluation["accuracy"])

@@ -120,7 +120,9 @@ def load_run(folder: str | Path) -> RunRecord:
     results = read_json(folder / "results.json")
     stages = stages_of(results, folder)
     if not stages:
-        raise UserError(f"{folder} holds no stages (00-base, ...) and no results; give a run folder, runs/NAME/TIME-ID")
+        raise UserError(
+            f"{folder} holds no stages (00-base, ...) and no results; give a run folder, runs/NAME/TIME-ID"
+        )
     return RunRecord(folder, stages, results, read_json(folder / "manifest.json"))
 
 
@@ -128,7 +130,10 @@ def stages_of(results: Mapping[str, Any], folder: Path | None = None) -> tuple[S
     """The stages of a run's results, and with `folder` also those that have only begun; in the folders' order."""
     known = {result["stage"]: result for result in results.get("stages", ())}
     found = _stage_folders(folder) if folder else {}
-    begun = [StageRecord(name, path, read_json(path / "results.json") or known.get(name, {})) for name, path in found.items()]
+    begun = [
+        StageRecord(name, path, read_json(path / "results.json") or known.get(name, {}))
+        for name, path in found.items()
+    ]
     moved = [StageRecord(name, None, result) for name, result in known.items() if name not in found]
     return (*begun, *moved)
 
@@ -139,7 +144,9 @@ def read_stage(folder: str | Path) -> StageRecord:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a stage's folder, such as RUN/03-grpo1")
     found = _STAGE_FOLDER.fullmatch(folder.resolve().name)
-    return StageRecord(found[2] if found else folder.resolve().name, folder, read_json(folder / "results.json"))
+    return StageRecord(
+        found[2] if found else folder.resolve().name, folder, read_json(folder / "results.json")
+    )
 
 
 def _stage_folders(folder: Path) -> dict[str, Path]:
@@ -158,7 +165,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}); restore the file or run the stage again") from error
+        raise UserError(
+            f"{file} is not valid JSON ({error}); restore the file or run the stage again"
+        ) from error
     if not isinstance(value, dict):
         raise UserError(f"{file} holds a {type(value).__name__}, an object is expected; run the stage again")
     return value
@@ -186,7 +195,9 @@ def write_bytes_atomically(file: Path, content: bytes) -> Path:
         os.replace(aside, file)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise UserError(f"cannot write {file} ({error.strerror}); give a folder that can be written") from error
+        raise UserError(
+            f"cannot write {file} ({error.strerror}); give a folder that can be written"
+        ) from error
     return file
 
 

@@ -49,7 +49,9 @@ def stages_table(stages: Sequence[StageRecord]) -> TextTable:
     the mean of the first third of GRPO's steps and of the last.
     """
     shown = [stage for stage in stages if stage.kind != "distill" or stage.evaluation]
-    levels = sorted({level for stage in shown for level in _levels(stage)}, key=lambda level: (len(level), level))
+    levels = sorted(
+        {level for stage in shown for level in _levels(stage)}, key=lambda level: (len(level), level)
+    )
     columns: dict[str, Callable[[StageRecord], str]] = {
         "accuracy %": _accuracy,
         "95 % interval": _interval,
@@ -59,7 +61,9 @@ def stages_table(stages: Sequence[StageRecord]) -> TextTable:
         "sampled reward": _reward,
         "seconds": _seconds,
     }
-    used = {title: cell for title, cell in columns.items() if any(cell(stage) != EMPTY_CELL for stage in shown)}
+    used = {
+        title: cell for title, cell in columns.items() if any(cell(stage) != EMPTY_CELL for stage in shown)
+    }
     rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
     for stage in shown:
         rows[stage.control].append((stage.short_label, *(cell(stage) for cell in used.values())))
@@ -107,7 +111,11 @@ def percent(share: float) -> str:
 def _time(stages: Sequence[StageRecord]) -> str:
     seconds = sum(stage.result.get("seconds", 0.0) for stage in stages)
     traces = sum(stage.result.get("seconds", 0.0) for stage in stages if stage.kind == "distill")
-    return f"Total {seconds:.0f} s, of which {traces:.0f} s distillation." if traces else f"Total {seconds:.0f} s."
+    return (
+        f"Total {seconds:.0f} s, of which {traces:.0f} s distillation."
+        if traces
+        else f"Total {seconds:.0f} s."
+    )
 
 
 # --- several runs -----------------------------------------------------------------------------------------------------
@@ -121,7 +129,14 @@ def seeds_table(run_folders: Sequence[str | Path]) -> str:
 def runs_table(runs: Sequence[RunRecord]) -> TextTable:
     """See `seeds_table`. A run that has not evaluated a stage doesn't count in its row."""
     rewarded = any("reward" in stage.metrics for run in runs for stage in run.stages)
-    header = ("stage", "runs", "mean %", "range %", *run_titles(runs), *(["sampled reward"] if rewarded else ()))
+    header = (
+        "stage",
+        "runs",
+        "mean %",
+        "range %",
+        *run_titles(runs),
+        *(["sampled reward"] if rewarded else ()),
+    )
     rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
     for column in by_stage(runs):
         there = [stage for stage in column if stage]

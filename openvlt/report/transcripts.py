@@ -95,7 +95,9 @@ def sample_transcripts(stage: StageRecord, pictures: Pictures, amount: int = 2) 
     chosen = [
         row
         for step in steps
-        for row in right_and_wrong([row for row in rows if row["step"] == step], _seen(stage, pictures), amount)
+        for row in right_and_wrong(
+            [row for row in rows if row["step"] == step], _seen(stage, pictures), amount
+        )
     ]
     return [_transcript(row, stage.folder, pictures, _sampled(row)) for row in chosen]
 
@@ -138,13 +140,22 @@ def _rollouts(stage: StageRecord) -> list[dict[str, Any]]:
     try:
         return parquet.read_table(stage.folder / "rollouts.parquet").to_pylist()
     except ArrowException as error:
-        raise UserError(f"{stage.folder / 'rollouts.parquet'} can't be read ({error}); restore or remove it") from error
+        raise UserError(
+            f"{stage.folder / 'rollouts.parquet'} can't be read ({error}); restore or remove it"
+        ) from error
 
 
 def _transcript(row: Mapping[str, Any], folder: Path, pictures: Pictures, note: str = "") -> Transcript:
     gold = str(row.get("gold", row.get("answer", "")))
     shown = tuple(map(picture, pictures.find(row, folder)))
-    return Transcript(str(row["question"]), gold, shorten(str(row["response"]), _LONGEST), row.get("verdict", ""), note, shown)
+    return Transcript(
+        str(row["question"]),
+        gold,
+        shorten(str(row["response"]), _LONGEST),
+        row.get("verdict", ""),
+        note,
+        shown,
+    )
 
 
 def _length(row: Mapping[str, Any]) -> str:
@@ -183,7 +194,10 @@ def follow_questions(run: RunRecord, pictures: Pictures) -> list[FollowedQuestio
     titles = {"Learned: wrong at first, right at last": learned, "Lost: right before, wrong at last": lost}
     return [
         FollowedQuestion(
-            title, tuple((stage.label, _transcript(rows[names[0]], stage.folder, pictures)) for stage, rows in by_id)
+            title,
+            tuple(
+                (stage.label, _transcript(rows[names[0]], stage.folder, pictures)) for stage, rows in by_id
+            ),
         )
         for title, names in titles.items()
         if names

@@ -26,8 +26,17 @@ class EmptySummary:
 
     def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
         said = zip(rollouts.completions, rollouts.verdicts, strict=True)
-        return torch.tensor([-1.0 if verdict is Verdict.CORRECT and _unsummed(completion.text) else 0.0 for completion, verdict in said])
+        return torch.tensor(
+            [
+                -1.0 if verdict is Verdict.CORRECT and _unsummed(completion.text) else 0.0
+                for completion, verdict in said
+            ]
+        )
 
 
 def _unsummed(text: str) -> bool:
-    return "</think>" in text and "<answer>" in text and not text.rpartition("</think>")[2].partition("<answer>")[0].strip()
+    return (
+        "</think>" in text
+        and "<answer>" in text
+        and not text.rpartition("</think>")[2].partition("<answer>")[0].strip()
+    )

@@ -24,11 +24,16 @@ def weighted_sum(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) ->
     return stacked.nan_to_num(0.0).sum(0).masked_fill(nothing_N, torch.nan)
 
 
-def gate_terms(rewards: Mapping[str, Tensor], weights: Mapping[str, float], *, gates: Mapping[str, str]) -> Tensor:
+def gate_terms(
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], *, gates: Mapping[str, str]
+) -> Tensor:
     """As `weighted_sum`, but a term counts only where the term it depends on is above 0: `gates={similarity: accuracy}` (VideoRFT)."""
     if unknown := (set(gates) | set(gates.values())) - set(rewards):
         raise UserError(f"reward gates name {sorted(unknown)}; terms are {sorted(rewards)}")
-    held = {name: term_N * (rewards[gates[name]] > 0) if name in gates else term_N for name, term_N in rewards.items()}
+    held = {
+        name: term_N * (rewards[gates[name]] > 0) if name in gates else term_N
+        for name, term_N in rewards.items()
+    }
     return weighted_sum(held, weights)
 
 
@@ -61,13 +66,17 @@ class Reward:
     def __call__(self, rollouts: Rollouts, services: Any = None) -> Rollouts:
         """The same rollouts with verdicts, one column per term, and what they add up to (NaN where no term applies)."""
         problems = [rollouts.problems[group] for group in rollouts.group_N.tolist()]
-        verdicts = verify_completions(problems, rollouts.completions, workers=self.workers, deadline_s=self.deadline_s)
+        verdicts = verify_completions(
+            problems, rollouts.completions, workers=self.workers, deadline_s=self.deadline_s
+        )
         judged = rollouts.with_(verdicts=verdicts)
         rewards = {name: term(judged, services) for name, term in self.terms.items()}
         judged = judged.with_(rewards=rewards)  # checks each term's shape
         reward_N = self.combine(rewards, self.weights)
         if reward_N.isnan().all():
-            raise UserError(f"no reward term applies to any completion (the first is of problem {problems[0].id!r}); add one that does")
+            raise UserError(
+                f"no reward term applies to any completion (the first is of problem {problems[0].id!r}); add one that does"
+            )
         if self.multiplier is not None:
             reward_N = reward_N * torch.tensor([self.multiplier(problem) for problem in problems])
         return judged.with_(reward_N=reward_N)
@@ -76,5 +85,7 @@ class Reward:
 def weigh_by_level(problem: Problem, *, weights: Mapping[int, float]) -> float:
     """A multiplier: the weight of the problem's difficulty (RewardMap: 1, 1.2, 1.5)."""
     if problem.level not in weights:
-        raise UserError(f"reward.multiplier has no weight for level {problem.level} of problem {problem.id!r}; it has {sorted(weights)}")
+        raise UserError(
+            f"reward.multiplier has no weight for level {problem.level} of problem {problem.id!r}; it has {sorted(weights)}"
+        )
     return weights[problem.level]

@@ -33,7 +33,9 @@ class Services:
         if model not in ("policy", "reference"):
             raise UserError(f"services: model={model!r} can't write; it is policy or reference")
         if self.write is None:
-            raise UserError("a reward term wants to generate, and nobody writes here; it works inside grpo only")
+            raise UserError(
+                "a reward term wants to generate, and nobody writes here; it works inside grpo only"
+            )
         keys = [(model, problem.question, problem.images and problem.id) for problem in problems]
         new = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in self._written}
         if new:
@@ -43,9 +45,13 @@ class Services:
     def ask(self, texts: Sequence[str]) -> list[str]:
         """The judge's reply to each text. Raises UserError without a judge, or when one stays unanswered."""
         if self.judge is None:
-            raise UserError("a reward term asks a judge, and there is none; give grpo.judge=<a server or a callable texts -> texts>")
+            raise UserError(
+                "a reward term asks a judge, and there is none; give grpo.judge=<a server or a callable texts -> texts>"
+            )
         if new := [text for text in dict.fromkeys(texts) if text not in self._judged]:
-            replies = distributed.broadcast(self._replies(new) if distributed.is_main() else [])  # one rank asks for all
+            replies = distributed.broadcast(
+                self._replies(new) if distributed.is_main() else []
+            )  # one rank asks for all
             self._judged.update(zip(new, replies, strict=True))
         return [self._judged[text] for text in texts]
 
@@ -54,13 +60,22 @@ class Services:
             return list(self.judge(texts))
         from openvlt.serving.protocol import ChatRequest
 
-        replies = self.judge.ask([ChatRequest([{"role": "user", "content": text}], {"max_tokens": 16, "temperature": 0}) for text in texts])
+        replies = self.judge.ask(
+            [
+                ChatRequest([{"role": "user", "content": text}], {"max_tokens": 16, "temperature": 0})
+                for text in texts
+            ]
+        )
         if failed := [reply.error for reply in replies if reply.error]:
-            raise UserError(f"the judge left {len(failed)} of {len(texts)} asks unanswered ({failed[0]}); a lost reply is no reward of 0")
+            raise UserError(
+                f"the judge left {len(failed)} of {len(texts)} asks unanswered ({failed[0]}); a lost reply is no reward of 0"
+            )
         return [reply.text for reply in replies]
 
     def embed(self, images: Sequence[Any], texts: Sequence[str]) -> Tensor:
         """Similarity of each image and text: (N,)."""
         if self.encoder is None:
-            raise UserError("a reward term compares images with texts, and there is no encoder; give grpo.encoder=<callable>")
+            raise UserError(
+                "a reward term compares images with texts, and there is no encoder; give grpo.encoder=<callable>"
+            )
         return self.encoder(images, texts)

@@ -27,8 +27,12 @@ class Overlong:
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        if isinstance(self.share, (int, float)) and not 0 < self.share <= 1:  # a schedule's values are checked when they come up
-            raise UserError(f"overlong: share={self.share} of the token limit is punished; it is above 0 and at most 1")
+        if (
+            isinstance(self.share, (int, float)) and not 0 < self.share <= 1
+        ):  # a schedule's values are checked when they come up
+            raise UserError(
+                f"overlong: share={self.share} of the token limit is punished; it is above 0 and at most 1"
+            )
 
     def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
         over_N = rollouts.mask_NT.sum(1) - self.limit * (1 - self.share)
@@ -41,7 +45,9 @@ class Format:
 
     def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
         whole = re.compile(r"\s*<think>.*?</think>.*?<answer>.*?</answer>\s*", re.DOTALL)
-        return torch.tensor([float(bool(whole.fullmatch(completion.text))) for completion in rollouts.completions])
+        return torch.tensor(
+            [float(bool(whole.fullmatch(completion.text))) for completion in rollouts.completions]
+        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,9 @@ class AnnotationsCovered:
 def _yes(reply: str) -> bool:
     word = re.match(r"[\W_]*(yes|no)(?![^\W_])", reply, re.IGNORECASE)
     if word is None:
-        raise UserError(f"the judge was asked for yes or no and said {reply[:60]!r}; use another judge or another request")
+        raise UserError(
+            f"the judge was asked for yes or no and said {reply[:60]!r}; use another judge or another request"
+        )
     return word.group(1).lower() == "yes"
 
 
@@ -104,7 +112,9 @@ class ThoughtMatchesImage:
 
     def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
         images, texts, owners = [], [], []
-        for row, (completion, group) in enumerate(zip(rollouts.completions, rollouts.group_N.tolist(), strict=True)):
+        for row, (completion, group) in enumerate(
+            zip(rollouts.completions, rollouts.group_N.tolist(), strict=True)
+        ):
             thought = _THOUGHT.search(completion.text)
             for image in open_images(rollouts.problems[group]):
                 images.append(image)

@@ -35,14 +35,18 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_new_tokens < 1:
-            raise ValueError(f"Sampling: n={self.n} and max_new_tokens={self.max_new_tokens} must be at least 1")
+            raise ValueError(
+                f"Sampling: n={self.n} and max_new_tokens={self.max_new_tokens} must be at least 1"
+            )
         if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(
                 f"Sampling: temperature={self.temperature} must be above 0 (greedy=true for argmax), top_p={self.top_p} in (0, 1], "
                 f"top_k={self.top_k} at least 0"
             )
         if self.n > 1 and not self.random:
-            raise UserError(f"{self.n} samples of a problem would all be the same; set sampling.greedy=false and top_k=0, or ask for one")
+            raise UserError(
+                f"{self.n} samples of a problem would all be the same; set sampling.greedy=false and top_k=0, or ask for one"
+            )
         if isinstance(self.stop, str) or not all(self.stop):
             raise ValueError(f"Sampling: stop={self.stop!r} must be a list of strings, none empty")
 
@@ -76,7 +80,10 @@ def generating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         config.use_cache = use_cache
-        for part, training in modes:  # each its own: a frozen tower may be in eval mode inside a training model
+        for (
+            part,
+            training,
+        ) in modes:  # each its own: a frozen tower may be in eval mode inside a training model
             part.training = training
 
 

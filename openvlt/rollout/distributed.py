@@ -11,7 +11,12 @@ from openvlt.types import Completion, Problem, Prompts
 
 
 def generate_on_ranks(
-    generator: Generator, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
+    generator: Generator,
+    vlm: VLM,
+    problems: Sequence[Problem],
+    prompts: Prompts,
+    sampling: Sampling,
+    seed: int,
 ) -> list[Completion]:
     """As `Generator.generate`. A completion doesn't depend on its batch mates, so it is the same on any number of ranks."""
     mine = distributed.take_share(range(len(problems)))

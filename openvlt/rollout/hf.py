@@ -32,7 +32,11 @@ class HFGenerator:
             rows = list(range(start, min(start + per_batch, len(problems))))
             part = [problems[row] for row in rows]
             repeated = prompts.select([row for row in rows for _ in range(sampling.n)]).to(vlm.device)
-            draws = None if sampling.greedy else torch.from_numpy(row_uniforms(part, sampling, seed)).to(vlm.device)
+            draws = (
+                None
+                if sampling.greedy
+                else torch.from_numpy(row_uniforms(part, sampling, seed)).to(vlm.device)
+            )
             with generating(vlm.model):
                 completions += _generate(vlm, repeated, sampling, draws)
         return completions
@@ -41,7 +45,9 @@ class HFGenerator:
 class _Choose(LogitsProcessor):
     """Our own choice of the next token, given to `generate` as the only token left; its log-probability is remembered."""
 
-    def __init__(self, vlm: VLM, prompt_tokens: int, sampling: Sampling, draws_NT: torch.Tensor | None) -> None:
+    def __init__(
+        self, vlm: VLM, prompt_tokens: int, sampling: Sampling, draws_NT: torch.Tensor | None
+    ) -> None:
         self.banned_V, self.prompt_tokens, self.sampling = vlm.banned_V(), prompt_tokens, sampling
         self.draws_NT, self.logp = draws_NT, []
 
@@ -61,7 +67,9 @@ class _Stop(StoppingCriteria):
         return self.stops.ended_rows(input_ids[:, self.prompt_tokens :])
 
 
-def _generate(vlm: VLM, prompts: Prompts, sampling: Sampling, draws_NT: torch.Tensor | None) -> list[Completion]:
+def _generate(
+    vlm: VLM, prompts: Prompts, sampling: Sampling, draws_NT: torch.Tensor | None
+) -> list[Completion]:
     width = prompts.ids_PL.shape[1]
     choose, stops = _Choose(vlm, width, sampling, draws_NT), Stops(vlm, sampling.stop)
     extra = {"mm_token_type_ids": prompts.token_type_PL} if prompts.token_type_PL.any() else {}

@@ -15,7 +15,9 @@ ROOM = 64  # places for own tokens at first; doubled when they are full, up to t
 class PrefixCache:
     """`Attend` for one new token per row. Rows stand prompt by prompt; `owner_R` is each row's prompt."""
 
-    def __init__(self, prefix: list[tuple[Tensor, Tensor]], mask_PL: Tensor, n: int, most_tokens: int) -> None:
+    def __init__(
+        self, prefix: list[tuple[Tensor, Tensor]], mask_PL: Tensor, n: int, most_tokens: int
+    ) -> None:
         """`prefix` holds each layer's keys and values (P,K,L,D); no row is fed more than `most_tokens`."""
         self.prefix, self.length, self.most_tokens = prefix, 0, most_tokens
         self.bias_PL = None if bool(mask_PL.all()) else torch.zeros_like(mask_PL, dtype=prefix[0][0].dtype)
@@ -23,7 +25,9 @@ class PrefixCache:
             self.bias_PL.masked_fill_(mask_PL == 0, -torch.inf)
         prompts, kinds, _, size = prefix[0][0].shape
         room = min(ROOM, most_tokens)
-        self.own = [tuple(half.new_empty(prompts * n, kinds, room, size) for half in layer) for layer in prefix]
+        self.own = [
+            tuple(half.new_empty(prompts * n, kinds, room, size) for half in layer) for layer in prefix
+        ]
         self._stand(torch.arange(prompts, device=mask_PL.device).repeat_interleave(n))
 
     def _stand(self, owner_R: Tensor) -> None:
@@ -81,7 +85,11 @@ class PrefixCache:
         if self.place_R is not None:
             empty = rows_RKGX.new_zeros(len(self.prefix[0][0]) * self.most, kinds, heads, size)
             rows_RKGX = empty.index_copy_(0, self.place_R, rows_RKGX)
-        return rows_RKGX.view(-1, self.most, kinds, heads, size).transpose(1, 2).reshape(-1, kinds, self.most * heads, size)
+        return (
+            rows_RKGX.view(-1, self.most, kinds, heads, size)
+            .transpose(1, 2)
+            .reshape(-1, kinds, self.most * heads, size)
+        )
 
     def _to_rows(self, prompts_PKMX: Tensor) -> Tensor:
         """The way back: (P,K,Q*G,X) to (R,K,G,X)."""

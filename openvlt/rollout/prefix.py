@@ -34,7 +34,9 @@ class PrefixGenerator:
     ) -> list[Completion]:
         """See `Generator`. Raises UserError for a model family whose hooks aren't known."""
         if not shares_prefix(vlm.core):
-            raise UserError(f"rollout=prefix doesn't know model type {vlm.core.config.model_type!r}; use rollout=hf")
+            raise UserError(
+                f"rollout=prefix doesn't know model type {vlm.core.config.model_type!r}; use rollout=hf"
+            )
         per_batch = max(1, self.max_rows // sampling.n)
         completions: list[Completion] = []
         with generating(vlm.model), prepack_weights(vlm.core):
@@ -59,12 +61,18 @@ class _Decoding:
     def _prefill(self, prompts: Prompts) -> None:
         """One packed pass over the prompts; every row then starts from the logits of its prompt's last token."""
         size, device, n = len(prompts), self.vlm.device, self.sampling.n
-        first_P1, own_P = torch.ones(size, 1, dtype=torch.long, device=device), torch.arange(size, device=device)
+        first_P1, own_P = (
+            torch.ones(size, 1, dtype=torch.long, device=device),
+            torch.arange(size, device=device),
+        )
         packing, prefix = pack(prompts.mask_PL, first_P1, own_P), encode(self.vlm, prompts)
         attend = PackedAttention(packing, keep=True)
         hidden_SD = packed_hidden(self.vlm, prefix, first_P1, own_P, packing, attend)
         place_S = packing.prompt_tokens[packing.order_S]
-        kept = [tuple(_padded(half, place_S, prompts.mask_PL) for half in attend.kept.pop(layer)) for layer in sorted(attend.kept)]
+        kept = [
+            tuple(_padded(half, place_S, prompts.mask_PL) for half in attend.kept.pop(layer))
+            for layer in sorted(attend.kept)
+        ]
         self.cache = PrefixCache(kept, prompts.mask_PL, n, self.sampling.max_new_tokens)
         self.position_N = prefix.next_P.repeat_interleave(n, 0)
         self.logits_NV = self.head(hidden_SD[packing.source_M]).repeat_interleave(n, 0)
@@ -72,13 +80,23 @@ class _Decoding:
     def run(self, problems: Sequence[Problem], seed: int) -> list[Completion]:
         rows = torch.arange(len(self.logits_NV), device=self.vlm.device)
         said = torch.full((len(rows), self.sampling.max_new_tokens), self.vlm.pad_id, device=self.vlm.device)
-        logp, length = torch.zeros(said.shape, device=said.device), torch.full((len(rows),), said.shape[1], device=said.device)
-        draws = None if self.sampling.greedy else torch.from_numpy(row_uniforms(problems, self.sampling, seed)).to(said.device)
+        logp, length = (
+            torch.zeros(said.shape, device=said.device),
+            torch.full((len(rows),), said.shape[1], device=said.device),
+        )
+        draws = (
+            None
+            if self.sampling.greedy
+            else torch.from_numpy(row_uniforms(problems, self.sampling, seed)).to(said.device)
+        )
         going = torch.ones_like(rows, dtype=torch.bool)
         for step in range(said.shape[1]):
             uniform = None if draws is None else draws[rows, step]
             tokens, token_logp = next_tokens(self.logits_NV, uniform, self.banned_V, self.sampling)
-            said[rows, step], logp[rows, step] = tokens, token_logp  # what a finished row says more is cut off below
+            said[rows, step], logp[rows, step] = (
+                tokens,
+                token_logp,
+            )  # what a finished row says more is cut off below
             stopped = self.stops.ended_rows(said[rows, : step + 1] if self.sampling.stop else tokens[:, None])
             length[rows[stopped & going]] = step + 1
             going &= ~stopped
@@ -100,11 +118,15 @@ class _Decoding:
         self.position_N = self.position_N + 1
         self.logits_NV = self.head(hidden_N1D[:, 0])
 
-    def _completions(self, said: list[list[int]], logp: list[list[float]], length: list[int]) -> list[Completion]:
+    def _completions(
+        self, said: list[list[int]], logp: list[list[float]], length: list[int]
+    ) -> list[Completion]:
         ids = [tuple(row[:size]) for row, size in zip(said, length, strict=True)]
         texts = self.vlm.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [
-            Completion(token_ids=row, text=text, finished=self.stops.finishes(row), logp=tuple(values[: len(row)]))
+            Completion(
+                token_ids=row, text=text, finished=self.stops.finishes(row), logp=tuple(values[: len(row)])
+            )
             for row, text, values in zip(ids, texts, logp, strict=True)
         ]
 

@@ -10,7 +10,9 @@ from openvlt.rollout.base import Sampling
 BLOCK = 256  # tokens whose probabilities are summed first where the vocabulary is large
 
 
-def next_tokens(logits_NV: Tensor, uniform_N: Tensor | None, banned_V: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def next_tokens(
+    logits_NV: Tensor, uniform_N: Tensor | None, banned_V: Tensor, sampling: Sampling
+) -> tuple[Tensor, Tensor]:
     """Tokens (N,) and their log-probabilities (N,) under the tempered, banned distribution *before* top-p and top-k.
 
     Greedy when `uniform_N` is None. Sampling inverts the cumulative distribution at `uniform_N`, which is several times faster than
@@ -19,7 +21,9 @@ def next_tokens(logits_NV: Tensor, uniform_N: Tensor | None, banned_V: Tensor, s
     z_NV = (logits_NV.float() / sampling.temperature).masked_fill_(banned_V, -torch.inf)
     top_N, best_N = z_NV.max(-1)
     weight_NV = (z_NV - top_N[:, None]).exp_()
-    token_N = best_N if uniform_N is None else _invert(_truncate(weight_NV, sampling), uniform_N.to(torch.float64))
+    token_N = (
+        best_N if uniform_N is None else _invert(_truncate(weight_NV, sampling), uniform_N.to(torch.float64))
+    )
     return token_N, z_NV.gather(1, token_N[:, None])[:, 0] - top_N - weight_NV.sum(-1).log()
 
 

@@ -23,7 +23,9 @@ class Stops:
         ended_N = torch.isin(said_NT[:, -1], self.ids_S)
         if not self.strings:
             return ended_N
-        return ended_N | torch.tensor([self._spelled(row) for row in said_NT[:, -self.window :].tolist()], device=ended_N.device)
+        return ended_N | torch.tensor(
+            [self._spelled(row) for row in said_NT[:, -self.window :].tolist()], device=ended_N.device
+        )
 
     def end(self, row: Sequence[int]) -> int:
         """Length of a row up to and with the token that ends it; the whole row when none does."""

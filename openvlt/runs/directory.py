@@ -16,12 +16,18 @@ from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 
-PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "omegaconf", "peft", "sympy", "numpy", "pillow")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "peft",
+    "sympy",
+    "numpy",
+    "pillow",
+)
 PREVIOUS = "previous.json"  # in a run's folder: the folder of the run that it continues
-
-
-
-
 
 
 def save_model(vlm: VLM, folder: Path) -> None:
@@ -48,7 +54,9 @@ def find_saved_model(folder: Path) -> Path:
 
 def finished_stages(run: Path) -> dict[str, Path]:
     """Stage name -> folder, for the stages of a run folder that are complete."""
-    return {file.parent.name.partition("-")[2]: file.parent for file in sorted(run.glob("[0-9]*-*/results.json"))}
+    return {
+        file.parent.name.partition("-")[2]: file.parent for file in sorted(run.glob("[0-9]*-*/results.json"))
+    }
 
 
 def newest_run(runs: Path, name: str, seed: int) -> Path | None:
@@ -81,7 +89,9 @@ def model_of_run(run: Path) -> Path:
     stages = [folder for name, folder in finished_stages(run).items() if not name.startswith("control")]
     models = [folder / "model" for folder in stages if (folder / "model" / "config.json").is_file()]
     if not models:
-        raise UserError(f"{run}: no model there; give a Hugging Face folder, a run folder with a finished stage, or a hub id")
+        raise UserError(
+            f"{run}: no model there; give a Hugging Face folder, a run folder with a finished stage, or a hub id"
+        )
     return models[-1]
 
 
@@ -98,7 +108,12 @@ def run_manifest(seed: int) -> dict[str, Any]:
         "seed": seed,
         "python": platform.python_version(),
         "versions": versions,
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus},
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
     }
 
 
@@ -114,7 +129,12 @@ def _git(*arguments: str) -> str | None:
     """Output of a git command in the project's own folder, None outside a repository or without git."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, errors="replace", timeout=20
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
         )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None

@@ -19,7 +19,11 @@ from openvlt.runs.directory import PREVIOUS, run_manifest
 from openvlt.storage.atomic import write_json, write_text
 
 BEGINNING = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS)
-PLACES = ("resume", "paths.runs", "trainer.devices")  # what may differ between a run and its continuation: where, not what
+PLACES = (
+    "resume",
+    "paths.runs",
+    "trainer.devices",
+)  # what may differ between a run and its continuation: where, not what
 OWN = ("paths.new", "paths.run")  # every run's own
 
 
@@ -52,7 +56,9 @@ def use_threads(config: DictConfig) -> None:
 
     if config.get("threads") is not None:
         if not isinstance(config.threads, int) or config.threads < 1:
-            raise UserError(f"threads={config.threads}; give a number from 1 on, or null for PyTorch's choice")
+            raise UserError(
+                f"threads={config.threads}; give a number from 1 on, or null for PyTorch's choice"
+            )
         torch.set_num_threads(config.threads)
 
 
@@ -68,12 +74,16 @@ def _open(config: DictConfig) -> tuple[DictConfig, Path]:
     saved = folder / "config.yaml"
     if config.resume is not None:
         if not saved.is_file():
-            raise UserError(f"resume={config.resume}: no config.yaml in {folder}; give a run folder, or leave resume out")
+            raise UserError(
+                f"resume={config.resume}: no config.yaml in {folder}; give a run folder, or leave resume out"
+            )
         _same_script(folder)
         return _resumed(config, OmegaConf.load(saved), overrides), folder
     folder.mkdir(parents=True, exist_ok=True)
     if saved.exists():
-        raise UserError(f"{folder} holds another run already; start again, or continue it with resume={folder}")
+        raise UserError(
+            f"{folder} holds another run already; start again, or continue it with resume={folder}"
+        )
     resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     write_text(folder / "overrides", "\n".join(overrides) + "\n")
     write_json(folder / "manifest.json", run_manifest(config.seed))
@@ -93,8 +103,13 @@ def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> Dic
     if any(not override.startswith(PLACES) for override in overrides):
         now = OmegaConf.to_container(config, resolve=True)
         given = {override.lstrip("+").partition("=")[0] for override in overrides}
-        if different := sorted(config_differences(OmegaConf.to_container(saved), now), key=lambda d: (d.partition(":")[0] not in given, d)):
-            shown = "; ".join(different[:4]) + (f"; and {len(different) - 4} more" if len(different) > 4 else "")
+        if different := sorted(
+            config_differences(OmegaConf.to_container(saved), now),
+            key=lambda d: (d.partition(":")[0] not in given, d),
+        ):
+            shown = "; ".join(different[:4]) + (
+                f"; and {len(different) - 4} more" if len(different) > 4 else ""
+            )
             raise UserError(
                 f"resume={config.resume}: that run was made with another config ({shown}); resume it with `resume=` alone, or "
                 "start a new run"
@@ -114,8 +129,6 @@ def config_differences(was: Any, now: Any, path: str = "") -> list[str]:
                 found += config_differences(was.get(key, "absent"), now.get(key, "absent"), here)
         return found
     return [] if was == now else [f"{path}: {was}, now {now}"]
-
-
 
 
 def announce_run(config: DictConfig, folder: Path) -> None:
@@ -140,7 +153,11 @@ def keep_resumable(folder: Path) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         script = Path(sys.argv[0]).name
-        print(f"\ninterrupted; nothing finished is lost. Continue with: python {script} resume={folder}", file=sys.stderr, flush=True)
+        print(
+            f"\ninterrupted; nothing finished is lost. Continue with: python {script} resume={folder}",
+            file=sys.stderr,
+            flush=True,
+        )
         raise
     finally:
         if "wandb" in sys.modules:

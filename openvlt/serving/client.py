@@ -43,7 +43,9 @@ class Server:
 
     def __post_init__(self) -> None:
         if not self.endpoints:
-            raise UserError("a server has no endpoints; give at least one: endpoints=[{url: 'http://localhost:8000/v1', model: <name>}]")
+            raise UserError(
+                "a server has no endpoints; give at least one: endpoints=[{url: 'http://localhost:8000/v1', model: <name>}]"
+            )
         if self.concurrency < 1 or self.attempts < 1 or self.deadline_s <= 0 or self.backoff_s < 0:
             raise UserError(
                 f"server: concurrency={self.concurrency} and attempts={self.attempts} must be at least 1, deadline_s={self.deadline_s} "
@@ -66,7 +68,9 @@ class Server:
                 return True
         return False
 
-    def stream(self, asks: Iterable[ChatRequest], usage: Usage | None = None) -> Iterator[tuple[ChatRequest, Reply]]:
+    def stream(
+        self, asks: Iterable[ChatRequest], usage: Usage | None = None
+    ) -> Iterator[tuple[ChatRequest, Reply]]:
         """Every ask with its reply, as they come in: not in order. `asks` is read as there is room, so it may be endless.
 
         A request that no attempt answered, or that the server refuses for its content, comes back with `error`. Raises UserError for
@@ -88,12 +92,16 @@ class Server:
                     usage.count(reply)
                     in_a_row = in_a_row + 1 if reply.error else 0
                     if in_a_row >= max(8, self.concurrency):
-                        raise UserError(f"{in_a_row} requests in a row failed, the last with {reply.error}; mend the server, then resume")
+                        raise UserError(
+                            f"{in_a_row} requests in a row failed, the last with {reply.error}; mend the server, then resume"
+                        )
                     yield asked, reply
         finally:
             calls.close()
 
-    def ask(self, asks: Sequence[ChatRequest], *, ledger: Ledger | None = None, usage: Usage | None = None) -> list[Reply]:
+    def ask(
+        self, asks: Sequence[ChatRequest], *, ledger: Ledger | None = None, usage: Usage | None = None
+    ) -> list[Reply]:
         """Replies in the order of the asks; with a ledger, what it holds is not asked again and what comes in is filed in it.
 
         A reply with an error is given back but never filed. Equal asks are sent once.
@@ -122,7 +130,9 @@ def _then_none(asks: Iterable[ChatRequest]) -> Iterator[ChatRequest | None]:
 class _Calls:
     """The requests under way: an event loop in a thread of its own."""
 
-    def __init__(self, server: Server, usage: Usage, replies: queue.SimpleQueue[tuple[ChatRequest, Reply | Exception]]) -> None:
+    def __init__(
+        self, server: Server, usage: Usage, replies: queue.SimpleQueue[tuple[ChatRequest, Reply | Exception]]
+    ) -> None:
         self.server, self.usage, self.replies = server, usage, replies
         self.loop = asyncio.new_event_loop()
         self.room = asyncio.Semaphore(server.concurrency)
@@ -138,7 +148,12 @@ class _Calls:
         openai = _openai()
         limits = {"timeout": None, "max_retries": 0}  # both are ours
         pairs = zip(self.server.endpoints, self.keys, strict=True)
-        return [openai.AsyncOpenAI(base_url=e.url, api_key=key, http_client=openai.DefaultAioHttpClient(), **limits) for e, key in pairs]
+        return [
+            openai.AsyncOpenAI(
+                base_url=e.url, api_key=key, http_client=openai.DefaultAioHttpClient(), **limits
+            )
+            for e, key in pairs
+        ]
 
     def begin(self, ask: ChatRequest) -> None:
         asyncio.run_coroutine_threadsafe(self._call(ask), self.loop)
@@ -167,7 +182,10 @@ class _Calls:
 
     async def _until_answered(self, ask: ChatRequest) -> Reply:
         for attempt in range(self.server.attempts):
-            place = min(range(len(self.busy)), key=lambda place: (self.rests_until[place] > self.loop.time(), self.busy[place]))
+            place = min(
+                range(len(self.busy)),
+                key=lambda place: (self.rests_until[place] > self.loop.time(), self.busy[place]),
+            )
             self.busy[place] += 1
             try:
                 return await self._attempt(ask, place)
@@ -177,7 +195,9 @@ class _Calls:
             finally:
                 self.busy[place] -= 1
             if last.kind == "unreachable" and not self.reached and attempt == 1:
-                raise UserError(f"no server answers at {self.server.endpoints[place].url} ({last}); start it, or correct the url")
+                raise UserError(
+                    f"no server answers at {self.server.endpoints[place].url} ({last}); start it, or correct the url"
+                )
             if attempt + 1 < self.server.attempts:
                 self.usage.retries[last.kind] += 1
                 pause = min(self.server.backoff_s * 2**attempt, LONGEST_PAUSE_S) * _JITTER.uniform(0.5, 1.0)
@@ -192,16 +212,23 @@ class _Calls:
 
     async def _attempt(self, ask: ChatRequest, place: int) -> Reply:
         openai, endpoint = _openai(), self.server.endpoints[place]
-        options = {name: value for name, value in {**ask.options, **self.server.options}.items() if value is not None}
+        options = {
+            name: value for name, value in {**ask.options, **self.server.options}.items() if value is not None
+        }
         body = {"model": endpoint.model, "messages": ask.messages, **options}
         try:
             async with asyncio.timeout(self.server.deadline_s):
                 text = await self.clients[place].post("/chat/completions", cast_to=str, body=body)
         except TimeoutError:
             raise Again("timeout", f"no answer within {self.server.deadline_s:g} s") from None
-        except openai.APIConnectionError as error:  # its APITimeoutError too: over aiohttp a dropped connection has that name
+        except (
+            openai.APIConnectionError
+        ) as error:  # its APITimeoutError too: over aiohttp a dropped connection has that name
             causes = list(_causes(error))
-            unreachable = any(type(cause).__name__ in ("ClientConnectorError", "ClientConnectorDNSError") for cause in causes)
+            unreachable = any(
+                type(cause).__name__ in ("ClientConnectorError", "ClientConnectorDNSError")
+                for cause in causes
+            )
             raise Again("unreachable" if unreachable else "connection", str(causes[-1])) from error
         except openai.APIStatusError as error:
             self.reached = True
@@ -221,5 +248,7 @@ def _openai() -> Any:
     try:
         import openai
     except ImportError:
-        raise UserError("talking to a server needs the package openai; run: pip install 'openai[aiohttp]'") from None
+        raise UserError(
+            "talking to a server needs the package openai; run: pip install 'openai[aiohttp]'"
+        ) from None
     return openai

@@ -17,7 +17,3 @@ def image_url(image: Path | Image.Image, row: str, max_pixels: int | None) -> st
         scale = math.sqrt(max_pixels / (picture.width * picture.height))
         picture = picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
     return data_url(picture)
-
-
-
-

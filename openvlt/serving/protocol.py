@@ -27,13 +27,21 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"https?://[^/@\s]+(/\S*)?", self.url):
-            raise UserError("an endpoint's url isn't of the form http://host:port/v1, without user name or password; correct it")
+            raise UserError(
+                "an endpoint's url isn't of the form http://host:port/v1, without user name or password; correct it"
+            )
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key):  # the value isn't shown: it may be a key
-            raise UserError("an endpoint's `key` is the name of an environment variable, never the key itself; export it and name it")
+            raise UserError(
+                "an endpoint's `key` is the name of an environment variable, never the key itself; export it and name it"
+            )
 
 
 def replicas(
-    urls: str | Sequence[str], model: str, key: str = "OPENAI_API_KEY", input_price: float = 0.0, output_price: float = 0.0
+    urls: str | Sequence[str],
+    model: str,
+    key: str = "OPENAI_API_KEY",
+    input_price: float = 0.0,
+    output_price: float = 0.0,
 ) -> list[Endpoint]:
     """Endpoints that all serve one model; `urls` may be a single one."""
     urls = [urls] if isinstance(urls, str) else urls
@@ -100,11 +108,17 @@ def explain_refusal(error: Any, endpoint: Endpoint, key: str) -> Reply:
     """A status that isn't 200: worth another attempt, a refusal of this request, or a fault of the whole configuration."""
     said = " ".join(str(error).replace(key, "***").split())[:300]
     if error.status_code in (401, 403):
-        raise UserError(f"{endpoint.url} refuses the key in {endpoint.key} ({said}); export {endpoint.key}=<key>")
+        raise UserError(
+            f"{endpoint.url} refuses the key in {endpoint.key} ({said}); export {endpoint.key}=<key>"
+        )
     if error.status_code == 404:
-        raise UserError(f"{endpoint.url} doesn't know model {endpoint.model!r} or this path ({said}); correct url and model")
+        raise UserError(
+            f"{endpoint.url} doesn't know model {endpoint.model!r} or this path ({said}); correct url and model"
+        )
     if error.status_code == 429 and getattr(error, "code", None) == "insufficient_quota":
-        raise UserError(f"{endpoint.url}: the account's quota is used up ({said}); what was answered is kept, resume later")
+        raise UserError(
+            f"{endpoint.url}: the account's quota is used up ({said}); what was answered is kept, resume later"
+        )
     if error.status_code in (408, 409, 429) or error.status_code >= 500:
         kind = "429" if error.status_code == 429 else "5xx" if error.status_code >= 500 else "4xx"
         raise Again(kind, said, _seconds(error.response.headers.get("retry-after")))

@@ -38,7 +38,9 @@ class SFTModule(StepModule):
         tokens = int(batch.mask_NT.sum())
         order = (batch.prompts.mask_PL.sum(1) + batch.mask_NT.sum(1)).argsort(descending=True)
         mine = order[distributed.rank() :: distributed.world_size()]
-        for rows in mine.split(self.micro_batch) if len(mine) else ():  # a short last batch may leave a rank without rows
+        for rows in (
+            mine.split(self.micro_batch) if len(mine) else ()
+        ):  # a short last batch may leave a rank without rows
             width = int(batch.mask_NT[rows].sum(1).max())
             columns = (column[rows, :width].to(self.device) for column in (batch.ids_NT, batch.mask_NT))
             yield SFTBatch(batch.prompts.select(rows.tolist()).to(self.device), *columns), tokens
@@ -75,7 +77,9 @@ class SFT:
         """Optimiser steps for this many traces; the last batch of an epoch may be smaller."""
         return self.epochs * math.ceil(traces / self.batch_size)
 
-    def train(self, vlm: VLM, traces: Sequence[Trace], *, folder: Path, seed: int, title: str = "sft") -> None:
+    def train(
+        self, vlm: VLM, traces: Sequence[Trace], *, folder: Path, seed: int, title: str = "sft"
+    ) -> None:
         """Trains `vlm` in place on the traces, resuming from `folder/last.ckpt`. Raises UserError on too few traces."""
         if len(traces) < self.batch_size:
             raise UserError(

@@ -48,7 +48,9 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._handle.close()
 
     def __len__(self) -> int:
@@ -90,7 +92,9 @@ class Ledger:
         except ValueError as error:
             with self.file.open("rb") as lines:
                 number = next(number for number, each in enumerate(lines, 1) if each == line)
-            raise UserError(f"{self.file}, line {number} is not valid JSON ({error}); restore the file, or remove that line") from error
+            raise UserError(
+                f"{self.file}, line {number} is not valid JSON ({error}); restore the file, or remove that line"
+            ) from error
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -107,7 +111,9 @@ class Ledger:
         for line in self._handle:
             found = _LINE.match(line)
             if found is None:
-                raise UserError(f"{self.file}, line {self._lines + 1} has no key, so this is no ledger; restore the file, or move it away")
+                raise UserError(
+                    f"{self.file}, line {self._lines + 1} has no key, so this is no ledger; restore the file, or move it away"
+                )
             key = found[1].decode()
             if key not in self:
                 self._note(key, self._end)

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-_NONE_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # Lustre without flock, NFS without a lock service
+_NONE_HERE = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+)  # Lustre without flock, NFS without a lock service
 
 
 @contextlib.contextmanager
@@ -35,5 +40,8 @@ def hold_lock(file: IO[Any], *, wait: bool = True) -> Iterator[None]:
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """This process works in the folder, by the lock of its file `.lock`. Raises BlockingIOError when another one does."""
-    with (folder / ".lock").open("a") as file, hold_lock(file, wait=False):  # a folder can't be locked itself over NFS
+    with (
+        (folder / ".lock").open("a") as file,
+        hold_lock(file, wait=False),
+    ):  # a folder can't be locked itself over NFS
         yield

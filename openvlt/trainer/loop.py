@@ -18,7 +18,14 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from openvlt import distributed
@@ -70,7 +77,9 @@ class TrainingLoop:
         workers = self.workers if ahead and sys.platform == "linux" else 0
         context = {"multiprocessing_context": "fork", "worker_init_fn": _deaf} if workers else {}
         batches = _Steps(make, module.steps)
-        loader = DataLoader(batches, sampler=_Remaining(module), batch_size=None, num_workers=workers, **context)
+        loader = DataLoader(
+            batches, sampler=_Remaining(module), batch_size=None, num_workers=workers, **context
+        )
         every = max(1, self.checkpoint_every // boundary) * boundary
         callbacks = [MetricsFile(folder / "metrics.csv"), _Checkpoint(last, every), *self.callbacks]
         trainer = self._trainer([*callbacks, _Bar(title)] if self.progress else callbacks)
@@ -86,7 +95,9 @@ class TrainingLoop:
     def check(self) -> None:
         """Raises UserError when this machine can't give what is asked for; better now than after an hour of captions."""
         distributed.check_devices(distributed.process_count(self.devices), self.accelerator)
-        if self.precision in ("16", "bf16") or self.precision.endswith("-mixed"):  # Lightning takes the short names for mixed ones
+        if self.precision in ("16", "bf16") or self.precision.endswith(
+            "-mixed"
+        ):  # Lightning takes the short names for mixed ones
             raise UserError(
                 f"trainer.precision={self.precision} would compute updates in another precision than the log-probabilities they are "
                 "compared with: the ratio of an unchanged policy isn't 1; use 32-true or bf16-true"
@@ -102,11 +113,17 @@ class TrainingLoop:
     def _trainer(self, callbacks: list[Callback]) -> lightning.Trainer:
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*dataloader is not resumable.*"):
+        for message in (
+            ".*does not have many workers.*",
+            ".*isinstance.treespec, LeafSpec.*",
+            ".*dataloader is not resumable.*",
+        ):
             warnings.filterwarnings("ignore", message=message)
         return lightning.Trainer(
             accelerator=self.accelerator,
-            devices=[torch.cuda.current_device()] if torch.cuda.is_available() and self.accelerator != "cpu" else 1,
+            devices=[torch.cuda.current_device()]
+            if torch.cuda.is_available() and self.accelerator != "cpu"
+            else 1,
             precision=self.precision,
             strategy="auto",
             max_epochs=1,
@@ -123,7 +140,9 @@ class TrainingLoop:
 def _deaf(worker: int) -> None:
     """A worker is ended by its run alone, and says nothing of its own when that happens: its faults are raised by the run."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.excepthook = lambda *error: None  # of the thread that hands tensors over, when the run has stopped listening
+    sys.excepthook = lambda *error: (
+        None
+    )  # of the thread that hands tensors over, when the run has stopped listening
 
 
 class _Steps(Dataset):
@@ -193,10 +212,14 @@ class _Bar(Callback):
         self.lines = max(1, module.steps // 5)
         if self.bar:
             self.bar.start()
-            self.task = self.bar.add_task(self.title, total=module.steps, completed=module.version, metrics="")
+            self.task = self.bar.add_task(
+                self.title, total=module.steps, completed=module.version, metrics=""
+            )
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
-        text = "  ".join(f"{name} {module.metrics[name]:.3g}" for name in self.SHOWN if name in module.metrics)
+        text = "  ".join(
+            f"{name} {module.metrics[name]:.3g}" for name in self.SHOWN if name in module.metrics
+        )
         if self.bar:
             self.bar.update(self.task, completed=module.version, metrics=text)
         elif module.version % self.lines == 0 or module.version == module.steps:

@@ -30,7 +30,9 @@ class Optimisation:
 def check_optimisation(where: str, warmup_ratio: Any, max_grad_norm: Any) -> None:
     """Raises UserError for a warm-up or a max_grad_norm that can't be; `where` is their part of the configuration, grpo or sft."""
     if not (isinstance(max_grad_norm, (int, float)) and max_grad_norm > 0):
-        raise UserError(f"{where}.max_grad_norm={max_grad_norm}; the norm that gradients are cut to is a number above 0; inf (.inf in a file) clips nothing")
+        raise UserError(
+            f"{where}.max_grad_norm={max_grad_norm}; the norm that gradients are cut to is a number above 0; inf (.inf in a file) clips nothing"
+        )
     if not (isinstance(warmup_ratio, (int, float)) and 0 <= warmup_ratio < 1):
         raise UserError(f"{where}.warmup_ratio={warmup_ratio}; it is a share of the steps, from 0 to below 1")
 
@@ -70,7 +72,9 @@ class StepModule(lightning.LightningModule):
             loss, shares = self.loss(part)
             self.manual_backward(loss)
             add_logged(sums, {"loss": loss.detach(), **shares})
-        norm = self._step()  # also without a part: schedules and ranks stay in step, weights without gradient stay as they are
+        norm = (
+            self._step()
+        )  # also without a part: schedules and ranks stay in step, weights without gradient stay as they are
         self.version += 1
         own, self.metrics = {name: float(value) for name, value in sums.items()}, {}
         for part in distributed.all_gather([own]):

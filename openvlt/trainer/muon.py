@@ -42,11 +42,19 @@ class Muon(Optimizer):
     """torch.optim.Muon's rule (Nesterov momentum, decoupled decay, sqrt(max(1, rows/columns)) step) with matrices of one shape batched."""
 
     def __init__(
-        self, params: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0, ns_steps: int = 5
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        ns_steps: int = 5,
     ) -> None:
         if lr < 0:
             raise ValueError(f"Invalid learning rate: {lr}")  # in torch's words
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "ns_steps": ns_steps})
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "ns_steps": ns_steps}
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -58,7 +66,9 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     by_shape[tuple(parameter.shape)].append(parameter)
             for (rows, columns), parameters in by_shape.items():
-                updates = torch.stack([self._momentum(parameter, group["momentum"]) for parameter in parameters])
+                updates = torch.stack(
+                    [self._momentum(parameter, group["momentum"]) for parameter in parameters]
+                )
                 directions, lr = shared_out(updates, group["ns_steps"], turn), group["lr"]
                 turn += len(parameters)
                 for parameter, update in zip(parameters, directions, strict=True):

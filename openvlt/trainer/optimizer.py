@@ -17,7 +17,11 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
 def adamw(
-    parameters: NamedParameters, *, learning_rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+    parameters: NamedParameters,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
 ) -> list[Optimizer]:
     """AdamW on everything that wants a gradient."""
     return [_adamw([value for _, value in parameters], learning_rate, weight_decay, betas)]
@@ -35,7 +39,9 @@ def muon(
 ) -> list[Optimizer]:
     """Muon on 2-D weights inside the network, AdamW (`learning_rate`) on embeddings, head, norms, biases and convolutions."""
     named = list(parameters)
-    inner = {name for name, value in named if value.ndim == 2 and "embed" not in name and "lm_head" not in name}
+    inner = {
+        name for name, value in named if value.ndim == 2 and "embed" not in name and "lm_head" not in name
+    }
     hidden = [value for name, value in named if name in inner]
     rest = [value for name, value in named if name not in inner]
     optimizers: list[Optimizer] = []
@@ -56,7 +62,9 @@ def check_optimizer(where: str, make: Callable[..., list[Optimizer]]) -> None:
         raise UserError(f"{where}: {error}; correct its settings") from error
 
 
-def _adamw(values: list[nn.Parameter], learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> Optimizer:
+def _adamw(
+    values: list[nn.Parameter], learning_rate: float, weight_decay: float, betas: tuple[float, float]
+) -> Optimizer:
     """On float32 copies where a weight has less than 32 bits (see `MasterAdamW`)."""
     kind = MasterAdamW if any(value.element_size() < 4 for value in values) else torch.optim.AdamW
     return kind(values, lr=learning_rate, weight_decay=weight_decay, betas=tuple(betas), fused=True)

@@ -9,7 +9,11 @@ from openvlt.verify.api import verify_batch
 
 
 def verify_completions(
-    problems: Sequence[Problem], completions: Sequence[Completion], *, workers: int = 0, deadline_s: float = 1.0
+    problems: Sequence[Problem],
+    completions: Sequence[Completion],
+    *,
+    workers: int = 0,
+    deadline_s: float = 1.0,
 ) -> tuple[Verdict, ...]:
     """The verdict on each completion of the problem beside it. A completion cut off at the token limit has no answer."""
     finished = [row for row, completion in enumerate(completions) if completion.finished]
@@ -23,6 +27,8 @@ def verify_completions(
         for row in finished
     ]
     verdicts = [Verdict.NO_ANSWER] * len(completions)
-    for row, verdict in zip(finished, verify_batch(items, workers=workers, deadline_s=deadline_s), strict=True):
+    for row, verdict in zip(
+        finished, verify_batch(items, workers=workers, deadline_s=deadline_s), strict=True
+    ):
         verdicts[row] = verdict
     return tuple(verdicts)

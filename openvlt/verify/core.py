@@ -30,22 +30,28 @@ class Explanation:
 
     def lines(self) -> list[str]:
         """For people: one step of the way per line."""
-        rows = [("verdict", self.verdict.value), ("extracted", self.extracted), ("extracted by", self.extraction_rule)]
+        rows = [
+            ("verdict", self.verdict.value),
+            ("extracted", self.extracted),
+            ("extracted by", self.extraction_rule),
+        ]
         if self.values is not None:
             rows += [("gold read as", show(self.values[0])), ("answer read as", show(self.values[1]))]
         rows.append(("decided by", f"{self.decided_by}: {self.why}"))
         return [f"{name:18}{text}" for name, text in rows]
 
 
-def explain(gold: str, response: str, choices: Sequence[str] | None = None,
-            answer_type: str | None = None) -> Explanation:
+def explain(
+    gold: str, response: str, choices: Sequence[str] | None = None, answer_type: str | None = None
+) -> Explanation:
     """The verdict as far as it can be told here."""
     found = find_answer(response, choices)
     if found.text is None:
         return Explanation(found.verdict, None, found.rule, "extraction", found.rule)
     ruling = grade_answer(_gold_answer(gold), found.text, choices, answer_type)
-    return Explanation(ruling.verdict, found.text, found.rule, ruling.rule, ruling.why, ruling.values,
-                       ruling.pending)
+    return Explanation(
+        ruling.verdict, found.text, found.rule, ruling.rule, ruling.why, ruling.values, ruling.pending
+    )
 
 
 _LONGEST_GOLD = 200

@@ -21,17 +21,22 @@ _AFTER = re.compile(r"(.+?)\s*[(\[]\s*(?:option |choice )?([A-Z])\s*[)\]]", re.D
 _NAMED = re.compile(
     r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|therefore|thus|hence|so|选项|选择|选|"
     r"答案|为|是)\s*(?:[:：,]\s*)?)+[(\[]?([A-Z])[)\]]?"
-                    r"(?:\s*[.:,)]\s*(.+)|\s+(?:since|because|as|is)\b.*)?", re.DOTALL | re.IGNORECASE)
+    r"(?:\s*[.:,)]\s*(.+)|\s+(?:since|because|as|is)\b.*)?",
+    re.DOTALL | re.IGNORECASE,
+)
 _ALSO = re.compile(
     r"\b(?:or|also|and|but)\s+(?:maybe |perhaps |possibly |also |equally |option |choice )*[(\[]?([A-Z])[)\]]?"
-    r"(?=\W*$|\s+(?:too|also|as well|works?|fits?|(?:is|are|could|would|might)(?! (?:not|wrong|incorrect|too)\b))\b)")
+    r"(?=\W*$|\s+(?:too|also|as well|works?|fits?|(?:is|are|could|would|might)(?! (?:not|wrong|incorrect|too)\b))\b)"
+)
 _SUFFIXED = re.compile(r"([A-Z])\s*(?:选项|项)")
 _SEVERAL = re.compile(
     r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
-    r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*")
+    r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*"
+)
 REJECTED = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:[(\[]?\b[A-Z][)\]]?\s+(?:is|was)(?:n't|\s+(?:not|never))\s+(?:the\s+|an?\s+)?\w+|"
-    r"[(\[]?\b\w+[)\]]?\s+(?:is|was)\s+(?:wrong|incorrect)\b)")
+    r"[(\[]?\b\w+[)\]]?\s+(?:is|was)\s+(?:wrong|incorrect)\b)"
+)
 """`B is wrong`, `(B) isn't the answer`: names an option without choosing it."""
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
 
@@ -41,7 +46,8 @@ _SAYS_NOTHING = frozenset(
     "figure shape color colour "
     "triangle angle quadrilateral polygon animal population species month day year line graph function number value "
     "object person "
-    "picture image type kind category group s therefore thus hence so".split())
+    "picture image type kind category group s therefore thus hence so".split()
+)
 
 
 class Options:
@@ -83,7 +89,9 @@ class Options:
     def _same_number(self, said: str, option: str) -> bool:
         """Not two numbers that differ: `(D) 140°` where D is 20°."""
         values = read_answer(said), read_answer(option)
-        return not all(isinstance(value, Quantity) and value.closed for value in values) or self.same(said, option)
+        return not all(isinstance(value, Quantity) and value.closed for value in values) or self.same(
+            said, option
+        )
 
     def by_text(self, text: str) -> int | None:
         """The only option with this text, else the only one with this value."""
@@ -125,16 +133,16 @@ def mentions_option(options: Sequence[str], text: str) -> list[int]:
             at = text.find(option, at + 1)
         if at >= 0:
             found.append(index)
-            text = f"{text[:at]} {text[at + len(option):]}"
+            text = f"{text[:at]} {text[at + len(option) :]}"
     return found
 
 
 def _whole(text: str, start: int, end: int) -> bool:
     """Whether a stretch of text ends at word boundaries (`9` doesn't occur in `9.5`)."""
-    before, after = text[max(0, start - 1):start], text[end:end + 1]
+    before, after = text[max(0, start - 1) : start], text[end : end + 1]
     joined_before = before.isalnum() and before.isascii() and text[start].isalnum()
     joined_after = after.isalnum() and after.isascii() and text[end - 1].isalnum()
-    decimal = after in (".", ",") and text[end + 1:end + 2].isdigit()
+    decimal = after in (".", ",") and text[end + 1 : end + 2].isdigit()
     return not (joined_before or joined_after or decimal)
 
 
@@ -180,5 +188,5 @@ def _without_labels(texts: list[str]) -> list[str]:
     """`(A) 12`, `B. 14`: labels that only repeat the position are taken off."""
     labels = [_OWN_LABEL.match(text) for text in texts]
     if len(texts) > 1 and all(m and ord(m[1]) - 65 == i for i, m in enumerate(labels)):
-        return [text[m.end():] for text, m in zip(texts, labels, strict=True) if m]
+        return [text[m.end() :] for text, m in zip(texts, labels, strict=True) if m]
     return texts

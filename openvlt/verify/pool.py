@@ -54,9 +54,11 @@ class _Worker:
         self.received += data
         self.since = time.monotonic()
         answers = []
-        while len(self.received) >= 4 and len(self.received) >= 4 + (size := int.from_bytes(self.received[:4])):
-            answers.append(pickle.loads(self.received[4:4 + size]))
-            del self.received[:4 + size]
+        while len(self.received) >= 4 and len(self.received) >= 4 + (
+            size := int.from_bytes(self.received[:4])
+        ):
+            answers.append(pickle.loads(self.received[4 : 4 + size]))
+            del self.received[: 4 + size]
         return answers
 
 
@@ -66,8 +68,10 @@ class Pool:
     def __init__(self, task: str, count: int) -> None:
         self.lock = threading.Lock()
         ours, theirs = socket.socketpair()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH")))),
-                                    "PYTHONSAFEPATH": "1"}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH")))),
+            "PYTHONSAFEPATH": "1",
+        }
         command = [sys.executable, "-m", "openvlt.verify.worker", task]
         self.parent = subprocess.Popen(command, stdin=theirs, env=environment, start_new_session=True)
         theirs.close()
@@ -136,8 +140,10 @@ class Pool:
         while len(data) < size:
             part = self.control.recv(size - len(data))
             if not part:
-                raise RuntimeError(f"the verifier's worker process ended with status {self.parent.wait()}; "
-                                   "its own message stands above")
+                raise RuntimeError(
+                    f"the verifier's worker process ended with status {self.parent.wait()}; "
+                    "its own message stands above"
+                )
             data += part
         return data
 

@@ -34,14 +34,23 @@ def test_no_value(text: str) -> None:
     assert value(text) is None
 
 
-@pytest.mark.parametrize("text", ["(" * 500, "2^" * 400, "\\frac{" * 200, "9" * 5000, "{" * 3000, "1+" * 900 + "1"])
+@pytest.mark.parametrize(
+    "text", ["(" * 500, "2^" * 400, "\\frac{" * 200, "9" * 5000, "{" * 3000, "1+" * 900 + "1"]
+)
 def test_hostile_texts_end(text: str) -> None:
     assert value(text) is None or isinstance(value(text), (int, float))
 
 
 @pytest.mark.parametrize(
     "one, other, equal",
-    [("1/3", "0.333", True), ("\\ln(2)", "0.693", True), ("|3|", "3", True), ("e", "2.72", True), ("1/3", "0.35", False), ("a+b", "b+a", False)],
+    [
+        ("1/3", "0.333", True),
+        ("\\ln(2)", "0.693", True),
+        ("|3|", "3", True),
+        ("e", "2.72", True),
+        ("1/3", "0.35", False),
+        ("a+b", "b+a", False),
+    ],
 )
 def test_equal_to_two_decimals(one: str, other: str, equal: bool) -> None:
     assert same_rounded_value(one, other) is equal
@@ -49,7 +58,14 @@ def test_equal_to_two_decimals(one: str, other: str, equal: bool) -> None:
 
 @pytest.mark.parametrize(
     "one, other, equal",
-    [("x^2+1", "1+x^{2}", True), ("2sqrt(3)", "sqrt(12)", True), ("2pi", "pi*2", True), ("1/3", "0.333", False), ("1:2", "1/2", False), ("12)", "12", False)],
+    [
+        ("x^2+1", "1+x^{2}", True),
+        ("2sqrt(3)", "sqrt(12)", True),
+        ("2pi", "pi*2", True),
+        ("1/3", "0.333", False),
+        ("1:2", "1/2", False),
+        ("12)", "12", False),
+    ],
 )
 def test_the_same_expression(one: str, other: str, equal: bool) -> None:
     assert same_expression(one, other) is equal

@@ -34,12 +34,16 @@ def counts(cells: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("model, correct", [("InternLM-XComposer2-VL-CoT", 437), ("LLaVA-v1.5-13B", 338)])
-def test_mathvision_gives_the_official_counts(data_dir: Path, scored: Callable[..., Any], tmp_path: Path, model: str, correct: int) -> None:
+def test_mathvision_gives_the_official_counts(
+    data_dir: Path, scored: Callable[..., Any], tmp_path: Path, model: str, correct: int
+) -> None:
     folder = data_dir / "recorded_outputs" / "mathvision"
     result = scored("mathvision", folder / f"{model}.jsonl")
     assert (result["correct"], result["total"], result["missing"]) == (correct, 3040, 0)
     official = json.loads((folder / "official_scores.json").read_text())["models"][model]
-    assert counts(result["cells"]["subject"]) == counts(official["subject"]) and len(official["subject"]) == 16
+    assert (
+        counts(result["cells"]["subject"]) == counts(official["subject"]) and len(official["subject"]) == 16
+    )
     assert counts(result["cells"]["level"]) == counts(official["level"]) and len(official["level"]) == 5
     crossed = counts(result["cells"]["subject, level"])
     written = official["official_result_file"]
@@ -55,13 +59,24 @@ def test_mathvision_gives_the_official_counts(data_dir: Path, scored: Callable[.
 
 
 @pytest.mark.parametrize("model, correct", [("bard", 348), ("llava_llama_2_13b", 261)])
-def test_mathvista_gives_the_official_counts(data_dir: Path, scored: Callable[..., Any], tmp_path: Path, model: str, correct: int) -> None:
+def test_mathvista_gives_the_official_counts(
+    data_dir: Path, scored: Callable[..., Any], tmp_path: Path, model: str, correct: int
+) -> None:
     folder = data_dir / "recorded_outputs" / "mathvista"
     result = scored("mathvista", folder / f"{model}.jsonl")
-    assert (result["correct"], result["total"], result["variant"], result["judge"]) == (correct, 1000, "protocol official", "not asked")
+    assert (result["correct"], result["total"], result["variant"], result["judge"]) == (
+        correct,
+        1000,
+        "protocol official",
+        "not asked",
+    )
     published = json.loads((folder / "official_scores.json").read_text())["models"][model]["published"]
-    cells, official = ({group: counts(part) for group, part in found.items()} for found in (result["cells"], published))
-    official["grade"]["not applicable"] = official["grade"].pop("daily life")  # the data set's word for it today
+    cells, official = (
+        {group: counts(part) for group, part in found.items()} for found in (result["cells"], published)
+    )
+    official["grade"]["not applicable"] = official["grade"].pop(
+        "daily life"
+    )  # the data set's word for it today
     # the seven skills were labelled again since the files were published (their totals differ between the two files, too)
     assert cells.pop("skills").keys() == official.pop("skills").keys()
     assert cells == official
@@ -72,24 +87,47 @@ def test_mathvista_gives_the_official_counts(data_dir: Path, scored: Callable[..
         assert rows[recorded["pid"]]["right"] == recorded["true_false"], recorded
 
 
-def test_a_variant_without_the_judge_says_so(data_dir: Path, scored: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_variant_without_the_judge_says_so(
+    data_dir: Path, scored: Callable[..., Any], tmp_path: Path
+) -> None:
     """Recorded responses without their extraction: our rules extract, and the name of the result tells."""
     folder = data_dir / "recorded_outputs" / "mathvista"
     rows = [json.loads(line) for line in (folder / "bard.jsonl").read_text(encoding="utf-8").splitlines()]
     bare = tmp_path / "bare.jsonl"
-    bare.write_text("".join(json.dumps({"pid": row["pid"], "response": row["response"]}) + "\n" for row in rows), encoding="utf-8")
+    bare.write_text(
+        "".join(json.dumps({"pid": row["pid"], "response": row["response"]}) + "\n" for row in rows),
+        encoding="utf-8",
+    )
     result = scored("mathvista", bare, f"data_dir={folder}")
     assert result["variant"] == "protocol official (rules only)" and result["judge"] == "rules"
     assert 300 < result["correct"] < 400  # GPT-4's extraction gave 348
 
 
-def test_only_mathvistas_scorer_reads_a_recorded_extraction(scored: Callable[..., Any], tmp_path: Path) -> None:
+def test_only_mathvistas_scorer_reads_a_recorded_extraction(
+    scored: Callable[..., Any], tmp_path: Path
+) -> None:
     """MathVerse's own outputs carry one, too; its judge would still be asked, so without a judge the name says rules only."""
-    row = {"sample_index": "1", "problem_index": "1", "problem_version": "Vision Only", "question": "", "question_for_eval": "Q?", "answer": "B"}
-    row |= {"question_type": "multi-choice", "metadata": {"subject": "G", "subfield": "A"}, "response": "The answer is B", "extraction": "B"}
+    row = {
+        "sample_index": "1",
+        "problem_index": "1",
+        "problem_version": "Vision Only",
+        "question": "",
+        "question_for_eval": "Q?",
+        "answer": "B",
+    }
+    row |= {
+        "question_type": "multi-choice",
+        "metadata": {"subject": "G", "subfield": "A"},
+        "response": "The answer is B",
+        "extraction": "B",
+    }
     (tmp_path / "verse.jsonl").write_text(json.dumps(row))
     result = scored("mathverse", tmp_path / "verse.jsonl")
-    assert (result["variant"], result["judge"], result["headline"]) == ("protocol official (rules only)", "rules", "accuracy")
+    assert (result["variant"], result["judge"], result["headline"]) == (
+        "protocol official (rules only)",
+        "rules",
+        "accuracy",
+    )
 
 
 # --- the rules, case by case --------------------------------------------------------------------------------------------
@@ -150,17 +188,26 @@ def test_mathvision_equality(gold: str, answer: str, equal: bool) -> None:
         ("[1, 2]", None, {"kind": "list"}, "[1, 2]"),
     ],
 )
-def test_mathvista_normalisation(extraction: str, choices: Any, meta: dict[str, Any], prediction: str | None) -> None:
+def test_mathvista_normalisation(
+    extraction: str, choices: Any, meta: dict[str, Any], prediction: str | None
+) -> None:
     assert mathvista.normalise_extraction(extraction, choices, meta) == prediction
 
 
-@pytest.mark.parametrize("one, other, steps", [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("flaw", "lawn", 2), ("a", "a", 0)])
+@pytest.mark.parametrize(
+    "one, other, steps",
+    [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("flaw", "lawn", 2), ("a", "a", 0)],
+)
 def test_edit_distance(one: str, other: str, steps: int) -> None:
     assert mathvista.distance(one, other) == steps
 
 
 def test_precision_may_be_a_float_as_on_the_hub(data_dir: Path) -> None:
-    row = json.loads((data_dir / "recorded_outputs" / "mathvista" / "testmini.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    row = json.loads(
+        (data_dir / "recorded_outputs" / "mathvista" / "testmini.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()[0]
+    )
     assert mathvista.read_mathvista({**row, "precision": 1.0}, "testmini").meta["precision"] == 1
 
 

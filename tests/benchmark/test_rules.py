@@ -55,7 +55,14 @@ def test_emma_extraction(response, extracted):
 
 @pytest.mark.parametrize(
     "answer, gold, equal",
-    [("three", "3", True), ("0.333", "1/3", True), ("Cat", "cat ", True), ("2x", "x+x", False), ("dog", "cat", False), ("", "3", False)],
+    [
+        ("three", "3", True),
+        ("0.333", "1/3", True),
+        ("Cat", "cat ", True),
+        ("2x", "x+x", False),
+        ("dog", "cat", False),
+        ("", "3", False),
+    ],
 )
 def test_emma_equality(answer, gold, equal):
     assert emma.same_emma_answer(answer, gold) is equal
@@ -96,26 +103,48 @@ def test_mmmu_pro_parsing_is_never_random(response, letter):
 
 
 def figure(category, figure_id, question_id, set_id="0"):
-    row = {"category": category, "subcategory": "s", "set_id": set_id, "figure_id": figure_id, "question_id": question_id}
-    return hallusionbench.read_hallusionbench({**row, "question": "Is it?", "gt_answer": "1", "gt_answer_details": "It is."}, "image")
+    row = {
+        "category": category,
+        "subcategory": "s",
+        "set_id": set_id,
+        "figure_id": figure_id,
+        "question_id": question_id,
+    }
+    return hallusionbench.read_hallusionbench(
+        {**row, "question": "Is it?", "gt_answer": "1", "gt_answer_details": "It is."}, "image"
+    )
 
 
 def test_yes_or_no_and_nothing_else():
     problem = figure("VD", "0", "0")
     said = ["Yes, it is.", "No.", "Yes and no.", "I nod; noise", "YES"]
-    assert verdicts(hallusionbench.hallusionbench_rules([Case(problem, text) for text in said])) == ["correct", "wrong", "unparsed", "unparsed", "correct"]
+    assert verdicts(hallusionbench.hallusionbench_rules([Case(problem, text) for text in said])) == [
+        "correct",
+        "wrong",
+        "unparsed",
+        "unparsed",
+        "correct",
+    ]
 
 
 def test_the_judges_three_words():
     problem, judge = figure("VD", "0", "0"), Stub(["Incorrect.", "correct", "unclear"])
     prompt = "Q:{question} R:{reference} A:{answer}"
     answers = hallusionbench.score_hallusionbench([Case(problem, "{question}")] * 3, judge, prompt=prompt)
-    assert verdicts(answers) == ["wrong", "correct", "unparsed"] and judge.asked[0] == "Q:Is it? R:It is. A:{question}"
+    assert (
+        verdicts(answers) == ["wrong", "correct", "unparsed"]
+        and judge.asked[0] == "Q:Is it? R:It is. A:{question}"
+    )
 
 
 def test_three_accuracies_by_hand():
     """Two figures with two questions each: one question wrong at one figure. VS rows without a figure count for no figure."""
-    rows = [(figure("VD", "0", "0"), 1), (figure("VD", "0", "1"), 1), (figure("VD", "1", "0"), 1), (figure("VD", "1", "1"), 0)]
+    rows = [
+        (figure("VD", "0", "0"), 1),
+        (figure("VD", "0", "1"), 1),
+        (figure("VD", "1", "0"), 1),
+        (figure("VD", "1", "1"), 0),
+    ]
     found = hallusionbench.hallusionbench_metrics(rows)
     assert (found["aAcc"], found["fAcc"], found["qAcc"]) == (0.75, 0.5, 0.5)
     assert found["leaderboard"] == pytest.approx(1.75 / 3)
@@ -126,35 +155,71 @@ def test_three_accuracies_by_hand():
 
 
 def verse(version="Vision Only"):
-    row = {"sample_index": "1", "problem_index": "7", "question": "Q?\nChoices:\nA:1\nB:2", "answer": "B", "question_type": "multi-choice"}
-    return mathverse.read_mathverse({**row, "problem_version": version, "metadata": {"subject": "G", "subfield": "A"}}, "testmini")
+    row = {
+        "sample_index": "1",
+        "problem_index": "7",
+        "question": "Q?\nChoices:\nA:1\nB:2",
+        "answer": "B",
+        "question_type": "multi-choice",
+    }
+    return mathverse.read_mathverse(
+        {**row, "problem_version": version, "metadata": {"subject": "G", "subfield": "A"}}, "testmini"
+    )
 
 
 def test_two_steps_of_the_mathverse_judge():
     judge = Stub(["Extracted Answer: B", "C", "Judgement: 1", "maybe"])
-    answers = mathverse.score_mathverse([Case(verse(), "so B")] * 2, judge, extract_prompt="E", score_prompt="{question}|{gt}|{extraction}")
-    assert verdicts(answers) == ["correct", "unparsed"] and judge.asked[2].endswith("|B|B") and "so B" in judge.asked[0]
+    answers = mathverse.score_mathverse(
+        [Case(verse(), "so B")] * 2, judge, extract_prompt="E", score_prompt="{question}|{gt}|{extraction}"
+    )
+    assert (
+        verdicts(answers) == ["correct", "unparsed"]
+        and judge.asked[2].endswith("|B|B")
+        and "so B" in judge.asked[0]
+    )
 
 
 def test_mathverse_overall_is_the_mean_of_five_versions():
-    rows = [(verse(version), right) for version, right in zip(mathverse.VERSIONS, (1, 1, 0, 0, 1), strict=True)]
-    assert mathverse.mathverse_metrics(rows) == {"overall": 0.6} and mathverse.mathverse_metrics(rows[:4]) == {}
+    rows = [
+        (verse(version), right) for version, right in zip(mathverse.VERSIONS, (1, 1, 0, 0, 1), strict=True)
+    ]
+    assert (
+        mathverse.mathverse_metrics(rows) == {"overall": 0.6} and mathverse.mathverse_metrics(rows[:4]) == {}
+    )
     assert verse().choices == ("1", "2")
 
 
 def test_the_mathvista_judge_is_asked_only_where_it_must():
     problem = Problem("1", "Q?", "4", meta={"kind": "integer", "precision": None})
     judge = Stub(["4"])
-    cases = [Case(problem, "4"), Case(problem, "it is four"), Case(problem, "?", {"extraction": "4.0"}), Case(problem, "")]
-    assert verdicts(mathvista.score_mathvista(cases, judge, prompt="P")) == ["correct", "correct", "correct", "unparsed"]
+    cases = [
+        Case(problem, "4"),
+        Case(problem, "it is four"),
+        Case(problem, "?", {"extraction": "4.0"}),
+        Case(problem, ""),
+    ]
+    assert verdicts(mathvista.score_mathvista(cases, judge, prompt="P")) == [
+        "correct",
+        "correct",
+        "correct",
+        "unparsed",
+    ]
     assert judge.asked == ["P\n\nQ?\n\nit is four\n\nExtracted answer: "]
 
 
 @pytest.mark.parametrize(
     "extraction, problem, verdict",
     [
-        ("", Problem("1", "?", "No", choices=("Yes", "No"), meta={"kind": "choice", "precision": None}), "correct"),  # nearer than "Yes"
-        ("", Problem("1", "?", "Yes", choices=("Yes", "No"), meta={"kind": "choice", "precision": None}), "unparsed"),
+        (
+            "",
+            Problem("1", "?", "No", choices=("Yes", "No"), meta={"kind": "choice", "precision": None}),
+            "correct",
+        ),  # nearer than "Yes"
+        (
+            "",
+            Problem("1", "?", "Yes", choices=("Yes", "No"), meta={"kind": "choice", "precision": None}),
+            "unparsed",
+        ),
         (5, Problem("1", "?", "5", meta={"kind": "integer", "precision": None}), "correct"),
         (1.26, Problem("1", "?", "1.3", meta={"kind": "float", "precision": 1}), "correct"),
         ([1, 2], Problem("1", "?", "[1, 2]", meta={"kind": "list", "precision": None}), "correct"),
@@ -162,7 +227,9 @@ def test_the_mathvista_judge_is_asked_only_where_it_must():
     ],
 )
 def test_a_recorded_extraction_is_scored_as_it_is(extraction, problem, verdict):
-    assert verdicts(mathvista.score_mathvista([Case(problem, "5, Yes, 1.3", {"extraction": extraction})])) == [verdict]
+    assert verdicts(
+        mathvista.score_mathvista([Case(problem, "5, Yes, 1.3", {"extraction": extraction})])
+    ) == [verdict]
 
 
 # --- OpenVLThinker --------------------------------------------------------------------------------------------------------
@@ -170,15 +237,32 @@ def test_a_recorded_extraction_is_scored_as_it_is(extraction, problem, verdict):
 
 def test_only_the_tag_counts():
     problem = Problem("1", "Q?", "blue", choices=("red", "blue"))
-    said = ["<answer>b</answer>", "B", "<answer>A</answer> no: <answer> B </answer>", "<answer>blue</answer>", "<answer>B"]
-    assert verdicts(openvlthinker.score_openvlthinker([Case(problem, text) for text in said])) == ["correct", "unparsed", "correct", "wrong", "unparsed"]
+    said = [
+        "<answer>b</answer>",
+        "B",
+        "<answer>A</answer> no: <answer> B </answer>",
+        "<answer>blue</answer>",
+        "<answer>B",
+    ]
+    assert verdicts(openvlthinker.score_openvlthinker([Case(problem, text) for text in said])) == [
+        "correct",
+        "unparsed",
+        "correct",
+        "wrong",
+        "unparsed",
+    ]
 
 
 def test_qwens_way_takes_any_of_two():
     score = {"extract": openvlthinker.extract_boxed_or_announced}
     problem = Problem("1", "Q?", "12")
     said = ["\\boxed{\\frac{24}{2}} Answer: 12", "\\boxed{12}", "Answer: 13", "12"]
-    assert verdicts(openvlthinker.score_openvlthinker([Case(problem, text) for text in said], **score)) == ["correct", "correct", "wrong", "unparsed"]
+    assert verdicts(openvlthinker.score_openvlthinker([Case(problem, text) for text in said], **score)) == [
+        "correct",
+        "correct",
+        "wrong",
+        "unparsed",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -205,8 +289,12 @@ def test_mathruler(gold, answer, equal):
 def test_the_papers_judge():
     judge = Stub(["Judgement: Yes", "Judgement: No", "No"])
     cases = [Case(verse(), "<answer>2</answer>"), Case(verse(), "<answer>A</answer>"), Case(verse(), "2")]
-    answers = openvlthinker.score_openvlthinker(cases, judge, letters=False, prompt="{instruction}|{groundtruth}|{prediction}")
-    assert verdicts(answers) == ["correct", "wrong", "unparsed"] and judge.asked[2].endswith("|B|['Failed to extract.']")
+    answers = openvlthinker.score_openvlthinker(
+        cases, judge, letters=False, prompt="{instruction}|{groundtruth}|{prediction}"
+    )
+    assert verdicts(answers) == ["correct", "wrong", "unparsed"] and judge.asked[2].endswith(
+        "|B|['Failed to extract.']"
+    )
 
 
 # --- prompts --------------------------------------------------------------------------------------------------------------
@@ -215,7 +303,10 @@ def test_the_papers_judge():
 def test_prompts_are_filled_once_and_keep_other_braces():
     assert fill_template("{a} \\boxed{} {b} {c}", a="{b}", b="x") == "{b} \\boxed{} x {c}"
     ask = PromptTemplate("{question}\n{options}", open="{question}", option="{letter}. {text}")
-    assert ask(Problem("1", "Q {options}", "A", choices=("{letter}", "y"))).question == "Q {options}\nA. {letter}\nB. y"
+    assert (
+        ask(Problem("1", "Q {options}", "A", choices=("{letter}", "y"))).question
+        == "Q {options}\nA. {letter}\nB. y"
+    )
     assert ask(Problem("1", "Q", "3")).question == "Q"
 
 
@@ -224,12 +315,28 @@ def test_images_stand_at_their_marks():
     problem = ask(Problem("1", "See <image_2>.", "A", images=("one", "two"), choices=("<image_1>", "no")))
     assert problem.images == ("two", "one")
     parts = InterleavedStyle(marks=r"<image_(\d)>").messages(problem)[0]["content"]
-    assert [part.get("text", part["type"]) for part in parts] == ["See ", "image", ".\n(A) ", "image", "\n(B) no"]
+    assert [part.get("text", part["type"]) for part in parts] == [
+        "See ",
+        "image",
+        ".\n(A) ",
+        "image",
+        "\n(B) no",
+    ]
     plain = ask(Problem("1", "No mark.", "A", images=("one",)))
-    assert [part["type"] for part in InterleavedStyle(marks=r"<image_(\d)>").messages(plain)[0]["content"]] == ["image", "text"]
+    assert [
+        part["type"] for part in InterleavedStyle(marks=r"<image_(\d)>").messages(plain)[0]["content"]
+    ] == ["image", "text"]
 
 
 def test_our_own_verifier_gives_a_cut_off_answer_nothing():
     problem = Problem("1", "Q", "12")
-    cases = [Case(problem, "<answer>12</answer>", finished=True), Case(problem, "<answer>12</answer>", finished=False), Case(problem, "")]
-    assert [answer.verdict for answer in openvlt(cases)] == [Verdict.CORRECT, Verdict.NO_ANSWER, Verdict.NO_ANSWER]
+    cases = [
+        Case(problem, "<answer>12</answer>", finished=True),
+        Case(problem, "<answer>12</answer>", finished=False),
+        Case(problem, ""),
+    ]
+    assert [answer.verdict for answer in openvlt(cases)] == [
+        Verdict.CORRECT,
+        Verdict.NO_ANSWER,
+        Verdict.NO_ANSWER,
+    ]

@@ -13,7 +13,14 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from openvlt.benchmark.heldout import accuracy, summarise_heldout
 from openvlt.benchmark.protocol import Answer
 from openvlt.benchmark.results.compare import paired_difference
-from openvlt.benchmark.results.statistics import clustered_error, majority_vote, mcnemar, paired_bootstrap, pass_at_k, wilson
+from openvlt.benchmark.results.statistics import (
+    clustered_error,
+    majority_vote,
+    mcnemar,
+    paired_bootstrap,
+    pass_at_k,
+    wilson,
+)
 from openvlt.benchmark.results.summary import Scored
 from openvlt.benchmark.results.summary import summarise_scores as benchmark_summary
 from openvlt.types import Completion, Problem, Verdict
@@ -71,7 +78,9 @@ def test_counts_that_cannot_be_are_refused(correct, n):
 
 def test_a_summary_by_hand():
     problems = [Problem(str(index), "?", "1", level=level) for index, level in enumerate([1, 1, 2, None])]
-    answers = [Completion((1,) * size, "x", end) for size, end in [(2, True), (4, True), (6, True), (8, False)]]
+    answers = [
+        Completion((1,) * size, "x", end) for size, end in [(2, True), (4, True), (6, True), (8, False)]
+    ]
     verdicts = [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.NO_ANSWER]
     result = summarise_heldout(problems, answers, verdicts)
     assert (result["accuracy"], result["correct"], result["n"]) == (0.5, 2, 4)
@@ -82,7 +91,10 @@ def test_a_summary_by_hand():
     assert result["levels"]["2"]["accuracy"] == 1.0 and result["levels"]["2"]["interval"][1] == 1.0
 
 
-@pytest.mark.parametrize(("correct", "n", "low", "high"), [(436, 3040, 13.14, 15.63), (348, 1000, 31.91, 37.81), (144, 400, 31.45, 40.82)])
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [(436, 3040, 13.14, 15.63), (348, 1000, 31.91, 37.81), (144, 400, 31.45, 40.82)],
+)
 def test_wilson_at_the_benchmarks_sizes(correct, n, low, high):
     assert [round(100 * bound, 2) for bound in wilson(correct, n)] == [low, high]
 
@@ -96,7 +108,9 @@ def test_the_clustered_error_is_statsmodels_sandwich(seed):
     clusters = rng.integers(0, 40, 300)
     values = (rng.random(300) < 0.3 + 0.4 * rng.random(40)[clusters]).astype(float)
     n, groups = len(values), len(set(clusters))
-    fitted = sm.OLS(values, np.ones(n)).fit(cov_type="cluster", cov_kwds={"groups": clusters, "use_correction": True})
+    fitted = sm.OLS(values, np.ones(n)).fit(
+        cov_type="cluster", cov_kwds={"groups": clusters, "use_correction": True}
+    )
 
     assert clustered_error(values.tolist(), clusters.tolist()) == pytest.approx(fitted.bse[0], rel=1e-9)
     assert groups < n
@@ -127,7 +141,9 @@ def test_the_paired_bootstrap_agrees_with_scipy(seed):
     one = (rng.random(200) < 0.5).astype(float)
     other = np.where(rng.random(200) < 0.2, 1 - one, one)
     mine = paired_bootstrap(one.tolist(), other.tolist(), range(200), seed=seed)
-    theirs = scipy.stats.bootstrap((other - one,), np.mean, method="percentile", n_resamples=10_000, random_state=seed)
+    theirs = scipy.stats.bootstrap(
+        (other - one,), np.mean, method="percentile", n_resamples=10_000, random_state=seed
+    )
     assert mine.difference == pytest.approx((other - one).mean())
     assert mine.interval == pytest.approx(tuple(theirs.confidence_interval), abs=0.006)
 
@@ -151,7 +167,10 @@ def test_a_comparison_by_hand():
 # --- several samples ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "c", "k", "chance"), [(4, 1, 2, 0.5), (8, 3, 4, 0.92857), (5, 0, 3, 0.0), (5, 5, 1, 1.0), (6, 2, 1, 1 / 3)])
+@pytest.mark.parametrize(
+    ("n", "c", "k", "chance"),
+    [(4, 1, 2, 0.5), (8, 3, 4, 0.92857), (5, 0, 3, 0.0), (5, 5, 1, 1.0), (6, 2, 1, 1 / 3)],
+)
 def test_pass_at_k(n, c, k, chance):
     assert pass_at_k(n, c, k) == pytest.approx(chance, abs=1e-5)
 
@@ -168,14 +187,31 @@ def _rows(marks, clusters=None):
     rows = []
     for index, samples in enumerate(marks):
         cluster = str(index) if clusters is None else clusters[index]
-        problem = Problem(str(index), "?", "1", meta={"cells": {"half": "first" if index < len(marks) / 2 else "second"}, "cluster": cluster})
-        rows.append(Scored(problem, tuple(Answer(None if mark == "-" else mark, verdicts[mark]) for mark in samples), (True,) * len(samples)))
+        problem = Problem(
+            str(index),
+            "?",
+            "1",
+            meta={"cells": {"half": "first" if index < len(marks) / 2 else "second"}, "cluster": cluster},
+        )
+        rows.append(
+            Scored(
+                problem,
+                tuple(Answer(None if mark == "-" else mark, verdicts[mark]) for mark in samples),
+                (True,) * len(samples),
+            )
+        )
     return rows
 
 
 def test_a_benchmark_summary_by_hand():
     result = benchmark_summary(_rows(["1", "0", "-", "1"]))
-    assert (result["accuracy"], result["correct"], result["total"], result["unparsed"], result["truncated"]) == (0.5, 2, 4, 0.25, 0.0)
+    assert (
+        result["accuracy"],
+        result["correct"],
+        result["total"],
+        result["unparsed"],
+        result["truncated"],
+    ) == (0.5, 2, 4, 0.25, 0.0)
     assert result["interval"] == list(wilson(2, 4)) and result["cells"]["half"]["first"]["correct"] == 1
     assert result["verdicts"] == {"correct": 2, "wrong": 1, "unparsed": 1}
 
@@ -184,6 +220,8 @@ def test_several_samples_by_hand():
     result = benchmark_summary(_rows(["1100", "0001", "--1-", "0000"]))
     assert (result["correct"], result["total"], result["rows"], result["samples"]) == (4, 16, 4, 4)
     assert result["pass@k"] == pytest.approx({"1": 0.25, "2": (5 / 6 + 0.5 + 0.5) / 4, "4": 0.75})
-    assert result["maj@4"] == 0.5  # "1" was said first in the tie, "0" has most votes, "1" is the only answer, "0"
+    assert (
+        result["maj@4"] == 0.5
+    )  # "1" was said first in the tie, "0" has most votes, "1" is the only answer, "0"
     error = clustered_error([0.5, 0.25, 0.25, 0.0], range(4))
     assert result["interval"] == pytest.approx([max(0, 0.25 - 1.959964 * error), 0.25 + 1.959964 * error])

@@ -13,7 +13,10 @@ NEEDED = {  # what a file leaves for the user to say
     "data=graded": ["data.path=problems.parquet"],
     "model=pretrained": ["model.path=owner/name"],
     "scale=7b": ["reasoner={_target_: openvlt.distill.reason.write_chain, _partial_: true}"],
-    "distill=served": ["distill.reason.server.endpoints.urls=http://localhost:8000/v1", "distill.reason.server.endpoints.model=name"],
+    "distill=served": [
+        "distill.reason.server.endpoints.urls=http://localhost:8000/v1",
+        "distill.reason.server.endpoints.model=name",
+    ],
     "recipe=vogue": [
         *("grpo.advantage_shaping.uncertainty.weight=0.1", "grpo.advantage_shaping.uncertainty.limit=0.5"),
         *("grpo.advantage_shaping.entropy.weight=0.01", "grpo.rollout_plan.more.noisy.n.end=1"),

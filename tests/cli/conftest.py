@@ -19,7 +19,9 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     """The entry scripts; one server of forks for the whole session."""
     command = [sys.executable, str(Path(__file__).with_name("forks.py"))]
     env = {**environment(), "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as server:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as server:
         assert server.stdout.readline() == "ready\n"
         yield Cli(tmp_path_factory.mktemp("cli"), server)
         server.stdin.close()

@@ -16,7 +16,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"hidden": 48, "mlp": 96, "layers": 2, "vision_hidden": 48, "vision_mlp": 96, "vision_layers": 2}
-MODEL = ["model.training=null", *(f"++model.sizes.{name}={size}" for name, size in SIZES.items())]  # 0.1 M random parameters
+MODEL = [
+    "model.training=null",
+    *(f"++model.sizes.{name}={size}" for name, size in SIZES.items()),
+]  # 0.1 M random parameters
 TINY = [  # SFT on gold answers teaches such a model their form in 32 steps, so that one guess in ten is right and GRPO has a signal
     "evaluation.selection.amount=24",
     "tokens.caption=8",
@@ -32,11 +35,22 @@ TINY = [  # SFT on gold answers teaches such a model their form in 32 steps, so 
 FIGURES = ["data.kinds=[bars]", "data.levels=[1]", "data.lesson_amount=0"]
 CYCLES = [
     *("distill=gold", "distill@self_distill=gold"),
-    *(f"cycles.{cycle}.{what}.levels=[1]" for cycle in ("one", "two", "three") for what in ("traces", "problems")),
+    *(
+        f"cycles.{cycle}.{what}.levels=[1]"
+        for cycle in ("one", "two", "three")
+        for what in ("traces", "problems")
+    ),
     *(f"cycles.{cycle}.traces.amount=128" for cycle in ("one", "two", "three")),
     *(f"cycles.{cycle}.problems.amount=16" for cycle in ("one", "two", "three")),
 ]
-ITER1 = [*FIGURES, *CYCLES, "grpo.kl=0.01", "grpo.prompts_per_rollout=8", "grpo.steps=8", "trainer.checkpoint_every=1"]
+ITER1 = [
+    *FIGURES,
+    *CYCLES,
+    "grpo.kl=0.01",
+    "grpo.prompts_per_rollout=8",
+    "grpo.steps=8",
+    "trainer.checkpoint_every=1",
+]
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,9 @@ class Done:
         """The one sentence on a user's mistake; fails when there is none, more than one, or a traceback."""
         assert self.status in (1, 2), f"status {self.status}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.err + self.out, self.err
-        assert self.err.startswith("error: ") and len(self.err.splitlines()) == 1, f"expected one line `error: ...`, got:\n{self.err}"
+        assert self.err.startswith("error: ") and len(self.err.splitlines()) == 1, (
+            f"expected one line `error: ...`, got:\n{self.err}"
+        )
         return self.err.removeprefix("error: ").rstrip()
 
     def ok(self) -> Done:
@@ -77,7 +93,9 @@ class Running:
         began = time.monotonic()
         while not condition():
             ended = self.ask({"pid": self.pid, "wait": False})
-            assert ended is None, f"ended too early with {ended}:\n{self.files[0].read_text()}\n{self.files[1].read_text()}"
+            assert ended is None, (
+                f"ended too early with {ended}:\n{self.files[0].read_text()}\n{self.files[1].read_text()}"
+            )
             assert time.monotonic() - began < 120, "nothing happened for two minutes"
             time.sleep(0.005)
         os.kill(-self.pid if everyone else self.pid, number)
@@ -100,13 +118,17 @@ class Cli:
         """As calling it, to be waited for, interrupted or killed."""
         number = next(self.numbers)
         files = (self.work / f"{number}.out", self.work / f"{number}.err")
-        pid = self._ask({"argv": self.argv(script, *arguments, tiny=tiny), "out": str(files[0]), "err": str(files[1])})
+        pid = self._ask(
+            {"argv": self.argv(script, *arguments, tiny=tiny), "out": str(files[0]), "err": str(files[1])}
+        )
         return Running(pid, files, self._ask)
 
     def process(self, script: str, *arguments: str, **variables: str) -> Done:
         """One run in a process of its own, as from a shell."""
         command = [sys.executable, *self.argv(script, *arguments)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment() | variables)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, env=environment() | variables
+        )
         return Done(done.returncode, done.stdout, done.stderr)
 
     def argv(self, script: str, *arguments: str, tiny: bool = True) -> list[str]:
@@ -114,7 +136,11 @@ class Cli:
         given = {argument.partition("=")[0] for argument in arguments}
         places = [f"paths.runs={self.work / 'runs'}", f"paths.cache={self.work / 'cache'}"]
         settings = [*places, *([] if "model" in given else MODEL), *TINY] if tiny else []
-        return [script, *(setting for setting in settings if setting.partition("=")[0] not in given), *arguments]
+        return [
+            script,
+            *(setting for setting in settings if setting.partition("=")[0] not in given),
+            *arguments,
+        ]
 
     def newest(self, name: str) -> Path:
         """The newest run folder of that name."""

@@ -22,7 +22,9 @@ def run(job: dict) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = job["argv"]
     os.setsid()  # a group of its own, as a shell gives it
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with Ctrl-C ignored; a user's isn't
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell starts background jobs with Ctrl-C ignored; a user's isn't
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
@@ -33,7 +35,15 @@ def run(job: dict) -> int:
     return 0
 
 
-for name in ("lightning", "torch", "transformers", "peft", "pyarrow.parquet", "openvlt.runs.session", "openvlt.report.page"):
+for name in (
+    "lightning",
+    "torch",
+    "transformers",
+    "peft",
+    "pyarrow.parquet",
+    "openvlt.runs.session",
+    "openvlt.report.page",
+):
     importlib.import_module(name)
 gc.freeze()  # or every fork would copy what the collector touches
 print("ready", flush=True)

@@ -34,8 +34,26 @@ FILES = [  # benchmarks belong to evaluate.py alone: tests/benchmark builds them
     for file in sorted((CONF / group).rglob("*.yaml"))
     if "shared" not in file.parts
 ]
-PLACED = {"optimizer": "optimizer@sft.optimizer", "scheduler": "scheduler@grpo.scheduler", "experiment": "+experiment", "recipe": "+recipe"}
-NODES = ("model", "adapter", "data", "rollout", "reward", "trainer", "sft", "grpo", "distill", "self_distill", "evaluation", "iteration")
+PLACED = {
+    "optimizer": "optimizer@sft.optimizer",
+    "scheduler": "scheduler@grpo.scheduler",
+    "experiment": "+experiment",
+    "recipe": "+recipe",
+}
+NODES = (
+    "model",
+    "adapter",
+    "data",
+    "rollout",
+    "reward",
+    "trainer",
+    "sft",
+    "grpo",
+    "distill",
+    "self_distill",
+    "evaluation",
+    "iteration",
+)
 
 
 def choice(file: str) -> list[str]:
@@ -56,7 +74,9 @@ def default() -> DictConfig:
 
 def same_as_default(config: DictConfig, node: str) -> bool:
     """The node says what it says without any choice: built once for all files."""
-    return OmegaConf.to_container(config[node], resolve=True) == OmegaConf.to_container(default()[node], resolve=True)
+    return OmegaConf.to_container(config[node], resolve=True) == OmegaConf.to_container(
+        default()[node], resolve=True
+    )
 
 
 # --- every file ---------------------------------------------------------------------------------------------------------
@@ -70,7 +90,9 @@ def test_every_file_composes_and_builds(file: str, monkeypatch: pytest.MonkeyPat
     built = {node: build(config[node], node) for node in NODES if not same_as_default(config, node)}
     built = {node: built.get(node, default_parts()[node]) for node in NODES}
     assert all(callable(getattr(built[node], "train", None)) for node in ("sft", "grpo"))
-    assert callable(built["data"].problems) and callable(built["rollout"].generate) and callable(built["reward"])
+    assert (
+        callable(built["data"].problems) and callable(built["rollout"].generate) and callable(built["reward"])
+    )
     assert set(built["iteration"].stages) == set(config.iteration.stages)
     assert not list(tmp_path.iterdir())  # building makes nothing
 
@@ -89,7 +111,9 @@ def test_the_groups_are_the_architectures() -> None:
     assert {"tiny", "7b"} <= {file.stem for file in (CONF / "scale").glob("*.yaml")}
 
 
-@pytest.mark.parametrize("file", [*CONF.glob("experiment/*.yaml"), *CONF.glob("recipe/*.yaml")], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [*CONF.glob("experiment/*.yaml"), *CONF.glob("recipe/*.yaml")], ids=lambda file: file.stem
+)
 def test_experiments_open_with_command_hardware_time_and_outcome(file: Path) -> None:
     head = re.match(r"(?:#.*\n)+", file.read_text())[0]
     for word in ("Command", "Hardware", "Time", "Outcome"):
@@ -102,7 +126,11 @@ def test_experiments_open_with_command_hardware_time_and_outcome(file: Path) -> 
 def test_rows_of_ones_own_are_taken_whole(scale: str) -> None:
     config = compose("+experiment=own", "data=jsonl", "data.path=rows.jsonl", f"scale={scale}")
     stages = build(config.iteration, "iteration").stages
-    for select in (stages["traces1"].select, stages["grpo1"].select, build(config.evaluation, "evaluation").selection):
+    for select in (
+        stages["traces1"].select,
+        stages["grpo1"].select,
+        build(config.evaluation, "evaluation").selection,
+    ):
         assert (select.amount, select.levels, select.sources) == (None, None, None)
     assert build(config.data, "data").path == "rows.jsonl"
 
@@ -117,16 +145,26 @@ def test_the_shipped_stages_are_in_order(cycle: str) -> None:
     check_stages(iteration.stages, make_context(config))
     names = list(iteration.stages)
     if cycle == "controlled":  # the loop itself comes first, its control beside it afterwards
-        assert names[:10] == list(build(compose("iteration=three_cycles").iteration).stages) and len(names) == 14
-        loop, control = iteration.stages, {name: iteration.stages[f"control_{name}"] for name in ("traces2", "sft2", "traces3", "sft3")}
+        assert (
+            names[:10] == list(build(compose("iteration=three_cycles").iteration).stages) and len(names) == 14
+        )
+        loop, control = (
+            iteration.stages,
+            {name: iteration.stages[f"control_{name}"] for name in ("traces2", "sft2", "traces3", "sft3")},
+        )
         for name in ("traces2", "traces3"):  # the same problems first, and more of them
             assert control[name].select.amount > loop[name].select.amount
             assert replace(control[name].select, amount=loop[name].select.amount) == loop[name].select
-        assert [control[name].settings for name in ("sft2", "sft3")] == [loop[name].settings for name in ("sft2", "sft3")]
+        assert [control[name].settings for name in ("sft2", "sft3")] == [
+            loop[name].settings for name in ("sft2", "sft3")
+        ]
         assert [control["traces2"].teacher, control["traces3"].teacher] == ["sft1", "control_sft2"]
 
 
-@pytest.mark.parametrize("stage, change", [("sft1", {"traces": ["grpo1"]}), ("sft1", {"start": "grpo1"}), ("traces1", {"teacher": "grpo1"})])
+@pytest.mark.parametrize(
+    "stage, change",
+    [("sft1", {"traces": ["grpo1"]}), ("sft1", {"start": "grpo1"}), ("traces1", {"teacher": "grpo1"})],
+)
 def test_a_stage_that_needs_a_later_one_is_told(stage: str, change: dict[str, Any]) -> None:
     from openvlt.iteration.runner import check_stages
     from openvlt.iteration.stages import make_context
@@ -146,7 +184,16 @@ def node(**keys: Any) -> DictConfig:
 
 
 def test_build_makes_plain_objects() -> None:
-    made = build(OmegaConf.create({"_target_": "openvlt.data.sources.base.Selection", "amount": 3, "levels": [1, 2], "sources": {"a": 1}}))
+    made = build(
+        OmegaConf.create(
+            {
+                "_target_": "openvlt.data.sources.base.Selection",
+                "amount": 3,
+                "levels": [1, 2],
+                "sources": {"a": 1},
+            }
+        )
+    )
     assert (made.amount, made.levels, made.sources) == (3, [1, 2], {"a": 1})
     assert type(made.levels) is list and type(made.sources) is dict
     assert build(OmegaConf.create({"x": [node(amount=2)]}))["x"][0].amount == 2
@@ -155,22 +202,54 @@ def test_build_makes_plain_objects() -> None:
 @pytest.mark.parametrize(
     "config, name, said",
     [
-        (lambda: node(ammount=3), "data", r"data has unknown key 'ammount'; openvlt\.data\.sources\.base\.Selection takes amount, levels, sources, split"),
+        (
+            lambda: node(ammount=3),
+            "data",
+            r"data has unknown key 'ammount'; openvlt\.data\.sources\.base\.Selection takes amount, levels, sources, split",
+        ),
         (lambda: node(a=1, b=2), "select", r"select has unknown keys 'a', 'b'"),
         (lambda: OmegaConf.create({"deep": [node(bad=1)]}), "x", r"x\.deep\[0\] has unknown key 'bad'"),
         (lambda: node(amount="???"), "select", r"no value for select\.amount; .*select\.amount=<value>"),
         (lambda: node(amount=0), "select", r"amount=0 asks for no problems; give a positive number"),
         (lambda: compose("+grpo.stepz=3").grpo, "grpo", r"grpo has unknown key 'stepz'; .*steps"),
-        (lambda: compose("grpo.steps=ten").grpo, "grpo", r"grpo\.steps='ten' is no int; give grpo\.steps=<int>"),
+        (
+            lambda: compose("grpo.steps=ten").grpo,
+            "grpo",
+            r"grpo\.steps='ten' is no int; give grpo\.steps=<int>",
+        ),
         (lambda: compose("grpo.kl=true").grpo, "grpo", r"grpo\.kl=True is no float"),
         (lambda: compose("grpo.group_size=2.5").grpo, "grpo", r"grpo\.group_size=2\.5 is no int"),
-        (lambda: compose("trainer.progress=maybe").trainer, "trainer", r"trainer\.progress='maybe' is no bool"),
-        (lambda: compose("grpo.denominator=sum").grpo, "grpo", r"grpo\.denominator='sum'; it is all .* or kept"),
+        (
+            lambda: compose("trainer.progress=maybe").trainer,
+            "trainer",
+            r"trainer\.progress='maybe' is no bool",
+        ),
+        (
+            lambda: compose("grpo.denominator=sum").grpo,
+            "grpo",
+            r"grpo\.denominator='sum'; it is all .* or kept",
+        ),
         (lambda: compose("grpo.kl=-1").grpo, "grpo", r"grpo\.kl=-1.* is negative"),
-        (lambda: compose("grpo.prompts_per_update=5").grpo, "grpo", r"is no multiple of grpo\.prompts_per_update=5"),
-        (lambda: compose("+reward.weights.precision=1").reward, "reward", r"reward weights name .*terms are \['accuracy'\]; give every term"),
-        (lambda: OmegaConf.create({"_target_": "openvlt.data.sources.base.Selction"}), "x", r"x\._target_=.*: openvlt\.data\.sources\.base has no 'Selction', but Selection, .*Source"),
-        (lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}), "x", r"no_such_package.*can't be imported .*install its package"),
+        (
+            lambda: compose("grpo.prompts_per_update=5").grpo,
+            "grpo",
+            r"is no multiple of grpo\.prompts_per_update=5",
+        ),
+        (
+            lambda: compose("+reward.weights.precision=1").reward,
+            "reward",
+            r"reward weights name .*terms are \['accuracy'\]; give every term",
+        ),
+        (
+            lambda: OmegaConf.create({"_target_": "openvlt.data.sources.base.Selction"}),
+            "x",
+            r"x\._target_=.*: openvlt\.data\.sources\.base has no 'Selction', but Selection, .*Source",
+        ),
+        (
+            lambda: OmegaConf.create({"_target_": "no_such_package.Thing"}),
+            "x",
+            r"no_such_package.*can't be imported .*install its package",
+        ),
         (lambda: compose("scale=7b").iteration, "iteration", r"no value for reasoner.*reasoner="),
         (lambda: compose("+iteration.stages.sft1.amount=-5").iteration, "iteration", r"amount=-5"),
         (lambda: compose("sft.epochs=0").sft, "sft", r"sft\.epochs=0; it is above 0"),
@@ -179,25 +258,75 @@ def test_build_makes_plain_objects() -> None:
         (lambda: compose("sft.batch_size=0").sft, "sft", r"sft\.batch_size=0"),
         (lambda: compose("sft.optimizer.muon_learning_rate=-1").sft, "sft", r"sft\.optimizer: .*-1"),
         (lambda: compose("grpo.optimizer.learning_rate=-1").grpo, "grpo", r"grpo\.optimizer: .*-1"),
-        (lambda: compose("grpo.transcripts=-3").grpo, "grpo", r"grpo\.transcripts=-3 is negative; 0 keeps none"),
-        (lambda: compose("trainer.workers=-1").trainer, "trainer", r"trainer\.workers=-1 is negative; give 0 or more"),
+        (
+            lambda: compose("grpo.transcripts=-3").grpo,
+            "grpo",
+            r"grpo\.transcripts=-3 is negative; 0 keeps none",
+        ),
+        (
+            lambda: compose("trainer.workers=-1").trainer,
+            "trainer",
+            r"trainer\.workers=-1 is negative; give 0 or more",
+        ),
         (lambda: compose("trainer.checkpoint_every=0").trainer, "trainer", r"trainer\.checkpoint_every=0"),
-        (lambda: compose("evaluation.batch=0").evaluation, "evaluation", r"evaluation\.batch=0; it is above 0"),
+        (
+            lambda: compose("evaluation.batch=0").evaluation,
+            "evaluation",
+            r"evaluation\.batch=0; it is above 0",
+        ),
         (lambda: compose("reward.workers=-2").reward, "reward", r"reward\.workers=-2"),
         (lambda: compose("reward.deadline_s=0").reward, "reward", r"reward\.deadline_s=0"),
-        (lambda: compose("distill=policy", "distill.reason.batch=0").distill, "distill", r"^batch=0; it is above 0"),
-        (lambda: compose("cycles.one.traces.amount=many").iteration, "iteration", r"stages\.traces1\.select\.amount='many' is no int or null; give .*=<int or null>"),
-        (lambda: compose("grpo.steps=null").grpo, "grpo", r"grpo\.steps=null is no int; give grpo\.steps=<int>"),
+        (
+            lambda: compose("distill=policy", "distill.reason.batch=0").distill,
+            "distill",
+            r"^batch=0; it is above 0",
+        ),
+        (
+            lambda: compose("cycles.one.traces.amount=many").iteration,
+            "iteration",
+            r"stages\.traces1\.select\.amount='many' is no int or null; give .*=<int or null>",
+        ),
+        (
+            lambda: compose("grpo.steps=null").grpo,
+            "grpo",
+            r"grpo\.steps=null is no int; give grpo\.steps=<int>",
+        ),
         (lambda: compose("grpo.steps=[1,2]").grpo, "grpo", r"grpo\.steps=\[1, 2\] is no int"),
-        (lambda: compose("data.kinds=bars").data, "data", r"data\.kinds='bars' is no list; give data\.kinds=\[bars\]$"),
-        (lambda: compose("evaluation.selection.levels=3").evaluation, "evaluation", r"evaluation\.selection\.levels=3 is no list or null"),
-        (lambda: compose("~grpo.reward").grpo, "grpo", r"grpo has no reward, which openvlt\.grpo\.algorithm\.GRPO needs; give grpo\.reward=<value>"),
-        (lambda: OmegaConf.create({"_target_": "datetime.date", "year": 2026, "month": "May", "day": 1}), "x", r"^x: 'str' object .*; check the kinds of its values"),
-        (lambda: OmegaConf.create({"a": {"_target_": "collections.Counter", "_args_": [3]}}), "x", r"^x\.a: TypeError: 'int' object is not iterable; correct its settings"),
-        (lambda: OmegaConf.create({"_target_": "zipfile.ZipFile", "file": "/no/such/file"}), "x", r"^x: FileNotFoundError: .*/no/such/file"),
+        (
+            lambda: compose("data.kinds=bars").data,
+            "data",
+            r"data\.kinds='bars' is no list; give data\.kinds=\[bars\]$",
+        ),
+        (
+            lambda: compose("evaluation.selection.levels=3").evaluation,
+            "evaluation",
+            r"evaluation\.selection\.levels=3 is no list or null",
+        ),
+        (
+            lambda: compose("~grpo.reward").grpo,
+            "grpo",
+            r"grpo has no reward, which openvlt\.grpo\.algorithm\.GRPO needs; give grpo\.reward=<value>",
+        ),
+        (
+            lambda: OmegaConf.create({"_target_": "datetime.date", "year": 2026, "month": "May", "day": 1}),
+            "x",
+            r"^x: 'str' object .*; check the kinds of its values",
+        ),
+        (
+            lambda: OmegaConf.create({"a": {"_target_": "collections.Counter", "_args_": [3]}}),
+            "x",
+            r"^x\.a: TypeError: 'int' object is not iterable; correct its settings",
+        ),
+        (
+            lambda: OmegaConf.create({"_target_": "zipfile.ZipFile", "file": "/no/such/file"}),
+            "x",
+            r"^x: FileNotFoundError: .*/no/such/file",
+        ),
     ],
 )
-def test_build_says_what_is_wrong_and_what_is_allowed(config: Callable[[], DictConfig], name: str, said: str) -> None:
+def test_build_says_what_is_wrong_and_what_is_allowed(
+    config: Callable[[], DictConfig], name: str, said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         build(config(), name)
 
@@ -223,7 +352,10 @@ def test_a_bug_behind_a_target_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatc
         (["seed=[1"], ["seed=[1"]),
         (["seed=1,2"], ["seed=1,2", "add -m", "'seed=[1,2]'"]),
         (["seed"], ["seed"]),
-        (["cycles.one.sft.batch_size=8"], ["+cycles.one.sft.batch_size=8"]),  # not written out in the file, and yet allowed
+        (
+            ["cycles.one.sft.batch_size=8"],
+            ["+cycles.one.sft.batch_size=8"],
+        ),  # not written out in the file, and yet allowed
         (["model.sizes.hidden=64"], ["+model.sizes.hidden=64"]),
         (["+seed=3"], ["seed"]),
         (["~grpo.stepz"], ["grpo.stepz"]),
@@ -244,7 +376,10 @@ def test_a_word_that_hydra_refuses_is_told_with_its_fix(words: list[str], said: 
     [
         ({"epochs": "ten"}, r"iteration\.stages\.sft1\.settings\.epochs='ten' is no int"),
         ({"epochs": 0}, r"sft1: sft\.epochs=0; it is above 0"),
-        ({"optimizer": {"learning_rate": 0.1}}, r"sft1: settings name parts of optimizer \(learning_rate\); a stage changes whole fields"),
+        (
+            {"optimizer": {"learning_rate": 0.1}},
+            r"sft1: settings name parts of optimizer \(learning_rate\); a stage changes whole fields",
+        ),
     ],
 )
 def test_settings_of_a_stage_are_checked_like_the_group_s(change: dict[str, Any], said: str) -> None:
@@ -282,7 +417,9 @@ def test_resume_names_a_folder_or_the_newest(tmp_path: Path) -> None:
         (tmp_path / "train" / name).mkdir(parents=True)
         (tmp_path / "train" / name / "config.yaml").touch()
     (tmp_path / "train" / "20250103-000000-cccc").mkdir()  # no run
-    assert compose(f"paths.runs={tmp_path}", "resume=latest").paths.run == str(tmp_path / "train" / "20250102-000000-bbbb")
+    assert compose(f"paths.runs={tmp_path}", "resume=latest").paths.run == str(
+        tmp_path / "train" / "20250102-000000-bbbb"
+    )
     first = str(tmp_path / "train" / "20250101-000000-aaaa")
     assert compose(f"resume={first}").paths.run == first
 
@@ -326,11 +463,27 @@ def test_cfg_job_answers_at_once_and_imports_nothing_heavy(script: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr[-2000:]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3  # CPU seconds: others may be at work
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    )  # CPU seconds: others may be at work
     assert OmegaConf.create(done.stdout).seed == 1
-    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
+    loaded = {
+        line.rpartition("|")[2].strip().partition(".")[0]
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
     assert "omegaconf" in loaded  # the list is one
-    assert not loaded & {"torch", "transformers", "lightning", "numpy", "PIL", "pyarrow", "matplotlib", "datasets", "wandb"}
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "lightning",
+        "numpy",
+        "PIL",
+        "pyarrow",
+        "matplotlib",
+        "datasets",
+        "wandb",
+    }
 
 
 def test_a_model_named_by_its_place_keeps_the_scale_s_settings() -> None:
@@ -340,4 +493,8 @@ def test_a_model_named_by_its_place_keeps_the_scale_s_settings() -> None:
     assert named.path == "owner/OpenVLThinker-7B"
     for key in ("dtype", "attn_implementation", "freeze", "max_pixels", "gradient_checkpointing"):
         assert named[key] == paper[key], key
-    assert (paper.dtype, paper.max_pixels, list(paper.freeze)) == ("bfloat16", 262144, ["vision", "projector"])
+    assert (paper.dtype, paper.max_pixels, list(paper.freeze)) == (
+        "bfloat16",
+        262144,
+        ["vision", "projector"],
+    )

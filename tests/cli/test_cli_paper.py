@@ -31,12 +31,25 @@ def test_sft_has_the_papers_settings(paper: DictConfig) -> None:
 def test_grpo_has_the_papers_settings(paper: DictConfig) -> None:
     grpo = paper.grpo
     assert (grpo.prompts_per_rollout, grpo.prompts_per_update, grpo.group_size) == (512, 128, 5)
-    assert (grpo.temperature, grpo.top_p, grpo.max_grad_norm, grpo.kl, grpo.warmup_ratio) == (1.0, 0.99, 1.0, 1e-2, 0.0)
+    assert (grpo.temperature, grpo.top_p, grpo.max_grad_norm, grpo.kl, grpo.warmup_ratio) == (
+        1.0,
+        0.99,
+        1.0,
+        1e-2,
+        0.0,
+    )
     assert (grpo.optimizer.learning_rate, grpo.optimizer.weight_decay) == (1e-6, 1e-2)
     assert grpo.optimizer._target_ == "openvlt.trainer.optimizer.adamw"
     assert grpo.scheduler._target_ == "openvlt.trainer.optimizer.constant"
-    assert (paper.prompt.max_tokens, grpo.max_new_tokens, paper.evaluation.sampling.max_new_tokens) == (6144, 2048, 2048)
-    assert grpo.loss_aggregation._target_ == "openvlt.grpo.parts.loss_aggregation.sequence_mean" and grpo.denominator == "all"  # (1/G) sum (1/|o|) sum
+    assert (paper.prompt.max_tokens, grpo.max_new_tokens, paper.evaluation.sampling.max_new_tokens) == (
+        6144,
+        2048,
+        2048,
+    )
+    assert (
+        grpo.loss_aggregation._target_ == "openvlt.grpo.parts.loss_aggregation.sequence_mean"
+        and grpo.denominator == "all"
+    )  # (1/G) sum (1/|o|) sum
     assert grpo.advantage._target_ == "openvlt.grpo.parts.advantage.normalise_by_group"
     assert grpo.loss._target_ == "openvlt.grpo.parts.loss.clipped_surrogate"
     assert (grpo.loss.clip_low, grpo.loss.clip_high) == (0.2, 0.2)
@@ -46,7 +59,11 @@ def test_grpo_has_the_papers_settings(paper: DictConfig) -> None:
 def test_distillation_has_the_papers_settings(paper: DictConfig) -> None:
     for author in (paper.distill, paper.self_distill):
         assert (author.samples, author.select._target_) == (4, "openvlt.distill.select.keep_shortest")
-    assert paper.distill.caption.greedy and paper.distill.reason._target_.endswith("ScriptedWriter") and paper.distill.cut._target_.endswith("cut_reflections")
+    assert (
+        paper.distill.caption.greedy
+        and paper.distill.reason._target_.endswith("ScriptedWriter")
+        and paper.distill.cut._target_.endswith("cut_reflections")
+    )
     assert "caption" not in paper.self_distill and paper.self_distill.reason._target_.endswith("LocalWriter")
 
 
@@ -54,19 +71,36 @@ def test_distillation_has_the_papers_settings(paper: DictConfig) -> None:
 def test_later_distillations_take_the_papers_model_from_the_scale_whatever_the_order(cycle: str) -> None:
     for words in ([f"distill={cycle}", "scale=7b"], ["scale=7b", f"distill={cycle}"]):
         config = compose(*words, name="distill")
-        assert (config.prompt.max_tokens, config.distill.reason.prompt.max_tokens, config.distill.reason.max_new_tokens) == (6144, 6144, 2048)
-        assert (config.model.path, config.model.dtype, config.model.max_pixels) == ("Qwen/Qwen2.5-VL-7B-Instruct", "bfloat16", 262144)
-        assert config.select.amount == 5000 and set(config.select.sources) == set(HARDER) and "<think>" in config.prompt.instruction
+        assert (
+            config.prompt.max_tokens,
+            config.distill.reason.prompt.max_tokens,
+            config.distill.reason.max_new_tokens,
+        ) == (6144, 6144, 2048)
+        assert (config.model.path, config.model.dtype, config.model.max_pixels) == (
+            "Qwen/Qwen2.5-VL-7B-Instruct",
+            "bfloat16",
+            262144,
+        )
+        assert (
+            config.select.amount == 5000
+            and set(config.select.sources) == set(HARDER)
+            and "<think>" in config.prompt.instruction
+        )
 
 
 def test_stages_draw_the_papers_amounts_from_its_sources(paper: DictConfig) -> None:
     stages = build(paper.iteration, "iteration").stages
     cycles = {"iter1": "1", "iter2": "2", "iter3": "3"}.get(paper.name, "123")
-    assert list(stages) == (["base"] if "1" in cycles else []) + [f"{kind}{n}" for n in cycles for kind in ("traces", "sft", "grpo")]
+    assert list(stages) == (["base"] if "1" in cycles else []) + [
+        f"{kind}{n}" for n in cycles for kind in ("traces", "sft", "grpo")
+    ]
     for number in cycles:
         traces, problems = stages[f"traces{number}"].select, stages[f"grpo{number}"].select
         assert traces.amount == (25000 if number == "1" else 5000) and problems.amount == 5000
-        assert set(traces.sources) == set(SEEN if number == "1" else HARDER) and len(set(traces.sources.values())) == 1
+        assert (
+            set(traces.sources) == set(SEEN if number == "1" else HARDER)
+            and len(set(traces.sources.values())) == 1
+        )
         assert set(problems.sources) == RL
         larger = {name for name, share in problems.sources.items() if share > min(problems.sources.values())}
         assert larger == ({"geometry3k", "superclevr"} if number == "3" else set())
@@ -80,8 +114,12 @@ def test_iter2_and_iter3_continue_the_one_before(paper: DictConfig) -> None:
     assert paper.scale == "7b"
 
 
-@pytest.mark.parametrize("model, parameters", [("qwen2_5_vl_7b", 8_292_166_656), ("qwen2_5_vl_3b", 3_754_622_976)])
-def test_the_papers_models_build_on_meta_without_a_download(model: str, parameters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "model, parameters", [("qwen2_5_vl_7b", 8_292_166_656), ("qwen2_5_vl_3b", 3_754_622_976)]
+)
+def test_the_papers_models_build_on_meta_without_a_download(
+    model: str, parameters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     made = build(compose("scale=7b", f"model={model}").model).on_meta()
     assert sum(p.numel() for p in made.parameters()) == parameters

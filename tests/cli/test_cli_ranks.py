@@ -32,10 +32,14 @@ def rows(stage: Path) -> int:
 
 @pytest.mark.slow
 def test_two_ranks_interrupted_and_resumed_end_like_one(cli: Cli, iter1: Path, tmp_path: Path) -> None:
-    arguments = cli.argv("train.py", "+experiment=iter1", *ITER1, f"paths.runs={tmp_path / 'runs'}", "trainer.devices=2")
+    arguments = cli.argv(
+        "train.py", "+experiment=iter1", *ITER1, f"paths.runs={tmp_path / 'runs'}", "trainer.devices=2"
+    )
     command = [sys.executable, *arguments]
     env = environment() | {"TMPDIR": str(tmp_path)}
-    first = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    first = subprocess.Popen(
+        command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     began = time.monotonic()
     while not any(rows(stage) for stage in tmp_path.glob("runs/iter1/*/03-grpo1")):
         assert first.poll() is None and time.monotonic() - began < 300, first.stderr.read()
@@ -44,8 +48,12 @@ def test_two_ranks_interrupted_and_resumed_end_like_one(cli: Cli, iter1: Path, t
     _, said = first.communicate(timeout=120)
     assert first.returncode == 130 and "Traceback" not in said, said
     resume = shlex.split(re.search(r"python (train\.py resume=.*)", said)[1])
-    done = subprocess.run([sys.executable, *resume], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and done.stdout.count("finished before: skipped") == 3, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, *resume], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and done.stdout.count("finished before: skipped") == 3, (
+        done.stdout + done.stderr
+    )
 
     (folder,) = (tmp_path / "runs" / "iter1").iterdir()  # one run, however many processes
     assert not list(tmp_path.glob("openvlt-*")), "a rank left its own folder behind"
@@ -58,11 +66,21 @@ def test_two_ranks_interrupted_and_resumed_end_like_one(cli: Cli, iter1: Path, t
         for now, then in zip(here, there, strict=True):
             assert now.keys() == then.keys()
             for name in now.keys() - CLOCKS:
-                assert now[name] == pytest.approx(then[name], rel=2e-2, abs=2e-3, nan_ok=True), (stage, now["step"], name)
+                assert now[name] == pytest.approx(then[name], rel=2e-2, abs=2e-3, nan_ok=True), (
+                    stage,
+                    now["step"],
+                    name,
+                )
 
 
 def test_a_mistake_with_two_ranks_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
-    begun = cli.process("train.py", "+experiment=smoke", "data=jsonl", f"data.path={tmp_path / 'none.jsonl'}", "trainer.devices=2")
+    begun = cli.process(
+        "train.py",
+        "+experiment=smoke",
+        "data=jsonl",
+        f"data.path={tmp_path / 'none.jsonl'}",
+        "trainer.devices=2",
+    )
     assert "none.jsonl" in begun.error
 
 
@@ -85,8 +103,19 @@ def test_auto_is_two_processes_where_there_is_no_gpu(monkeypatch: pytest.MonkeyP
     assert distributed.process_count("auto") == 8
 
 
-@pytest.mark.parametrize("accelerator, gpus, said", [("auto", 1, "has 1 GPU;"), ("gpu", 3, "has 3 GPUs;"), ("cpu", 1, None), ("auto", 0, None), ("auto", 4, None)])
-def test_more_processes_than_gpus_is_said_before_any_starts(monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int, said: str | None) -> None:
+@pytest.mark.parametrize(
+    "accelerator, gpus, said",
+    [
+        ("auto", 1, "has 1 GPU;"),
+        ("gpu", 3, "has 3 GPUs;"),
+        ("cpu", 1, None),
+        ("auto", 0, None),
+        ("auto", 4, None),
+    ],
+)
+def test_more_processes_than_gpus_is_said_before_any_starts(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int, said: str | None
+) -> None:
     import torch
 
     from openvlt import distributed
@@ -110,7 +139,9 @@ def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: begun.append(number))
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: begun.append(backend))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, timeout: begun.append(backend)
+    )
     monkeypatch.setattr(distributed.atexit, "register", lambda *_: None)
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
@@ -128,6 +159,13 @@ def test_small_tensors_travel_together_and_a_large_one_alone(monkeypatch: pytest
     from openvlt import distributed
 
     monkeypatch.setattr(distributed, "_MESSAGE", 10)
-    sizes = [(4, torch.float32), (6, torch.float32), (1, torch.float32), (3, torch.bfloat16), (12, torch.float32), (2, torch.float32)]
+    sizes = [
+        (4, torch.float32),
+        (6, torch.float32),
+        (1, torch.float32),
+        (3, torch.bfloat16),
+        (12, torch.float32),
+        (2, torch.float32),
+    ]
     buckets = distributed._buckets(torch.zeros(size, dtype=kind) for size, kind in sizes)
     assert [[len(tensor) for tensor in bucket] for bucket in buckets] == [[4, 6], [1], [3], [12], [2]]

@@ -28,7 +28,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
     """A good row; `changes` replace or add fields, None takes one out."""
-    plain = {"id": f"q{number}", "question": f"How many, {number}?", "answer": str(number), "images": ["a.png"]}
+    plain = {
+        "id": f"q{number}",
+        "question": f"How many, {number}?",
+        "answer": str(number),
+        "images": ["a.png"],
+    }
     return {name: value for name, value in (plain | changes).items() if value is not None}
 
 

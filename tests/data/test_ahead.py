@@ -51,7 +51,9 @@ def test_what_goes_wrong_is_said_when_it_is_asked_for(ahead):
     assert ahead.get(("made", 1.0)) is not None  # nobody asked for row 7
     with pytest.raises(UserError, match="row 8: no such image"):
         ahead.get(("wrong", 8))
-    with pytest.raises(RuntimeError, match="in the worker that prepares images:(.|\n)*return 1 / 0(.|\n)*ZeroDivisionError"):
+    with pytest.raises(
+        RuntimeError, match="in the worker that prepares images:(.|\n)*return 1 / 0(.|\n)*ZeroDivisionError"
+    ):
         ahead.get(("broken", 0))
     assert ahead.get(("made", 2.0)) is not None
     ahead.begin(("killed", 0))
@@ -72,6 +74,10 @@ def test_the_worker_of_a_killed_process_ends(tmp_path: Path):
     os.kill(owner, signal.SIGKILL)
     os.waitpid(owner, 0)
     worker, deadline = Path(f"/proc/{told.read_text()}/stat"), time.monotonic() + 20
-    while worker.exists() and worker.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < deadline:
+    while (
+        worker.exists()
+        and worker.read_text().rpartition(")")[2].split()[0] != "Z"
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     assert not worker.exists() or worker.read_text().rpartition(")")[2].split()[0] == "Z"

@@ -58,13 +58,17 @@ def test_the_same_seed_gives_the_same_pictures():
 @pytest.mark.parametrize("size", [56, 112])
 def test_three_quadrants_hold_one_colour_each_in_reading_order(size):
     for seed in range(20):
-        picture = digits.draw_digits("train", "digits", {"red": 8, "green": 3, "blue": 0}, random.Random(seed), size)
+        picture = digits.draw_digits(
+            "train", "digits", {"red": 8, "green": 3, "blue": 0}, random.Random(seed), size
+        )
         assert picture.size == (size, size) and picture.mode == "RGB"
         cell, found = size // 2, []
         for quadrant in range(4):
             left, top = quadrant % 2 * cell, quadrant // 2 * cell
             inked = (
-                picture.crop((left, top, left + cell, top + cell)).resize((1, 1), box=None, resample=4).getpixel((0, 0))
+                picture.crop((left, top, left + cell, top + cell))
+                .resize((1, 1), box=None, resample=4)
+                .getpixel((0, 0))
             )
             if min(inked) < 250:
                 found.append(list(figures.COLOURS)[inked.index(max(inked))])
@@ -74,7 +78,9 @@ def test_three_quadrants_hold_one_colour_each_in_reading_order(size):
 def test_held_out_pictures_use_held_out_scans_only(monkeypatch):
     used = []
     pick = random.Random.choice
-    monkeypatch.setattr(random.Random, "choice", lambda self, items: used.append(pick(self, items)) or used[-1])
+    monkeypatch.setattr(
+        random.Random, "choice", lambda self, items: used.append(pick(self, items)) or used[-1]
+    )
     digits.draw_digits("test", "digits", {"red": 1, "green": 2, "blue": 3}, random.Random(0))
     assert len(used) == 3 and all(
         row in digits.digit_scans("test")[digit] for row, digit in zip(used, (1, 2, 3), strict=True)
@@ -106,7 +112,10 @@ def test_the_source_selects_like_figures():
 @pytest.mark.parametrize("source", [Digits, Figures])
 def test_levels_left_out_of_the_source_are_not_drawn(source):
     assert {problem.level for problem in source(levels=[3]).problems(Selection(amount=6), 0)} == {3}
-    with pytest.raises(UserError, match=r"levels \[1, 3\] wanted, data\.levels has \[3\]; .* cycles\.one\.problems\.levels=\[3\]"):
+    with pytest.raises(
+        UserError,
+        match=r"levels \[1, 3\] wanted, data\.levels has \[3\]; .* cycles\.one\.problems\.levels=\[3\]",
+    ):
         source(levels=[3]).problems(Selection(amount=6, levels=[1, 3]), 0)
     with pytest.raises(UserError, match=r"levels are \['a'\]; choose from \[1, 2, 3, 4\]"):
         source(levels=["a"]).problems(Selection(amount=6, levels=[1, 3]), 0)
@@ -115,5 +124,7 @@ def test_levels_left_out_of_the_source_are_not_drawn(source):
 def test_a_missing_scikit_learn_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     digits._scans.cache_clear()
-    with pytest.raises(UserError, match=r"data=digits needs the package scikit-learn; run: pip install scikit-learn"):
+    with pytest.raises(
+        UserError, match=r"data=digits needs the package scikit-learn; run: pip install scikit-learn"
+    ):
         digits._scans()

@@ -99,7 +99,9 @@ def test_a_level_is_its_number_of_operands_and_colours_keep_their_order():
 
 def test_kinds_and_levels_take_turns():
     made = figures.generate_figures(18, split="train", seed=0, kinds=("bars", "table"), levels=(1, 2, 2))
-    assert [(p.level, p.meta["kind"]) for p in made] == list(itertools.product((1, 2, 2), ("bars", "table"))) * 3
+    assert [(p.level, p.meta["kind"]) for p in made] == list(
+        itertools.product((1, 2, 2), ("bars", "table"))
+    ) * 3
 
 
 def test_the_same_seed_gives_the_same_pictures_and_another_gives_others():
@@ -151,7 +153,10 @@ def test_there_are_as_many_shapes_as_the_value_says():
 
 
 def test_every_value_looks_different_in_a_table():
-    pictures = {figures.draw_figure("table", {"red": v, "green": 1, "blue": 1}, random.Random(0)).tobytes() for v in range(6)}
+    pictures = {
+        figures.draw_figure("table", {"red": v, "green": 1, "blue": 1}, random.Random(0)).tobytes()
+        for v in range(6)
+    }
     assert len(pictures) == 6
 
 
@@ -162,8 +167,16 @@ def test_captions_and_questions_are_read_back():
     values = {"red": 3, "green": 12, "blue": 0}
     assert figures.caption(values) == "red=3, green=12, blue=0"
     assert figures.parse_caption(f"I see {figures.caption(values)}.") == values
-    assert figures.parse_caption("red=3, green=1") is figures.parse_caption("red=3, red=1, green=1, blue=1") is None
-    assert figures.parse_question("What is red - blue + blue?") == [("+", "red"), ("-", "blue"), ("+", "blue")]
+    assert (
+        figures.parse_caption("red=3, green=1")
+        is figures.parse_caption("red=3, red=1, green=1, blue=1")
+        is None
+    )
+    assert figures.parse_question("What is red - blue + blue?") == [
+        ("+", "red"),
+        ("-", "blue"),
+        ("+", "blue"),
+    ]
     assert figures.parse_question("Describe the image.") is None
     assert figures.chain(values, "What is green - red + green?") == ("12-3=9, 9+12=21", 21)
     with pytest.raises(ValueError, match="not a question about figures"):

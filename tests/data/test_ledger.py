@@ -27,7 +27,9 @@ def test_rows_are_found_again_by_any_process(tmp_path):
             assert key in ledger
         assert ledger.get(keys[17]) == {"text": "数 \u2028 17"} and len(ledger) == 5000
     with Ledger(file) as again:
-        assert all(again.get(keys[number])["text"].endswith(f" {number}") for number in (0, 1, 2047, 2048, 4999))
+        assert all(
+            again.get(keys[number])["text"].endswith(f" {number}") for number in (0, 1, 2047, 2048, 4999)
+        )
         assert content_key("row", 5000) not in again and [row["key"] for row in again.rows()] == keys
 
 
@@ -61,7 +63,9 @@ def test_a_file_that_is_no_ledger_is_not_touched_and_its_line_is_named(tmp_path,
         ledger.append(content_key(1), {"a": 1})
     text = file.read_text() + foreign + "\n"
     file.write_text(text)
-    with pytest.raises(UserError, match=r"rows.jsonl, line 2 has no key, so this is no ledger; restore the file"):
+    with pytest.raises(
+        UserError, match=r"rows.jsonl, line 2 has no key, so this is no ledger; restore the file"
+    ):
         Ledger(file)
     assert file.read_text() == text
 
@@ -91,9 +95,15 @@ def test_two_writers_of_one_file_find_each_its_rows(tmp_path):
         for number in (0, 1, 699, 799):
             assert one.get(content_key("one", number)) == {"text": f"one {number}" * (1 + number % 7)}
             assert other.get(content_key("other", number)) == {"text": f"other {number}" * (1 + number % 5)}
-            assert one.get(content_key("shared", number)) == other.get(content_key("shared", number)) == {"text": "shared"}
+            assert (
+                one.get(content_key("shared", number))
+                == other.get(content_key("shared", number))
+                == {"text": "shared"}
+            )
         one.append(content_key("last"), {})
-        assert len(one) == 3 * 800 + 1 and one.get(content_key("other", 799)) == other.get(content_key("other", 799))
+        assert len(one) == 3 * 800 + 1 and one.get(content_key("other", 799)) == other.get(
+            content_key("other", 799)
+        )
     assert len(file.read_text().splitlines()) == 3 * 800 + 1
 
 
@@ -110,7 +120,9 @@ def test_a_file_system_without_locks_serves_one_writer(tmp_path, monkeypatch):
 def test_a_folder_is_one_process_s_at_a_time(tmp_path):
     with lock_folder(tmp_path):
         other = f"from openvlt.storage.locks import lock_folder\nfrom pathlib import Path\nwith lock_folder(Path({str(tmp_path)!r})): print('mine')"
-        done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        done = subprocess.run(
+            [sys.executable, "-c", other], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+        )
         assert done.returncode == 1 and "BlockingIOError" in done.stderr and not done.stdout
     with lock_folder(tmp_path):
         pass
@@ -135,7 +147,9 @@ def test_a_line_that_another_process_is_writing_is_waited_for_not_cut_off(tmp_pa
 
 
 def test_keys_follow_the_content():
-    assert content_key({"a": 1, "b": [2]}) == content_key({"b": [2], "a": 1}) != content_key({"a": 1, "b": [3]})
+    assert (
+        content_key({"a": 1, "b": [2]}) == content_key({"b": [2], "a": 1}) != content_key({"a": 1, "b": [3]})
+    )
     assert len(content_key("x")) == 32 and content_key("ab", "c") != content_key("a", "bc")
 
 

@@ -30,7 +30,9 @@ def test_a_cut_off_line_is_forgotten_and_the_next_one_is_whole(file, bytes_left)
     append_lines(file, ROWS)
     whole = file.read_bytes()
     file.write_bytes(whole[:bytes_left])
-    kept = [row for row in ROWS if whole.index(b"\n", whole.index(json.dumps(row["id"]).encode())) < bytes_left]
+    kept = [
+        row for row in ROWS if whole.index(b"\n", whole.index(json.dumps(row["id"]).encode())) < bytes_left
+    ]
     assert read_lines(file) == kept
     assert file.read_bytes() == whole[:bytes_left], "reading wrote"
     append_lines(file, [{"id": "c"}])

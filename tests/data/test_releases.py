@@ -44,10 +44,38 @@ def problems(source: Any, **selection: Any) -> dict[str, Problem]:
         ("geometry3k", "geometry3k", "train", 10, 10, ("train-12", "B", ("12", "13", "14", "15"))),
         ("tabmwp", "tabmwp", "dev", 40, 40, ("29992", "1/8", None)),
         ("tabmwp", "tabmwp", "test", 60, 60, None),
-        ("scienceqa", "scienceqa", "test", 48, 48, ("92", "C", ("Montpelier", "Trenton", "Dover", "Georgetown"))),
-        ("iconqa", "iconqa", "test", 60, 110, ("test/choose_img/100", "B", ("picture 2", "picture 3", "picture 4", "picture 5"))),
-        ("super_clevr", "superclevr", "superCLEVR_questions_5", 238, 238, ("superCLEVR_questions_5-0", "no", None)),
-        ("super_clevr", "superclevr", "superCLEVR_questions_part_5", 225, 225, ("superCLEVR_questions_part_5-0", "yellow", None)),
+        (
+            "scienceqa",
+            "scienceqa",
+            "test",
+            48,
+            48,
+            ("92", "C", ("Montpelier", "Trenton", "Dover", "Georgetown")),
+        ),
+        (
+            "iconqa",
+            "iconqa",
+            "test",
+            60,
+            110,
+            ("test/choose_img/100", "B", ("picture 2", "picture 3", "picture 4", "picture 5")),
+        ),
+        (
+            "super_clevr",
+            "superclevr",
+            "superCLEVR_questions_5",
+            238,
+            238,
+            ("superCLEVR_questions_5-0", "no", None),
+        ),
+        (
+            "super_clevr",
+            "superclevr",
+            "superCLEVR_questions_part_5",
+            225,
+            225,
+            ("superCLEVR_questions_part_5-0", "yellow", None),
+        ),
         ("clevr_math", "clevr_math", "all", 70, 70, ("69", "5", None)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -57,18 +85,27 @@ def test_real_samples(data_dir, folder, reader, split, count, pictures, known):
     assert len(found) == count and sum(len(problem.images) for problem in found.values()) == pictures
     if known is not None:
         problem = found[known[0]]
-        assert (problem.answer, problem.choices) == known[1:] and all(image.width > 10 for image in open_images(problem))
+        assert (problem.answer, problem.choices) == known[1:] and all(
+            image.width > 10 for image in open_images(problem)
+        )
     for problem in found.values():
         said = problem.answer if not problem.choices or len(problem.answer) > 1 else f"({problem.answer})"
-        assert verify(problem.answer, f"<answer>{said}</answer>", choices=problem.choices) is Verdict.CORRECT, problem
+        assert (
+            verify(problem.answer, f"<answer>{said}</answer>", choices=problem.choices) is Verdict.CORRECT
+        ), problem
 
 
-@pytest.mark.parametrize("name", ["ai2d", "clevr", "figureqa", "geometry3k", "geos", "iconqa", "scienceqa", "super_clevr", "tabmwp"])
+@pytest.mark.parametrize(
+    "name",
+    ["ai2d", "clevr", "figureqa", "geometry3k", "geos", "iconqa", "scienceqa", "super_clevr", "tabmwp"],
+)
 def test_rows_in_the_look_of_mathvista(data_dir, name):
     """The shipped GEOS config reads this form; the other sources' rows have it too."""
     file = data_dir / "train_sources" / "mathvista_by_source" / name / "rows.jsonl"
     found = problems(LocalRows(str(file), columns=Columns(id="pid", images="image")))
-    assert len(found) == len(file.read_text().splitlines()) and all(open_images(problem) for problem in found.values())
+    assert len(found) == len(file.read_text().splitlines()) and all(
+        open_images(problem) for problem in found.values()
+    )
     if name == "geos":
         assert found["54"].answer == "10" and found["54"].choices == ("8", "10", "15", "18", "20")
 
@@ -93,11 +130,54 @@ def written(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
     return make
 
 
-PAIRS = [{"question_string": "Is Red the minimum?", "question_id": 2, "answer": n % 2, "color1_name": "Red", "color2_name": "--None--", "image_index": 7} for n in range(3)]
-VIZWIZ = {"image": "V_0.jpg", "question": "What is this?", "answers": [{"answer": word, "answer_confidence": "yes"} for word in ("can", "soda", "soda")], "answer_type": "other", "answerable": 1}
-AI2D = {"imageName": "9.png", "questions": {"What eats grass?": {"abcLabel": False, "answerTexts": ["fox", "cow"], "correctAnswer": 1, "questionId": "9.png-0"}}}
-MAPQA = {"map_id": "map_3", "question_type": "retrieval", "question": "Which states?", "answer": ["Ohio", "Iowa"], "question_id": "r-1"}
-CLEVR = {"info": {}, "questions": [{"image_filename": "CLEVR_train_000000.png", "question": "Any cubes?", "answer": "yes", "question_index": 4, "program": []}]}
+PAIRS = [
+    {
+        "question_string": "Is Red the minimum?",
+        "question_id": 2,
+        "answer": n % 2,
+        "color1_name": "Red",
+        "color2_name": "--None--",
+        "image_index": 7,
+    }
+    for n in range(3)
+]
+VIZWIZ = {
+    "image": "V_0.jpg",
+    "question": "What is this?",
+    "answers": [{"answer": word, "answer_confidence": "yes"} for word in ("can", "soda", "soda")],
+    "answer_type": "other",
+    "answerable": 1,
+}
+AI2D = {
+    "imageName": "9.png",
+    "questions": {
+        "What eats grass?": {
+            "abcLabel": False,
+            "answerTexts": ["fox", "cow"],
+            "correctAnswer": 1,
+            "questionId": "9.png-0",
+        }
+    },
+}
+MAPQA = {
+    "map_id": "map_3",
+    "question_type": "retrieval",
+    "question": "Which states?",
+    "answer": ["Ohio", "Iowa"],
+    "question_id": "r-1",
+}
+CLEVR = {
+    "info": {},
+    "questions": [
+        {
+            "image_filename": "CLEVR_train_000000.png",
+            "question": "Any cubes?",
+            "answer": "yes",
+            "question_index": 4,
+            "program": [],
+        }
+    ],
+}
 FORMS = {
     "figureqa": ({"train/qa_pairs.json": {"qa_pairs": PAIRS}, "train/png/7.png": None}, {"train-1": "no", "train-2": "yes", "train-3": "no"}),
     "vizwiz": ({"train.json": [VIZWIZ, VIZWIZ | {"image": "gone.jpg", "answerable": 0}], "train/V_0.jpg": None}, {"V_0.jpg": "soda"}),
@@ -116,7 +196,10 @@ def test_forms_from_their_descriptions(written, name):
 
 
 def test_figureqa_may_be_a_bare_list(written):
-    assert len(problems(release(written({"train/qa_pairs.json": PAIRS, "train/png/7.png": None}), "figureqa"))) == 3
+    assert (
+        len(problems(release(written({"train/qa_pairs.json": PAIRS, "train/png/7.png": None}), "figureqa")))
+        == 3
+    )
 
 
 # --- faults -------------------------------------------------------------------------------------------------------------
@@ -143,16 +226,22 @@ def test_a_broken_row_is_named_with_its_file(written, name, spoil, said):
 
 def test_broken_rows_may_be_left_out_and_are_told(written):
     bad = [PAIRS[0], {"answer": 1}, PAIRS[1] | {"image_index": 99}, PAIRS[2]]
-    source = release(written({"train/qa_pairs.json": bad, "train/png/7.png": None}), "figureqa", skip_bad=True)
+    source = release(
+        written({"train/qa_pairs.json": bad, "train/png/7.png": None}), "figureqa", skip_bad=True
+    )
     assert set(problems(source)) == {"train-1", "train-4"}
     assert [place.rpartition(", ")[2] for place in source.skipped] == ["row 2", "row 3"]
 
 
-@pytest.mark.parametrize("file", [*CONF.glob("data/*.yaml"), *CONF.glob("data/from_hub/*.yaml")], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [*CONF.glob("data/*.yaml"), *CONF.glob("data/from_hub/*.yaml")], ids=lambda file: file.stem
+)
 def test_every_source_of_rows_has_the_switch_for_bad_ones(file):
     node = OmegaConf.load(file)
     node = node.get("source", node)
-    assert ("skip_bad" in node) is (node.get("_target_", "").rpartition(".")[2] in ("Release", "LocalRows", "HubRows"))
+    assert ("skip_bad" in node) is (
+        node.get("_target_", "").rpartition(".")[2] in ("Release", "LocalRows", "HubRows")
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,14 +263,18 @@ def test_a_release_that_is_not_there(tmp_path, folder, reader, said, skip_bad):
 def test_a_scienceqa_question_without_its_picture(data_dir, tmp_path):
     shutil.copytree(data_dir / "train_sources" / "scienceqa", tmp_path / "scienceqa")
     (tmp_path / "scienceqa" / "images" / "test" / "92" / "image.png").unlink()
-    with pytest.raises(UserError, match=r"problems\.json, problem 92 \(id '92'\): image .*92/image\.png does not exist"):
+    with pytest.raises(
+        UserError, match=r"problems\.json, problem 92 \(id '92'\): image .*92/image\.png does not exist"
+    ):
         problems(release(tmp_path / "scienceqa", "scienceqa", "test"))
     assert len(problems(release(tmp_path / "scienceqa", "scienceqa", "test", skip_bad=True))) == 47
 
 
 def test_splits_that_are_not_there(written):
     source = release(written(FORMS["ai2d"][0]), "ai2d")
-    with pytest.raises(UserError, match=r"has no test rows; set data\.splits\.test=<its split>, or data\.heldout=0\.1"):
+    with pytest.raises(
+        UserError, match=r"has no test rows; set data\.splits\.test=<its split>, or data\.heldout=0\.1"
+    ):
         problems(source, split="test")
 
 
@@ -207,7 +300,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[
     return make
 
 
-SAID = [{"role": "user", "content": "<image>How many?"}, {"role": "assistant", "content": "<think>So.</think><answer>3</answer>"}]
+SAID = [
+    {"role": "user", "content": "<image>How many?"},
+    {"role": "assistant", "content": "<think>So.</think><answer>3</answer>"},
+]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +325,10 @@ def test_a_local_folder_of_the_hubs_schema(hub, convert, row, expected):
 
 
 def test_a_row_of_another_form_is_named(hub):
-    with pytest.raises(UserError, match=r"copy\[train\], row 1: not a row of this form \(no 'problem'\); there are question, images; .*data\.convert"):
+    with pytest.raises(
+        UserError,
+        match=r"copy\[train\], row 1: not a row of this form \(no 'problem'\); there are question, images; .*data\.convert",
+    ):
         problems(HubRows(hub([{"question": "Q", "images": 1}]), convert=release_readers.read_solution))
 
 
@@ -241,7 +340,10 @@ def test_evaluation_only_material_is_trained_on_by_name_only(data_dir):
     source = LocalRows(str(file), test_path=str(file), columns=Columns(id="pid", images="image"))
     guarded = EvaluationOnly(source, "mathvista", "its terms forbid training on it")
     assert len(problems(guarded, split="test")) == 4
-    with pytest.raises(UserError, match=r"mathvista is for evaluation only \(its terms forbid training on it\); .*data\.force=mathvista"):
+    with pytest.raises(
+        UserError,
+        match=r"mathvista is for evaluation only \(its terms forbid training on it\); .*data\.force=mathvista",
+    ):
         problems(guarded)
     with pytest.raises(UserError, match="is for evaluation only"):
         problems(EvaluationOnly(source, "mathvista", "...", force="true"))

@@ -32,7 +32,9 @@ def ids(source: object, seed: int = 0, **selection: object) -> list[str]:
 def test_a_seed_decides_the_order_and_nothing_else(write, make_row):
     source = LocalRows(str(write([make_row(number) for number in range(50)])))
     first, again, other = ids(source, 1), ids(source, 1), ids(source, 2)
-    assert first == again != other and sorted(first) == sorted(other) == sorted(f"q{number}" for number in range(50))
+    assert first == again != other and sorted(first) == sorted(other) == sorted(
+        f"q{number}" for number in range(50)
+    )
     assert ids(source, 1, amount=7) == first[:7]
 
 
@@ -42,7 +44,9 @@ def test_heldout_shares_are_disjoint_cover_everything_and_stay_when_rows_come(wr
     parts = {split: set(ids(source, split=split)) for split in ("train", "val", "test")}
     assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 1000
     assert all(70 <= len(parts[split]) <= 130 for split in ("val", "test"))
-    more = LocalRows(str(write(rows[::-1] + [make_row(number) for number in range(1000, 1100)], "more.jsonl")), heldout=0.1)
+    more = LocalRows(
+        str(write(rows[::-1] + [make_row(number) for number in range(1000, 1100)], "more.jsonl")), heldout=0.1
+    )
     assert parts["test"] <= set(ids(more, split="test")) and not parts["train"] & set(ids(more, split="test"))
 
 
@@ -65,15 +69,39 @@ def test_shares_on_paper():
 @pytest.mark.parametrize(
     ("settings", "selection", "message"),
     [
-        ({}, {"split": "test"}, r"has no test rows; set data\.test_path=<file>, or data\.heldout=0\.1 .*, or evaluation\.selection\.split=train"),
-        ({}, {"split": "val"}, r"has no val rows; set data\.val_path=<file>, or data\.heldout=0\.1 to set a tenth of its rows aside$"),
+        (
+            {},
+            {"split": "test"},
+            r"has no test rows; set data\.test_path=<file>, or data\.heldout=0\.1 .*, or evaluation\.selection\.split=train",
+        ),
+        (
+            {},
+            {"split": "val"},
+            r"has no val rows; set data\.val_path=<file>, or data\.heldout=0\.1 to set a tenth of its rows aside$",
+        ),
         ({}, {"split": "tset"}, r"split is 'tset'; it is one of \['train', 'val', 'test'\]"),
-        ({"heldout": 0.5}, {}, r"data\.heldout=0\.5 is taken from train for test and val each; give less than 1/2"),
+        (
+            {"heldout": 0.5},
+            {},
+            r"data\.heldout=0\.5 is taken from train for test and val each; give less than 1/2",
+        ),
         ({"heldout": -0.1}, {}, r"data\.heldout=-0\.1"),
         ({"heldout": 1e-6}, {"split": "test"}, r"none of its 5 usable rows is left for split 'test'"),
-        ({}, {"amount": 6}, r"6 problems wanted, 5 there; lower the amount, add data, or take all rows: .*own.* select\.amount=null"),
-        ({}, {"levels": (1,)}, r"levels \[1\] wanted, the rows have none; name the column in data\.columns\.level, or .* select\.levels=null"),
-        ({}, {"sources": {"geos": 1}}, r"is one source; sources=\{'geos': 1\} needs a mixture .* select\.sources=null"),
+        (
+            {},
+            {"amount": 6},
+            r"6 problems wanted, 5 there; lower the amount, add data, or take all rows: .*own.* select\.amount=null",
+        ),
+        (
+            {},
+            {"levels": (1,)},
+            r"levels \[1\] wanted, the rows have none; name the column in data\.columns\.level, or .* select\.levels=null",
+        ),
+        (
+            {},
+            {"sources": {"geos": 1}},
+            r"is one source; sources=\{'geos': 1\} needs a mixture .* select\.sources=null",
+        ),
     ],
 )
 def test_what_cannot_be_selected_says_what_to_set(write, make_row, settings, selection, message):
@@ -89,7 +117,9 @@ def test_two_files_of_their_own_leave_nothing_to_hold_out(write, make_row):
 
 
 def test_levels_filter_and_a_level_that_is_not_there_is_an_error(write, make_row):
-    source = LocalRows(str(write([make_row(number, level=number % 3) for number in range(9)] + [make_row(9)])))
+    source = LocalRows(
+        str(write([make_row(number, level=number % 3) for number in range(9)] + [make_row(9)]))
+    )
     assert sorted(ids(source, levels=(1, 1, 2))) == ["q1", "q2", "q4", "q5", "q7", "q8"]
     with pytest.raises(UserError, match=r"levels \[1, 7\] wanted, the rows have \[0, 1, 2\]"):
         ids(source, levels=(1, 7))
@@ -107,7 +137,9 @@ def test_a_bad_row_stops_or_is_skipped_and_told(write, make_row):
 
 
 def test_a_misnamed_column_is_never_skipped(write, make_row):
-    with pytest.raises(UserError, match=r"no column problem for the question; there are id, question, answer, images"):
+    with pytest.raises(
+        UserError, match=r"no column problem for the question; there are id, question, answer, images"
+    ):
         ids(LocalRows(str(write([make_row(1)])), columns=Columns(question="problem"), skip_bad=True))
 
 
@@ -119,8 +151,14 @@ def test_an_id_may_occur_once_and_is_made_from_the_row_number_where_it_is_missin
 
 
 def test_several_pictures_per_question_keep_their_order(write, make_row):
-    problem = LocalRows(str(write([make_row(1, images=["b.png", "a.png", "b.png"])]))).problems(Selection(), 0)[0]
-    assert [image.getpixel((0, 0)) for image in open_images(problem)] == [(0, 0, 255), (255, 0, 0), (0, 0, 255)]
+    problem = LocalRows(str(write([make_row(1, images=["b.png", "a.png", "b.png"])]))).problems(
+        Selection(), 0
+    )[0]
+    assert [image.getpixel((0, 0)) for image in open_images(problem)] == [
+        (0, 0, 255),
+        (255, 0, 0),
+        (0, 0, 255),
+    ]
 
 
 def test_k12_as_the_shipped_config_reads_it(data_dir):
@@ -164,8 +202,14 @@ def test_a_mixture_draws_by_weight_marks_its_rows_and_leaves_other_parts_closed(
     ("selection", "message"),
     [
         ({"amount": 3}, r"source 'gone': data file .*gone\.jsonl does not exist"),
-        ({"amount": 50, "sources": {"a": 1, "b": 1}}, r"source 'a': .*a\.jsonl: 25 problems wanted, 20 there"),
-        ({"amount": 3, "sources": {"a": 1, "c": 1}}, r"sources are \['a', 'c'\]; choose from \['a', 'b', 'gone'\]"),
+        (
+            {"amount": 50, "sources": {"a": 1, "b": 1}},
+            r"source 'a': .*a\.jsonl: 25 problems wanted, 20 there",
+        ),
+        (
+            {"amount": 3, "sources": {"a": 1, "c": 1}},
+            r"sources are \['a', 'c'\]; choose from \['a', 'b', 'gone'\]",
+        ),
         ({"amount": 3, "sources": {"a": -1, "b": 2}}, r"source weights are .*; each is 0 or more"),
         ({"amount": 3, "sources": {"a": 0}}, r"at least one is more than 0"),
         ({"sources": {"a": 1, "b": 2}}, r"share out an amount; give one, or equal weights"),
@@ -196,7 +240,8 @@ def hub_copy(write, monkeypatch):
     )
     picture = str(root / "a.png")
     rows = [
-        {"pid": n, "query": f"Q{n}?", "label": n % 2, "figure": picture, "others": [picture, picture]} for n in range(8)
+        {"pid": n, "query": f"Q{n}?", "label": n % 2, "figure": picture, "others": [picture, picture]}
+        for n in range(8)
     ]
     make = lambda part: datasets.Dataset.from_list(part, features=features)  # noqa: E731
     return datasets.DatasetDict(train=make(rows[:6]), validation=make(rows[6:]))
@@ -216,7 +261,9 @@ def check_copy(source: HubRows) -> None:
 def test_what_save_to_disk_wrote_is_read_with_its_splits(hub_copy, tmp_path):
     hub_copy.save_to_disk(str(tmp_path / "copy"))
     source = HubRows(
-        str(tmp_path / "copy"), splits={"train": "train", "val": "validation", "test": None}, columns=HUB_COLUMNS
+        str(tmp_path / "copy"),
+        splits={"train": "train", "val": "validation", "test": None},
+        columns=HUB_COLUMNS,
     )
     check_copy(source)
     assert sorted(ids(source, split="val")) == ["6", "7"]
@@ -235,7 +282,16 @@ def test_a_folder_of_parquet_files_and_one_such_file_are_read_like_the_hub(hub_c
         part.to_parquet(str(folder / f"{name}-00000-of-00001.parquet"))
     check_copy(HubRows(str(folder), columns=HUB_COLUMNS))
     check_copy(HubRows(str(folder / "train-00000-of-00001.parquet"), columns=HUB_COLUMNS))
-    assert len(ids(HubRows(str(folder), splits={"train": "train[:50%]", "test": "train[50%:]"}, columns=HUB_COLUMNS))) == 3
+    assert (
+        len(
+            ids(
+                HubRows(
+                    str(folder), splits={"train": "train[:50%]", "test": "train[50%:]"}, columns=HUB_COLUMNS
+                )
+            )
+        )
+        == 3
+    )
 
 
 def test_hub_errors_name_the_data_set_and_what_to_check(hub_copy, tmp_path):
@@ -263,7 +319,11 @@ def test_sources_import_neither_torch_nor_datasets_nor_sklearn():
     heavy = "('torch', 'datasets', 'sklearn', 'pyarrow')"
     code = f"import sys, openvlt.data.sources.local; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
     )
     assert done.stdout.strip() == "[]"
 

@@ -18,8 +18,18 @@ from openvlt.data.sources.schema import Columns, problem_row, read_traces, to_pr
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
-HEAD = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)  # a PNG of 3.6 thousand million pixels in a few bytes
-ENORMOUS = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + HEAD + struct.pack(">I", zlib.crc32(HEAD)) + struct.pack(">I", 10) + b"IDAT" + bytes(14)
+HEAD = b"IHDR" + struct.pack(
+    ">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0
+)  # a PNG of 3.6 thousand million pixels in a few bytes
+ENORMOUS = (
+    b"\x89PNG\r\n\x1a\n"
+    + struct.pack(">I", 13)
+    + HEAD
+    + struct.pack(">I", zlib.crc32(HEAD))
+    + struct.pack(">I", 10)
+    + b"IDAT"
+    + bytes(14)
+)
 PLAIN = {"id": "q1", "question": "How many?", "answer": "3", "images": []}
 
 
@@ -44,7 +54,10 @@ def test_the_three_formats_give_the_same_rows(tmp_path, write):
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     expected = [(1, rows[0]), (2, rows[1])]
     assert (
-        read_rows(jsonl) == read_rows(tmp_path / "rows.json") == read_rows(str(tmp_path / "rows.parquet")) == expected
+        read_rows(jsonl)
+        == read_rows(tmp_path / "rows.json")
+        == read_rows(str(tmp_path / "rows.parquet"))
+        == expected
     )
 
 
@@ -57,7 +70,11 @@ def test_empty_lines_and_a_byte_order_mark_are_harmless_and_lines_keep_their_num
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl", b'{"a": 1}\n{"a": \n', r"rows\.jsonl, line 2: not valid JSON .*one whole object per line"),
+        (
+            "rows.jsonl",
+            b'{"a": 1}\n{"a": \n',
+            r"rows\.jsonl, line 2: not valid JSON .*one whole object per line",
+        ),
         (
             "rows.jsonl",
             b'{"a": 1}\n[1, 2]\n',
@@ -70,7 +87,11 @@ def test_empty_lines_and_a_byte_order_mark_are_harmless_and_lines_keep_their_num
         ("rows.jsonl", b"\n", r"has no rows"),
         ("rows.jsonl", '{"a": "ä"}'.encode("latin-1"), r"is not UTF-8 text"),
         ("rows.parquet", b"PAR1 not", r"not a readable parquet file"),
-        ("rows.txt", b"a,b", r"suffix '\.txt' is not supported; use one of \.jsonl, \.json, \.parquet, \.csv, \.tsv"),
+        (
+            "rows.txt",
+            b"a,b",
+            r"suffix '\.txt' is not supported; use one of \.jsonl, \.json, \.parquet, \.csv, \.tsv",
+        ),
         ("rows.csv", b"a,b\n1,2,3\n", r"rows\.csv, row 1: more cells than the header has columns"),
         ("rows.tsv", b'a\tb\n1\t"2\n', r"rows\.tsv is not a readable table"),
         ("rows.csv", b"a,b\n", r"has no rows"),
@@ -107,7 +128,13 @@ def test_every_field_arrives_where_it_belongs(write):
 
 def test_numbers_become_text_and_the_number_of_the_row_an_id():
     made = problem({"question": 5, "answer": 2.5, "images": None, "choices": []}, default_id="rows-7")
-    assert (made.id, made.question, made.answer, made.images, made.choices) == ("rows-7", "5", "2.5", (), None)
+    assert (made.id, made.question, made.answer, made.images, made.choices) == (
+        "rows-7",
+        "5",
+        "2.5",
+        (),
+        None,
+    )
     assert problem(PLAIN | {"id": 12}).id == "12"
 
 
@@ -122,7 +149,10 @@ def test_numbers_become_text_and_the_number_of_the_row_an_id():
         ({"answer": float("nan")}, r"column 'answer' holds nan; expected text or a finite number"),
         ({"id": ""}, r"rows\.jsonl, line 7: column 'id' is empty"),
         ({"choices": "A B"}, r"column 'choices' holds 'A B' \(str\); expected a list"),
-        ({"choices": ["x", "y"], "answer": 1}, r"answer 1 is none of the choices \['x', 'y'\].*not its index"),
+        (
+            {"choices": ["x", "y"], "answer": 1},
+            r"answer 1 is none of the choices \['x', 'y'\].*not its index",
+        ),
         ({"level": "hard"}, r"column 'level' holds 'hard' \(str\); expected a whole number"),
         ({"level": 1.5}, r"column 'level' holds 1\.5"),
         ({"answer_type": 3}, r"column 'answer_type' holds 3 \(int\); expected text"),
@@ -134,7 +164,10 @@ def test_numbers_become_text_and_the_number_of_the_row_an_id():
         ({"images": ["x" * 5000]}, r"does not exist"),
         ({"images": ["https://x.org/a.png"]}, r"image 'https://x\.org/a\.png' \(str\) is not a file"),
         ({"images": [b"not a picture"]}, r"\(id 'q1'\): 13 bytes are not a readable image"),
-        ({"images": [ENORMOUS]}, r"\(id 'q1'\): 55 bytes are not a readable image .*decompression bomb.*replace them"),
+        (
+            {"images": [ENORMOUS]},
+            r"\(id 'q1'\): 55 bytes are not a readable image .*decompression bomb.*replace them",
+        ),
     ],
 )
 def test_a_bad_cell_is_named_with_its_row(change, message):
@@ -153,7 +186,9 @@ def test_a_missing_column_says_which_there_are(column):
 
 def test_a_name_in_the_config_that_no_row_has_is_an_error_even_for_an_optional_field():
     Columns().check(PLAIN, "rows.jsonl")
-    with pytest.raises(UserError, match=r"rows\.jsonl: no column optoins for the choices; there are id, question"):
+    with pytest.raises(
+        UserError, match=r"rows\.jsonl: no column optoins for the choices; there are id, question"
+    ):
         Columns(choices="optoins").check(PLAIN, "rows.jsonl")
     with pytest.raises(UserError, match=r"no column pic or photo for the images"):
         Columns(images=["pic", "photo"]).check(PLAIN, "rows.jsonl")
@@ -212,7 +247,12 @@ def test_a_problem_survives_the_round_trip(tmp_path, write):
 
 
 def test_rows_leave_out_what_is_none_but_always_say_images(tmp_path):
-    assert problem_row(Problem("q", "Q?", "1"), tmp_path) == {"id": "q", "question": "Q?", "answer": "1", "images": []}
+    assert problem_row(Problem("q", "Q?", "1"), tmp_path) == {
+        "id": "q",
+        "question": "Q?",
+        "answer": "1",
+        "images": [],
+    }
 
 
 def test_ids_that_are_no_file_names_never_share_a_picture(tmp_path):
@@ -229,7 +269,9 @@ def test_a_picture_with_transparency_is_stored_as_it_will_be_seen(tmp_path):
 
 
 def test_traces_are_read_with_their_problems(write):
-    rows = [PLAIN | {"images": ["../a.png"], "source": "geos", "response": text} for text in ("first", "second")]
+    rows = [
+        PLAIN | {"images": ["../a.png"], "source": "geos", "response": text} for text in ("first", "second")
+    ]
     traces = read_traces(write(rows, "01-traces/traces.jsonl"))
     assert [(trace.response, trace.origin, trace.problem.source) for trace in traces] == [
         ("first", "01-traces", "geos"),
@@ -245,7 +287,9 @@ def test_traces_are_read_with_their_problems(write):
 def test_all_sixty_k12_rows_with_their_pictures(data_dir):
     file = data_dir / "train_sources" / "mm_eureka_k12" / "k12.json"
     columns = Columns(images=["images", "image", "image_path"])
-    made = [to_problem(row, columns, root=file.parent, where=f"row {number}") for number, row in read_rows(file)]
+    made = [
+        to_problem(row, columns, root=file.parent, where=f"row {number}") for number, row in read_rows(file)
+    ]
     assert len({item.id for item in made}) == 60
     sizes = [open_images(item)[0].size for item in made]
     assert len(set(sizes)) > 30 and all(item.question and item.answer for item in made)

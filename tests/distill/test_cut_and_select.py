@@ -36,7 +36,9 @@ def test_reflections_are_cut_at_the_first_sentence_that_starts_with_one(thought,
     assert cut_reflections(f"<think>{thought}{END}") == f"<think>{kept}{END}"
 
 
-@pytest.mark.parametrize("start", ["Wait, what?", "\nWait, what?", "\n\nHmm. So 5.", " Wait, what? So 5.", " \n But wait, so 5."])
+@pytest.mark.parametrize(
+    "start", ["Wait, what?", "\nWait, what?", "\n\nHmm. So 5.", " Wait, what? So 5.", " \n But wait, so 5."]
+)
 def test_a_trace_that_would_lose_all_its_reasoning_is_dropped(start):
     assert cut_reflections(f"<think>{start}{END}") is None
 

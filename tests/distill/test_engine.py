@@ -31,9 +31,19 @@ class Recorder:
         return [Completion((1,), f" caption of {p.id} \n", True) for p in problems for _ in range(sampling.n)]
 
 
-def written(engine, vlm, problems: Sequence[Problem], samples: int, seed: int, captions: Sequence[str | None] | None = None) -> list[list[Reply]]:
+def written(
+    engine,
+    vlm,
+    problems: Sequence[Problem],
+    samples: int,
+    seed: int,
+    captions: Sequence[str | None] | None = None,
+) -> list[list[Reply]]:
     captions = [None] * len(problems) if captions is None else captions
-    asked = [Question(problem, caption, tuple(range(samples))) for problem, caption in zip(problems, captions, strict=True)]
+    asked = [
+        Question(problem, caption, tuple(range(samples)))
+        for problem, caption in zip(problems, captions, strict=True)
+    ]
     replies = [reply for _, _, reply in engine.write(vlm, iter(asked), samples, seed, Usage())]
     return [replies[start : start + samples] for start in range(0, len(replies), samples)]
 
@@ -48,7 +58,9 @@ def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed, tmp
         return f"<answer>SECRET</answer>{told[2].random()}"
 
     captioner = LocalWriter(generator, PromptStyle(), max_new_tokens=9, greedy=True)
-    settings = Distillation(ScriptedWriter(reasoner), keep_whole, keep_every_trace, caption=captioner, samples=3)
+    settings = Distillation(
+        ScriptedWriter(reasoner), keep_whole, keep_every_trace, caption=captioner, samples=3
+    )
     settings.run(vlm, secret, folder=tmp_path, seed=1)
     assert len(heard) == 12 and len({told[2].random() for told in heard}) == 12  # chains of a caption differ
     for index, told in enumerate(heard):
@@ -65,21 +77,42 @@ def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed, tmp
 def test_a_chain_does_not_depend_on_its_batch(mixed):
     writer = ScriptedWriter(lambda caption, question, rng: f"{caption} {rng.random()}")
     whole = written(writer, None, mixed, 3, 1, ["seen"] * 4)
-    assert written(writer, None, mixed[2:3], 3, 1, ["seen"]) == whole[2:3] != written(writer, None, mixed[2:3], 3, 2, ["seen"])
+    assert (
+        written(writer, None, mixed[2:3], 3, 1, ["seen"])
+        == whole[2:3]
+        != written(writer, None, mixed[2:3], 3, 2, ["seen"])
+    )
     with pytest.raises(UserError, match="reasons over captions, but this distillation makes none"):
         written(writer, None, mixed, 3, 1)
 
 
-def test_a_model_that_looks_is_asked_as_configured_and_unfinished_answers_are_no_candidates(vlm, mixed, tmp_path):
+def test_a_model_that_looks_is_asked_as_configured_and_unfinished_answers_are_no_candidates(
+    vlm, mixed, tmp_path
+):
     class Half:
         def generate(self, vlm, problems, prompts, sampling, seed) -> list[Completion]:
             assert (sampling.n, sampling.temperature, sampling.top_p, sampling.greedy) == (2, 0.7, 0.9, False)
-            return [Completion((1,), f"<answer>{p.answer}</answer>{k}", p.id != "two" and k == 0) for p in problems for k in range(2)]
+            return [
+                Completion((1,), f"<answer>{p.answer}</answer>{k}", p.id != "two" and k == 0)
+                for p in problems
+                for k in range(2)
+            ]
 
     looks = LocalWriter(Half(), PromptStyle(), temperature=0.7, top_p=0.9, batch=3)
-    assert [[reply.finished for reply in group] for group in written(looks, vlm, mixed, 2, 0)] == [[True, False], [True, False], [False] * 2, [True, False]]
-    counts = Distillation(looks, keep_whole, keep_shortest, samples=2).run(vlm, mixed, folder=tmp_path, seed=0)
-    assert (counts["correct"], counts["unfinished"], counts["traces"]) == (3, 5, 3) and ids(tmp_path) == ["one", "none", "wide"]
+    assert [[reply.finished for reply in group] for group in written(looks, vlm, mixed, 2, 0)] == [
+        [True, False],
+        [True, False],
+        [False] * 2,
+        [True, False],
+    ]
+    counts = Distillation(looks, keep_whole, keep_shortest, samples=2).run(
+        vlm, mixed, folder=tmp_path, seed=0
+    )
+    assert (counts["correct"], counts["unfinished"], counts["traces"]) == (3, 5, 3) and ids(tmp_path) == [
+        "one",
+        "none",
+        "wide",
+    ]
 
 
 def test_a_model_of_ones_own_reads_captions(vlm, mixed):
@@ -95,5 +128,9 @@ def test_a_model_of_ones_own_reads_captions(vlm, mixed):
     engine = LocalWriter(generator, PromptStyle(instruction="Think."), model=Other())
     written(engine, None, mixed[:1], 1, 0, ["A red bar of 3."])
     ((asked, prompts, _),) = generator.shown
-    assert not engine.local and asked[0].question == "Description:\nA red bar of 3.\n\nQuestion:\nWhat is red?" and asked[0].images == ()
+    assert (
+        not engine.local
+        and asked[0].question == "Description:\nA red bar of 3.\n\nQuestion:\nWhat is red?"
+        and asked[0].images == ()
+    )
     assert prompts.images_P.tolist() == [0]

@@ -50,13 +50,19 @@ class Fake:
                     raise KeyboardInterrupt
                 self.asked.append((question.problem.id, sample))
                 texts = self.says.get(question.problem.id, [right(question.problem)] * samples)
-                reply = Reply(texts[sample], output_tokens=3) if sample < len(texts) else Reply("", error="no answer")
+                reply = (
+                    Reply(texts[sample], output_tokens=3)
+                    if sample < len(texts)
+                    else Reply("", error="no answer")
+                )
                 usage.count(reply)
                 yield question, sample, reply
 
 
 def distil(reason, folder: Path, problems: Sequence[Problem] = PROBLEMS, **changes) -> dict:
-    settings = Distillation(**{"reason": reason, "cut": keep_whole, "select": keep_shortest, "samples": 2, **changes})
+    settings = Distillation(
+        **{"reason": reason, "cut": keep_whole, "select": keep_shortest, "samples": 2, **changes}
+    )
     return settings.run(None, problems, folder=folder, seed=1)
 
 
@@ -72,7 +78,11 @@ def test_right_answers_are_kept_cut_and_selected(tmp_path):
     p0, p1, p2, p3, p4 = PROBLEMS
     writer = Fake(
         {
-            "p0": [right(p0, "A long way to it."), right(p0, "Short."), "<think>No.</think><answer>77</answer>"],
+            "p0": [
+                right(p0, "A long way to it."),
+                right(p0, "Short."),
+                "<think>No.</think><answer>77</answer>",
+            ],
             "p1": ["<think>So.</think><answer>77</answer>", "<think>I cannot tell.</think>"],
             "p2": [right(p2, "So. Wait, no."), right(p2, "So. Wait, yes.")],  # equal after the cut
             "p3": [right(p3, "Wait, so.")],  # nothing is left after the cut
@@ -87,7 +97,12 @@ def test_right_answers_are_kept_cut_and_selected(tmp_path):
         ("p2", right(p2, "So.")),
     ]
     assert traces[0].problem.question == p0.question and traces[0].problem.answer == p0.answer
-    assert (counts["problems"], counts["traces"], counts["solved_problems"], counts["dropped_by_cut"]) == (5, 3, 3, 1)
+    assert (counts["problems"], counts["traces"], counts["solved_problems"], counts["dropped_by_cut"]) == (
+        5,
+        3,
+        3,
+        1,
+    )
     assert (counts["correct"], counts["wrong"], counts["no_answer"], counts["missing"]) == (5, 2, 1, 7)
     assert counts["mean_words"] == pytest.approx((5 + 1 + 1) / 3)
     assert [row["sample"] for row in rows(tmp_path / "reason.jsonl") if row["id"] == "p0"] == [0, 1, 2]
@@ -111,7 +126,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     assert writer.asked == [("p3", 0), ("p3", 1), ("p4", 0), ("p4", 1)]
     assert counts == distil(Fake(), tmp_path / "whole")
     for name in ("traces", *LEDGERS):
-        assert (tmp_path / "cut" / f"{name}.jsonl").read_bytes() == (tmp_path / "whole" / f"{name}.jsonl").read_bytes()
+        assert (tmp_path / "cut" / f"{name}.jsonl").read_bytes() == (
+            tmp_path / "whole" / f"{name}.jsonl"
+        ).read_bytes()
 
 
 def test_a_request_that_failed_is_asked_again_and_only_that(tmp_path):
@@ -123,7 +140,13 @@ def test_a_request_that_failed_is_asked_again_and_only_that(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "asked"),
-    [({}, 0), ({"cut": cut_reflections}, 0), ({"select": keep_every_trace}, 0), ({"samples": 3}, 5), ({"reason": Fake(name="other")}, 10)],
+    [
+        ({}, 0),
+        ({"cut": cut_reflections}, 0),
+        ({"select": keep_every_trace}, 0),
+        ({"samples": 3}, 5),
+        ({"reason": Fake(name="other")}, 10),
+    ],
     ids=["nothing", "cut", "select", "samples", "reasoner"],
 )
 def test_other_settings_cost_only_the_calls_that_they_change(tmp_path, change, asked):
@@ -135,7 +158,12 @@ def test_other_settings_cost_only_the_calls_that_they_change(tmp_path, change, a
 
 
 def test_a_folder_has_one_distillation_at_a_time(tmp_path):
-    with lock_folder(tmp_path), pytest.raises(UserError, match="another process is distilling in .*; wait for its end, or start a new run"):
+    with (
+        lock_folder(tmp_path),
+        pytest.raises(
+            UserError, match="another process is distilling in .*; wait for its end, or start a new run"
+        ),
+    ):
         distil(Fake(), tmp_path)
     assert distil(Fake(), tmp_path)["traces"] == 5
 
@@ -146,7 +174,12 @@ def test_other_captions_are_other_questions(tmp_path):
     distil(reasoner, tmp_path, **settings)
     distil(reasoner, tmp_path, **settings)
     assert len(reasoner.asked) == 5 == len(settings["caption"].asked)
-    distil(reasoner, tmp_path, caption=Fake({p.id: ["one" if p.id != "p3" else "two"] for p in PROBLEMS}, name="better"), samples=1)
+    distil(
+        reasoner,
+        tmp_path,
+        caption=Fake({p.id: ["one" if p.id != "p3" else "two"] for p in PROBLEMS}, name="better"),
+        samples=1,
+    )
     assert reasoner.asked[5:] == [("p3", 0)]  # the same words ask for nothing new
 
 
@@ -155,7 +188,9 @@ def test_a_problem_without_a_caption_is_left_for_the_next_time(tmp_path):
     reasoner = Fake()
     counts = distil(reasoner, tmp_path, caption=Fake(captions | {"p1": []}), samples=1)
     assert counts["missing"] == 1 and ids(tmp_path) == ["p0", "p2", "p3", "p4"]
-    assert distil(reasoner, tmp_path, caption=Fake(captions), samples=1)["missing"] == 0 and reasoner.asked[-1] == ("p1", 0)
+    assert distil(reasoner, tmp_path, caption=Fake(captions), samples=1)["missing"] == 0 and reasoner.asked[
+        -1
+    ] == ("p1", 0)
 
 
 @pytest.mark.parametrize("left", [1, 20, -1])
@@ -164,7 +199,9 @@ def test_a_half_written_last_line_is_asked_for_again(tmp_path, left):
     expected = distil(Fake(says), tmp_path)
     whole = (tmp_path / "reason.jsonl").read_bytes()
     last = whole.splitlines(keepends=True)[-1]
-    (tmp_path / "reason.jsonl").write_bytes(whole[: -len(last)] + (last[:left] if left > 1 else last[: last.index("学".encode()) + 1]))
+    (tmp_path / "reason.jsonl").write_bytes(
+        whole[: -len(last)] + (last[:left] if left > 1 else last[: last.index("学".encode()) + 1])
+    )
     writer = Fake(says)
     assert distil(writer, tmp_path) == expected and writer.asked == [("p4", 1)]
     assert (tmp_path / "reason.jsonl").read_bytes() == whole
@@ -216,7 +253,13 @@ def test_memory_does_not_grow_with_the_problems(tmp_path):
     peaks = []
     for size in (150, 400):
         tracemalloc.start()
-        distil(writer, tmp_path / str(size), Many(size), caption=Fake({f"p{n}": ["seen"] for n in range(size)}), samples=1)
+        distil(
+            writer,
+            tmp_path / str(size),
+            Many(size),
+            caption=Fake({f"p{n}": ["seen"] for n in range(size)}),
+            samples=1,
+        )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 250 * 2500  # 250 problems more, with 8 KB each in four files
@@ -224,4 +267,6 @@ def test_memory_does_not_grow_with_the_problems(tmp_path):
 
 def test_gold_is_what_verification_accepts(tmp_path):
     counts = distil(GoldAnswers(), tmp_path, samples=1)
-    assert counts["correct"] == counts["traces"] == 5 and ids(tmp_path) == [problem.id for problem in PROBLEMS]
+    assert counts["correct"] == counts["traces"] == 5 and ids(tmp_path) == [
+        problem.id for problem in PROBLEMS
+    ]

@@ -41,7 +41,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def served(url: str, model: str = "m", **settings) -> ServedWriter:
-    server = Server([Endpoint(url, model)], **{"backoff_s": 0.01, "concurrency": 32, "deadline_s": 2.0, **settings})
+    server = Server(
+        [Endpoint(url, model)], **{"backoff_s": 0.01, "concurrency": 32, "deadline_s": 2.0, **settings}
+    )
     return ServedWriter(server, PromptStyle(), max_new_tokens=64)
 
 
@@ -58,10 +60,14 @@ def test_a_fifth_of_faults_changes_nothing(tmp_path):
         with stub_server(tmp_path / name / "log", faults=faults) as url:
             counts = distillation(served(url), problems).run(None, problems, folder=tmp_path / name, seed=1)
         assert counts["missing"] == 0 and counts["correct"] > 200
-        assert Counter(number for (kind, _), number in requests(tmp_path / name / "log").items() if kind == "ok") == {1: 400}
+        assert Counter(
+            number for (kind, _), number in requests(tmp_path / name / "log").items() if kind == "ok"
+        ) == {1: 400}
         assert Counter(row["key"] for row in rows(tmp_path / name / "reason.jsonl")).total() == 400
     assert requests(tmp_path / "bad" / "log").total() > 440
-    assert (tmp_path / "good" / "traces.jsonl").read_bytes() == (tmp_path / "bad" / "traces.jsonl").read_bytes()
+    assert (tmp_path / "good" / "traces.jsonl").read_bytes() == (
+        tmp_path / "bad" / "traces.jsonl"
+    ).read_bytes()
 
 
 def test_a_restarted_run_asks_only_for_what_is_missing(tmp_path):
@@ -80,22 +86,36 @@ def test_a_restarted_run_asks_only_for_what_is_missing(tmp_path):
         kept = (tmp_path / "run" / "reason.jsonl").read_bytes().splitlines(keepends=True)
         (tmp_path / "run" / "reason.jsonl").write_bytes(b"".join(kept[:100]))
         settings.run(None, problems, folder=tmp_path / "run", seed=1)
-        assert requests(tmp_path / "log").total() == before + 60 and (tmp_path / "run" / "traces.jsonl").read_bytes() == traces
+        assert (
+            requests(tmp_path / "log").total() == before + 60
+            and (tmp_path / "run" / "traces.jsonl").read_bytes() == traces
+        )
 
 
 def test_what_a_server_is_shown():
-    engine = ServedWriter(Server([Endpoint("http://host/v1", "m")]), PromptStyle(system="Be brief.", instruction="Think."), max_pixels=100)
+    engine = ServedWriter(
+        Server([Endpoint("http://host/v1", "m")]),
+        PromptStyle(system="Be brief.", instruction="Think."),
+        max_pixels=100,
+    )
     picture = Image.new("RGB", (40, 20), "red")
     problem = Problem("p", "Which?", "a", (picture,), choices=("a", "b"))
     system, user = engine.messages(Question(problem, None, (0,)))
-    assert system == {"role": "system", "content": "Be brief."} and user["content"][1] == {"type": "text", "text": "Which?\nChoices:\n(A) a\n(B) b\nThink."}
+    assert system == {"role": "system", "content": "Be brief."} and user["content"][1] == {
+        "type": "text",
+        "text": "Which?\nChoices:\n(A) a\n(B) b\nThink.",
+    }
     url = user["content"][0]["image_url"]["url"]
     with urllib.request.urlopen(url) as file, Image.open(file) as image:
         assert image.size == (14, 7) and image.getpixel((0, 0)) == (255, 0, 0)
     _, told = engine.messages(Question(problem, "A red box.", (0,)))
     assert told["content"] == "Description:\nA red box.\n\nQuestion:\nWhich?\nChoices:\n(A) a\n(B) b\nThink."
     options = [engine.options(Question(problem, None, (0,)), sample, 1) for sample in (0, 1, 0)]
-    assert options[0] == options[2] and options[0]["seed"] != options[1]["seed"] and options[0]["max_tokens"] == 2048
+    assert (
+        options[0] == options[2]
+        and options[0]["seed"] != options[1]["seed"]
+        and options[0]["max_tokens"] == 2048
+    )
 
 
 # --- a real server ------------------------------------------------------------------------------------------------------
@@ -105,18 +125,45 @@ def test_what_a_server_is_shown():
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny Qwen2 that has seen forty batches of questions with short answers: it guesses, now and then rightly."""
     problems = figures.generate_figures(320, split="train", seed=1, levels=[1])
-    tokenizer = make_tokenizer([f"{problem.question} {problem.meta['caption']} Description: Question:" for problem in problems], 400)
+    tokenizer = make_tokenizer(
+        [f"{problem.question} {problem.meta['caption']} Description: Question:" for problem in problems], 400
+    )
     end, pad = tokenizer.convert_tokens_to_ids(END), tokenizer.convert_tokens_to_ids(PAD)
-    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), eos_token_id=end, pad_token_id=pad, bos_token_id=None, tie_word_embeddings=True, **sizes))
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            eos_token_id=end,
+            pad_token_id=pad,
+            bos_token_id=None,
+            tie_word_embeddings=True,
+            **sizes,
+        )
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for start in range(0, 320, 8):
         texts = []
         for number, problem in enumerate(problems[start : start + 8]):
-            caption = problem.meta["caption"] if number % 2 else tokenizer.decode(torch.randint(260, (4,)))  # what a random captioner says
-            user = [{"role": "user", "content": CAPTION_TEMPLATE.format(caption=caption.strip(), question=problem.question)}]
-            texts.append(tokenizer.apply_chat_template(user, add_generation_prompt=True, tokenize=False) + f"<answer>{problem.answer}</answer>{END}")
+            caption = (
+                problem.meta["caption"] if number % 2 else tokenizer.decode(torch.randint(260, (4,)))
+            )  # what a random captioner says
+            user = [
+                {
+                    "role": "user",
+                    "content": CAPTION_TEMPLATE.format(caption=caption.strip(), question=problem.question),
+                }
+            ]
+            texts.append(
+                tokenizer.apply_chat_template(user, add_generation_prompt=True, tokenize=False)
+                + f"<answer>{problem.answer}</answer>{END}"
+            )
         batch = tokenizer(texts, return_tensors="pt", padding=True)  # on the left
         labels = batch["input_ids"].clone()
         labels[:, :-5] = -100
@@ -136,12 +183,30 @@ def transformers_serve(model: Path, log: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("w") as out, subprocess.Popen([*command, "--device", "cpu", "--log-level", "error"], stdout=out, stderr=out) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        str(model),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with (
+        log.open("w") as out,
+        subprocess.Popen(
+            [*command, "--device", "cpu", "--log-level", "error"], stdout=out, stderr=out
+        ) as process,
+    ):
         try:
             for _ in range(600):
                 assert process.poll() is None, log.read_text()
-                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+                with (
+                    contextlib.suppress(OSError),
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer,
+                ):
                     assert json.load(answer)["status"] == "ok"
                     break
                 time.sleep(0.2)
@@ -152,7 +217,14 @@ def transformers_serve(model: Path, log: Path) -> Iterator[str]:
 
 def test_a_text_model_in_this_process_reads_captions(language_model):
     problems = figures.generate_figures(4, split="train", seed=2)
-    engine = LocalWriter(HFGenerator(), PromptStyle(), max_new_tokens=24, greedy=True, model=TextModel(str(language_model), dtype="float32"), batch=3)
+    engine = LocalWriter(
+        HFGenerator(),
+        PromptStyle(),
+        max_new_tokens=24,
+        greedy=True,
+        model=TextModel(str(language_model), dtype="float32"),
+        batch=3,
+    )
     asked = [Question(problem, problem.meta["caption"], (0,)) for problem in problems]
     replies = [reply for _, _, reply in engine.write(None, iter(asked), 1, 0, Usage())]
     assert [reply.text for reply in replies if "<answer>" in reply.text and reply.finished], replies
@@ -162,12 +234,21 @@ def test_a_text_model_in_this_process_reads_captions(language_model):
 
 def start(folder: Path, url: str, model: Path, *more: str) -> subprocess.Popen[str]:
     """`python distill.py` with 200 questions about figures: captions by a tiny random model, chains by the server."""
-    endpoint = ["distill.reason.server.endpoints.urls=[" + url + "]", f"distill.reason.server.endpoints.model={model}"]
+    endpoint = [
+        "distill.reason.server.endpoints.urls=[" + url + "]",
+        f"distill.reason.server.endpoints.model={model}",
+    ]
     words = ["distill=served", *endpoint, "distill.samples=1", "distill.reason.temperature=0", "distill.reason.max_new_tokens=12", "distill.reason.prompt.instruction=",
              "distill.reason.server.concurrency=4", "data.kinds=[bars]", "cycles.one.traces.amount=200", "cycles.one.traces.levels=[1]",
              "tokens.caption=4", "model.training=null", "++model.sizes.hidden=48", "++model.sizes.layers=2",
              f"paths.runs={folder / 'runs'}", f"paths.cache={folder / 'cache'}", *more]  # fmt: skip
-    return subprocess.Popen([sys.executable, "distill.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, "distill.py", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -181,7 +262,9 @@ def test_two_hundred_figures_through_transformers_serve_survive_a_kill(language_
     with transformers_serve(language_model, tmp_path / "serve.log") as url:
         whole = finish(start(tmp_path, url, language_model, "name=whole"))
         killed = start(tmp_path, url, language_model, "name=killed")
-        answers = lambda: sum(len(file.read_bytes().splitlines()) for file in (tmp_path / "runs").glob("killed/*/reason.jsonl"))  # noqa: E731
+        answers = lambda: sum(
+            len(file.read_bytes().splitlines()) for file in (tmp_path / "runs").glob("killed/*/reason.jsonl")
+        )  # noqa: E731
         while answers() < 80:
             assert killed.poll() is None, killed.communicate()[0]
             time.sleep(0.01)
@@ -192,8 +275,13 @@ def test_two_hundred_figures_through_transformers_serve_survive_a_kill(language_
         first = (other / "reason.jsonl").read_bytes()
         out = finish(start(tmp_path, url, language_model, "name=killed", f"resume={other}"))
     assert "problems 200" in whole and "problems 200" in out
-    assert (other / "reason.jsonl").read_bytes().startswith(first[: first.rfind(b"\n") + 1])  # nothing was asked twice
-    by_key = {name: {row["key"]: row["text"] for row in rows(folder / "reason.jsonl")} for name, folder in (("one", one), ("other", other))}
+    assert (
+        (other / "reason.jsonl").read_bytes().startswith(first[: first.rfind(b"\n") + 1])
+    )  # nothing was asked twice
+    by_key = {
+        name: {row["key"]: row["text"] for row in rows(folder / "reason.jsonl")}
+        for name, folder in (("one", one), ("other", other))
+    }
     assert by_key["one"] == by_key["other"] and len(by_key["one"]) == 200 == len(rows(other / "reason.jsonl"))
     for name in ("traces.jsonl", "traces.parquet", "problems.parquet", "messages.jsonl", "sharegpt.jsonl"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name

@@ -39,7 +39,9 @@ from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.module import add_logged
 from openvlt.types import Completion, GRPOBatch, Problem, Verdict
 
-SMALL = TinyConfig(hidden=32, layers=1, heads=2, mlp=48, vision_hidden=32, vision_layers=1, vision_heads=2, vision_mlp=48)
+SMALL = TinyConfig(
+    hidden=32, layers=1, heads=2, mlp=48, vision_hidden=32, vision_layers=1, vision_heads=2, vision_mlp=48
+)
 BUNDLES = sorted(file.stem for file in (CONF / "grpo").glob("*.yaml"))
 RECIPES: dict[str, list[str]] = {
     "vppo": [],
@@ -63,7 +65,10 @@ MIXED = [  # parts of many methods at once
     "grpo.denominator=selected",
     "grpo.kl=0.1",
 ]
-CASES = {**{name: [f"grpo={name}"] for name in BUNDLES}, **{name: [f"+recipe={name}", *more] for name, more in RECIPES.items()}}
+CASES = {
+    **{name: [f"grpo={name}"] for name in BUNDLES},
+    **{name: [f"+recipe={name}", *more] for name, more in RECIPES.items()},
+}
 CASES["mixed"] = ["grpo=paper", *MIXED]
 
 
@@ -71,9 +76,13 @@ GOLDEN = Path(__file__).with_name("golden_paper.json")
 CURVE = ("loss", "grad_norm", "reward", "kl", "entropy")
 
 
-def judge_parity(problems: Sequence[Problem], completions: Sequence[Completion], **_: Any) -> tuple[Verdict, ...]:
+def judge_parity(
+    problems: Sequence[Problem], completions: Sequence[Completion], **_: Any
+) -> tuple[Verdict, ...]:
     """In the verifier's place: right if the first token's id is even, which any model manages now and then, and can learn."""
-    return tuple(Verdict.CORRECT if completion.token_ids[0] % 2 == 0 else Verdict.WRONG for completion in completions)
+    return tuple(
+        Verdict.CORRECT if completion.token_ids[0] % 2 == 0 else Verdict.WRONG for completion in completions
+    )
 
 
 def tiny_model(dtype: torch.dtype = torch.float64) -> VLM:
@@ -94,7 +103,13 @@ def questions(amount: int) -> list[Problem]:
 def composed(case: str) -> dict[str, Any]:
     """The case's settings as its files say, at a size for tests: half a second each, so once in a process, and handed to others."""
     sizes = ["prompts_per_rollout=8", "prompts_per_update=4", "micro_batch=1000", "steps=20"]
-    words = [*CASES[case], *(f"grpo.{size}" for size in sizes), "++grpo.group_size=3", "tokens.response=5", "trainer.progress=false"]
+    words = [
+        *CASES[case],
+        *(f"grpo.{size}" for size in sizes),
+        "++grpo.group_size=3",
+        "tokens.response=5",
+        "trainer.progress=false",
+    ]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", overrides=words)
     return OmegaConf.to_container(config.grpo, resolve=True)
@@ -115,9 +130,13 @@ def rolled(case: str, start: VLM) -> tuple[GRPO, VLM, GRPOBatch]:
     reward.judge = judge_parity
     try:
         chain = settings._chain()
-        experience = Experience(chain, vlm, Renderer(vlm.processor, PromptStyle()), reference, settings.updates)
+        experience = Experience(
+            chain, vlm, Renderer(vlm.processor, PromptStyle()), reference, settings.updates
+        )
         drawn = [task for problem in questions(8) for task in settings._tasks(problem, 1)]
-        _, batches = experience.collect(drawn, seed=5, version=0, more=lambda: [replace(p, id=f"{p.id}'") for p in drawn], total=20)
+        _, batches = experience.collect(
+            drawn, seed=5, version=0, more=lambda: [replace(p, id=f"{p.id}'") for p in drawn], total=20
+        )
     finally:
         reward.judge = judge
     with torch.no_grad():
@@ -135,7 +154,9 @@ def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tu
         loss.backward()
         add_logged(logged, {name: float(value.detach()) for name, value in {"loss": loss, **shares}.items()})
     distributed.all_reduce_gradients(list(vlm.model.parameters()))
-    found = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in vlm.model.parameters()]
+    found = [
+        torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in vlm.model.parameters()
+    ]
     together: dict[str, float] = {}
     for part in distributed.all_gather([logged]):
         add_logged(together, part)
@@ -144,9 +165,18 @@ def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tu
 
 def trained(case: str, start: VLM, folder: Path, steps: int) -> tuple[VLM, list[dict[str, float]]]:
     """The case trained as its files say, in float32 with a large learning rate: the model and the rows of metrics.csv."""
-    settings = bundle(case, steps=steps, prompts_per_rollout=16, prompts_per_update=4, optimizer={"learning_rate": 0.01}, warmup_ratio=0)
+    settings = bundle(
+        case,
+        steps=steps,
+        prompts_per_rollout=16,
+        prompts_per_update=4,
+        optimizer={"learning_rate": 0.01},
+        warmup_ratio=0,
+    )
     vlm = VLM(copy.deepcopy(start.model).float(), start.processor, start.path)
-    reference = VLM(copy.deepcopy(vlm.model), start.processor, start.path) if settings.needs_reference else None
+    reference = (
+        VLM(copy.deepcopy(vlm.model), start.processor, start.path) if settings.needs_reference else None
+    )
     judge, reward.judge = reward.judge, judge_parity
     try:
         settings.train(vlm, questions(32), reference=reference, folder=folder, seed=1)
@@ -158,8 +188,20 @@ def trained(case: str, start: VLM, folder: Path, steps: int) -> tuple[VLM, list[
 def machine() -> dict[str, str]:
     """What decides the last bits of a run on a CPU."""
     cpu = Path("/proc/cpuinfo")
-    named = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.is_file() else []
-    return {"cpu": named[0] if named else platform.processor(), "torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
+    named = (
+        [
+            line.partition(":")[2].strip()
+            for line in cpu.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if cpu.is_file()
+        else []
+    )
+    return {
+        "cpu": named[0] if named else platform.processor(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 # --- in processes of their own, forked from one that has the imports behind it and has computed nothing yet --------------
@@ -169,12 +211,19 @@ def golden_run(file: Path) -> None:
     """Ten steps of grpo=paper, to the last bit."""
     with tempfile.TemporaryDirectory() as folder:
         _, rows = trained("paper", tiny_model(), Path(folder), 10)
-    file.write_text(json.dumps({"machine": machine(), "curve": [{name: row[name] for name in CURVE} for row in rows]}, indent=1) + "\n")
+    file.write_text(
+        json.dumps(
+            {"machine": machine(), "curve": [{name: row[name] for name in CURVE} for row in rows]}, indent=1
+        )
+        + "\n"
+    )
 
 
 def one_rank(number: int, folder: Path) -> None:
     """All cases' gradients as two gloo processes find them together."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2
+    )
     start = tiny_model()
     found = {case: gradient(*rolled(case, start), 6) for case in CASES}
     if number == 0:
@@ -197,15 +246,24 @@ def forked(function: Callable[..., None], *arguments: Any) -> int:
 def apart(folder: Path) -> None:
     """Two ranks' gradients of every case go to `found.pt` in the folder, the golden curve as it is now to `golden.json`."""
     (folder / "composed.pkl").write_bytes(pickle.dumps({case: composed(case) for case in CASES}))
-    subprocess.run([sys.executable, __file__, str(folder)], check=True, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, __file__, str(folder)],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
 
 
-if __name__ == "__main__":  # `python tests/grpo/bundled.py`: records the golden curve again, after a change that is meant to move it
+if (
+    __name__ == "__main__"
+):  # `python tests/grpo/bundled.py`: records the golden curve again, after a change that is meant to move it
     torch.set_num_threads(1)
     if len(sys.argv) == 1:
         children = [forked(golden_run, GOLDEN)]
     else:
         given = pickle.loads((Path(sys.argv[1]) / "composed.pkl").read_bytes())
         composed = given.__getitem__
-        children = [forked(golden_run, Path(sys.argv[1]) / "golden.json"), *(forked(one_rank, rank, Path(sys.argv[1])) for rank in range(2))]
+        children = [
+            forked(golden_run, Path(sys.argv[1]) / "golden.json"),
+            *(forked(one_rank, rank, Path(sys.argv[1])) for rank in range(2)),
+        ]
     sys.exit(any([os.waitpid(child, 0)[1] for child in children]))

@@ -32,6 +32,8 @@ def make(fresh: Callable[..., VLM], ragged) -> Callable[..., Experience]:
             group_filter=drop_zero_variance_groups,
         )
         model = fresh() if model is None else model
-        return Experience(replace(chain, **changes), model, Renderer(model.processor, PromptStyle()), reference, updates)
+        return Experience(
+            replace(chain, **changes), model, Renderer(model.processor, PromptStyle()), reference, updates
+        )
 
     return build

@@ -18,7 +18,12 @@ class Scripted:
 
     def __init__(self, ids: Sequence[Sequence[int]], rewards: Sequence[float], logp: bool = True) -> None:
         self.said = [
-            Completion(tuple(row), str(reward), True, tuple(-0.1 * (place + 1) for place in range(len(row))) if logp else ())
+            Completion(
+                tuple(row),
+                str(reward),
+                True,
+                tuple(-0.1 * (place + 1) for place in range(len(row))) if logp else (),
+            )
             for row, reward in zip(ids, rewards, strict=True)
         ]
         self.calls: list[tuple] = []
@@ -33,7 +38,9 @@ def written(rollouts: Rollouts, services=None) -> torch.Tensor:
     return torch.tensor([float(completion.text) for completion in rollouts.completions])
 
 
-def rollouts(rewards: list[float], *, groups: int = 2, lengths: list[int] | None = None, start: int = 0, **columns_) -> Rollouts:
+def rollouts(
+    rewards: list[float], *, groups: int = 2, lengths: list[int] | None = None, start: int = 0, **columns_
+) -> Rollouts:
     """As many rows per problem; completion texts say their row's number, log-probabilities are -0.1 per place."""
     rows, width = len(rewards), 4
     lengths = lengths or [width] * rows
@@ -41,7 +48,10 @@ def rollouts(rewards: list[float], *, groups: int = 2, lengths: list[int] | None
     blank = torch.ones(groups, 1).long()
     made = Rollouts(
         problems=tuple(Problem(f"p{start + index}", "?", "1", level=index + 1) for index in range(groups)),
-        completions=tuple(Completion((5,) * length, f"<think>x</think>{start}/{row}", True) for row, length in enumerate(lengths)),
+        completions=tuple(
+            Completion((5,) * length, f"<think>x</think>{start}/{row}", True)
+            for row, length in enumerate(lengths)
+        ),
         prompts=Prompts(blank, blank, blank, torch.zeros(groups).long()),
         ids_NT=mask * 5,
         mask_NT=mask,

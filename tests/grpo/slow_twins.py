@@ -24,11 +24,19 @@ def spread(values: list[float]) -> float:
 
 
 def grpo(rewards: list[float], groups: list[int], eps: float) -> list[float]:
-    return [0.0 if math.isnan(r) else (r - statistics.fmean(own := siblings(rewards, groups, i))) / (spread(own) + eps) for i, r in enumerate(rewards)]
+    return [
+        0.0
+        if math.isnan(r)
+        else (r - statistics.fmean(own := siblings(rewards, groups, i))) / (spread(own) + eps)
+        for i, r in enumerate(rewards)
+    ]
 
 
 def dr_grpo(rewards: list[float], groups: list[int]) -> list[float]:
-    return [0.0 if math.isnan(r) else r - statistics.fmean(siblings(rewards, groups, i)) for i, r in enumerate(rewards)]
+    return [
+        0.0 if math.isnan(r) else r - statistics.fmean(siblings(rewards, groups, i))
+        for i, r in enumerate(rewards)
+    ]
 
 
 def rloo(rewards: list[float], groups: list[int]) -> list[float]:
@@ -56,7 +64,10 @@ def reinforce_pp(rewards: list[float], penalties: Rows, discount: float) -> Rows
         if not math.isnan(reward):
             earned = [-p for p in penalties[i]]
             earned[-1] += reward
-            returns[i] = [sum(discount ** (s - t) * earned[s] for s in range(t, len(earned))) for t in range(len(earned))]
+            returns[i] = [
+                sum(discount ** (s - t) * earned[s] for s in range(t, len(earned)))
+                for t in range(len(earned))
+            ]
     white = dict(zip(returns, whiten(list(returns.values())), strict=True))
     return [white.get(i, [0.0] * len(penalties[i])) for i in range(len(rewards))]
 
@@ -67,7 +78,9 @@ def reinforce_pp_baseline(rewards: list[float], groups: list[int], lengths: list
     return [white.get(i, [0.0] * lengths[i]) for i in range(len(rewards))]
 
 
-def gdpo(terms: dict[str, list[float]], weights: dict[str, float], groups: list[int], eps: float) -> list[float]:
+def gdpo(
+    terms: dict[str, list[float]], weights: dict[str, float], groups: list[int], eps: float
+) -> list[float]:
     normal = {name: grpo(values, groups, eps) for name, values in terms.items()}
     totals = []
     for i in range(len(groups)):
@@ -84,8 +97,12 @@ def clip(ratio: float, a: float, low: float, high: float, dual: float | None = N
     return min(loss, -dual * a) if dual is not None and a < 0 else loss
 
 
-def clipped_surrogate(new: list[float], old: list[float], adv: list[float], clip_low=0.2, clip_high=0.2, dual=None) -> list[float]:
-    return [clip(math.exp(n - o), a, clip_low, clip_high, dual) for n, o, a in zip(new, old, adv, strict=True)]
+def clipped_surrogate(
+    new: list[float], old: list[float], adv: list[float], clip_low=0.2, clip_high=0.2, dual=None
+) -> list[float]:
+    return [
+        clip(math.exp(n - o), a, clip_low, clip_high, dual) for n, o, a in zip(new, old, adv, strict=True)
+    ]
 
 
 def gspo(new: list[float], old: list[float], adv: list[float], clip_low=3e-4, clip_high=4e-4) -> list[float]:
@@ -93,13 +110,18 @@ def gspo(new: list[float], old: list[float], adv: list[float], clip_low=3e-4, cl
     return [clip(ratio, a, clip_low, clip_high) for a in adv]
 
 
-def sequence_surrogate(new: list[float], old: list[float], adv: list[float], clip_low=0.2, clip_high=0.2) -> list[float]:
+def sequence_surrogate(
+    new: list[float], old: list[float], adv: list[float], clip_low=0.2, clip_high=0.2
+) -> list[float]:
     ratio = math.exp(sum(n - o for n, o in zip(new, old, strict=True)))
     return [clip(ratio, a, clip_low, clip_high) for a in adv]
 
 
 def cispo(new: list[float], old: list[float], adv: list[float], ratio_low=0.0, ratio_high=5.0) -> list[float]:
-    return [-min(max(math.exp(n - o), ratio_low), ratio_high) * a * n for n, o, a in zip(new, old, adv, strict=True)]
+    return [
+        -min(max(math.exp(n - o), ratio_low), ratio_high) * a * n
+        for n, o, a in zip(new, old, adv, strict=True)
+    ]
 
 
 def sapo(new: list[float], old: list[float], adv: list[float], positive=1.0, negative=1.05) -> list[float]:

@@ -58,11 +58,20 @@ def test_every_bundle_trains_for_twenty_steps(case: str, start: VLM, tmp_path: P
     trained, rows = bundled.trained(case, start, tmp_path, 20)
     assert [row["step"] for row in rows] == list(range(1, 21))
     assert all(math.isfinite(row[name]) for row in rows for name in ("reward", "grad_norm"))
-    learned = [row for row in rows if row["grad_norm"] > 0]  # an update whose groups were all dropped has no loss
-    assert len(learned) >= 10 and all(math.isfinite(row[name]) for row in learned for name in ("loss", "entropy", "ratio_max"))
-    assert rows[-1]["reward"] >= 0.6 * rows[0]["reward"] and learned[-1]["entropy"] > 0.1 * learned[0]["entropy"]
+    learned = [
+        row for row in rows if row["grad_norm"] > 0
+    ]  # an update whose groups were all dropped has no loss
+    assert len(learned) >= 10 and all(
+        math.isfinite(row[name]) for row in learned for name in ("loss", "entropy", "ratio_max")
+    )
+    assert (
+        rows[-1]["reward"] >= 0.6 * rows[0]["reward"] and learned[-1]["entropy"] > 0.1 * learned[0]["entropy"]
+    )
     before = start.model.state_dict()
-    assert any((value - before[name].float()).abs().max() > 1e-3 for name, value in trained.model.state_dict().items())
+    assert any(
+        (value - before[name].float()).abs().max() > 1e-3
+        for name, value in trained.model.state_dict().items()
+    )
 
 
 @pytest.mark.slow

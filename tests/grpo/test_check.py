@@ -37,8 +37,19 @@ def reward(**more: Any) -> Reward:
 
 
 def grpo(**changes: Any) -> GRPO:
-    parts = dict(advantage=advantage.normalise_by_group, group_filter=group_filter.drop_zero_variance_groups, loss_aggregation=loss_aggregation.sequence_mean, reward=reward())
-    machine = dict(fit=TrainingLoop(), prompt=PromptStyle(), generator=PrefixGenerator(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
+    parts = dict(
+        advantage=advantage.normalise_by_group,
+        group_filter=group_filter.drop_zero_variance_groups,
+        loss_aggregation=loss_aggregation.sequence_mean,
+        reward=reward(),
+    )
+    machine = dict(
+        fit=TrainingLoop(),
+        prompt=PromptStyle(),
+        generator=PrefixGenerator(),
+        optimizer=partial(adamw, learning_rate=1e-3),
+        scheduler=None,
+    )
     return GRPO(**{**machine, **parts, **changes})
 
 
@@ -46,7 +57,12 @@ NEED = partial(advantage_shaping.weigh_by_perception, view="black")
 VIEW, KL_ONLY = ({"black": ViewPass(Blackened(), outputs=outputs)} for outputs in (("logp",), ("sym_kl",)))
 
 
-BY_GROUP = (advantage.normalise_by_group, advantage.centre_by_group, advantage.normalise_by_batch, advantage.leave_one_out)
+BY_GROUP = (
+    advantage.normalise_by_group,
+    advantage.centre_by_group,
+    advantage.normalise_by_batch,
+    advantage.leave_one_out,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,43 +74,132 @@ BY_GROUP = (advantage.normalise_by_group, advantage.centre_by_group, advantage.n
         ({"kl": Ramp(0.1, -0.1)}, "KL.coefficient=-0.1 is negative"),
         ({"loss": partial(loss.clipped_surrogate, clip_low=-0.2)}, "grpo.loss.clip_low=-0.2 is negative"),
         ({"prompts_per_rollout": 10, "prompts_per_update": 4}, "is no multiple of grpo.prompts_per_update=4"),
-        ({"advantage": lambda reward, group_N: None}, r"grpo.advantage asks for \['reward'\]; its parameters may be reward_N"),
+        (
+            {"advantage": lambda reward, group_N: None},
+            r"grpo.advantage asks for \['reward'\]; its parameters may be reward_N",
+        ),
         ({"group_filter": lambda penalty_NT: None}, r"grpo.group_filter asks for \['penalty_NT'\]"),
-        ({"advantage_shaping": {"mine": lambda entropy: None}}, r"grpo.advantage_shaping.mine asks for \['entropy'\]"),
+        (
+            {"advantage_shaping": {"mine": lambda entropy: None}},
+            r"grpo.advantage_shaping.mine asks for \['entropy'\]",
+        ),
         ({"metric_hooks": {"mine": lambda x: None}}, r"grpo.metric_hooks.mine asks for \['x'\]"),
-        ({"advantage_shaping": {"p": partial(advantage_shaping.weigh_by_perception, view="black")}}, r"grpo.advantage_shaping.p.view='black' is no pass; grpo.view_passes has \[\]"),
-        ({"auxiliary_losses": {"gap": PerceptionKL(0.1, view="blak")}, "view_passes": VIEW}, r"needs the pass 'blak'; grpo.view_passes has \['black'\]"),
-        ({"reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0}))}, r"cancels in \(r - mean\) / std; weigh the loss instead"),
-        ({"loss": partial(loss.gspo, clip_low=1e-3), "loss_aggregation": loss_aggregation.sequence_sum}, "gspo gives one value per completion"),
-        ({"resampling": Resample(), "group_filter": group_filter.keep_all_groups}, "has nothing to replace under group_filter keep_all_groups"),
-        ({"reward_kl": RewardKL(0.1)}, "group_filter drop_zero_variance_groups drops groups .* the KL term in the reward gives them one"),
-        ({"loss": loss.policy_gradient, "prompts_per_rollout": 64}, "takes every completion for the present policy's own"),
-        ({"loss": loss.policy_gradient, "resampling": ReplayBuffer()}, "replayed groups use clipped_surrogate"),
+        (
+            {"advantage_shaping": {"p": partial(advantage_shaping.weigh_by_perception, view="black")}},
+            r"grpo.advantage_shaping.p.view='black' is no pass; grpo.view_passes has \[\]",
+        ),
+        (
+            {"auxiliary_losses": {"gap": PerceptionKL(0.1, view="blak")}, "view_passes": VIEW},
+            r"needs the pass 'blak'; grpo.view_passes has \['black'\]",
+        ),
+        (
+            {"reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0}))},
+            r"cancels in \(r - mean\) / std; weigh the loss instead",
+        ),
+        (
+            {"loss": partial(loss.gspo, clip_low=1e-3), "loss_aggregation": loss_aggregation.sequence_sum},
+            "gspo gives one value per completion",
+        ),
+        (
+            {"resampling": Resample(), "group_filter": group_filter.keep_all_groups},
+            "has nothing to replace under group_filter keep_all_groups",
+        ),
+        (
+            {"reward_kl": RewardKL(0.1)},
+            "group_filter drop_zero_variance_groups drops groups .* the KL term in the reward gives them one",
+        ),
+        (
+            {"loss": loss.policy_gradient, "prompts_per_rollout": 64},
+            "takes every completion for the present policy's own",
+        ),
+        (
+            {"loss": loss.policy_gradient, "resampling": ReplayBuffer()},
+            "replayed groups use clipped_surrogate",
+        ),
         *[({size: 0}, f"grpo.{size}=0; it is above 0") for size in SIZES],
         ({"prompts_per_update": -32}, "grpo.prompts_per_update=-32; it is above 0"),
         ({"top_p": 1.1}, "grpo.top_p=1.1; it is above 0 and at most 1"),
-        ({"temperature": Ramp(1.0, 0.5)}, "grpo.temperature can't be a schedule: .* go into numbers of loss, loss_aggregation"),
+        (
+            {"temperature": Ramp(1.0, 0.5)},
+            "grpo.temperature can't be a schedule: .* go into numbers of loss, loss_aggregation",
+        ),
         ({"sampler": partial(sampler.NearHalf, floor=Ramp(0.1, 0.2))}, "grpo.sampler can't be a schedule"),
         ({"rollout_correction": RolloutCorrection(cap=Ramp(2.0, 0.0))}, "cap=0.0; they are 0 <= floor < cap"),
         ({"rollout_plan": MultiViewPlan({"more": ViewSpec(Ramp(2, 0))})}, "n=0 completions"),
-        ({"select": partial(selection.keep_between, low=0.2)}, r"grpo.select has no column; give \+grpo.select.column=<value>"),
+        (
+            {"select": partial(selection.keep_between, low=0.2)},
+            r"grpo.select has no column; give \+grpo.select.column=<value>",
+        ),
         ({"select": partial(selection.keep_highest, column="level")}, "grpo.select has no amount"),
-        ({"auxiliary_losses": {"gap": PerceptionKL(0.1, view="black")}, "view_passes": KL_ONLY}, r"reads logp of the pass 'black'; add it: .*=\[logp, \.\.\.\]"),
-        ({"advantage_shaping": {"p": partial(advantage_shaping.weigh_by_perception, view="black")}, "view_passes": KL_ONLY}, "grpo.advantage_shaping.p reads logp of the pass 'black'"),
-        ({"advantage_shaping": {"u": partial(advantage_shaping.add_uncertainty_bonus, weight=1.0, limit=1.0, noisy="black")}, "view_passes": VIEW}, "u reads sym_kl of the pass"),
-        ({"group_filter": lambda entropy_NT: None}, r"grpo.group_filter asks for \['entropy_NT'\], which isn't known yet when it runs"),
-        ({"group_filter": lambda adv_NT: None}, r"grpo.group_filter asks for \['adv_NT'\], which isn't known yet"),
+        (
+            {"auxiliary_losses": {"gap": PerceptionKL(0.1, view="black")}, "view_passes": KL_ONLY},
+            r"reads logp of the pass 'black'; add it: .*=\[logp, \.\.\.\]",
+        ),
+        (
+            {
+                "advantage_shaping": {"p": partial(advantage_shaping.weigh_by_perception, view="black")},
+                "view_passes": KL_ONLY,
+            },
+            "grpo.advantage_shaping.p reads logp of the pass 'black'",
+        ),
+        (
+            {
+                "advantage_shaping": {
+                    "u": partial(
+                        advantage_shaping.add_uncertainty_bonus, weight=1.0, limit=1.0, noisy="black"
+                    )
+                },
+                "view_passes": VIEW,
+            },
+            "u reads sym_kl of the pass",
+        ),
+        (
+            {"group_filter": lambda entropy_NT: None},
+            r"grpo.group_filter asks for \['entropy_NT'\], which isn't known yet when it runs",
+        ),
+        (
+            {"group_filter": lambda adv_NT: None},
+            r"grpo.group_filter asks for \['adv_NT'\], which isn't known yet",
+        ),
         ({"advantage": lambda adv_NT: None}, r"grpo.advantage asks for \['adv_NT'\], which isn't known yet"),
-        ({"advantage_shaping": {"first": advantage_shaping.require_perception}, "resampling": Resample()}, "has to see the perception groups that a refill takes out"),
-        ({"advantage_shaping": {"p": NEED}, "view_passes": VIEW, "resampling": ReplayBuffer()}, "grpo.advantage_shaping.p reads .* those of replayed groups are an earlier"),
-        *[({"advantage": each}, f"but {each.__name__} gives them one; use group_filter keep_all_groups") for each in OVER_BATCH],
-        ({"advantage": advantage.gdpo, "reward_kl": RewardKL(0.1), "group_filter": group_filter.keep_all_groups}, "reward_kl has no effect .* such as gdpo"),
-        ({"advantage": advantage.gdpo, "reward": reward(combine=partial(gate_terms, gates={"a": "a"}))}, "combine has no effect under gdpo"),
-        *[({"group_size": 1, "advantage": each}, f"=1 trains nothing under {each.__name__}") for each in (*BY_GROUP, *OVER_BATCH[1:])],
-        ({"group_size": 1, "rollout_plan": MultiViewPlan({"other": ViewSpec(3, train=False)})}, "grpo.group_size=1 trains nothing"),
+        (
+            {"advantage_shaping": {"first": advantage_shaping.require_perception}, "resampling": Resample()},
+            "has to see the perception groups that a refill takes out",
+        ),
+        (
+            {"advantage_shaping": {"p": NEED}, "view_passes": VIEW, "resampling": ReplayBuffer()},
+            "grpo.advantage_shaping.p reads .* those of replayed groups are an earlier",
+        ),
+        *[
+            ({"advantage": each}, f"but {each.__name__} gives them one; use group_filter keep_all_groups")
+            for each in OVER_BATCH
+        ],
+        (
+            {
+                "advantage": advantage.gdpo,
+                "reward_kl": RewardKL(0.1),
+                "group_filter": group_filter.keep_all_groups,
+            },
+            "reward_kl has no effect .* such as gdpo",
+        ),
+        (
+            {"advantage": advantage.gdpo, "reward": reward(combine=partial(gate_terms, gates={"a": "a"}))},
+            "combine has no effect under gdpo",
+        ),
+        *[
+            ({"group_size": 1, "advantage": each}, f"=1 trains nothing under {each.__name__}")
+            for each in (*BY_GROUP, *OVER_BATCH[1:])
+        ],
+        (
+            {"group_size": 1, "rollout_plan": MultiViewPlan({"other": ViewSpec(3, train=False)})},
+            "grpo.group_size=1 trains nothing",
+        ),
         ({"loss": partial(loss.clipped_surrogate, dual=1.0)}, "grpo.loss.dual=1.0; it bounds ratios above 1"),
         ({"loss": partial(loss.clipped_surrogate, dual=Ramp(3.0, 0.5))}, "grpo.loss.dual=0.5"),
-        ({"loss": partial(loss.clipped_surrogate, clip_high=Ramp(0.0, -0.5))}, "grpo.loss.clip_high=-0.5 is negative"),
+        (
+            {"loss": partial(loss.clipped_surrogate, clip_high=Ramp(0.0, -0.5))},
+            "grpo.loss.clip_high=-0.5 is negative",
+        ),
         ({"sampler": partial(sampler.NearHalf, floor=0.0)}, "grpo.sampler.floor=0.0; it is above 0"),
     ],
 )
@@ -104,34 +209,72 @@ def test_a_bundle_that_cannot_be_says_why(changes: dict[str, Any], said: str):
 
 
 def test_what_is_allowed_is_built():
-    centred = {"advantage": advantage.centre_by_group, "reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0}))}
+    centred = {
+        "advantage": advantage.centre_by_group,
+        "reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0})),
+    }
     assert grpo(**centred).updates == 1
-    assert grpo(advantage_shaping={"p": partial(advantage_shaping.weigh_by_perception, view="black")}, view_passes=VIEW).losses == {}
+    assert (
+        grpo(
+            advantage_shaping={"p": partial(advantage_shaping.weigh_by_perception, view="black")},
+            view_passes=VIEW,
+        ).losses
+        == {}
+    )
     assert grpo(kl=Ramp(0.1, 0.0)).needs_reference and not grpo().needs_reference
     assert grpo(reward_kl=RewardKL(0.1), group_filter=group_filter.keep_all_groups).needs_reference
     assert grpo(reward=Reward({"caption": CaptionSuffices("reference")}, {"caption": 1.0})).needs_reference
     assert not grpo(reward=Reward({"caption": CaptionSuffices()}, {"caption": 1.0})).needs_reference
-    assert grpo(rollout_correction=RolloutCorrection(cap=Ramp(3.0, 2.0)), select=partial(selection.keep_between, column="level")).steps
+    assert grpo(
+        rollout_correction=RolloutCorrection(cap=Ramp(3.0, 2.0)),
+        select=partial(selection.keep_between, column="level"),
+    ).steps
     assert list(grpo(kl=0.1, auxiliary_losses={"entropy": EntropyBonus(0.1)}).losses) == ["kl", "entropy"]
-    assert grpo(advantage_shaping={"p": NEED}, view_passes=VIEW, resampling=Resample()) and grpo(advantage_shaping={"cut": advantage_shaping.drop_truncated}, resampling=ReplayBuffer())
-    assert grpo(advantage=advantage.gdpo, group_filter=group_filter.keep_all_groups) and grpo(advantage_shaping={"first": advantage_shaping.require_perception})
+    assert grpo(advantage_shaping={"p": NEED}, view_passes=VIEW, resampling=Resample()) and grpo(
+        advantage_shaping={"cut": advantage_shaping.drop_truncated}, resampling=ReplayBuffer()
+    )
+    assert grpo(advantage=advantage.gdpo, group_filter=group_filter.keep_all_groups) and grpo(
+        advantage_shaping={"first": advantage_shaping.require_perception}
+    )
 
 
 def test_one_completion_of_a_problem_is_enough_where_others_stand_beside_it():
-    over_batch = {"advantage": advantage.reinforce_pp, "group_filter": group_filter.keep_all_groups, "reward_kl": RewardKL(0.1)}
-    for changes in (over_batch, {"rollout_plan": MultiViewPlan(texts=inject_gold_answer)}, {"rollout_plan": MultiViewPlan({"noisy": ViewSpec(1)})}):
+    over_batch = {
+        "advantage": advantage.reinforce_pp,
+        "group_filter": group_filter.keep_all_groups,
+        "reward_kl": RewardKL(0.1),
+    }
+    for changes in (
+        over_batch,
+        {"rollout_plan": MultiViewPlan(texts=inject_gold_answer)},
+        {"rollout_plan": MultiViewPlan({"noisy": ViewSpec(1)})},
+    ):
         assert grpo(group_size=1, **changes).group_size == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        *[({"max_grad_norm": clip}, f"max_grad_norm={clip}; the norm that gradients are cut to is a number above 0") for clip in (-1.0, 0.0, None, math.nan)],
-        *[({"warmup_ratio": warmup}, f"warmup_ratio={warmup}; it is a share of the steps, from 0 to below 1") for warmup in (10, 1.0, -0.1)],
+        *[
+            (
+                {"max_grad_norm": clip},
+                f"max_grad_norm={clip}; the norm that gradients are cut to is a number above 0",
+            )
+            for clip in (-1.0, 0.0, None, math.nan)
+        ],
+        *[
+            (
+                {"warmup_ratio": warmup},
+                f"warmup_ratio={warmup}; it is a share of the steps, from 0 to below 1",
+            )
+            for warmup in (10, 1.0, -0.1)
+        ],
     ],
 )
 def test_how_weights_move_is_checked_in_both_kinds_of_training(changes: dict[str, Any], said: str):
-    machine = dict(fit=TrainingLoop(), prompt=PromptStyle(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None)
+    machine = dict(
+        fit=TrainingLoop(), prompt=PromptStyle(), optimizer=partial(adamw, learning_rate=1e-3), scheduler=None
+    )
     for name, make in (("grpo", grpo), ("sft", partial(SFT, **machine))):
         with pytest.raises(UserError, match=f"{name}.{said}"):
             make(**changes)
@@ -140,7 +283,10 @@ def test_how_weights_move_is_checked_in_both_kinds_of_training(changes: dict[str
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16", "16"])
 def test_updates_are_computed_in_the_precision_of_the_rollout(precision: str):
-    with pytest.raises(UserError, match=f"trainer.precision={precision} would compute updates in another precision .* use 32-true or bf16-true"):
+    with pytest.raises(
+        UserError,
+        match=f"trainer.precision={precision} would compute updates in another precision .* use 32-true or bf16-true",
+    ):
         TrainingLoop(precision=precision).check()
 
 
@@ -152,14 +298,20 @@ def test_updates_are_computed_in_the_precision_of_the_rollout(precision: str):
         (lambda: RolloutCorrection(level="word"), "level is token or sequence, action truncate or mask"),
         (lambda: RolloutCorrection(cap=0.0), "0 <= floor < cap"),
         (lambda: Resample(tries=0), "grpo.resampling.tries=0; it is at least 1"),
-        (lambda: Resample(tries=Ramp(1, 4)), "grpo.resampling.tries can't be a schedule: it stays the same over a run"),
+        (
+            lambda: Resample(tries=Ramp(1, 4)),
+            "grpo.resampling.tries can't be a schedule: it stays the same over a run",
+        ),
         (lambda: ReplayBuffer(capacity=Ramp(1, 4)), "grpo.resampling.capacity can't be a schedule"),
         (lambda: ReplayBuffer(capacity=0), "grpo.resampling.capacity=0"),
         (lambda: ViewPass(Blackened(), outputs=("kl",)), r"outputs \['kl'\] unknown; they are logp, sym_kl"),
         (lambda: ViewSpec(0), "n=0 completions"),
         (lambda: MultiViewPlan({"clean": ViewSpec(1)}), "'clean' names the completions of the plain image"),
         (lambda: Overlong(10, share=0.0), "share=0.0 of the token limit"),
-        (lambda: gate_terms({"a": None}, {"a": 1.0}, gates={"b": "a"}), r"reward gates name \['b'\]; terms are \['a'\]"),
+        (
+            lambda: gate_terms({"a": None}, {"a": 1.0}, gates={"b": "a"}),
+            r"reward gates name \['b'\]; terms are \['a'\]",
+        ),
     ],
 )
 def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
@@ -170,16 +322,54 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["+grpo.loss.clip=0.2"], r"grpo.loss has unknown key 'clip'; openvlt.grpo.parts.loss.clipped_surrogate takes .*clip_low, clip_high, dual"),
-        (["grpo.advantage._target_=openvlt.grpo.parts.advantage.group_normalized"], "has no 'group_normalized', but .*leave_one_out, normalise_by_batch, normalise_by_group"),
+        (
+            ["+grpo.loss.clip=0.2"],
+            r"grpo.loss has unknown key 'clip'; openvlt.grpo.parts.loss.clipped_surrogate takes .*clip_low, clip_high, dual",
+        ),
+        (
+            ["grpo.advantage._target_=openvlt.grpo.parts.advantage.group_normalized"],
+            "has no 'group_normalized', but .*leave_one_out, normalise_by_batch, normalise_by_group",
+        ),
         (["+grpo.auxilary.kl=1"], "grpo has unknown key 'auxilary'; .*auxiliary"),
-        (["+grpo.auxiliary_losses.e={_target_: openvlt.grpo.parts.auxiliary_losses.EntropyBonus, coefficient: high}"], "coefficient='high' is no float"),
-        (["grpo=dr_grpo", "+reward.multiplier={_target_: openvlt.reward.reward.weigh_by_level, _partial_: true, weights: {1: 1}}"], None),
-        (["grpo=paper", "+reward.multiplier={_target_: openvlt.reward.reward.weigh_by_level, _partial_: true, weights: {1: 1}}"], "cancels"),
-        (["grpo=gspo", "grpo.loss_aggregation._target_=openvlt.grpo.parts.loss_aggregation.sequence_sum"], "gspo gives one value per completion"),
-        (["grpo=rloo", "grpo.group_filter._target_=openvlt.grpo.parts.group_filter.drop_zero_variance_groups"], "group_filter drop_zero_variance_groups drops groups"),
-        (["+recipe=pearl", "grpo=dapo", "grpo.advantage_shaping.perceived.auxiliary=1"], "require_perception .* leave grpo.resampling out"),
-        (["grpo.max_grad_norm=-1"], r"grpo.max_grad_norm=-1; .* above 0; inf \(.inf in a file\) clips nothing"),
+        (
+            [
+                "+grpo.auxiliary_losses.e={_target_: openvlt.grpo.parts.auxiliary_losses.EntropyBonus, coefficient: high}"
+            ],
+            "coefficient='high' is no float",
+        ),
+        (
+            [
+                "grpo=dr_grpo",
+                "+reward.multiplier={_target_: openvlt.reward.reward.weigh_by_level, _partial_: true, weights: {1: 1}}",
+            ],
+            None,
+        ),
+        (
+            [
+                "grpo=paper",
+                "+reward.multiplier={_target_: openvlt.reward.reward.weigh_by_level, _partial_: true, weights: {1: 1}}",
+            ],
+            "cancels",
+        ),
+        (
+            ["grpo=gspo", "grpo.loss_aggregation._target_=openvlt.grpo.parts.loss_aggregation.sequence_sum"],
+            "gspo gives one value per completion",
+        ),
+        (
+            [
+                "grpo=rloo",
+                "grpo.group_filter._target_=openvlt.grpo.parts.group_filter.drop_zero_variance_groups",
+            ],
+            "group_filter drop_zero_variance_groups drops groups",
+        ),
+        (
+            ["+recipe=pearl", "grpo=dapo", "grpo.advantage_shaping.perceived.auxiliary=1"],
+            "require_perception .* leave grpo.resampling out",
+        ),
+        (
+            ["grpo.max_grad_norm=-1"],
+            r"grpo.max_grad_norm=-1; .* above 0; inf \(.inf in a file\) clips nothing",
+        ),
     ],
 )
 def test_the_same_from_the_command_line(words: list[str], said: str | None):

@@ -27,10 +27,14 @@ def test_every_draw_of_a_refill_has_draws_of_its_own_and_is_observed(make, mixed
     seeds = [seed for _, _, _, seed in experience.chain.generator.calls]
     assert seeds[0] == 9 and len(set(seeds)) == 3
     assert [problem.id for problem in rollouts.problems] == ["wide", "wide-1", "wide-2"]
-    assert set(experience.accuracy) == {f"{problem.id}{draw}" for problem in mixed for draw in ("", "-1", "-2")}
+    assert set(experience.accuracy) == {
+        f"{problem.id}{draw}" for problem in mixed for draw in ("", "-1", "-2")
+    }
     again = make(resampling=Resample(tries=2), rewards=[1.0] * 8)
     again.collect(mixed, seed=9, version=3, more=lambda: mixed)
-    assert [seed for _, _, _, seed in again.chain.generator.calls] == seeds  # a function of the rollout's seed alone
+    assert [
+        seed for _, _, _, seed in again.chain.generator.calls
+    ] == seeds  # a function of the rollout's seed alone
     assert set(again.accuracy) == {problem.id for problem in mixed}
 
 
@@ -39,12 +43,16 @@ def test_the_ratio_of_a_replayed_row_is_to_the_policy_that_said_it(make, mixed):
 
     def replayed(rollouts, make_more):
         rollouts.behaviour_logp_NT[1] = torch.nan
-        return rollouts.with_(origin_N=torch.tensor([Origin.REPLAYED, Origin.REPLAYED, Origin.INJECTED] + [Origin.POLICY] * 5))
+        return rollouts.with_(
+            origin_N=torch.tensor([Origin.REPLAYED, Origin.REPLAYED, Origin.INJECTED] + [Origin.POLICY] * 5)
+        )
 
     _, (plain, _) = make(rewards=[0, 1] * 4, updates=2).collect(mixed, seed=0, version=0)
     _, (batch, _) = make(rewards=[0, 1] * 4, updates=2, resampling=replayed).collect(mixed, seed=0, version=0)
     assert batch.old_logp_NT[0].tolist() == pytest.approx([-0.1, -0.2, -0.3, 0.0, 0.0])
-    assert batch.old_logp_NT[1:].equal(plain.old_logp_NT[1:]) and not batch.old_logp_NT[0].equal(plain.old_logp_NT[0])
+    assert batch.old_logp_NT[1:].equal(plain.old_logp_NT[1:]) and not batch.old_logp_NT[0].equal(
+        plain.old_logp_NT[0]
+    )
 
 
 def test_a_frozen_towers_features_are_made_anew_for_what_comes_from_a_memory(make, fresh, mixed):
@@ -54,7 +62,10 @@ def test_a_frozen_towers_features_are_made_anew_for_what_comes_from_a_memory(mak
     first, _ = experience.collect(mixed, seed=0, version=0)
     second, _ = experience.collect(mixed, seed=1, version=1)
     assert len(first.problems) == 2 and len(second.problems) == 4
-    assert FEATURES in first.prompts.vision and FEATURES not in experience.chain.resampling.memory[0].prompts.vision
+    assert (
+        FEATURES in first.prompts.vision
+        and FEATURES not in experience.chain.resampling.memory[0].prompts.vision
+    )
     torch.testing.assert_close(second.prompts.select([0, 1]).vision[FEATURES], first.prompts.vision[FEATURES])
     assert len(second.prompts.vision[FEATURES]) * 4 == len(second.prompts.vision["pixel_values"])
 
@@ -68,7 +79,9 @@ def test_a_pass_looks_through_the_same_noise_as_the_plan(make, mixed):
         return image
 
     noisy = {"noisy": ViewSpec(2, view=partial(view, who="plan"))}
-    experience = make(rollout_plan=MultiViewPlan(noisy), view_passes={"noisy": ViewPass(partial(view, who="pass"))})
+    experience = make(
+        rollout_plan=MultiViewPlan(noisy), view_passes={"noisy": ViewPass(partial(view, who="pass"))}
+    )
     for version in (0, 3):
         experience.collect(mixed, seed=5, version=version)
         assert drawn["plan"] == drawn["pass"] and len(drawn["plan"]) == 4  # one per image
@@ -94,8 +107,12 @@ def writers(experience: Experience, model: str, mixed) -> list[tuple]:
         return written(rollouts)
 
     said = experience.chain.generator.said
-    generator = Writing([completion.token_ids for completion in said], [completion.text for completion in said])
-    experience.chain = replace(experience.chain, generator=generator, reward=Reward({"asks": term}, {"asks": 1.0}))
+    generator = Writing(
+        [completion.token_ids for completion in said], [completion.text for completion in said]
+    )
+    experience.chain = replace(
+        experience.chain, generator=generator, reward=Reward({"asks": term}, {"asks": 1.0})
+    )
     experience.collect(mixed, seed=0, version=0)
     return generator.calls[1:]
 

@@ -30,7 +30,9 @@ def test_equal_groups_are_dropped_and_the_rest_is_whole(make, mixed, ragged, ren
     experience = make()
     rollouts, (batch,) = experience.collect(mixed, seed=9, version=4)
     assert experience.chain.generator.calls == [(4, 4, Sampling(n=2, max_new_tokens=6), 9)]
-    assert rollouts.group_N.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and rollouts.reward_N.tolist() == list(REWARDS)
+    assert rollouts.group_N.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and rollouts.reward_N.tolist() == list(
+        REWARDS
+    )
     assert rollouts.keep_N.tolist() == [True, True, False, False, True, True, False, False]
     assert rollouts.adv_N.tolist() == [0.5, -0.5, 0, 0, -0.5, 0.5, 0, 0]
     ids, mask = ragged(LENGTHS)
@@ -63,20 +65,34 @@ def test_updates_cover_every_row_exactly_once_in_whole_groups(make, mixed, ragge
     _, batches = experience.collect(mixed, seed=0, version=0)
     assert len(batches) == updates
     ids, mask = ragged(LENGTHS)
-    rows = [tuple(row[: int(m.sum())].tolist()) for b in batches for row, m in zip(b.ids_NT, b.mask_NT, strict=True)]
+    rows = [
+        tuple(row[: int(m.sum())].tolist())
+        for b in batches
+        for row, m in zip(b.ids_NT, b.mask_NT, strict=True)
+    ]
     assert rows == [tuple(row[: int(m.sum())].tolist()) for row, m in zip(ids, mask, strict=True)]
-    assert sum(batch.totals.tokens for batch in batches) == 27 and sum(batch.totals.sequences for batch in batches) == 8
+    assert (
+        sum(batch.totals.tokens for batch in batches) == 27
+        and sum(batch.totals.sequences for batch in batches) == 8
+    )
     for batch in batches:
         assert torch.bincount(batch.group_N).tolist() == [2] * len(batch.prompts)
         assert int(batch.mask_NT.sum(1).max()) == batch.ids_NT.shape[1]
 
 
 def test_several_updates_store_the_old_log_probabilities(make, mixed, render, ragged):
-    experience = make(rewards=[0, 1] * 4, updates=2, sampling=Sampling(n=2, max_new_tokens=6, temperature=0.7), micro_batch=3)
+    experience = make(
+        rewards=[0, 1] * 4,
+        updates=2,
+        sampling=Sampling(n=2, max_new_tokens=6, temperature=0.7),
+        micro_batch=3,
+    )
     batches = experience.collect(mixed, seed=0, version=0)[1]
     ids, mask = ragged(LENGTHS)
     with torch.no_grad():
-        logp, _ = completion_logp(experience.vlm, render(mixed), ids, mask, torch.arange(4).repeat_interleave(2), temperature=0.7)
+        logp, _ = completion_logp(
+            experience.vlm, render(mixed), ids, mask, torch.arange(4).repeat_interleave(2), temperature=0.7
+        )
     for batch, rows in zip(batches, (slice(0, 4), slice(4, 8)), strict=True):
         width = batch.ids_NT.shape[1]
         torch.testing.assert_close(batch.old_logp_NT, logp[rows, :width], atol=1e-5, rtol=1e-5)
@@ -87,11 +103,15 @@ def test_a_kl_term_keeps_every_group_and_scores_the_reference(make, fresh, mixed
     reference = fresh()
     with torch.no_grad():
         reference.model.model.language_model.norm.weight.mul_(1.3)
-    _, (batch,) = make(auxiliary_losses={"kl": ReferenceKL(0.1)}, reference=reference, micro_batch=2).collect(mixed, seed=0, version=0)
+    _, (batch,) = make(auxiliary_losses={"kl": ReferenceKL(0.1)}, reference=reference, micro_batch=2).collect(
+        mixed, seed=0, version=0
+    )
     assert len(batch) == 8 and batch.totals.tokens == 27
     ids, mask = ragged(LENGTHS)
     with torch.no_grad():
-        expected, _ = completion_logp(reference, render(mixed), ids, mask, torch.arange(4).repeat_interleave(2))
+        expected, _ = completion_logp(
+            reference, render(mixed), ids, mask, torch.arange(4).repeat_interleave(2)
+        )
     torch.testing.assert_close(batch.ref_logp_NT, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -99,13 +119,17 @@ def test_with_an_adapter_the_reference_is_the_base(make, fresh, vlm, mixed, rend
     from peft import LoraConfig
 
     base = fresh()
-    adapted = VLM(with_adapter(base.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])), base.processor, "lora")
+    adapted = VLM(
+        with_adapter(base.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])), base.processor, "lora"
+    )
     with torch.no_grad():
         for name, value in adapted.model.named_parameters():
             if "lora_B" in name:
                 value.fill_(0.3)
     adapted.model.train()
-    _, batches = make(auxiliary_losses={"kl": ReferenceKL(0.1)}, model=adapted, updates=2).collect(mixed, seed=0, version=0)
+    _, batches = make(auxiliary_losses={"kl": ReferenceKL(0.1)}, model=adapted, updates=2).collect(
+        mixed, seed=0, version=0
+    )
     ids, mask = ragged(LENGTHS)
     with torch.no_grad():
         expected, _ = completion_logp(vlm, render(mixed), ids, mask, torch.arange(4).repeat_interleave(2))
@@ -128,21 +152,36 @@ def test_a_generator_without_log_probabilities_is_fine(make, mixed):
 
 @pytest.mark.parametrize("updates", [1, 2])
 @pytest.mark.parametrize(
-    "optimizer", [partial(adamw, learning_rate=0.1, weight_decay=0.1), partial(muon, learning_rate=0.1, muon_learning_rate=0.1)]
+    "optimizer",
+    [
+        partial(adamw, learning_rate=0.1, weight_decay=0.1),
+        partial(muon, learning_rate=0.1, muon_learning_rate=0.1),
+    ],
 )
-def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(make, mixed, tmp_path, updates, optimizer):
+def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(
+    make, mixed, tmp_path, updates, optimizer
+):
     from openvlt.trainer.loop import TrainingLoop
     from openvlt.trainer.metrics import read_metrics
 
     experience = make(rewards=[1.0] * 8, updates=updates)
     _, batches = experience.collect(mixed, seed=0, version=0)
     assert [len(batch) for batch in batches] == [0] * updates
-    assert sum(batch.totals.sequences for batch in batches) == 8 and batches[0].metrics["dropped_groups"] == 1.0
+    assert (
+        sum(batch.totals.sequences for batch in batches) == 8 and batches[0].metrics["dropped_groups"] == 1.0
+    )
     module = GRPOModule(
-        experience.vlm, Optimisation(optimizer, constant), updates, Objective(clipped_surrogate, sequence_mean), updates=updates, micro_batch=4
+        experience.vlm,
+        Optimisation(optimizer, constant),
+        updates,
+        Objective(clipped_surrogate, sequence_mean),
+        updates=updates,
+        micro_batch=4,
     )
     before = {name: value.clone() for name, value in experience.vlm.model.state_dict().items()}
-    TrainingLoop(accelerator="cpu", progress=False).run(module, lambda step: batches[step], tmp_path, title="empty")
+    TrainingLoop(accelerator="cpu", progress=False).run(
+        module, lambda step: batches[step], tmp_path, title="empty"
+    )
     assert module.version == updates
     assert all(torch.equal(value, before[name]) for name, value in experience.vlm.model.state_dict().items())
     rows = read_metrics(tmp_path / "metrics.csv")
@@ -156,10 +195,21 @@ def test_an_empty_step_keeps_its_row_and_columns_in_the_metrics(make, mixed, tmp
     from openvlt.trainer.metrics import read_metrics
 
     made = {"full": make(), "empty": make(rewards=[1.0] * 8)}
-    batches = [made[kind].collect(mixed, seed=0, version=step)[1][0] for step, kind in enumerate(pattern.split())]
+    batches = [
+        made[kind].collect(mixed, seed=0, version=step)[1][0] for step, kind in enumerate(pattern.split())
+    ]
     optimisation = Optimisation(partial(adamw, learning_rate=1e-4), constant)
-    module = GRPOModule(made["full"].vlm, optimisation, 3, Objective(clipped_surrogate, sequence_mean), updates=1, micro_batch=4)
-    TrainingLoop(accelerator="cpu", progress=False).run(module, lambda step: batches[step], tmp_path, title="sometimes empty")
+    module = GRPOModule(
+        made["full"].vlm,
+        optimisation,
+        3,
+        Objective(clipped_surrogate, sequence_mean),
+        updates=1,
+        micro_batch=4,
+    )
+    TrainingLoop(accelerator="cpu", progress=False).run(
+        module, lambda step: batches[step], tmp_path, title="sometimes empty"
+    )
     rows = read_metrics(tmp_path / "metrics.csv")
     assert [row["step"] for row in rows] == [1, 2, 3]
     full = [kind == "full" for kind in pattern.split()]
@@ -176,7 +226,12 @@ def test_a_real_rollout_has_ratio_one_and_no_mismatch(fresh, mixed):
         generator=PrefixGenerator(),
         sampling=Sampling(n=3, max_new_tokens=8, temperature=0.8),
         reward=Reward(
-            {"length": lambda rollouts, services: torch.tensor([sum(c.token_ids) % 7 / 7 for c in rollouts.completions])}, {"length": 1.0}
+            {
+                "length": lambda rollouts, services: torch.tensor(
+                    [sum(c.token_ids) % 7 / 7 for c in rollouts.completions]
+                )
+            },
+            {"length": 1.0},
         ),
         advantage=normalise_by_group,
         group_filter=drop_zero_variance_groups,
@@ -189,13 +244,23 @@ def test_a_real_rollout_has_ratio_one_and_no_mismatch(fresh, mixed):
         torch.testing.assert_close(batch.old_logp_NT, batch.behaviour_logp_NT, atol=1e-5, rtol=1e-5)
         parts = [module.loss(part) for part in module.split(batch)]
         assert sum(share["mismatch_kl"] for _, share in parts) < 1e-9
-        assert sum(loss for loss, _ in parts).item() == pytest.approx(-batch.adv_N.sum().item() / batch.totals.sequences, abs=1e-5)
+        assert sum(loss for loss, _ in parts).item() == pytest.approx(
+            -batch.adv_N.sum().item() / batch.totals.sequences, abs=1e-5
+        )
 
 
 def test_a_part_brings_only_the_prompts_that_are_needed(render, mixed, ragged):
     prompts, (ids, mask) = render(mixed), ragged(LENGTHS)
-    whole = GRPOBatch(prompts, ids, mask, torch.arange(4).repeat_interleave(2), None, 0, Totals(9, 9), marks={"kl": mask})
+    whole = GRPOBatch(
+        prompts, ids, mask, torch.arange(4).repeat_interleave(2), None, 0, Totals(9, 9), marks={"kl": mask}
+    )
     part = whole.part(torch.tensor([2, 3, 6]), torch.device("cpu"))
-    assert len(part.prompts) == 2 and part.prompts.images_P.tolist() == [0, 1] and part.group_N.tolist() == [0, 0, 1]
-    assert part.ids_NT.shape == part.mask_NT.shape == part.marks["kl"].shape == (3, 4) and part.mask_NT.sum(1).tolist() == [2, 4, 4]
+    assert (
+        len(part.prompts) == 2
+        and part.prompts.images_P.tolist() == [0, 1]
+        and part.group_N.tolist() == [0, 0, 1]
+    )
+    assert part.ids_NT.shape == part.mask_NT.shape == part.marks["kl"].shape == (3, 4) and part.mask_NT.sum(
+        1
+    ).tolist() == [2, 4, 4]
     assert part.totals == Totals(9, 9) and part.trained_tokens == sum(LENGTHS)

@@ -26,7 +26,9 @@ def doubles(*values: float) -> Tensor:
 
 def rows(tensor: Tensor) -> list[list[float]]:
     """The valid tokens of each completion."""
-    return [row[:length] for row, length in zip(tensor.expand(len(LENGTHS), 6).tolist(), LENGTHS, strict=True)]
+    return [
+        row[:length] for row, length in zip(tensor.expand(len(LENGTHS), 6).tolist(), LENGTHS, strict=True)
+    ]
 
 
 def same(tensor: Tensor, expected: list) -> None:
@@ -59,9 +61,15 @@ def test_advantages_equal_their_slow_twins(case):
         same(advantage.normalise_by_batch(reward, group, eps=eps), slow.batch_normalised(values, groups, eps))
     same(advantage.centre_by_group(reward, group), slow.dr_grpo(values, groups))
     same(advantage.leave_one_out(reward, group), slow.rloo(values, groups))
-    same(advantage.reinforce_pp_baseline(reward, group, MASK), slow.reinforce_pp_baseline(values, groups, LENGTHS))
+    same(
+        advantage.reinforce_pp_baseline(reward, group, MASK),
+        slow.reinforce_pp_baseline(values, groups, LENGTHS),
+    )
     for discount in (1.0, 0.9):
-        same(advantage.reinforce_pp(reward, penalty, MASK, discount=discount), slow.reinforce_pp(values, rows(penalty), discount))
+        same(
+            advantage.reinforce_pp(reward, penalty, MASK, discount=discount),
+            slow.reinforce_pp(values, rows(penalty), discount),
+        )
 
 
 def test_gdpo_equals_its_slow_twin(case):
@@ -73,21 +81,29 @@ def test_gdpo_equals_its_slow_twin(case):
 
 def test_advantages_on_paper():
     reward, group = doubles(1, 0, 0, 0, 3, 1), torch.tensor([0, 0, 0, 0, 1, 1])
-    assert advantage.leave_one_out(reward, group).tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3, 2, -2])
+    assert advantage.leave_one_out(reward, group).tolist() == pytest.approx(
+        [1, -1 / 3, -1 / 3, -1 / 3, 2, -2]
+    )
     # all six: mean 5/6, variance (1/6)(...) = 1.3666 unbiased
     std = math.sqrt(sum((r - 5 / 6) ** 2 for r in (1, 0, 0, 0, 3, 1)) / 5)
-    assert advantage.normalise_by_batch(reward, group, eps=0).tolist() == pytest.approx([a / std for a in (0.75, -0.25, -0.25, -0.25, 1, -1)])
+    assert advantage.normalise_by_batch(reward, group, eps=0).tolist() == pytest.approx(
+        [a / std for a in (0.75, -0.25, -0.25, -0.25, 1, -1)]
+    )
     two, mask = doubles(1, 0), torch.tensor([[1, 1], [1, 0]])
     # returns 1, 1, 0: mean 2/3, unbiased variance 1/3
     made = advantage.reinforce_pp(two, torch.zeros(2, 2), mask)
-    assert made.flatten().tolist() == pytest.approx([1 / math.sqrt(3), 1 / math.sqrt(3), -2 / math.sqrt(3), 0], rel=1e-6)
+    assert made.flatten().tolist() == pytest.approx(
+        [1 / math.sqrt(3), 1 / math.sqrt(3), -2 / math.sqrt(3), 0], rel=1e-6
+    )
 
 
 def test_a_reward_that_does_not_apply_is_outside_the_baseline():
     reward, group = doubles(1, 0, NAN, 1, NAN, NAN), torch.tensor([0, 0, 0, 1, 1, 2])
     for made in (advantage.centre_by_group(reward, group), advantage.leave_one_out(reward, group) / 2):
         assert made.tolist() == [0.5, -0.5, 0, 0, 0, 0]
-    assert advantage.normalise_by_group(reward, group, eps=0.0)[:3].tolist() == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5), 0])
+    assert advantage.normalise_by_group(reward, group, eps=0.0)[:3].tolist() == pytest.approx(
+        [math.sqrt(0.5), -math.sqrt(0.5), 0]
+    )
     assert drop_zero_variance_groups(reward, group).tolist() == [True] * 3 + [False] * 3
 
 
@@ -121,7 +137,10 @@ def test_the_accuracy_band_keeps_groups_between_its_bounds():
     correct = doubles(1, 1, 1, 0, 0, 0, 1, 0, 0, 0)
     group = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
     assert keep_accuracy_band(correct, group).tolist() == [False] * 5 + [True] * 5
-    assert not keep_accuracy_band(correct, group, low=0.25).any() and keep_accuracy_band(correct, group, low=0.0, high=1.0).all()
+    assert (
+        not keep_accuracy_band(correct, group, low=0.25).any()
+        and keep_accuracy_band(correct, group, low=0.0, high=1.0).all()
+    )
 
 
 # --- losses -------------------------------------------------------------------------------------------------------------
@@ -162,7 +181,10 @@ def test_losses_equal_their_slow_twins(function, twin, settings, seed: int, per_
 
 
 # CISPO's and GSPO-token's values aren't what they differentiate: their slopes are written down below
-@pytest.mark.parametrize(("function", "twin", "settings"), [each for each in LOSSES if each[0] not in (loss.cispo, loss.gspo_token)])
+@pytest.mark.parametrize(
+    ("function", "twin", "settings"),
+    [each for each in LOSSES if each[0] not in (loss.cispo, loss.gspo_token)],
+)
 def test_gradients_equal_finite_differences(function, twin, settings):
     new, old, adv = tensors(4)
     new = new.requires_grad_()
@@ -186,7 +208,9 @@ def test_gradients_that_can_be_written_down():
         return torch.autograd.grad((function(leaf, old, adv_N1, MASK, **settings) * MASK).sum(), leaf)[0]
 
     torch.testing.assert_close(slope(loss.policy_gradient), -adv_N1 * MASK)
-    torch.testing.assert_close(slope(loss.cispo, ratio_low=0.9, ratio_high=1.3), -rho.clamp(0.9, 1.3) * adv_N1 * MASK)
+    torch.testing.assert_close(
+        slope(loss.cispo, ratio_low=0.9, ratio_high=1.3), -rho.clamp(0.9, 1.3) * adv_N1 * MASK
+    )
     tau = torch.where(adv_N1 > 0, 1.0, 1.05)
     gate = (tau * (rho - 1)).sigmoid()
     torch.testing.assert_close(slope(loss.sapo), -adv_N1 * 4 * gate * (1 - gate) * rho * MASK)
@@ -194,7 +218,9 @@ def test_gradients_that_can_be_written_down():
     wide = {"clip_low": 9.0, "clip_high": 9.0}
     mean = loss.mean_over_tokens(new - old, MASK).exp()
     length = MASK.sum(1, keepdim=True)
-    torch.testing.assert_close(slope(loss.gspo, **wide), -mean * adv_N1 * MASK)  # summed over |o| tokens of one value
+    torch.testing.assert_close(
+        slope(loss.gspo, **wide), -mean * adv_N1 * MASK
+    )  # summed over |o| tokens of one value
     torch.testing.assert_close(slope(loss.gspo_token, **wide), -mean * adv_N1 * MASK)
     whole = ((new - old) * MASK).sum(1, keepdim=True).exp()
     torch.testing.assert_close(slope(loss.sequence_surrogate, **wide), -whole * adv_N1 * length * MASK)
@@ -217,12 +243,18 @@ def test_losses_on_paper():
     new, old, mask = doubles(0.5, -0.1).view(1, 2), torch.zeros(1, 2), torch.ones(1, 2)
     two = doubles(2).view(1, 1)
     assert loss.clipped_surrogate(new, old, two)[0, 0].item() == pytest.approx(-2.4, rel=1e-6)
-    assert loss.clipped_surrogate(new, old, -two, dual=1.5)[0].tolist() == pytest.approx([3.0, 2 * math.exp(-0.1)])
+    assert loss.clipped_surrogate(new, old, -two, dual=1.5)[0].tolist() == pytest.approx(
+        [3.0, 2 * math.exp(-0.1)]
+    )
     assert loss.gspo(new, old, two, mask, clip_high=1.0).item() == pytest.approx(-2 * math.exp(0.2))
     assert loss.gspo(new, old, two, mask).item() == pytest.approx(-2 * 1.0004)
     assert loss.sequence_surrogate(new, old, -two, mask).item() == pytest.approx(2 * math.exp(0.4))
-    assert loss.cispo(new, old, two, ratio_high=1.2)[0].tolist() == pytest.approx([-1.2 * 2 * 0.5, math.exp(-0.1) * 2 * 0.1])
-    assert loss.sapo(torch.zeros(1, 1), torch.zeros(1, 1), two).item() == pytest.approx(-4)  # sigmoid(0) = 1/2
+    assert loss.cispo(new, old, two, ratio_high=1.2)[0].tolist() == pytest.approx(
+        [-1.2 * 2 * 0.5, math.exp(-0.1) * 2 * 0.1]
+    )
+    assert loss.sapo(torch.zeros(1, 1), torch.zeros(1, 1), two).item() == pytest.approx(
+        -4
+    )  # sigmoid(0) = 1/2
     assert loss.policy_gradient(new, old, two)[0].tolist() == pytest.approx([-1.0, 0.2])
 
 
@@ -231,7 +263,10 @@ def test_silenced_asks_the_loss_itself():
     new = torch.log(torch.tensor([[1.5, 1.0, 0.5], [0.1, 1.0, 9.0]]))
     adv = torch.tensor([[1.0], [-1.0]])
     assert [int(n) for n in loss.clip_fraction(loss.clipped_surrogate, new, old, adv, mask)] == [1, 1]
-    assert [int(n) for n in loss.clip_fraction(loss.gspo, new, old, adv, mask)] == [2, 0]  # s = .32: all of the second; .75^(1/3) stays
+    assert [int(n) for n in loss.clip_fraction(loss.gspo, new, old, adv, mask)] == [
+        2,
+        0,
+    ]  # s = .32: all of the second; .75^(1/3) stays
     assert [int(n) for n in loss.clip_fraction(loss.cispo, new, old, adv, mask)] == [0, 0]
     very = torch.full((2, 3), 3.0)
     dual = partial(loss.clipped_surrogate, dual=3.0)
@@ -272,4 +307,6 @@ def test_aggregates_on_paper():
 
 def test_one_value_per_completion_counts_once_under_the_sequence_mean():
     value = doubles(2, 5).view(2, 1)
-    assert loss_aggregation.sequence_mean(value, torch.tensor([[1, 1], [1, 0]]), Totals(3, 2)).item() == pytest.approx(3.5)
+    assert loss_aggregation.sequence_mean(
+        value, torch.tensor([[1, 1], [1, 0]]), Totals(3, 2)
+    ).item() == pytest.approx(3.5)

@@ -49,7 +49,9 @@ def test_surrogate_gradient_is_ratio_times_advantage_or_nothing():
     logp = torch.log(torch.tensor([[1.1, 1.5], [0.5, 1.5], [0.5, 0.9]], dtype=torch.float64)).requires_grad_()
     adv = torch.tensor([2.0, -1.0, 3.0], dtype=torch.float64)
     clipped_surrogate(logp, torch.zeros_like(logp), adv[:, None]).sum().backward()
-    torch.testing.assert_close(logp.grad, torch.tensor([[-2.2, 0.0], [0.0, 1.5], [-1.5, -2.7]], dtype=torch.float64))
+    torch.testing.assert_close(
+        logp.grad, torch.tensor([[-2.2, 0.0], [0.0, 1.5], [-1.5, -2.7]], dtype=torch.float64)
+    )
 
 
 def test_old_equal_new_gives_ratio_one_and_policy_gradient():
@@ -62,7 +64,9 @@ def test_old_equal_new_gives_ratio_one_and_policy_gradient():
 
 
 def test_silenced_counts_tokens_whose_gradient_is_gone():
-    ratio = torch.tensor([[1.3, 0.7, 1.0, 1.3], [1.3, 0.7, 0.7, 0.7], [9.0, 0.1, 9.0, 0.1]], dtype=torch.float64)
+    ratio = torch.tensor(
+        [[1.3, 0.7, 1.0, 1.3], [1.3, 0.7, 0.7, 0.7], [9.0, 0.1, 9.0, 0.1]], dtype=torch.float64
+    )
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
     adv = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
     logp, old = ratio.log().requires_grad_(), torch.zeros_like(ratio)
@@ -86,7 +90,9 @@ def test_k3_is_unbiased_and_never_negative():
     policy, ref = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], dtype=torch.float64)
     each = k3(policy.log()[None], ref.log()[None])[0]
     assert (each > 0).all()
-    assert (policy * each).sum().item() == pytest.approx((policy * (policy / ref).log()).sum().item(), rel=1e-12)
+    assert (policy * each).sum().item() == pytest.approx(
+        (policy * (policy / ref).log()).sum().item(), rel=1e-12
+    )
 
 
 def slow_advantages(rewards: list[float], groups: list[int], eps: float | None) -> list[float]:
@@ -109,7 +115,9 @@ def test_advantages_equal_a_slow_loop_on_ragged_shuffled_groups(seed: int):
         assert normalise_by_group(reward, group, eps=eps).tolist() == pytest.approx(slow, abs=1e-12)
         single = normalise_by_group(reward.float(), group, eps=eps)
         assert single.dtype == torch.float32 and single.tolist() == pytest.approx(slow, abs=2e-5)
-    assert centre_by_group(reward, group).tolist() == pytest.approx(slow_advantages(reward.tolist(), group.tolist(), None), abs=1e-12)
+    assert centre_by_group(reward, group).tolist() == pytest.approx(
+        slow_advantages(reward.tolist(), group.tolist(), None), abs=1e-12
+    )
 
 
 def test_normalised_advantage_on_paper():
@@ -122,7 +130,9 @@ def test_normalised_advantage_on_paper():
     assert group_mean(reward, group).tolist() == pytest.approx([0.25] * 4 + [0.5] * 2)
 
 
-@pytest.mark.parametrize(("value", "size"), [(0.0, 8), (1.0, 7), (0.5, 3), (0.7, 1), (0.1, 8), (0.7, 12), (-0.9, 3)])
+@pytest.mark.parametrize(
+    ("value", "size"), [(0.0, 8), (1.0, 7), (0.5, 3), (0.7, 1), (0.1, 8), (0.7, 12), (-0.9, 3)]
+)
 def test_equal_rewards_have_no_advantage(value: float, size: int):
     """Also where the float32 mean of equal values isn't that value: rounding divided by a standard deviation of 0 is no signal."""
     reward, group = torch.full((size,), value), torch.zeros(size, dtype=torch.long)
@@ -159,6 +169,8 @@ def test_means_add_up_over_any_split_and_ignore_padding(aggregate):
     whole = aggregate(loss, mask, totals)
     for cuts in ([1] * 6, [2, 4], [5, 1], [3, 3]):
         parts = zip(loss.split(cuts), mask.split(cuts), strict=True)
-        assert sum(aggregate(*part, totals) for part in parts).item() == pytest.approx(whole.item(), rel=1e-12)
+        assert sum(aggregate(*part, totals) for part in parts).item() == pytest.approx(
+            whole.item(), rel=1e-12
+        )
     padded = torch.cat([loss, torch.full((6, 3), 77.0)], 1), torch.cat([mask, torch.zeros(6, 3).long()], 1)
     assert aggregate(*padded, totals).item() == pytest.approx(whole.item(), rel=1e-12)

@@ -48,7 +48,19 @@ def batch(double: VLM, mixed, render, ragged) -> GRPOBatch:
     rng = torch.Generator().manual_seed(5)
     old, ref = ((logp + torch.rand(logp.shape, generator=rng) - 0.5) * mask for _ in range(2))
     totals = Totals(tokens=sum(LENGTHS) + 7, sequences=len(LENGTHS) + 2)  # dropped rows count too
-    return GRPOBatch(prompts, ids, mask, GROUPS, ADVANTAGES, 0, totals, old_logp_NT=old, ref_logp_NT=ref, marks={"kl": mask}, mark_totals={"kl": totals})
+    return GRPOBatch(
+        prompts,
+        ids,
+        mask,
+        GROUPS,
+        ADVANTAGES,
+        0,
+        totals,
+        old_logp_NT=old,
+        ref_logp_NT=ref,
+        marks={"kl": mask},
+        mark_totals={"kl": totals},
+    )
 
 
 def total(made: GRPOModule, batch: GRPOBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -62,7 +74,9 @@ def total(made: GRPOModule, batch: GRPOBatch) -> tuple[Tensor, dict[str, Tensor]
 
 @pytest.mark.parametrize("kl", [0.0, 0.3])
 @pytest.mark.parametrize("aggregate", [token_mean, sequence_mean])
-def test_any_split_gives_the_same_loss_gradients_and_metrics(double, batch, gradients, same_gradients, aggregate, kl):
+def test_any_split_gives_the_same_loss_gradients_and_metrics(
+    double, batch, gradients, same_gradients, aggregate, kl
+):
     results = []
     for micro_batch in (1, 5, 1000):  # one group each; the first two groups together; all
         made = module(double, objective(aggregate, kl=kl), micro_batch)
@@ -90,7 +104,9 @@ def test_loss_is_the_formula_token_by_token(double, batch):
             new, old, ref = (t[row, place] for t in (logp, batch.old_logp_NT, batch.ref_logp_NT))
             ratio, a = (new - old).exp().item(), ADVANTAGES[row].item()
             k = (ref - new).exp().item() - (ref - new).item() - 1
-            expected += (-min(ratio * a, min(max(ratio, 0.9), 1.3) * a) + 0.3 * k) / length / batch.totals.sequences
+            expected += (
+                (-min(ratio * a, min(max(ratio, 0.9), 1.3) * a) + 0.3 * k) / length / batch.totals.sequences
+            )
             kl += k / batch.totals.tokens
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert sums["kl"].item() == pytest.approx(kl, rel=1e-6)
@@ -99,7 +115,9 @@ def test_loss_is_the_formula_token_by_token(double, batch):
 def test_without_stored_log_probabilities_the_ratio_is_one(double, batch, gradients, same_gradients):
     on_policy = replace(batch, old_logp_NT=None)
     loss, sums = total(module(double, objective(token_mean), 4), on_policy)
-    assert loss.item() == pytest.approx(-sum(a * n for a, n in zip(ADVANTAGES.tolist(), LENGTHS, strict=True)) / batch.totals.tokens)
+    assert loss.item() == pytest.approx(
+        -sum(a * n for a, n in zip(ADVANTAGES.tolist(), LENGTHS, strict=True)) / batch.totals.tokens
+    )
     assert sums["clipped_low"] == 0 and sums["clipped_high"] == 0
     logp, _ = completion_logp(double, batch.prompts, batch.ids_NT, batch.mask_NT, GROUPS)
     reinforce = -(logp * ADVANTAGES[:, None] * batch.mask_NT).sum() / batch.totals.tokens
@@ -109,9 +127,17 @@ def test_without_stored_log_probabilities_the_ratio_is_one(double, batch, gradie
 def test_padding_is_inert(double, batch, gradients, same_gradients):
     rows = len(LENGTHS)
     right = lambda tensor, fill: torch.cat([tensor, torch.full((rows, 2), fill, dtype=tensor.dtype)], 1)  # noqa: E731
-    left = lambda tensor, fill: torch.cat([torch.full((len(batch.prompts), 3), fill, dtype=tensor.dtype), tensor], 1)  # noqa: E731
+    left = lambda tensor, fill: torch.cat(
+        [torch.full((len(batch.prompts), 3), fill, dtype=tensor.dtype), tensor], 1
+    )  # noqa: E731
     prompts = batch.prompts
-    wider = Prompts(left(prompts.ids_PL, 9), left(prompts.mask_PL, 0), left(prompts.token_type_PL, 0), prompts.images_P, prompts.vision)
+    wider = Prompts(
+        left(prompts.ids_PL, 9),
+        left(prompts.mask_PL, 0),
+        left(prompts.token_type_PL, 0),
+        prompts.images_P,
+        prompts.vision,
+    )
     padded = replace(
         batch,
         prompts=wider,
@@ -147,7 +173,9 @@ def test_order_of_siblings_and_groups_is_irrelevant(double, batch, gradients, sa
 def test_zero_advantages_give_exactly_zero_gradient_without_kl(double, batch, gradients):
     silent = replace(batch, adv_N=torch.zeros(len(LENGTHS), dtype=torch.float64))
     loss, _ = total(module(double, objective(sequence_mean), 4), silent)
-    assert loss.item() == 0 and all(value.abs().max() == 0 for value in gradients(double.model, loss).values())
+    assert loss.item() == 0 and all(
+        value.abs().max() == 0 for value in gradients(double.model, loss).values()
+    )
     with_kl, _ = total(module(double, objective(sequence_mean, kl=0.1), 4), silent)
     assert any(value.abs().max() > 0 for value in gradients(double.model, with_kl).values())
 
@@ -161,20 +189,41 @@ def test_logged_sums_are_what_they_say(double, batch):
         logp, entropy = completion_logp(double, batch.prompts, batch.ids_NT, batch.mask_NT, GROUPS)
     assert sums["entropy"].item() == pytest.approx(entropy.sum().item() / sum(LENGTHS), rel=1e-6)
     ratio, rows, adv = (logp - batch.old_logp_NT).exp(), batch.mask_NT.bool(), ADVANTAGES[:, None]
-    assert sums["clipped_low"].item() == pytest.approx(((ratio < 0.8) & rows & (adv < 0)).sum().item() / sum(LENGTHS))
-    assert sums["clipped_high"].item() == pytest.approx(((ratio > 1.2) & rows & (adv > 0)).sum().item() / sum(LENGTHS))
+    assert sums["clipped_low"].item() == pytest.approx(
+        ((ratio < 0.8) & rows & (adv < 0)).sum().item() / sum(LENGTHS)
+    )
+    assert sums["clipped_high"].item() == pytest.approx(
+        ((ratio > 1.2) & rows & (adv > 0)).sum().item() / sum(LENGTHS)
+    )
 
 
 def test_an_auxiliary_loss_is_logged_under_a_name_of_its_own(double, batch):
     """`entropy` is the policy's entropy, whatever the losses are called."""
-    more = replace(batch, marks={**batch.marks, "entropy": batch.mask_NT}, mark_totals={name: batch.totals for name in ("kl", "entropy")})
+    more = replace(
+        batch,
+        marks={**batch.marks, "entropy": batch.mask_NT},
+        mark_totals={name: batch.totals for name in ("kl", "entropy")},
+    )
     _, plain = total(module(double, objective(token_mean, kl=0.1), 4), more)
-    _, sums = total(module(double, Objective(clipped_surrogate, token_mean, {"kl": ReferenceKL(0.1), "entropy": EntropyBonus(0.1)}), 4), more)
-    assert sums.keys() - plain.keys() == {"auxiliary_entropy"} and sums["entropy"].item() == pytest.approx(plain["entropy"].item())
-    assert sums["auxiliary_entropy"].item() * batch.totals.tokens == pytest.approx(-sums["entropy"].item() * sum(LENGTHS))
+    _, sums = total(
+        module(
+            double,
+            Objective(clipped_surrogate, token_mean, {"kl": ReferenceKL(0.1), "entropy": EntropyBonus(0.1)}),
+            4,
+        ),
+        more,
+    )
+    assert sums.keys() - plain.keys() == {"auxiliary_entropy"} and sums["entropy"].item() == pytest.approx(
+        plain["entropy"].item()
+    )
+    assert sums["auxiliary_entropy"].item() * batch.totals.tokens == pytest.approx(
+        -sums["entropy"].item() * sum(LENGTHS)
+    )
 
 
-@pytest.mark.parametrize(("version", "updates", "good"), [(0, 1, True), (1, 1, False), (1, 2, True), (2, 2, False)])
+@pytest.mark.parametrize(
+    ("version", "updates", "good"), [(0, 1, True), (1, 1, False), (1, 2, True), (2, 2, False)]
+)
 def test_a_stale_batch_stops_the_run(double, batch, version: int, updates: int, good: bool):
     made = module(double, objective(token_mean), 1, updates)
     made.version = version

@@ -8,8 +8,18 @@ from torch import Tensor
 
 from openvlt.grpo.parts import kl
 
-SLOPES = {kl.k1: lambda x: torch.ones_like(x), kl.k2: lambda x: x, kl.k3: lambda x: 1 - (-x).exp(), kl.k3_plus: lambda x: x}
-VALUES = {kl.k1: lambda x: x, kl.k2: lambda x: x * x / 2, kl.k3: lambda x: (-x).exp() + x - 1, kl.k3_plus: lambda x: (-x).exp() + x - 1}
+SLOPES = {
+    kl.k1: lambda x: torch.ones_like(x),
+    kl.k2: lambda x: x,
+    kl.k3: lambda x: 1 - (-x).exp(),
+    kl.k3_plus: lambda x: x,
+}
+VALUES = {
+    kl.k1: lambda x: x,
+    kl.k2: lambda x: x * x / 2,
+    kl.k3: lambda x: (-x).exp() + x - 1,
+    kl.k3_plus: lambda x: (-x).exp() + x - 1,
+}
 
 
 @pytest.mark.parametrize("estimator", SLOPES, ids=lambda function: function.__name__)
@@ -31,7 +41,9 @@ def test_the_mean_gradient_of_each_estimator_is_what_its_docstring_says():
     forward, reverse = (logp.exp() * (logp - ref)).sum(), (ref.exp() * (ref - logp)).sum()
 
     def mean_gradient(estimator) -> Tensor:
-        return torch.autograd.grad((logp.detach().exp() * estimator(logp, ref)).sum(), logits, retain_graph=True)[0]
+        return torch.autograd.grad(
+            (logp.detach().exp() * estimator(logp, ref)).sum(), logits, retain_graph=True
+        )[0]
 
     assert mean_gradient(kl.k1).abs().max() < 1e-12
     for estimator, true in ((kl.k2, forward), (kl.k3_plus, forward), (kl.k3, reverse)):

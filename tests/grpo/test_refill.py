@@ -62,12 +62,16 @@ def test_rows_and_groups_taken_and_joined_are_the_same_rows():
 def test_replay_keeps_given_texts_and_forgets_what_is_only_compared_with():
     """A given text stays one, without a behaviour: neither a ratio to NaN nor imitation's rows are lost."""
     own, given, compared, task = Origin.POLICY, Origin.INJECTED, Origin.REWARD_ONLY, Origin.AUXILIARY
-    first = rollouts([1.0, 0.0, 0.0, 1.0, 1.0, 0.0], origin_N=torch.tensor([own, given, compared, task, task, task]))
+    first = rollouts(
+        [1.0, 0.0, 0.0, 1.0, 1.0, 0.0], origin_N=torch.tensor([own, given, compared, task, task, task])
+    )
     first.behaviour_logp_NT[1] = torch.nan
     memory = ReplayBuffer()
     assert memory(first, None).origin_N.tolist() == first.origin_N.tolist()  # fresh groups are what they are
     (group,) = memory.memory  # the second is a task of its problem: only the problem itself comes back
-    assert group.origin_N.tolist() == [Origin.REPLAYED, given] and [c.text[-3:] for c in group.completions] == ["0/0", "0/1"]
+    assert group.origin_N.tolist() == [Origin.REPLAYED, given] and [
+        c.text[-3:] for c in group.completions
+    ] == ["0/0", "0/1"]
     again = memory(rollouts([1.0] * 2, groups=1, start=1), None)
     assert again.origin_N.tolist() == [Origin.REPLAYED, given] and again.behaviour_logp_NT[1].isnan().all()
 
@@ -82,7 +86,12 @@ def test_a_replayed_rollout_is_as_new_as_the_one_it_stands_in_for():
 def test_vision_features_are_not_remembered_and_pixels_are():
     def seeing(start: int):
         made, rows = rollouts([1.0, 0.0, 1.0, 1.0], start=start), torch.arange(16.0).view(8, 2) + start
-        vision = {"pixel_values": rows, "image_grid_thw": torch.tensor([[1, 2, 2]] * 2), FEATURES: rows[::4], "deep_0": rows[::4]}
+        vision = {
+            "pixel_values": rows,
+            "image_grid_thw": torch.tensor([[1, 2, 2]] * 2),
+            FEATURES: rows[::4],
+            "deep_0": rows[::4],
+        }
         return made.with_(prompts=replace(made.prompts, images_P=torch.ones(2).long(), vision=vision))
 
     memory = ReplayBuffer()

@@ -39,8 +39,15 @@ def parity(rollouts: Rollouts, services: Any) -> torch.Tensor:
 
 
 def settings(**changes: Any) -> GRPO:
-    parts = dict(advantage=centre_by_group, group_filter=drop_zero_variance_groups, loss_aggregation=token_mean, reward=Reward({"parity": parity}, {"parity": 1.0}))
-    machine = dict(fit=TrainingLoop(accelerator="cpu", progress=False), prompt=PromptStyle(), generator=PrefixGenerator())
+    parts = dict(
+        advantage=centre_by_group,
+        group_filter=drop_zero_variance_groups,
+        loss_aggregation=token_mean,
+        reward=Reward({"parity": parity}, {"parity": 1.0}),
+    )
+    machine = dict(
+        fit=TrainingLoop(accelerator="cpu", progress=False), prompt=PromptStyle(), generator=PrefixGenerator()
+    )
     moves = dict(optimizer=partial(adamw, learning_rate=1e-3), scheduler=constant)
     sizes = dict(steps=4, group_size=2, prompts_per_rollout=4, prompts_per_update=4, max_new_tokens=3)
     return GRPO(**{**parts, **machine, **moves, **sizes, **changes})
@@ -99,11 +106,18 @@ NOISE = Noisy(steps=500)
 CASES = {  # what a draw may depend on, and what has images made
     "plain": {},
     "outcome": {"sampler": NearHalf, "prompts_per_rollout": 8, "steps": 6},
-    "resampling": {"resampling": Resample(tries=2), "view_passes": {"dark": ViewPass(Blackened())}, "advantage_shaping": {"p": partial(weigh_by_perception, view="dark")}},
+    "resampling": {
+        "resampling": Resample(tries=2),
+        "view_passes": {"dark": ViewPass(Blackened())},
+        "advantage_shaping": {"p": partial(weigh_by_perception, view="dark")},
+    },
     "views": {
         "task_builder": self_made_tasks.rotation_task,
         "rollout_plan": MultiViewPlan({"noisy": ViewSpec(2, NOISE, Ramp(0.2, 0.8))}),
-        "view_passes": {"noisy": ViewPass(NOISE, Ramp(0.2, 0.8), outputs=("sym_kl",)), "dark": ViewPass(Blackened(), Ramp(0.0, 0.9))},
+        "view_passes": {
+            "noisy": ViewPass(NOISE, Ramp(0.2, 0.8), outputs=("sym_kl",)),
+            "dark": ViewPass(Blackened(), Ramp(0.0, 0.9)),
+        },
         "advantage_shaping": {
             "bonus": partial(add_uncertainty_bonus, weight=0.5, limit=1.0, noisy="noisy"),
             "needy": partial(weigh_by_perception, view="dark"),
@@ -132,10 +146,16 @@ def test_a_worker_that_looks_ahead_changes_nothing(train, tmp_path, monkeypatch,
         train(settings(**CASES[case], **fit(1, dies=3)), "cut")
     assert len(rollouts) >= 2 and opened <= {0, 1}
     same(alone, train(settings(**CASES[case], **fit(1)), "cut"))
-    rows, others = ([unclocked(row) for row in read_metrics(tmp_path / name / "metrics.csv")] for name in ("alone", "cut"))
+    rows, others = (
+        [unclocked(row) for row in read_metrics(tmp_path / name / "metrics.csv")] for name in ("alone", "cut")
+    )
     assert repr(rows) == repr(others) and len({row["reward"] for row in rows}) > 1
 
 
 def unclocked(row: dict[str, float]) -> dict[str, float]:
     """Without clocks."""
-    return {name: value for name, value in row.items() if name not in ("generate_s", "reward_s", "tokens_per_s", "memory_gib")}
+    return {
+        name: value
+        for name, value in row.items()
+        if name not in ("generate_s", "reward_s", "tokens_per_s", "memory_gib")
+    }

@@ -12,7 +12,9 @@ from openvlt.errors import UserError
 from openvlt.iteration.runner import Study
 from openvlt.iteration.stages import DistillStage, EvaluateBase, SFTStage, StageContext
 
-LAB = StageContext(model=None, source=None, sft=None, grpo=None, evaluation=None, seed=1)  # no stage gets as far as asking for a part
+LAB = StageContext(
+    model=None, source=None, sft=None, grpo=None, evaluation=None, seed=1
+)  # no stage gets as far as asking for a part
 
 
 class Unanswered:
@@ -30,9 +32,13 @@ class Unanswered:
         (SFTStage(traces=(), start="grpo0"), "stage 'grpo0' is neither in this run"),
     ],
 )
-def test_what_a_later_stage_lacks_is_told_at_once(later: DistillStage | SFTStage, said: str, tmp_path: Path) -> None:
+def test_what_a_later_stage_lacks_is_told_at_once(
+    later: DistillStage | SFTStage, said: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=said):
-        Study({"base": EvaluateBase(), "later": later}).run(LAB, tmp_path, runs=tmp_path, name="x", scale="tiny")
+        Study({"base": EvaluateBase(), "later": later}).run(
+            LAB, tmp_path, runs=tmp_path, name="x", scale="tiny"
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -54,7 +60,11 @@ def test_a_resumed_run_keeps_to_the_run_that_it_continued(tmp_path: Path) -> Non
 
     class Seen(EvaluateBase):
         def run(self, context: StageContext, *_: object) -> dict:
-            return {"evaluation": None, "distillation": {"traces": 0, "problems": 0}, "found": str(context.folder("sft1"))}
+            return {
+                "evaluation": None,
+                "distillation": {"traces": 0, "problems": 0},
+                "found": str(context.folder("sft1")),
+            }
 
     def run(stage: str) -> dict:
         iteration = Study({stage: Seen()}, previous="iter1")

@@ -53,6 +53,6 @@ def test_fewer_problems_than_are_kept_all_stay(screen, vlm, problems):
 
 @pytest.mark.parametrize("change", [{"keep": -12}, {"keep": 0}, {"batch": 0}, {"deadline_s": 0}])
 def test_what_keeps_or_answers_nothing_is_refused(screen, change):
-    (name, value), = change.items()
+    ((name, value),) = change.items()
     with pytest.raises(UserError, match=f"difficulty_filter.{name}={value}; it is above 0"):
         replace(screen, **change)

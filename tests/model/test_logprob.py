@@ -25,13 +25,17 @@ GROUPS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
 def reference(vlm: VLM, problem, row: list[int], temperature: float = 1.0) -> Tensor:
     """Log-probabilities (T,V) of one sample: the stock processor's output and the stock forward, nothing padded, nothing of ours."""
     message = [{"type": "image"} for _ in problem.images] + [{"type": "text", "text": problem.question}]
-    text = vlm.processor.apply_chat_template([{"role": "user", "content": message}], add_generation_prompt=True, tokenize=False)
+    text = vlm.processor.apply_chat_template(
+        [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=False
+    )
     inputs = vlm.processor(text=[text], images=list(problem.images) or None, return_tensors="pt")
     width = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([row])], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if "mm_token_type_ids" in inputs:
-        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros(1, len(row), dtype=torch.long)], 1)
+        inputs["mm_token_type_ids"] = torch.cat(
+            [inputs["mm_token_type_ids"], torch.zeros(1, len(row), dtype=torch.long)], 1
+        )
     vlm.core.model.rope_deltas = None
     logits = vlm.core(**inputs, use_cache=False).logits[0, width - 1 : -1]
     return (logits / temperature).masked_fill(vlm.banned_V(), -torch.inf).log_softmax(-1)
@@ -41,7 +45,9 @@ def reference(vlm: VLM, problem, row: list[int], temperature: float = 1.0) -> Te
 def scored(mixed, render, ragged):
     """Prompts of different lengths (left padding), with none, one and two images, and two ragged completions of each."""
     prompts, (ids, mask) = render(mixed), ragged(LENGTHS)
-    assert sorted(prompts.images_P.tolist()) == [0, 1, 1, 2] and len(set(prompts.mask_PL.sum(1).tolist())) == 4
+    assert (
+        sorted(prompts.images_P.tolist()) == [0, 1, 1, 2] and len(set(prompts.mask_PL.sum(1).tolist())) == 4
+    )
     grids = prompts.vision["image_grid_thw"].tolist()
     assert len({tuple(grid) for grid in grids}) >= 3  # several image sizes
     return prompts, ids, mask, GROUPS
@@ -54,7 +60,9 @@ def test_equals_hugging_faces_unpadded_forward(vlm, mixed, scored, temperature):
         for row, length in enumerate(LENGTHS):
             ids = scored[1][row, :length]
             whole = reference(vlm, mixed[GROUPS[row]], ids.tolist(), temperature)
-            torch.testing.assert_close(logp[row, :length], whole.gather(1, ids[:, None])[:, 0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                logp[row, :length], whole.gather(1, ids[:, None])[:, 0], atol=1e-5, rtol=1e-5
+            )
             own = -(whole.exp() * whole.nan_to_num(neginf=0.0)).sum(-1)
             torch.testing.assert_close(entropy[row, :length], own, atol=1e-5, rtol=1e-5)
     assert logp.dtype == entropy.dtype == torch.float32
@@ -69,7 +77,11 @@ def test_the_tolerance_would_notice_a_missing_image_or_shifted_positions(vlm, sc
         blind = type(prompts)(prompts.ids_PL, prompts.mask_PL, prompts.token_type_PL, prompts.images_P, blank)
         unseen, _ = completion_logp(vlm, blind, ids, mask, group)
         encode = forward.encode
-        monkeypatch.setattr(forward, "encode", lambda *args, **given: replace(encoded := encode(*args, **given), next_P=encoded.next_P + 1))
+        monkeypatch.setattr(
+            forward,
+            "encode",
+            lambda *args, **given: replace(encoded := encode(*args, **given), next_P=encoded.next_P + 1),
+        )
         shifted, _ = completion_logp(vlm, *scored)
     seen = scored[0].images_P[group] > 0
     assert ((right - unseen).abs().amax(1)[seen] > 1e-2).all() and (right - unseen)[~seen].abs().max() < 1e-6
@@ -78,15 +90,28 @@ def test_the_tolerance_would_notice_a_missing_image_or_shifted_positions(vlm, sc
 
 def test_banned_tokens_have_no_probability(vlm, scored):
     banned = vlm.banned_V()
-    names = vlm.tokenizer.convert_ids_to_tokens([i for i in banned.nonzero()[:, 0].tolist() if i < len(vlm.tokenizer)])
-    assert {"<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|endoftext|>"} <= set(names)
+    names = vlm.tokenizer.convert_ids_to_tokens(
+        [i for i in banned.nonzero()[:, 0].tolist() if i < len(vlm.tokenizer)]
+    )
+    assert {
+        "<|image_pad|>",
+        "<|video_pad|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|im_start|>",
+        "<|endoftext|>",
+    } <= set(names)
     assert banned[len(vlm.tokenizer) :].all() and not banned[list(vlm.stop_ids)].any()
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
         assert not banned[vlm.tokenizer.convert_tokens_to_ids(tag)]
-    hidden = torch.randn(5, vlm.core.config.get_text_config().hidden_size, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(
+        5, vlm.core.config.get_text_config().hidden_size, generator=torch.Generator().manual_seed(0)
+    )
     head, size = vlm.core.get_output_embeddings(), len(banned)
     with torch.no_grad():
-        every = torch.stack([token_logp(head, hidden, torch.full((5,), i), banned, 0.8)[0] for i in range(size)], 1)
+        every = torch.stack(
+            [token_logp(head, hidden, torch.full((5,), i), banned, 0.8)[0] for i in range(size)], 1
+        )
     assert (every[:, banned] == -torch.inf).all() and torch.isfinite(every[:, ~banned]).all()
     torch.testing.assert_close(every.exp().sum(1), torch.ones(5))
 
@@ -134,7 +159,9 @@ def test_the_chunked_head_equals_the_whole_one(fresh, scored, gradients, same_gr
     expected = gradients(model.model, whole)
     calls = []
     plain = logprob._logits
-    monkeypatch.setattr(logprob, "_logits", lambda hidden, *args: calls.append(len(hidden)) or plain(hidden, *args))
+    monkeypatch.setattr(
+        logprob, "_logits", lambda hidden, *args: calls.append(len(hidden)) or plain(hidden, *args)
+    )
     monkeypatch.setattr(logprob, "CHUNK_LOGITS", 5 * len(model.banned_V()) + 3)
     chunked = loss_of(model, scored)
     assert calls == [5] * 6 + [1] and sum(LENGTHS) == 31
@@ -145,7 +172,9 @@ def test_the_chunked_head_equals_the_whole_one(fresh, scored, gradients, same_gr
     assert loss_of(model, scored).item() == pytest.approx(whole.item(), rel=1e-9)
 
 
-def test_a_foretold_slope_saves_the_second_pass_over_the_logits(fresh, scored, gradients, same_gradients, monkeypatch):
+def test_a_foretold_slope_saves_the_second_pass_over_the_logits(
+    fresh, scored, gradients, same_gradients, monkeypatch
+):
     """Gradients formed in the forward equal those of the backward; a wrong slope is noticed."""
     model = fresh(torch.float64)
     expected = gradients(model.model, loss_of(model, scored))
@@ -165,7 +194,9 @@ def test_whole_rows_equal_the_shared_prefix(fresh, scored, gradients, same_gradi
     shared = loss_of(model, scored)
     expected = gradients(model.model, shared)
     monkeypatch.setattr(forward, "SHARED", ())
-    model.core.model.rope_deltas = torch.full((8, 1), 77)  # left behind by a generate(): must not be relied on
+    model.core.model.rope_deltas = torch.full(
+        (8, 1), 77
+    )  # left behind by a generate(): must not be relied on
     plain = loss_of(model, scored)
     assert plain.item() == pytest.approx(shared.item(), rel=1e-6)
     same_gradients(expected, gradients(model.model, plain), 1e-5)
@@ -211,7 +242,9 @@ def test_lora_off_is_the_base_and_saving_merges_it(fresh, vlm, scored, tmp_path)
     from openvlt.model.load import load_weights
 
     base = fresh()
-    adapted = VLM(with_adapter(base.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])), base.processor, "lora")
+    adapted = VLM(
+        with_adapter(base.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])), base.processor, "lora"
+    )
     with torch.no_grad():
         expected, _ = completion_logp(vlm, *scored)
         for name, value in adapted.model.named_parameters():
@@ -222,12 +255,18 @@ def test_lora_off_is_the_base_and_saving_merges_it(fresh, vlm, scored, tmp_path)
             off, _ = completion_logp(adapted, *scored)
     assert torch.equal(off, expected) and (moved - expected).abs().max() > 1e-2
     loss_of(adapted, scored).backward()
-    assert all(("lora" in name) == (value.grad is not None) for name, value in adapted.model.named_parameters())
+    assert all(
+        ("lora" in name) == (value.grad is not None) for name, value in adapted.model.named_parameters()
+    )
     adapted.save(tmp_path)
-    merged = VLM(load_weights(str(tmp_path), dtype="float32", attn_implementation="sdpa"), base.processor, "merged")
+    merged = VLM(
+        load_weights(str(tmp_path), dtype="float32", attn_implementation="sdpa"), base.processor, "merged"
+    )
     with torch.no_grad():
         torch.testing.assert_close(completion_logp(merged, *scored)[0], moved, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(completion_logp(adapted, *scored)[0], moved, atol=1e-5, rtol=1e-5)  # still usable
+        torch.testing.assert_close(
+            completion_logp(adapted, *scored)[0], moved, atol=1e-5, rtol=1e-5
+        )  # still usable
 
 
 def test_real_photographs_of_all_sizes(vlm, data_dir, ragged):

@@ -39,7 +39,10 @@ def peak_bytes(work: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         work()
     now = most = 0
-    for event in sorted((e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+    for event in sorted(
+        (e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"),
+        key=lambda e: e.start_ns(),
+    ):
         now += event.nbytes()
         most = max(most, now)
     return most
@@ -53,7 +56,11 @@ def variant(vlm: VLM, name: str) -> VLM:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if name == "bfloat16":
         model = model.bfloat16()
-    adapter = LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|v_proj|down_proj)") if name == "lora" else None
+    adapter = (
+        LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|v_proj|down_proj)")
+        if name == "lora"
+        else None
+    )
     return Forced(with_adapter(model, adapter), vlm.processor, name)
 
 
@@ -66,7 +73,10 @@ def without_weights(real: VLM) -> VLM:
 @pytest.fixture(scope="module")
 def alike() -> list[Problem]:
     """Problems whose prompts are equally long, with an image of 4 x 4 tokens each."""
-    return [Problem(f"p{number}", "What is red?", "1", (Image.new("RGB", (112, 112), (number, 0, 0)),)) for number in range(PROMPTS)]
+    return [
+        Problem(f"p{number}", "What is red?", "1", (Image.new("RGB", (112, 112), (number, 0, 0)),))
+        for number in range(PROMPTS)
+    ]
 
 
 def a_load(prompts) -> tracker.Load:
@@ -80,7 +90,9 @@ def test_an_updates_memory_is_foretold(vlm, alike, render, ragged, name):
     prompts, (ids, mask) = render(alike), ragged([TOKENS] * PROMPTS * GROUP)
     group = torch.arange(PROMPTS).repeat_interleave(GROUP)
     for value in real.model.parameters():
-        value.grad = torch.zeros_like(value) if value.requires_grad else None  # as in every micro-batch but the first
+        value.grad = (
+            torch.zeros_like(value) if value.requires_grad else None
+        )  # as in every micro-batch but the first
 
     def update() -> None:
         slope = torch.ones(mask.shape) / mask.sum()
@@ -89,7 +101,9 @@ def test_an_updates_memory_is_foretold(vlm, alike, render, ragged, name):
 
     update()
     saved, most = tracker.update(plan, a_load(prompts))
-    assert max(most, saved + tracker.head(plan, a_load(prompts))) == pytest.approx(peak_bytes(update), rel=0.15)
+    assert max(most, saved + tracker.head(plan, a_load(prompts))) == pytest.approx(
+        peak_bytes(update), rel=0.15
+    )
 
 
 @pytest.mark.parametrize("rows, tokens", [(10, 70), (25, 70), (15, 140)])
@@ -103,7 +117,10 @@ def test_a_rollouts_memory_is_foretold(vlm, alike, render, rows, tokens):
     assert sum(foretold.values()) == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.parametrize("make, dtype", [(adamw, torch.float32), (adamw, torch.bfloat16), (partial(muon, muon_learning_rate=0.1), torch.float32)])
+@pytest.mark.parametrize(
+    "make, dtype",
+    [(adamw, torch.float32), (adamw, torch.bfloat16), (partial(muon, muon_learning_rate=0.1), torch.float32)],
+)
 def test_the_optimisers_memory_is_its_own_word(vlm, make, dtype):
     model = VLM(copy.deepcopy(vlm.model).to(dtype), None, "real")
     make = partial(make, learning_rate=0.1)
@@ -113,6 +130,12 @@ def test_the_optimisers_memory_is_its_own_word(vlm, make, dtype):
     made = make(list(model.model.named_parameters()))
     for each in made:
         each.step()
-    state = [part for each in made for parts in each.state.values() for part in parts.values() if torch.is_tensor(part) and part.ndim]
+    state = [
+        part
+        for each in made
+        for parts in each.state.values()
+        for part in parts.values()
+        if torch.is_tensor(part) and part.ndim
+    ]
     masters = [master for each in made for master in getattr(each, "masters", [])]
     assert kept == sum(part.numel() * part.element_size() for part in (*state, *masters))

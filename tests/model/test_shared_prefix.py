@@ -24,7 +24,9 @@ from openvlt.rollout.prefix import PrefixGenerator
 from tests.conftest import ROOT, SMALL
 
 LENGTHS = [3, 7, 1, 5, 4, 6, 2, 3, 6]
-GROUPS = torch.tensor([0, 3, 1, 1, 2, 0, 3, 3, 1])  # three, three, one and three rows, not in order; no row may land in a wrong group
+GROUPS = torch.tensor(
+    [0, 3, 1, 1, 2, 0, 3, 3, 1]
+)  # three, three, one and three rows, not in order; no row may land in a wrong group
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +42,12 @@ def qwen3(vlm) -> VLM:
         depth=3, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=14, spatial_merge_size=2, temporal_patch_size=2,
         out_hidden_size=32, num_position_embeddings=64, deepstack_visual_indexes=[0, 1],
     )  # fmt: skip
-    marks = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    marks = {
+        "image": "image_pad",
+        "video": "video_pad",
+        "vision_start": "vision_start",
+        "vision_end": "vision_end",
+    }
     ids = {f"{name}_token_id": token(f"<|{mark}|>") for name, mark in marks.items()}
     config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
     config._attn_implementation = "sdpa"
@@ -77,9 +84,13 @@ def whole_rows(vlm: VLM, scored) -> Tensor:
         types = torch.cat([own.token_type_PL, torch.zeros(1, length, dtype=torch.long)], 1)
         vlm.core.model.rope_deltas = None
         inputs = {"mm_token_type_ids": types, **own.vision} if own.vision else {}
-        logits = vlm.model(input_ids=sequence, attention_mask=torch.ones_like(sequence), use_cache=False, **inputs).logits
+        logits = vlm.model(
+            input_ids=sequence, attention_mask=torch.ones_like(sequence), use_cache=False, **inputs
+        ).logits
         logp = logits[0, -length - 1 : -1].masked_fill(vlm.banned_V(), -torch.inf).log_softmax(-1)
-        rows.append(torch.nn.functional.pad(logp.gather(1, ids[row, :length, None])[:, 0], (0, ids.shape[1] - length)))
+        rows.append(
+            torch.nn.functional.pad(logp.gather(1, ids[row, :length, None])[:, 0], (0, ids.shape[1] - length))
+        )
     return torch.stack(rows)
 
 
@@ -108,12 +119,16 @@ def compare(vlm: VLM, batch, gradients, same_gradients, rtol: float, beta: float
 def test_loss_and_gradients_equal_whole_rows(request, batch, gradients, same_gradients, family, beta):
     model = copied(request.getfixturevalue(family))
     found = compare(model, batch, gradients, same_gradients, 1e-6, beta)
-    assert all(value.abs().max() > 0 for name, value in found.items() if "k_proj.bias" not in name)  # the whole model took part
+    assert all(
+        value.abs().max() > 0 for name, value in found.items() if "k_proj.bias" not in name
+    )  # the whole model took part
 
 
 @pytest.mark.parametrize("family", ["vlm", "qwen3"])
 def test_in_float32(request, batch, gradients, same_gradients, family):
-    compare(copied(request.getfixturevalue(family), torch.float32), batch, gradients, same_gradients, 1e-4, 0.1)
+    compare(
+        copied(request.getfixturevalue(family), torch.float32), batch, gradients, same_gradients, 1e-4, 0.1
+    )
 
 
 @pytest.mark.parametrize("family", ["vlm", "qwen3"])
@@ -132,7 +147,9 @@ def test_with_a_frozen_tower(vlm, batch, gradients, same_gradients):
 
 
 @pytest.mark.parametrize("family", ["vlm", "qwen3"])
-def test_features_of_a_frozen_tower_are_computed_once(request, batch, mixed, gradients, same_gradients, monkeypatch, family):
+def test_features_of_a_frozen_tower_are_computed_once(
+    request, batch, mixed, gradients, same_gradients, monkeypatch, family
+):
     model = copied(request.getfixturevalue(family))
     (prompts, *rest), columns = batch
     assert vision_features.with_features(model, prompts) is prompts  # the tower is trained
@@ -149,11 +166,14 @@ def test_features_of_a_frozen_tower_are_computed_once(request, batch, mixed, gra
         expected = completion_logp(model, prompts, *rest)[0]
     assert ran == [1]
     for given, group in ((kept, rest[2]), (kept.select(order), moved)):
-        torch.testing.assert_close(completion_logp(model, given, *rest[:2], group)[0], expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            completion_logp(model, given, *rest[:2], group)[0], expected, rtol=1e-9, atol=1e-9
+        )
     said = PrefixGenerator().generate(model, mixed, kept, Sampling(max_new_tokens=6, greedy=True), 0)
     assert ran == [1]
     assert [c.token_ids for c in said] == [
-        c.token_ids for c in HFGenerator().generate(model, mixed, kept, Sampling(max_new_tokens=6, greedy=True), 0)
+        c.token_ids
+        for c in HFGenerator().generate(model, mixed, kept, Sampling(max_new_tokens=6, greedy=True), 0)
     ]
 
 
@@ -165,7 +185,9 @@ def test_with_lora(vlm, batch, gradients, same_gradients):
         if "lora_B" in name:
             value.data.normal_(0, 0.2, generator=rng)
     found = compare(model, batch, gradients, same_gradients, 1e-6, 0.1)
-    assert {name for name, value in found.items() if value.abs().max() > 0} == {name for name in found if "lora_" in name}
+    assert {name for name, value in found.items() if value.abs().max() > 0} == {
+        name for name in found if "lora_" in name
+    }
 
 
 def test_several_updates_end_in_the_same_weights(vlm, batch):
@@ -191,10 +213,14 @@ def test_several_updates_end_in_the_same_weights(vlm, batch):
 def test_qwen3_generates_what_hugging_face_generates(qwen3, mixed, render):
     prompts = render(mixed)
     for sampling in (Sampling(max_new_tokens=12, greedy=True), Sampling(n=3, max_new_tokens=12)):
-        ours, theirs = (each.generate(qwen3, mixed, prompts, sampling, 3) for each in (PrefixGenerator(), HFGenerator()))
+        ours, theirs = (
+            each.generate(qwen3, mixed, prompts, sampling, 3) for each in (PrefixGenerator(), HFGenerator())
+        )
         assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
     assert len({c.token_ids for c in ours}) > 9
-    alone = PrefixGenerator().generate(qwen3, mixed[:1], render(mixed[:1]), Sampling(n=3, max_new_tokens=12), 3)  # two key heads, one prompt
+    alone = PrefixGenerator().generate(
+        qwen3, mixed[:1], render(mixed[:1]), Sampling(n=3, max_new_tokens=12), 3
+    )  # two key heads, one prompt
     assert [c.token_ids for c in alone] == [c.token_ids for c in ours[:3]]
 
 
@@ -235,7 +261,10 @@ def test_a_hook_that_broke_is_one_clear_error(vlm, batch, monkeypatch):
     layers = model.core.model.language_model.layers
     plain = layers[1].forward
     monkeypatch.setattr(layers[1], "forward", lambda *args, attend=None, **rest: plain(*args, **rest))
-    with pytest.raises(UserError, match=r"transformers .* changed a hook .* \(only 1 of 2 layers asked .*install transformers 5\.23"):
+    with pytest.raises(
+        UserError,
+        match=r"transformers .* changed a hook .* \(only 1 of 2 layers asked .*install transformers 5\.23",
+    ):
         completion_logp(model, *batch[0])
     monkeypatch.undo()
     monkeypatch.delattr(type(model.core.model), "get_rope_index")
@@ -251,5 +280,10 @@ def test_the_version_that_the_error_names_is_the_pinned_one():
 
 def test_other_families_say_that_they_are_slow(vlm, batch, monkeypatch):
     monkeypatch.setattr(forward, "SHARED", ("another",))
-    with torch.no_grad(), pytest.warns(UserWarning, match=re.escape("'qwen2_5_vl' isn't one of another: every completion runs its own")):
+    with (
+        torch.no_grad(),
+        pytest.warns(
+            UserWarning, match=re.escape("'qwen2_5_vl' isn't one of another: every completion runs its own")
+        ),
+    ):
         completion_logp(vlm, *batch[0])

@@ -140,7 +140,9 @@ def test_plain_transformers_loads_it_and_says_the_same(folder, vlm, mixed, rende
     """In a process that cannot import openvlt: stock classes only, greedy tokens equal to our own generator's."""
     mixed[0].images[0].save(tmp_path / "image.png")
     banned = json.dumps(vlm.banned_V().nonzero()[:, 0].tolist())
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+        "HF_HUB_OFFLINE": "1"
+    }
     command = [sys.executable, "-c", PLAIN, str(folder), str(tmp_path / "image.png"), banned]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -200,5 +202,10 @@ def test_the_base_is_found_again_by_another_process(tmp_path: Path) -> None:
         "print(model._key(list(model.corpus()), list(model.lessons(seed=model.seed))))"
     )
     run = [sys.executable, "-c", script]
-    keys = {subprocess.run(run, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout.split()[-1] for _ in range(2)}
+    keys = {
+        subprocess.run(
+            run, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
+        for _ in range(2)
+    }
     assert len(keys) == 1

@@ -12,12 +12,19 @@ from openvlt.types import Completion, GRPOBatch, Problem, Prompts, Rollouts, SFT
 
 def prompts(count: int = 4, width: int = 5) -> Prompts:
     shape = (count, width)
-    return Prompts(torch.ones(shape).long(), torch.ones(shape).long(), torch.zeros(shape).long(), torch.zeros(count).long())
+    return Prompts(
+        torch.ones(shape).long(),
+        torch.ones(shape).long(),
+        torch.zeros(shape).long(),
+        torch.zeros(count).long(),
+    )
 
 
 def columns(rows: int = 8, tokens: int = 3) -> dict:
     ids = torch.ones(rows, tokens).long()
-    return dict(prompts=prompts(), ids_NT=ids, mask_NT=ids, group_N=torch.arange(rows) // 2, adv_N=torch.zeros(rows))
+    return dict(
+        prompts=prompts(), ids_NT=ids, mask_NT=ids, group_N=torch.arange(rows) // 2, adv_N=torch.zeros(rows)
+    )
 
 
 def grpo(**changes) -> GRPOBatch:
@@ -32,7 +39,10 @@ def grpo(**changes) -> GRPOBatch:
         ({"mask_NT": torch.zeros(8, 4)}, r"GRPOBatch\.mask_NT: expected \(8, 3\), got \(8, 4\)"),
         ({"old_logp_NT": torch.zeros(8)}, r"GRPOBatch\.old_logp_NT: expected \(8, 3\), got \(8,\)"),
         ({"ref_logp_NT": torch.zeros(3, 8)}, r"GRPOBatch\.ref_logp_NT: expected \(8, 3\), got \(3, 8\)"),
-        ({"behaviour_logp_NT": torch.zeros(9, 3)}, r"GRPOBatch\.behaviour_logp_NT: expected \(8, 3\), got \(9, 3\)"),
+        (
+            {"behaviour_logp_NT": torch.zeros(9, 3)},
+            r"GRPOBatch\.behaviour_logp_NT: expected \(8, 3\), got \(9, 3\)",
+        ),
         ({"group_N": torch.arange(8)}, "GRPOBatch.group_N names prompt 7 of 4"),
     ],
 )
@@ -47,7 +57,9 @@ def rollouts(**changes) -> Rollouts:
     del made["adv_N"]
     problems = tuple(Problem(str(index), "?", "1") for index in range(4))
     completions = tuple(Completion((1, 1, 1), "x", True) for _ in range(8))
-    return Rollouts(**{"problems": problems, "completions": completions, **made, "policy_version": 0, **changes})
+    return Rollouts(
+        **{"problems": problems, "completions": completions, **made, "policy_version": 0, **changes}
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +67,10 @@ def rollouts(**changes) -> Rollouts:
     [
         ({"reward_N": torch.zeros(2)}, r"Rollouts\.reward_N: expected \(8,\), got \(2,\)"),
         ({"keep_N": torch.zeros(8, 3)}, r"Rollouts\.keep_N: expected \(8,\), got \(8, 3\)"),
-        ({"rewards": {"accuracy": torch.zeros(4)}}, r"Rollouts\.rewards\['accuracy'\]: expected \(8,\), got \(4,\)"),
+        (
+            {"rewards": {"accuracy": torch.zeros(4)}},
+            r"Rollouts\.rewards\['accuracy'\]: expected \(8,\), got \(4,\)",
+        ),
         ({"logp": {"old": torch.zeros(8)}}, r"Rollouts\.logp\['old'\]: expected \(8, 3\), got \(8,\)"),
         ({"problems": ()}, "0 problems but 4 prompts"),
         ({"completions": ()}, "8 rows, 0 completions"),
@@ -82,7 +97,9 @@ def test_prompts_and_sft_batches_check_themselves():
     with pytest.raises(ValueError, match=r"Prompts\.images_P: expected \(4,\), got \(3,\)"):
         Prompts(text.ids_PL, text.mask_PL, text.token_type_PL, text.images_P[:3])
     with pytest.raises(ValueError, match=r"Prompts\.image_grid_thw: expected \(0, 3\), got \(2, 3\)"):
-        Prompts(text.ids_PL, text.mask_PL, text.token_type_PL, text.images_P, {"image_grid_thw": torch.ones(2, 3)})
+        Prompts(
+            text.ids_PL, text.mask_PL, text.token_type_PL, text.images_P, {"image_grid_thw": torch.ones(2, 3)}
+        )
     with pytest.raises(ValueError, match=r"SFTBatch\.mask_NT: expected \(4, 2\), got \(4, 3\)"):
         SFTBatch(text, torch.ones(4, 2), torch.ones(4, 3))
     with pytest.raises(ValueError, match="SFTBatch: 4 prompts for 3 responses"):

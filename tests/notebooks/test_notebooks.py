@@ -10,14 +10,19 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SHORT = (
     "data.lesson_amount=640 sft.epochs=1 grpo.steps=2 grpo.prompts_per_rollout=8 grpo.prompts_per_update=8 grpo.group_size=4 "
     "evaluation.selection.amount=60 trainer.progress=false distill=gold distill@self_distill=gold "
-    + " ".join(f"cycles.{cycle}.{what}={value}" for cycle in ("one", "two", "three") for what, value in (
-        ("traces.amount", 40), ("problems.amount", 24), ("sft", "{}"), ("grpo", "{}")))
+    + " ".join(
+        f"cycles.{cycle}.{what}={value}"
+        for cycle in ("one", "two", "three")
+        for what, value in (("traces.amount", 40), ("problems.amount", 24), ("sft", "{}"), ("grpo", "{}"))
+    )
 )
 
 
 def run(name: str) -> nbformat.NotebookNode:
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
-    NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    NotebookClient(
+        notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}
+    ).execute()
     return notebook
 
 
@@ -47,7 +52,10 @@ SMALL = (
     "++model.sizes.vision_mlp=96 ++model.sizes.vision_layers=2 data.kinds=[bars] data.levels=[1] data.lesson_amount=0 "
     "evaluation.selection.amount=24 tokens.caption=8 tokens.response=8 sft.epochs=4 sft.optimizer.learning_rate=0.02 sft.batch_size=16 "
     "sft.micro_batch=16 grpo.steps=2 grpo.prompts_per_rollout=4 grpo.prompts_per_update=4 distill=gold distill@self_distill=gold "
-    + " ".join(f"cycles.one.{what}.levels=[1] cycles.one.{what}.amount={amount}" for what, amount in (("traces", 64), ("problems", 16)))
+    + " ".join(
+        f"cycles.one.{what}.levels=[1] cycles.one.{what}.amount={amount}"
+        for what, amount in (("traces", 64), ("problems", 16))
+    )
 )
 
 
@@ -63,8 +71,18 @@ def test_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CUT = [  # a random model and known captions: what the filters do to the chains is real, the accuracies aren't
-    *("~distill.caption", "+distill.caption={_target_: openvlt.distill.writers.scripted.GivenCaptions}", "model.training=null"),
-    *("++model.sizes.hidden=48", "++model.sizes.layers=2", "cycles.one.traces.amount=60", "cycles.one.sft={}", "sft.epochs=1"),
+    *(
+        "~distill.caption",
+        "+distill.caption={_target_: openvlt.distill.writers.scripted.GivenCaptions}",
+        "model.training=null",
+    ),
+    *(
+        "++model.sizes.hidden=48",
+        "++model.sizes.layers=2",
+        "cycles.one.traces.amount=60",
+        "cycles.one.sft={}",
+        "sft.epochs=1",
+    ),
     *("sft.batch_size=16", "sft.micro_batch=16", "evaluation.selection.amount=24", "tokens.response=8"),
 ]
 
@@ -90,4 +108,9 @@ def test_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = [output for cell in run("03_losses.ipynb").cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     said = "".join(output.get("text", "") for output in outputs)
-    assert said.startswith("2 runs") and said.count("gspo") == 2 and "SFT (start)" in said and "ratio max" in said
+    assert (
+        said.startswith("2 runs")
+        and said.count("gspo") == 2
+        and "SFT (start)" in said
+        and "ratio max" in said
+    )

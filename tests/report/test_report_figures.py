@@ -38,18 +38,30 @@ def test_the_control_stands_at_the_sft_of_its_iteration(three):
     others = [result("control-sft2", "sft", evaluation(41)), result("control-more", "sft", evaluation(43))]
     main, control = scored_points(stages_of({"stages": [*three, *second, *others]}))
     assert [point.stage.name for point in main] == ["base", "sft1", "grpo1", "sft2", "grpo2"]
-    assert [(point.x, point.accuracy, point.kind) for point in control] == [(3, 41, "control"), (5, 43, "control")]
+    assert [(point.x, point.accuracy, point.kind) for point in control] == [
+        (3, 41, "control"),
+        (5, 43, "control"),
+    ]
 
 
 def test_panels_are_the_columns_that_hold_values():
     some = [1.0, 2.0]
-    grpo = {"step": some, "loss": some, "reward": some, "length": some, "entropy": some, "kl": [math.nan, math.nan]}
+    grpo = {
+        "step": some,
+        "loss": some,
+        "reward": some,
+        "length": some,
+        "entropy": some,
+        "kl": [math.nan, math.nan],
+    }
     assert [panel.column for panel in panels(grpo)] == ["reward", "length", "entropy"]
     assert [panel.column for panel in panels({"step": some, "loss": some})] == ["loss"]
     assert panels({"step": some}) == []
 
 
-@pytest.mark.parametrize(("count", "rows"), [(1, [1]), (3, [3]), (4, [2, 2]), (5, [3, 2]), (6, [3, 3]), (7, [3, 3, 1])])
+@pytest.mark.parametrize(
+    ("count", "rows"), [(1, [1]), (3, [3]), (4, [2, 2]), (5, [3, 2]), (6, [3, 3]), (7, [3, 3, 1])]
+)
 def test_no_panel_of_a_row_is_empty(count: int, rows: list[int]):
     assert [len(row) for row in panel_rows(list(range(count)))] == rows
 

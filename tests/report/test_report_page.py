@@ -152,7 +152,9 @@ def test_pictures_come_from_the_row_or_from_the_problem_s_trace(write_run, three
     )
     Image.new("RGB", (2, 2), "red").save(folder / "02-traces1" / "t.png")
     stages = [read_stage(path) for path in sorted(folder.iterdir()) if path.is_dir()]
-    found = {answer.response[-1]: answer.pictures for answer in answer_transcripts(stages[1], Pictures(stages))}
+    found = {
+        answer.response[-1]: answer.pictures for answer in answer_transcripts(stages[1], Pictures(stages))
+    }
     assert found["a"][0].uri.startswith("data:image/png;base64,") and found["a"][0].small
     assert found["b"][0].missing == "own.png can't be read"
     assert found["c"] == ()
@@ -162,7 +164,15 @@ def test_rollouts_are_shown_from_the_first_and_the_last_step(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
-    row = {"problem": "p", "question": "q", "gold": "1", "tokens": 3, "finished": True, "reward": 1.0, "advantage": 0.5}
+    row = {
+        "problem": "p",
+        "question": "q",
+        "gold": "1",
+        "tokens": 3,
+        "finished": True,
+        "reward": 1.0,
+        "advantage": 0.5,
+    }
     rows = [
         row | {"step": step, "response": f"{step}{v[0]}", "verdict": v}
         for step in (0, 5, 9)

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from openvlt.errors import UserError
-from openvlt.report.records import StageRecord, ends, load_run, mean, read_columns, running_mean, write_bytes_atomically
+from openvlt.report.records import (
+    StageRecord,
+    ends,
+    load_run,
+    mean,
+    read_columns,
+    running_mean,
+    write_bytes_atomically,
+)
 
 
 def test_running_mean_is_of_the_last_values_and_skips_nan():

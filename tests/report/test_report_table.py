@@ -9,7 +9,11 @@ from openvlt.report.table import results_table, runs_table, seeds_table, stages_
 
 
 def cells(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
 
 
 def rewards(*values: float) -> str:

@@ -24,7 +24,14 @@ def evaluation(correct: int, n: int = 100, interval: Sequence[float] = (0.1, 0.9
 
 def result(name: str, kind: str, block: Mapping[str, Any] | None, start: str | None = None) -> dict[str, Any]:
     """A stage's results.json, of 10 seconds."""
-    return {"stage": name, "kind": kind, "start": start, "seconds": 10.0, "evaluation": block, "training": None}
+    return {
+        "stage": name,
+        "kind": kind,
+        "start": start,
+        "seconds": 10.0,
+        "evaluation": block,
+        "training": None,
+    }
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> str:

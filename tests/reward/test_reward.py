@@ -23,14 +23,18 @@ def said(text: str, finished: bool = True) -> Completion:
     return Completion((1, 2), text, finished)
 
 
-def rollouts(texts: list[str], answers: tuple[str, ...] = ("5",), finished: list[bool] | None = None) -> Rollouts:
+def rollouts(
+    texts: list[str], answers: tuple[str, ...] = ("5",), finished: list[bool] | None = None
+) -> Rollouts:
     """Rows of as many problems as there are answers, equally many each."""
     count = len(texts) // len(answers)
     ids = torch.ones(len(texts), 2).long()
     blank = torch.ones(len(answers), 1).long()
     return Rollouts(
         problems=tuple(Problem(str(index), "?", answer) for index, answer in enumerate(answers)),
-        completions=tuple(said(text, end) for text, end in zip(texts, finished or [True] * len(texts), strict=True)),
+        completions=tuple(
+            said(text, end) for text, end in zip(texts, finished or [True] * len(texts), strict=True)
+        ),
         prompts=Prompts(blank, blank, blank, torch.zeros(len(answers)).long()),
         ids_NT=ids,
         mask_NT=ids,
@@ -41,7 +45,11 @@ def rollouts(texts: list[str], answers: tuple[str, ...] = ("5",), finished: list
 
 def test_only_a_finished_answer_can_be_right():
     problem = Problem("p", "How many?", "5")
-    right, wrong, none = "<think>2+3</think><answer>5</answer>", "<answer>6</answer>", "<think>I cannot tell.</think>"
+    right, wrong, none = (
+        "<think>2+3</think><answer>5</answer>",
+        "<answer>6</answer>",
+        "<think>I cannot tell.</think>",
+    )
     asked = [said(right), said(right, finished=False), said(wrong), said(none), said(wrong, finished=False)]
     verdicts = verify_completions([problem] * 5, asked)
     assert verdicts[:3] == (Verdict.CORRECT, Verdict.NO_ANSWER, Verdict.WRONG)
@@ -50,10 +58,16 @@ def test_only_a_finished_answer_can_be_right():
 
 
 def test_each_completion_is_judged_against_its_own_problem():
-    problems = [Problem("a", "?", "5"), Problem("b", "?", "(B)", choices=("3", "7")), Problem("c", "?", "yes")]
+    problems = [
+        Problem("a", "?", "5"),
+        Problem("b", "?", "(B)", choices=("3", "7")),
+        Problem("c", "?", "yes"),
+    ]
     texts = ["<answer>5</answer>", "<answer>B</answer>", "<answer>yes</answer>"]
     assert verify_completions(problems, [said(text) for text in texts]) == (Verdict.CORRECT,) * 3
-    assert Verdict.CORRECT not in verify_completions(problems, [said(text) for text in (texts[2], texts[0], texts[1])])
+    assert Verdict.CORRECT not in verify_completions(
+        problems, [said(text) for text in (texts[2], texts[0], texts[1])]
+    )
     by_text = verify_completions(problems[1:2] * 2, [said("<answer>7</answer>"), said("<answer>3</answer>")])
     assert by_text == (Verdict.CORRECT, Verdict.WRONG)
 
@@ -79,7 +93,9 @@ def test_accuracy_is_one_for_correct_and_zero_for_all_else():
 )
 def test_an_empty_summary_costs_a_right_answer_one(text: str, penalty: float):
     assert EmptySummary()(rollouts([text]).with_(verdicts=(Verdict.CORRECT,))).tolist() == [penalty]
-    assert EmptySummary()(rollouts([text] * 2).with_(verdicts=(Verdict.WRONG, Verdict.NO_ANSWER))).tolist() == [0, 0]
+    assert EmptySummary()(
+        rollouts([text] * 2).with_(verdicts=(Verdict.WRONG, Verdict.NO_ANSWER))
+    ).tolist() == [0, 0]
 
 
 def test_weighted_sum_on_paper():
@@ -101,7 +117,12 @@ def test_reward_fills_verdicts_terms_and_their_sum():
     reward = Reward({"accuracy": Accuracy(), "summary": EmptySummary()}, {"accuracy": 1.0, "summary": 0.5})
     after = reward(before)
     assert after.verdicts == (Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG, Verdict.NO_ANSWER)
-    assert after.rewards["accuracy"].tolist() == [1, 1, 0, 0] and after.rewards["summary"].tolist() == [0, -1, 0, 0]
+    assert after.rewards["accuracy"].tolist() == [1, 1, 0, 0] and after.rewards["summary"].tolist() == [
+        0,
+        -1,
+        0,
+        0,
+    ]
     assert after.reward_N.tolist() == [1.0, 0.5, 0.0, 0.0]  # the released code's three values
     assert before.reward_N is None and before.verdicts == ()
 
@@ -124,7 +145,9 @@ def test_a_term_of_the_wrong_length_is_named():
 
 
 def test_weights_and_terms_must_be_the_same_names():
-    with pytest.raises(UserError, match=r"reward weights name \['acuracy'\], terms are \['accuracy'\]; give every term"):
+    with pytest.raises(
+        UserError, match=r"reward weights name \['acuracy'\], terms are \['accuracy'\]; give every term"
+    ):
         Reward({"accuracy": Accuracy()}, {"acuracy": 1.0})
     with pytest.raises(UserError, match="exactly one weight"):
         Reward({"accuracy": Accuracy()}, {})
@@ -151,7 +174,9 @@ def test_a_judge_says_yes_or_no_as_a_word(reply: str, value: float | None):
     asked = rollouts(["<think>two bars</think>5"])
     asked = asked.with_(problems=(Problem("p", "?", "5", meta={"annotations": ("there are two bars",)}),))
     if value is not None:
-        assert AnnotationsCovered()(asked, Services(judge=lambda texts: [reply] * len(texts))).tolist() == [value]
+        assert AnnotationsCovered()(asked, Services(judge=lambda texts: [reply] * len(texts))).tolist() == [
+            value
+        ]
         return
     with pytest.raises(UserError, match="the judge was asked for yes or no and said"):
         AnnotationsCovered()(asked, Services(judge=lambda texts: [reply] * len(texts)))

@@ -49,7 +49,9 @@ def test_greedy_equals_plain_generate_token_for_token(vlm, chatty, mixed, render
         for problem, completion in zip(mixed, ours, strict=True):
             assert list(completion.token_ids) == plain_greedy(model, problem, render, 14), problem.id
             assert completion.finished == (completion.token_ids[-1] in model.stop_ids)
-        assert len({completion.token_ids for completion in ours}) == 4  # the problems are not all answered alike
+        assert (
+            len({completion.token_ids for completion in ours}) == 4
+        )  # the problems are not all answered alike
     assert len({len(completion.token_ids) for completion in ours}) > 1
 
 
@@ -57,7 +59,10 @@ def test_greedy_equals_plain_generate_token_for_token(vlm, chatty, mixed, render
     "sampling", [SAMPLED, replace(SAMPLED, temperature=1.3, top_p=0.9), replace(SAMPLED, top_k=20), GREEDY]
 )
 def test_both_generators_say_the_same(chatty, mixed, render, sampling):
-    one, other = (each.generate(chatty, mixed, render(mixed), sampling, 7) for each in (PrefixGenerator(), HFGenerator()))
+    one, other = (
+        each.generate(chatty, mixed, render(mixed), sampling, 7)
+        for each in (PrefixGenerator(), HFGenerator())
+    )
     assert [c.token_ids for c in one] == [c.token_ids for c in other]
     assert [(c.text, c.finished) for c in one] == [(c.text, c.finished) for c in other]
     for mine, theirs in zip(one, other, strict=True):
@@ -79,7 +84,10 @@ def test_a_completion_does_not_depend_on_its_batch_mates(chatty, mixed, render, 
 
 
 def test_completions_end_at_their_stop_token(chatty, mixed, render):
-    stop, said = set(chatty.stop_ids), PrefixGenerator().generate(chatty, mixed, render(mixed), replace(SAMPLED, n=16), 1)
+    stop, said = (
+        set(chatty.stop_ids),
+        PrefixGenerator().generate(chatty, mixed, render(mixed), replace(SAMPLED, n=16), 1),
+    )
     assert len(said) == 64 and {c.finished for c in said} == {True, False}
     for c in said:
         assert not stop & set(c.token_ids[:-1]) and len(c.logp) == len(c.token_ids) <= 14
@@ -110,19 +118,26 @@ def test_stop_strings_end_a_completion_with_the_token_that_completes_them(chatty
 
 def test_finished_rows_leave_the_batch(chatty, mixed, render, monkeypatch):
     fed, plain = [], prefix._Decoding._feed
-    monkeypatch.setattr(prefix._Decoding, "_feed", lambda self, tokens: fed.append(len(tokens)) or plain(self, tokens))
+    monkeypatch.setattr(
+        prefix._Decoding, "_feed", lambda self, tokens: fed.append(len(tokens)) or plain(self, tokens)
+    )
     said = PrefixGenerator().generate(chatty, mixed, render(mixed), SAMPLED, 11)
     running = [rows for step in range(13) if (rows := sum(len(c.token_ids) > step + 1 for c in said))]
     assert len(fed) == len(running) and fed == sorted(fed, reverse=True) and fed[-1] < fed[0]
     for rows, needed in zip(fed, running, strict=True):
-        assert needed <= rows < needed * prefix.LEAVE / (prefix.LEAVE - 1)  # at most an eighth of the batch waits to leave
+        assert (
+            needed <= rows < needed * prefix.LEAVE / (prefix.LEAVE - 1)
+        )  # at most an eighth of the batch waits to leave
 
 
 def test_images_and_prompts_run_once_per_problem(vlm, mixed, render):
     seen = []
-    hook = vlm.core.model.visual.register_forward_hook(lambda module, args, kwargs, out: seen.append(kwargs), with_kwargs=True)
+    hook = vlm.core.model.visual.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append(kwargs), with_kwargs=True
+    )
     feed = vlm.core.model.language_model.register_forward_hook(
-        lambda module, args, kwargs, out: seen.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+        lambda module, args, kwargs, out: seen.append(tuple(kwargs["inputs_embeds"].shape[:2])),
+        with_kwargs=True,
     )
     try:
         PrefixGenerator().generate(vlm, mixed, render(mixed), Sampling(n=5, max_new_tokens=3), 0)
@@ -144,26 +159,36 @@ def test_behaviour_equals_scored_log_probabilities(chatty, mixed, render, temper
     for row, c in enumerate(said):
         behaviour[row, : len(c.logp)] = torch.tensor(c.logp)
     with torch.no_grad():
-        scored, _ = completion_logp(chatty, render(mixed), ids, mask, torch.arange(4).repeat_interleave(3), temperature=temperature)
+        scored, _ = completion_logp(
+            chatty, render(mixed), ids, mask, torch.arange(4).repeat_interleave(3), temperature=temperature
+        )
     torch.testing.assert_close(scored, behaviour, atol=1e-5, rtol=1e-5)
 
 
 def test_first_tokens_are_drawn_from_the_models_softmax(vlm, mixed, render):
     """600 samples of one token against the scored distribution of a whole vocabulary, in eight bins of equal probability."""
     prompts = render(mixed[:1])
-    said = PrefixGenerator(max_rows=600).generate(vlm, mixed[:1], prompts, Sampling(n=600, max_new_tokens=1), 0)
+    said = PrefixGenerator(max_rows=600).generate(
+        vlm, mixed[:1], prompts, Sampling(n=600, max_new_tokens=1), 0
+    )
     allowed = (~vlm.banned_V()).nonzero()[:, 0]
     with torch.no_grad():
         ids = allowed[:, None]
-        logp, _ = completion_logp(vlm, prompts, ids, torch.ones_like(ids), torch.zeros(len(ids), dtype=torch.long))
+        logp, _ = completion_logp(
+            vlm, prompts, ids, torch.ones_like(ids), torch.zeros(len(ids), dtype=torch.long)
+        )
     probability = torch.zeros(len(vlm.banned_V())).scatter(0, allowed, logp[:, 0].exp())
     assert probability.sum().item() == pytest.approx(1, abs=1e-5)
     order = probability.argsort(descending=True)
-    bins = torch.empty(len(order), dtype=torch.long).scatter(0, order, (probability[order].cumsum(0) * 8).long().clamp(max=7))
+    bins = torch.empty(len(order), dtype=torch.long).scatter(
+        0, order, (probability[order].cumsum(0) * 8).long().clamp(max=7)
+    )
     expected = 600 * torch.zeros(8).index_add(0, bins, probability)
     seen = torch.bincount(bins[torch.tensor([c.token_ids[0] for c in said])], minlength=8)
     filled = expected > 5
-    assert ((seen - expected)[filled] ** 2 / expected[filled]).sum().item() < 31.8  # 99.99 % at 7 degrees of freedom
+    assert (
+        (seen - expected)[filled] ** 2 / expected[filled]
+    ).sum().item() < 31.8  # 99.99 % at 7 degrees of freedom
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -229,10 +254,14 @@ def test_packed_weights_multiply_alike_and_are_given_back(fresh, monkeypatch):
         assert not any("forward" in vars(each) for each in model.modules())
         torch.testing.assert_close(packed, plain, atol=1e-5, rtol=1e-5)
     with cpu_linear.prepack_weights(model.double()):
-        assert not any("forward" in vars(each) for each in model.modules())  # another precision: nothing changes
+        assert not any(
+            "forward" in vars(each) for each in model.modules()
+        )  # another precision: nothing changes
 
 
 def test_an_unknown_family_is_sent_to_the_plain_generator(vlm, mixed, render, monkeypatch):
     monkeypatch.setattr("openvlt.model.shared_prefix.forward.SHARED", ())
-    with pytest.raises(UserError, match="rollout=prefix doesn't know model type 'qwen2_5_vl'; use rollout=hf"):
+    with pytest.raises(
+        UserError, match="rollout=prefix doesn't know model type 'qwen2_5_vl'; use rollout=hf"
+    ):
         PrefixGenerator().generate(vlm, mixed, render(mixed), GREEDY, 0)

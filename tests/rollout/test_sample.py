@@ -31,7 +31,12 @@ def test_top_k_keeps_the_k_likeliest():
     assert draw([0.0, 0.56, 0.58, 0.999], Sampling(top_k=2)) == [1, 1, 3, 3]
     assert draw([0.0, 0.5, 0.999], Sampling(top_k=1)) == [1, 1, 1]
     everything = [0.05, 0.3, 0.6, 0.9]
-    assert draw(everything, Sampling(top_k=4)) == draw(everything, Sampling(top_k=9)) == draw(everything) == [0, 1, 2, 3]
+    assert (
+        draw(everything, Sampling(top_k=4))
+        == draw(everything, Sampling(top_k=9))
+        == draw(everything)
+        == [0, 1, 2, 3]
+    )
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
@@ -60,10 +65,14 @@ def test_bans_come_first_and_log_probabilities_know_them():
     tokens, logp = next_tokens(FOUR[None], None, banned, Sampling(greedy=True))
     assert tokens.item() == 3 and logp.item() == pytest.approx(math.log(0.5))
     tokens, logp = next_tokens(FOUR[None], torch.tensor([0.0]), banned, Sampling(temperature=0.5, top_k=1))
-    assert tokens.item() == 3 and logp.item() == pytest.approx(math.log(9 / 14))  # before top-k, after temperature and bans
+    assert tokens.item() == 3 and logp.item() == pytest.approx(
+        math.log(9 / 14)
+    )  # before top-k, after temperature and bans
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=3), Sampling(top_p=0.9), Sampling(temperature=0.3)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(top_k=3), Sampling(top_p=0.9), Sampling(temperature=0.3)]
+)
 def test_extreme_draws_never_pick_a_token_of_probability_zero(sampling: Sampling):
     rng = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 50, generator=rng) * 3
@@ -94,7 +103,9 @@ def test_every_row_has_random_numbers_of_its_own():
     both = row_uniforms([one, two], sampling, seed=1)
     assert both.shape == (6, 5) and len({tuple(row) for row in both}) == 6
     assert np.array_equal(both[3:], row_uniforms([two], sampling, seed=1))  # batch mates don't matter
-    assert np.array_equal(both[:2], row_uniforms([one], Sampling(n=2, max_new_tokens=5), seed=1))  # nor how many siblings
+    assert np.array_equal(
+        both[:2], row_uniforms([one], Sampling(n=2, max_new_tokens=5), seed=1)
+    )  # nor how many siblings
     longer = row_uniforms([one, two], Sampling(n=3, max_new_tokens=9), seed=1)
     assert np.array_equal(both, longer[:, :5])  # nor the token limit
     assert not np.array_equal(both, row_uniforms([one, two], sampling, seed=2))
@@ -105,7 +116,15 @@ def test_every_row_has_random_numbers_of_its_own():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"n": 0}, {"max_new_tokens": 0}, {"temperature": 0.0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}],
+    [
+        {"n": 0},
+        {"max_new_tokens": 0},
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="Sampling: .*" + next(iter(wrong))):
@@ -118,10 +137,17 @@ def test_large_vocabularies_are_inverted_block_by_block():
     logits = 3 * torch.randn(1, 1300, generator=rng, dtype=torch.float64)
     banned = torch.rand(1300, generator=rng) < 0.2
     banned[1280:], logits[0, 1299] = torch.arange(1280, 1300) < 1299, 2.0
-    uniform = torch.cat([torch.rand(400, generator=rng, dtype=torch.float64), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)])
+    uniform = torch.cat(
+        [
+            torch.rand(400, generator=rng, dtype=torch.float64),
+            torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64),
+        ]
+    )
     tokens, logp = next_tokens(logits.expand(402, -1), uniform, banned, Sampling())
     exact = logits[0].float().masked_fill(banned, -torch.inf).softmax(-1)
-    expected = torch.searchsorted(exact.double().cumsum(-1), uniform * exact.double().sum(), right=True).clamp(max=1299)
+    expected = torch.searchsorted(
+        exact.double().cumsum(-1), uniform * exact.double().sum(), right=True
+    ).clamp(max=1299)
     assert (tokens == expected).float().mean() > 0.99  # float32 sums may move a border
     assert not banned[tokens].any() and tokens[-1] == 1299
     torch.testing.assert_close(logp, exact[tokens].log())

@@ -16,11 +16,17 @@ from openvlt.storage.ledger import Ledger
 
 
 def asks(amount: int) -> list[ChatRequest]:
-    return [ChatRequest([{"role": "user", "content": f"question {number}"}], {"seed": number}, f"{number:032x}") for number in range(amount)]
+    return [
+        ChatRequest([{"role": "user", "content": f"question {number}"}], {"seed": number}, f"{number:032x}")
+        for number in range(amount)
+    ]
 
 
 def server(*urls: str, **settings) -> Server:
-    return Server([Endpoint(url, "m", input_price=1.0, output_price=2.0) for url in urls], **{"backoff_s": 0.01, **settings})
+    return Server(
+        [Endpoint(url, "m", input_price=1.0, output_price=2.0) for url in urls],
+        **{"backoff_s": 0.01, **settings},
+    )
 
 
 def test_a_fifth_of_faults_loses_nothing_and_doubles_nothing(tmp_path):
@@ -28,15 +34,25 @@ def test_a_fifth_of_faults_loses_nothing_and_doubles_nothing(tmp_path):
     with stub_server(log, latency=0.005, faults=0.2) as url:
         pairs = list(server(url, deadline_s=2, concurrency=32).stream(iter(asks(400)), usage))
     assert Counter(ask.key for ask, _ in pairs) == Counter(ask.key for ask in asks(400))
-    assert all(reply.text.startswith(f"echo {ask.messages[0]['content']} ") and reply.finished for ask, reply in pairs)
+    assert all(
+        reply.text.startswith(f"echo {ask.messages[0]['content']} ") and reply.finished
+        for ask, reply in pairs
+    )
     seen = requests(log)
     assert all(seen["ok", name] == 1 for _, name in seen)  # no request was answered twice
     kinds = Counter()
     for (kind, _), times in seen.items():
         kinds[kind] += times
-    assert set(kinds) == {"ok", *FAULTS} and kinds["ok"] == 400 and kinds.total() - 400 == usage.retries.total()
-    assert usage.retries == {"429": kinds["429"], "5xx": kinds["500"], "connection": kinds["drop"], "timeout": kinds["late"],
-                             "malformed": kinds["half"] + kinds["no JSON"]}
+    assert (
+        set(kinds) == {"ok", *FAULTS} and kinds["ok"] == 400 and kinds.total() - 400 == usage.retries.total()
+    )
+    assert usage.retries == {
+        "429": kinds["429"],
+        "5xx": kinds["500"],
+        "connection": kinds["drop"],
+        "timeout": kinds["late"],
+        "malformed": kinds["half"] + kinds["no JSON"],
+    }
     assert (usage.requests, usage.failed, usage.input_tokens, usage.output_tokens) == (400, 0, 4000, 2000)
     assert usage.cost == pytest.approx(400 * (10 * 1.0 + 5 * 2.0) / 1e6)
 
@@ -73,7 +89,10 @@ def test_asks_are_read_as_there_is_room(tmp_path):
 
 
 def test_several_endpoints_share_the_work_and_one_that_dies_loses_nothing(tmp_path):
-    with stub_server(tmp_path / "one", latency=0.02) as one, stub_server(tmp_path / "two", latency=0.02) as two:
+    with (
+        stub_server(tmp_path / "one", latency=0.02) as one,
+        stub_server(tmp_path / "two", latency=0.02) as two,
+    ):
         both = server(one, two, concurrency=8)
         assert len(list(both.stream(asks(100)))) == 100
         shares = [requests(tmp_path / name).total() for name in ("one", "two")]
@@ -99,13 +118,19 @@ def test_a_ledger_makes_repeats_free(tmp_path):
 def test_what_is_never_answered_comes_back_with_its_error_and_is_not_filed(tmp_path):
     with stub_server(tmp_path / "log", faults=1.0) as url, Ledger(tmp_path / "judge.jsonl") as ledger:
         replies = server(url, attempts=2, deadline_s=0.2).ask(asks(3), ledger=ledger)
-        assert all(reply.text == "" and "(2 attempts)" in reply.error for reply in replies) and len(ledger) == 0
-        with pytest.raises(UserError, match="8 requests in a row failed, the last with .*; mend the server, then resume"):
+        assert (
+            all(reply.text == "" and "(2 attempts)" in reply.error for reply in replies) and len(ledger) == 0
+        )
+        with pytest.raises(
+            UserError, match="8 requests in a row failed, the last with .*; mend the server, then resume"
+        ):
             list(server(url, attempts=1, deadline_s=0.2, concurrency=4).stream(asks(100)))
 
 
 def test_no_server_is_one_sentence():
-    with pytest.raises(UserError, match=r"no server answers at http://127\.0\.0\.1:9/v1 .*; start it, or correct the url"):
+    with pytest.raises(
+        UserError, match=r"no server answers at http://127\.0\.0\.1:9/v1 .*; start it, or correct the url"
+    ):
         list(server("http://127.0.0.1:9/v1").stream(asks(3)))
 
 
@@ -134,7 +159,9 @@ def test_reading_a_body():
     endpoint = Endpoint("http://host/v1", "m")
     body = '{"choices": [{"message": {"content": "<answer>5</answer>", "reasoning_content": "So."}, "finish_reason": "length"}]}'
     assert parse_reply(body, endpoint) == Reply("<think>So.</think><answer>5</answer>", finished=False)
-    assert parse_reply('{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}', endpoint) == Reply("")
+    assert parse_reply(
+        '{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}', endpoint
+    ) == Reply("")
 
 
 def test_keys_stay_in_the_environment(tmp_path: Path, monkeypatch):
@@ -158,7 +185,9 @@ def test_keys_stay_in_the_environment(tmp_path: Path, monkeypatch):
     loud = HTTPServer(("127.0.0.1", 0), Loud)
     threading.Thread(target=loud.serve_forever, daemon=True).start()
     endpoint = Endpoint(f"http://127.0.0.1:{loud.server_port}/v1", "m", key="MY_KEY")
-    with pytest.raises(UserError, match=r"refuses the key in MY_KEY \(.*Bearer \*\*\*.*\); export MY_KEY=<key>") as caught:
+    with pytest.raises(
+        UserError, match=r"refuses the key in MY_KEY \(.*Bearer \*\*\*.*\); export MY_KEY=<key>"
+    ) as caught:
         list(Server([endpoint]).stream(asks(1)))
     loud.shutdown()
     assert "secret" not in str(caught.value) and "secret" not in repr(endpoint)

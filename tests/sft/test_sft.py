@@ -18,7 +18,12 @@ from openvlt.trainer.module import Optimisation
 from openvlt.trainer.optimizer import adamw, constant
 from openvlt.types import Problem, Prompts, SFTBatch, Trace
 
-RESPONSES = ("<think>I see 1.</think><answer>1</answer>", "5", "<answer>no</answer>", "red + green = 2, so <answer>4</answer>")
+RESPONSES = (
+    "<think>I see 1.</think><answer>1</answer>",
+    "5",
+    "<answer>no</answer>",
+    "red + green = 2, so <answer>4</answer>",
+)
 
 
 @pytest.fixture
@@ -39,8 +44,12 @@ def total(made: SFTModule, batch: SFTBatch):
 def own_loss(model, batch: SFTBatch) -> torch.Tensor:
     """`model(labels=...)` on the same rows; banned tokens are taken out by their logits, as in scoring."""
     prompts = batch.prompts
-    labels = torch.cat([torch.full_like(prompts.ids_PL, -100), batch.ids_NT.masked_fill(batch.mask_NT == 0, -100)], 1)
-    ban = torch.zeros(len(model.banned_V()), dtype=model.core.lm_head.weight.dtype).masked_fill(model.banned_V(), -1e9)
+    labels = torch.cat(
+        [torch.full_like(prompts.ids_PL, -100), batch.ids_NT.masked_fill(batch.mask_NT == 0, -100)], 1
+    )
+    ban = torch.zeros(len(model.banned_V()), dtype=model.core.lm_head.weight.dtype).masked_fill(
+        model.banned_V(), -1e9
+    )
     hook = model.core.lm_head.register_forward_hook(lambda module, args, out: out + ban)
     try:
         return model.core(
@@ -65,7 +74,9 @@ def test_loss_and_gradients_equal_hugging_faces_own(fresh, batch, gradients, sam
     model = fresh(torch.float64)
     loss, _ = total(module(model, 4), batch)
     own = own_loss(model, batch)
-    assert loss.item() == pytest.approx(own.item(), rel=1e-6)  # Hugging Face's cross entropy is taken in float32
+    assert loss.item() == pytest.approx(
+        own.item(), rel=1e-6
+    )  # Hugging Face's cross entropy is taken in float32
     same_gradients(gradients(model.model, loss), gradients(model.model, own), 1e-5)
 
 
@@ -110,11 +121,15 @@ def test_targets_are_the_response_and_its_end(vlm, batch):
 def test_every_tensor_of_a_part_is_on_the_modules_device(fresh, mixed, vlm):
     """Lightning leaves batches on the CPU here, so the split has to move them; `meta` stands for a GPU."""
     made = module(fresh(), 2)
-    batch = Renderer(vlm.processor, PromptStyle()).sft_batch([Trace(mixed[1], "5"), Trace(mixed[1], "<answer>5</answer>")])
+    batch = Renderer(vlm.processor, PromptStyle()).sft_batch(
+        [Trace(mixed[1], "5"), Trace(mixed[1], "<answer>5</answer>")]
+    )
     made.to("meta")
     assert made.device.type == "meta"
     for part, _ in made.split(batch):
-        assert {part.prompts.ids_PL.device.type, part.ids_NT.device.type, part.mask_NT.device.type} == {"meta"}
+        assert {part.prompts.ids_PL.device.type, part.ids_NT.device.type, part.mask_NT.device.type} == {
+            "meta"
+        }
 
 
 def sft(**changes) -> SFT:
@@ -150,7 +165,9 @@ def test_training_learns_the_responses_and_keeps_frozen_weights(fresh, mixed, ba
 
 
 def test_too_few_traces_are_one_clear_sentence(fresh, mixed, tmp_path):
-    with pytest.raises(UserError, match=r"sft1: batch_size=8 is larger than the data \(1 traces\); lower sft.batch_size"):
+    with pytest.raises(
+        UserError, match=r"sft1: batch_size=8 is larger than the data \(1 traces\); lower sft.batch_size"
+    ):
         sft(batch_size=8).train(fresh(), [Trace(mixed[0], "1")], folder=tmp_path, seed=0, title="sft1")
 
 

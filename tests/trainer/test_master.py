@@ -30,7 +30,9 @@ def test_bfloat16_weights_move_as_far_as_float32_ones() -> None:
         before = [value.detach().clone() for value in values]
         (optimizer,) = adamw([(str(n), value) for n, value in enumerate(values)], learning_rate=1e-6)
         steps(optimizer, values, 200)
-        moved[dtype] = torch.stack([(old.float() - new.float()).mean() for old, new in zip(before, values, strict=True)]).mean()
+        moved[dtype] = torch.stack(
+            [(old.float() - new.float()).mean() for old, new in zip(before, values, strict=True)]
+        ).mean()
     torch.testing.assert_close(moved[torch.bfloat16], moved[torch.float32], rtol=0.1, atol=0)
     assert 1.5e-4 < moved[torch.float32] < 2.5e-4
 
@@ -47,7 +49,10 @@ def test_a_restart_continues_with_the_same_bits() -> None:
     straight = weights(torch.bfloat16)
     optimizer = MasterAdamW(straight, lr=1e-5)
     steps(optimizer, straight, 3)
-    saved, middle = copy.deepcopy(optimizer.state_dict()), [nn.Parameter(value.detach().clone()) for value in straight]
+    saved, middle = (
+        copy.deepcopy(optimizer.state_dict()),
+        [nn.Parameter(value.detach().clone()) for value in straight],
+    )
     steps(optimizer, straight, 3, start=3)
     again = MasterAdamW(middle, lr=1e-5)
     again.load_state_dict(saved)

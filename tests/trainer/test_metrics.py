@@ -49,7 +49,9 @@ def rollouts(text: str) -> Rollouts:
     )
 
 
-@pytest.mark.parametrize("text", ["plain", "two\nlines\r\n", "a\u2028b", "a\x85b\x0b\x0c\x1c\x1d\x1e\u2029", 'quote " \\ \x00'])
+@pytest.mark.parametrize(
+    "text", ["plain", "two\nlines\r\n", "a\u2028b", "a\x85b\x0b\x0c\x1c\x1d\x1e\u2029", 'quote " \\ \x00']
+)
 def test_transcripts_keep_whatever_was_said(tmp_path, text):
     """A model may say any character, line separators too; a restart reads the lines back."""
     from pyarrow import parquet
@@ -80,14 +82,18 @@ def test_transcripts_of_a_run_that_goes_on_after_its_end_are_whole(tmp_path):
             transcripts.add(rollouts(f"{step}"), step)
         transcripts.close()
     rows = parquet.read_table(transcripts.table).to_pylist()
-    assert [row["step"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3] and rows[0]["images"] == [] and not transcripts.lines.exists()
+    assert (
+        [row["step"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3]
+        and rows[0]["images"] == []
+        and not transcripts.lines.exists()
+    )
 
 
 def test_a_kill_while_transcripts_are_cut_loses_none(tmp_path, monkeypatch):
     transcripts = Transcripts(tmp_path, 1)
     transcripts.add(rollouts("said"), 0)
     whole = transcripts.lines.read_bytes()
-    monkeypatch.setattr(transcripts, "append_lines", lambda file, rows: 1 / 0)
+    monkeypatch.setattr(transcripts_module, "append_lines", lambda file, rows: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         transcripts.drop_after(1)
     assert transcripts.lines.read_bytes() == whole
@@ -98,7 +104,9 @@ def test_transcripts_survive_a_kill_inside_a_character(tmp_path):
     transcripts.add(rollouts("数学"), 0)
     whole = transcripts.lines.read_bytes()
     transcripts.add(rollouts("数学"), 1)
-    cut = transcripts.lines.read_bytes()[: len(whole) + whole.index("学".encode()) + 1]  # one of three bytes of a character
+    cut = transcripts.lines.read_bytes()[
+        : len(whole) + whole.index("学".encode()) + 1
+    ]  # one of three bytes of a character
     transcripts.lines.write_bytes(cut)
     restarted = Transcripts(tmp_path, 1)
     restarted.drop_after(1)

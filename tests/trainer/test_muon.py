@@ -19,7 +19,9 @@ SHAPES = [(8, 8), (12, 5), (5, 12), (12, 5), (1, 7), (3, 1)]
 
 def weights(dtype=torch.float32) -> list[nn.Parameter]:
     rng = torch.Generator().manual_seed(0)
-    return [nn.Parameter(torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)) for shape in SHAPES]
+    return [
+        nn.Parameter(torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)) for shape in SHAPES
+    ]
 
 
 def grads(step: int) -> list[torch.Tensor]:
@@ -30,7 +32,9 @@ def grads(step: int) -> list[torch.Tensor]:
 class Twin:
     """Keller Jordan's Muon with Nesterov momentum and decoupled decay, in plain loops."""
 
-    def __init__(self, values: list[torch.Tensor], lr: float, momentum: float, decay: float, steps: int) -> None:
+    def __init__(
+        self, values: list[torch.Tensor], lr: float, momentum: float, decay: float, steps: int
+    ) -> None:
         self.values, self.buffers = values, [torch.zeros_like(value) for value in values]
         self.lr, self.momentum, self.decay, self.steps = lr, momentum, decay, steps
 
@@ -52,7 +56,10 @@ class Twin:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
 @pytest.mark.parametrize("steps", [1, 4, 5])
 def test_equals_the_rule_written_out(dtype, tolerance, steps):
-    ours, twin = weights(dtype), Twin([w.detach().clone() for w in weights(torch.float64)], 0.1, 0.9, 0.05, steps)
+    ours, twin = (
+        weights(dtype),
+        Twin([w.detach().clone() for w in weights(torch.float64)], 0.1, 0.9, 0.05, steps),
+    )
     optimizer = Muon(ours, lr=0.1, momentum=0.9, weight_decay=0.05, ns_steps=steps)
     for step in range(3):
         for parameter, gradient in zip(ours, grads(step), strict=True):
@@ -103,7 +110,9 @@ def test_zero_and_missing_gradients_move_nothing_but_decay():
 
 
 def one_of_two(number: int, folder: Path) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2
+    )
     torch.save(moved(), folder / f"{number}.pt")
     distributed.destroy_process_group()
 
@@ -127,7 +136,10 @@ def test_two_ranks_share_the_work_and_end_as_one(tmp_path: Path, monkeypatch: py
         process.join(60)
         assert process.exitcode == 0
     for number in range(2):
-        assert all(torch.equal(here, there) for here, there in zip(moved(), torch.load(tmp_path / f"{number}.pt"), strict=True))
+        assert all(
+            torch.equal(here, there)
+            for here, there in zip(moved(), torch.load(tmp_path / f"{number}.pt"), strict=True)
+        )
 
     given = []
     monkeypatch.setattr("openvlt.distributed.all_reduce", lambda tensors: given.extend(tensors))
@@ -136,7 +148,9 @@ def test_two_ranks_share_the_work_and_end_as_one(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr("openvlt.distributed.rank", lambda number=number: number)
         moved()
     done = [bool(matrix.any()) for stack in given for matrix in stack]
-    assert done[: len(done) // 2] == [not other for other in done[len(done) // 2 :]], "each matrix is one rank's work"
+    assert done[: len(done) // 2] == [not other for other in done[len(done) // 2 :]], (
+        "each matrix is one rank's work"
+    )
 
 
 def test_state_survives_saving():
@@ -159,7 +173,9 @@ def test_state_survives_saving():
 def test_the_muon_factory_gives_every_weight_to_one_optimiser(vlm):
     named = list(vlm.model.named_parameters())
     hidden, rest = muon(named, learning_rate=1e-3, muon_learning_rate=2e-2, weight_decay=0.03)
-    owners = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in (hidden, rest)]
+    owners = [
+        {id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in (hidden, rest)
+    ]
     assert not owners[0] & owners[1] and owners[0] | owners[1] == {id(p) for _, p in named}
     matrices = {name for name, p in named if id(p) in owners[0]}
     assert all(p.ndim == 2 for name, p in named if name in matrices)
@@ -168,7 +184,9 @@ def test_the_muon_factory_gives_every_weight_to_one_optimiser(vlm):
     assert not any("embed" in name or "lm_head" in name for name in matrices)
     assert isinstance(hidden, Muon) and isinstance(rest, torch.optim.AdamW)
     assert (hidden.param_groups[0]["lr"], rest.param_groups[0]["lr"]) == (2e-2, 1e-3)
-    assert {group["weight_decay"] for optimizer in (hidden, rest) for group in optimizer.param_groups} == {0.03}
+    assert {group["weight_decay"] for optimizer in (hidden, rest) for group in optimizer.param_groups} == {
+        0.03
+    }
 
 
 def test_the_adamw_factory_makes_adams_first_step():

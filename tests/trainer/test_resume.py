@@ -74,7 +74,16 @@ def sft(fresh, problems, tmp_path) -> Callable[..., tuple[VLM, Path]]:
     traces = [Trace(p, f"<think>{p.question}</think><answer>{p.answer}</answer>") for p in problems]
 
     def train(name: str, **fit: Any) -> tuple[VLM, Path]:
-        settings = SFT(Mortal(**fit), PromptStyle(), MUON, cosine, epochs=2, batch_size=4, micro_batch=2, warmup_ratio=0.2)
+        settings = SFT(
+            Mortal(**fit),
+            PromptStyle(),
+            MUON,
+            cosine,
+            epochs=2,
+            batch_size=4,
+            micro_batch=2,
+            warmup_ratio=0.2,
+        )
         model, folder = fresh(), tmp_path / name
         folder.mkdir(exist_ok=True)
         settings.train(model, traces, folder=folder, seed=3)
@@ -122,10 +131,13 @@ def same(one: tuple[VLM, Path], other: tuple[VLM, Path]) -> list[dict[str, float
     for name, value in one[0].model.state_dict().items():
         assert torch.equal(value, weights[name]), name
     rows, others = (
-        [{k: v for k, v in row.items() if k not in CLOCKS} for row in read_metrics(folder / "metrics.csv")] for folder in (one[1], other[1])
+        [{k: v for k, v in row.items() if k not in CLOCKS} for row in read_metrics(folder / "metrics.csv")]
+        for folder in (one[1], other[1])
     )
     assert [row.keys() for row in rows] == [row.keys() for row in others]
-    assert [list(map(repr, row.values())) for row in rows] == [list(map(repr, row.values())) for row in others]
+    assert [list(map(repr, row.values())) for row in rows] == [
+        list(map(repr, row.values())) for row in others
+    ]
     return rows
 
 
@@ -169,7 +181,9 @@ def test_ctrl_c_comes_through_and_leaves_a_resumable_run(sft):
     same(whole, sft("cut"))
 
 
-@pytest.mark.parametrize(("updates", "kl", "dies"), [(1, 0.0, 3), (1, 0.05, 5), (2, 0.0, 3), (2, 0.05, 5), (2, 0.0, 1)])
+@pytest.mark.parametrize(
+    ("updates", "kl", "dies"), [(1, 0.0, 3), (1, 0.05, 5), (2, 0.0, 3), (2, 0.05, 5), (2, 0.0, 1)]
+)
 def test_grpo_killed_and_resumed_ends_the_same(grpo, vlm, updates, kl, dies):
     whole = grpo("whole", updates, kl)
     with pytest.raises(Killed):
@@ -178,9 +192,14 @@ def test_grpo_killed_and_resumed_ends_the_same(grpo, vlm, updates, kl, dies):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6] and moved(whole[0], vlm) > 1e-3
     assert len({row["reward"] for row in rows}) > 1 and any(row["grad_norm"] > 0 for row in rows)
     assert ("kl" in rows[0]) == (kl > 0)
-    transcripts = [parquet.read_table(folder / "rollouts.parquet").to_pylist() for folder in (whole[1], whole[1].parent / "cut")]
+    transcripts = [
+        parquet.read_table(folder / "rollouts.parquet").to_pylist()
+        for folder in (whole[1], whole[1].parent / "cut")
+    ]
     assert transcripts[0] == transcripts[1]
-    assert [row["step"] for row in transcripts[0]] == [step for step in range(0, 6, updates) for _ in range(8)]
+    assert [row["step"] for row in transcripts[0]] == [
+        step for step in range(0, 6, updates) for _ in range(8)
+    ]
 
 
 def test_on_policy_steps_have_no_mismatch_and_no_clipping(grpo):
@@ -188,7 +207,9 @@ def test_on_policy_steps_have_no_mismatch_and_no_clipping(grpo):
     for updates in (1, 2):
         rows = read_metrics(grpo(f"u{updates}", updates)[1] / "metrics.csv")
         learned = [row for row in rows if row["grad_norm"] > 0]
-        assert learned and all(row["mismatch_kl"] < 1e-8 for row in learned)  # behaviour against the rollout's policy
+        assert learned and all(
+            row["mismatch_kl"] < 1e-8 for row in learned
+        )  # behaviour against the rollout's policy
         for row in learned:
             assert (row["step"] - 1) % updates or row["clipped_low"] == row["clipped_high"] == 0.0
 

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 
 def inputs(canary: str) -> Iterator[tuple[str, str, str]]:
     """Every hostile input; `canary` is a path that no input may manage to create."""
-    for kind in (powers, factorials, nestings, giants, operators, environments, relations, unicode, responses):
+    for kind in (
+        powers,
+        factorials,
+        nestings,
+        giants,
+        operators,
+        environments,
+        relations,
+        unicode,
+        responses,
+    ):
         yield from ((f"{kind.__name__}-{index}", gold, text) for index, (gold, text) in enumerate(kind()))
     yield from ((f"code-{index}", "12", text) for index, text in enumerate(code(canary)))
 
@@ -26,7 +36,8 @@ def powers() -> Iterator[tuple[str, str]]:
         "(2^{4096})^{4096}",
         "x^{10^{9}}",
         "(x+1)^{9999999}",
-        "1e999999999", "1E-999999999",
+        "1e999999999",
+        "1E-999999999",
         r"1\times 10^{-99999999}",
         r"1 \times 10^{99999999999999999999}",
         "0^{-1}",
@@ -228,14 +239,18 @@ def responses() -> Iterator[tuple[str, str]]:
         "the answer is 12. wait, " * 40_000,
         "$" * million,
         r"\boxed{1}" * 80_000,
-        "<answer>" * 80_000, "</answer>" * 80_000,
+        "<answer>" * 80_000,
+        "</answer>" * 80_000,
         "<answer>1</answer>" * 60_000,
-        "<think>" * 100_000, "</think>" * 100_000,
+        "<think>" * 100_000,
+        "</think>" * 100_000,
         "word " * 200_000,
         "1 " * 400_000,
         "1, 2, " * 150_000,
         "It was " + "1" * 1_900 + ":00 am 5.",
-        "is 1 and " * 210, "8 is not " * 210, "1 hour " + "2 " * 900,
+        "is 1 and " * 210,
+        "8 is not " * 210,
+        "1 hour " + "2 " * 900,
         "\n" * million,
         "therefore " * 90_000,
         "(A) " * 200_000,

@@ -11,7 +11,10 @@ import pytest
 from openvlt.types import Verdict
 from openvlt.verify import explain, extract, verify
 
-OWN = [json.loads(line) for line in (Path(__file__).parent / "own_cases.jsonl").read_text(encoding="utf-8").splitlines()]
+OWN = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "own_cases.jsonl").read_text(encoding="utf-8").splitlines()
+]
 WRAPPINGS = ("<think>t</think><answer>{}</answer>", "Working it out, the result is \\boxed{{{}}}.")
 """An own case's `answers` are tried in both, its `responses` as they stand."""
 
@@ -30,16 +33,24 @@ def test_own_cases(category: str) -> None:
         if case["category"] == category
         for side in ("right", "wrong")
         for response in _responses(case, side)
-        for result in [explain(case["gold"], response, choices=case.get("choices"), answer_type=case.get("answer_type"))]
+        for result in [
+            explain(case["gold"], response, choices=case.get("choices"), answer_type=case.get("answer_type"))
+        ]
         if (result.verdict is Verdict.CORRECT) != (side == "right")
     ]
     assert not failures, "\n".join(failures)
 
 
 def test_every_category_has_positives_and_negatives_enough(data_dir: Path) -> None:
-    given = {json.loads(line)["category"] for line in (data_dir / "verify_cases.jsonl").read_text("utf-8").splitlines()}
+    given = {
+        json.loads(line)["category"]
+        for line in (data_dir / "verify_cases.jsonl").read_text("utf-8").splitlines()
+    }
     for category in given:
-        sides = [sum(len(_responses(c, side)) for c in OWN if c["category"] == category) for side in ("right", "wrong")]
+        sides = [
+            sum(len(_responses(c, side)) for c in OWN if c["category"] == category)
+            for side in ("right", "wrong")
+        ]
         assert sum(sides) >= 10 and sides[1] >= 4, (category, sides)
 
 
@@ -47,15 +58,17 @@ def test_given_cases(data_dir: Path) -> None:
     right: dict[str, list[bool]] = defaultdict(list)
     failures = []
     for row in map(json.loads, (data_dir / "verify_cases.jsonl").read_text(encoding="utf-8").splitlines()):
-        result = explain(row["gold"], row["response"], choices=row.get("choices"), answer_type=row.get("answer_type"))
+        result = explain(
+            row["gold"], row["response"], choices=row.get("choices"), answer_type=row.get("answer_type")
+        )
         right[row["category"]].append((result.verdict is Verdict.CORRECT) == row["expected"])
         if not right[row["category"]][-1]:
             failures.append(f"{row['id']} {row['gold']!r} expected {row['expected']}: {result}")
     everything = [ok for group in right.values() for ok in group]
     assert sum(everything) / len(everything) >= 0.98, "\n".join(failures)
-    assert {name: sum(group) / len(group) for name, group in right.items() if sum(group) / len(group) < 0.9} == {}, (
-        "\n".join(failures)
-    )
+    assert {
+        name: sum(group) / len(group) for name, group in right.items() if sum(group) / len(group) < 0.9
+    } == {}, "\n".join(failures)
 
 
 @pytest.mark.parametrize(

@@ -59,16 +59,23 @@ def test_there_are_enough_kinds(hostile: list[tuple[str, str, str]]) -> None:
     assert len({name for name, _, _ in hostile}) >= MOST
 
 
-def test_each_is_answered_within_a_second_in_the_main_thread(judged: tuple[list[tuple[str, float, Verdict]], int]) -> None:
+def test_each_is_answered_within_a_second_in_the_main_thread(
+    judged: tuple[list[tuple[str, float, Verdict]], int],
+) -> None:
     found, grown = judged
     assert not _slow(found) and grown < LIMIT_KB
 
 
-def test_none_is_credited(hostile: list[tuple[str, str, str]], judged: tuple[list[tuple[str, float, Verdict]], int]) -> None:
+def test_none_is_credited(
+    hostile: list[tuple[str, str, str]], judged: tuple[list[tuple[str, float, Verdict]], int]
+) -> None:
     """Of the kinds that don't just dress the right answer up in brackets, boxes or invisible characters."""
     kinds = ("code", "operators", "environments", "relations", "powers", "factorials", "giants")
     short = {name for name, gold, _ in hostile if name.startswith(kinds) and len(gold) < 100}
-    assert len(short) > 100 and [name for name, _, verdict in judged[0] if name in short and verdict is Verdict.CORRECT] == []
+    assert (
+        len(short) > 100
+        and [name for name, _, verdict in judged[0] if name in short and verdict is Verdict.CORRECT] == []
+    )
 
 
 def test_within_a_second_in_a_thread(hostile: list[tuple[str, str, str]]) -> None:
@@ -96,21 +103,42 @@ def test_within_a_second_in_a_daemonic_process(hostile: list[tuple[str, str, str
 
 
 def test_a_pool_of_workers_survives_them_all_in_order(hostile: list[tuple[str, str, str]]) -> None:
-    items = [item for _, gold, response in hostile for item in ((gold, response), ("7", "<answer>7</answer>"))]
+    items = [
+        item for _, gold, response in hostile for item in ((gold, response), ("7", "<answer>7</answer>"))
+    ]
     verdicts = verify_batch(items, workers=2, deadline_s=0.5)
     between = verdicts[1::2]  # a busy machine may keep one of them waiting
     assert len(verdicts) == len(items) and set(between) <= {Verdict.CORRECT, Verdict.TIMEOUT}
     assert between.count(Verdict.CORRECT) >= len(hostile) - 3
 
 
-PIECES = ["is ", "the is ", "is: ", "A, ", "A or B also C ", "was but ", "not 3 ", "if 3, 4 ", "are 5 and ", "twenty-because", "ab"]
+PIECES = [
+    "is ",
+    "the is ",
+    "is: ",
+    "A, ",
+    "A or B also C ",
+    "was but ",
+    "not 3 ",
+    "if 3, 4 ",
+    "are 5 and ",
+    "twenty-because",
+    "ab",
+]
 
 
 @pytest.mark.parametrize("piece", PIECES)
-@pytest.mark.parametrize("around", ["{}", "<answer>{}</answer>", "<answer>{}10</answer>", "<answer>(B) {}?</answer>"])
+@pytest.mark.parametrize(
+    "around", ["{}", "<answer>{}</answer>", "<answer>{}10</answer>", "<answer>(B) {}?</answer>"]
+)
 def test_repeated_phrases_take_less_than_a_second(piece: str, around: str) -> None:
     """No pattern may try every way to split a repetition (three of them did, for ever); with and without options."""
-    for length, choices in ((120, None), (120, ["3 or 4", "5", "march"]), (2_000, None), (2_000, ["3 or 4", "5", "march"])):
+    for length, choices in (
+        (120, None),
+        (120, ["3 or 4", "5", "march"]),
+        (2_000, None),
+        (2_000, ["3 or 4", "5", "march"]),
+    ):
         start = time.thread_time()  # of this thread alone, however busy the machine
         explain("B", around.format(piece * (length // len(piece))), choices=choices)
         assert time.thread_time() - start < LIMIT_S

@@ -14,7 +14,9 @@ from openvlt.verify.parse.grammar import parse_math
 
 integers = st.integers(-(10**6), 10**6)
 decimals = st.decimals(-(10**4), 10**4, places=2, allow_nan=False).map(lambda d: f"{d:.2f}")
-fractions = st.tuples(st.integers(-99, 99), st.integers(2, 99)).map(lambda pair: rf"\frac{{{pair[0]}}}{{{pair[1]}}}")
+fractions = st.tuples(st.integers(-99, 99), st.integers(2, 99)).map(
+    lambda pair: rf"\frac{{{pair[0]}}}{{{pair[1]}}}"
+)
 roots = st.tuples(st.integers(1, 40), st.integers(2, 40)).map(lambda pair: rf"{pair[0]}\sqrt{{{pair[1]}}}")
 lines = st.tuples(st.integers(2, 9), st.integers(1, 9)).map(lambda pair: f"{pair[0]}x+{pair[1]}")
 pairs = st.tuples(integers, integers).map(lambda pair: f"({pair[0]}, {pair[1]})")
@@ -116,7 +118,9 @@ CHOICES = ["10 cm", "12 cm", "14 cm", "16 cm"]
 )
 def test_options_by_letter_and_by_text(gold: int, said: int, form: str) -> None:
     answer = form.format("ABCD"[said], CHOICES[said])
-    assert (verify("ABCD"[gold], f"<answer>{answer}</answer>", choices=CHOICES) is Verdict.CORRECT) == (gold == said)
+    assert (verify("ABCD"[gold], f"<answer>{answer}</answer>", choices=CHOICES) is Verdict.CORRECT) == (
+        gold == said
+    )
 
 
 @settings(max_examples=400)

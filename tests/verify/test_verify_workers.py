@@ -83,7 +83,8 @@ def test_threads_share_the_pool() -> None:
     found: list[list[Verdict]] = []
     items = [(str(i), f"<answer>{i}</answer>") for i in range(100)]
     threads = [
-        threading.Thread(target=lambda: found.append(verify_batch(items, workers=2, deadline_s=2))) for _ in range(4)
+        threading.Thread(target=lambda: found.append(verify_batch(items, workers=2, deadline_s=2)))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -115,7 +116,13 @@ def test_daemonic_processes_have_their_own(method: str) -> None:
 
 
 def test_wrong_items_are_the_users_mistake() -> None:
-    for items in (["12"], [{"gold": "12"}], [{"gold": "1", "response": "1", "choice": []}], [("1", "2", "3")], [("1",)]):
+    for items in (
+        ["12"],
+        [{"gold": "12"}],
+        [{"gold": "1", "response": "1", "choice": []}],
+        [("1", "2", "3")],
+        [("1",)],
+    ):
         with pytest.raises(UserError):
             verify_batch(items, workers=0, deadline_s=1)
     with pytest.raises(UserError):
@@ -144,6 +151,15 @@ def test_importing_is_light() -> None:
 
 
 def test_command_line() -> None:
-    command = [sys.executable, "-m", "openvlt.verify", "B", "<answer>12</answer>", "--choices", "10 cm", "12 cm"]
+    command = [
+        sys.executable,
+        "-m",
+        "openvlt.verify",
+        "B",
+        "<answer>12</answer>",
+        "--choices",
+        "10 cm",
+        "12 cm",
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "correct" in result.stdout and "option B" in result.stdout

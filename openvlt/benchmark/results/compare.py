@@ -25,8 +25,14 @@ def compare_files(one: str, other: str) -> dict[str, Any]:
     if not shared:
         raise UserError(f"{one} and {other} have no row in common; compare runs of the same benchmark")
     if differ := [name for name in shared if first[name][0].get("gold") != second[name][0].get("gold")]:
-        raise UserError(f"row {differ[0]!r} has another answer in {other} than in {one}; compare runs over the same data")
-    result = paired_difference([_share(first[name]) for name in shared], [_share(second[name]) for name in shared], _clusters(first, shared))
+        raise UserError(
+            f"row {differ[0]!r} has another answer in {other} than in {one}; compare runs over the same data"
+        )
+    result = paired_difference(
+        [_share(first[name]) for name in shared],
+        [_share(second[name]) for name in shared],
+        _clusters(first, shared),
+    )
     lost = [name for name in shared if _share(first[name]) > _share(second[name])]
     gained = [name for name in shared if _share(first[name]) < _share(second[name])]
     return {
@@ -41,7 +47,9 @@ def compare_files(one: str, other: str) -> dict[str, Any]:
     }
 
 
-def paired_difference(one: Sequence[float], other: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+def paired_difference(
+    one: Sequence[float], other: Sequence[float], clusters: Sequence[str]
+) -> dict[str, Any]:
     """Accuracies, difference, the bootstrap's interval and p (by cluster), and McNemar's exact p where every share is 0 or 1."""
     bootstrap = paired_bootstrap(one, other, clusters)
     only_one = sum(a == 1 and b == 0 for a, b in zip(one, other, strict=True))
@@ -76,10 +84,16 @@ def _clusters(rows: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[s
 
 def _flip(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     keep = ("id", "question", "gold")
-    return {**{name: one.get(name) for name in keep}, "one": one.get("extracted"), "other": other.get("extracted")}
+    return {
+        **{name: one.get(name) for name in keep},
+        "one": one.get("extracted"),
+        "other": other.get("extracted"),
+    }
 
 
-def _cells(first: Mapping[str, Any], second: Mapping[str, Any], shared: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _cells(
+    first: Mapping[str, Any], second: Mapping[str, Any], shared: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """Rows, and both runs' shares, per value of every sub-score."""
     sums: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0, 0.0, 0.0]))
     for name in shared:
@@ -107,7 +121,10 @@ def describe_comparison(result: Mapping[str, Any]) -> str:
         f"gained {len(result['gained'])}, lost {len(result['lost'])}",
     ]
     for word, rows in (("gained", result["gained"]), ("lost", result["lost"])):
-        lines += [f"  {word} {row['id']}: gold {row['gold']}, {row['one']} -> {row['other']}" for row in rows[:SHOWN]]
+        lines += [
+            f"  {word} {row['id']}: gold {row['gold']}, {row['one']} -> {row['other']}"
+            for row in rows[:SHOWN]
+        ]
         lines += [f"  … and {len(rows) - SHOWN} more {word}" for _ in range(len(rows) > SHOWN)]
     return "\n".join(lines)
 
@@ -116,5 +133,11 @@ def pair_files(one: str, other: str) -> dict[str, tuple[str, str]]:
     """Which folders to compare: the two themselves, or of two runs over several benchmarks those that both have."""
     if (Path(one) / "rows.parquet").is_file() or not Path(one).is_dir():
         return {Path(one).name: (one, other)}
-    names = sorted(file.parent.name for file in Path(one).glob("*/rows.parquet") if (Path(other) / file.parent.name / file.name).is_file())
-    return {name: (str(Path(one) / name), str(Path(other) / name)) for name in names} or {Path(one).name: (one, other)}
+    names = sorted(
+        file.parent.name
+        for file in Path(one).glob("*/rows.parquet")
+        if (Path(other) / file.parent.name / file.name).is_file()
+    )
+    return {name: (str(Path(one) / name), str(Path(other) / name)) for name in names} or {
+        Path(one).name: (one, other)
+    }

@@ -12,7 +12,12 @@ from openvlt.benchmark.results.summary import Scored
 from openvlt.errors import UserError
 
 
-def write_scored_rows(file: Path, scored: Sequence[Scored], asked: Mapping[str, str], made: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def write_scored_rows(
+    file: Path,
+    scored: Sequence[Scored],
+    asked: Mapping[str, str],
+    made: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
     """One row per answer: id, sample, prompt, gold, response, what was read, verdict, tokens; written whole or not at all."""
     import pyarrow
     from pyarrow import parquet
@@ -27,9 +32,13 @@ def write_scored_rows(file: Path, scored: Sequence[Scored], asked: Mapping[str, 
             "choices": None if problem.choices is None else list(problem.choices),
             "cluster": problem.meta["cluster"],
             "cells": json.dumps(problem.meta["cells"], ensure_ascii=False),
-            "images": [os.path.relpath(image, file.parent) for image in problem.images if isinstance(image, Path)],
+            "images": [
+                os.path.relpath(image, file.parent) for image in problem.images if isinstance(image, Path)
+            ],
         }
-        for sample, (answer, right, source) in enumerate(zip(row.answers, row.right, made[problem.id], strict=True)):
+        for sample, (answer, right, source) in enumerate(
+            zip(row.answers, row.right, made[problem.id], strict=True)
+        ):
             rows.append({
                 **shared,
                 "sample": sample,
@@ -61,7 +70,9 @@ def read_scored(place: str) -> list[dict[str, Any]]:
 
     path = Path(place) / "rows.parquet" if Path(place).is_dir() else Path(place)
     if not path.is_file():
-        raise UserError(f"{place}: no rows.parquet there; give the folder of a finished `evaluate.py benchmark=…` run, or its rows.parquet")
+        raise UserError(
+            f"{place}: no rows.parquet there; give the folder of a finished `evaluate.py benchmark=…` run, or its rows.parquet"
+        )
     rows = [row for _, row in read_rows(path)]
     if missing := {"id", "sample", "right", "cluster"} - set(rows[0]):
         raise UserError(f"{path} has no column {min(missing)!r}; give the rows.parquet of a benchmark run")
@@ -94,14 +105,28 @@ def result_line(result: Mapping[str, Any]) -> str:
 
 def results_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """A table of benchmarks, then a table of sub-scores for each."""
-    heads = "benchmark | protocol | judge | score | % | correct | 95 % interval | clustered error | unparsed".split(" | ")
+    heads = "benchmark | protocol | judge | score | % | correct | 95 % interval | clustered error | unparsed".split(
+        " | "
+    )
     rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for r in results:
         error = "" if r["clustered_error"] is None else format_share(r["clustered_error"])
         low, high = r["interval"]
-        cells = [r["benchmark"], r["variant"], r["judge"] or "", r["headline"], format_share(headline_share(r)), f"{r['correct']}/{r['total']}"]
-        rows.append(f"| {' | '.join([*cells, f'{format_share(low)} to {format_share(high)}', error, format_share(r['unparsed']) + ' %'])} |")
-    notes = ["", "The interval and the clustered error are the accuracy's, in points; an unparsed answer is a wrong one."]
+        cells = [
+            r["benchmark"],
+            r["variant"],
+            r["judge"] or "",
+            r["headline"],
+            format_share(headline_share(r)),
+            f"{r['correct']}/{r['total']}",
+        ]
+        rows.append(
+            f"| {' | '.join([*cells, f'{format_share(low)} to {format_share(high)}', error, format_share(r['unparsed']) + ' %'])} |"
+        )
+    notes = [
+        "",
+        "The interval and the clustered error are the accuracy's, in points; an unparsed answer is a wrong one.",
+    ]
     return "\n".join([*rows, *notes, *(text for result in results for text in _sub_scores(result))]) + "\n"
 
 
@@ -111,5 +136,7 @@ def _sub_scores(result: Mapping[str, Any]) -> list[str]:
     for group, values in result["cells"].items():
         for name, cell in values.items():
             interval = " to ".join(map(format_share, cell["interval"]))
-            lines.append(f"| {group} | {name} | {format_share(cell['accuracy'])} | {cell['correct']}/{cell['total']} | {interval} |")
+            lines.append(
+                f"| {group} | {name} | {format_share(cell['accuracy'])} | {cell['correct']}/{cell['total']} | {interval} |"
+            )
     return lines

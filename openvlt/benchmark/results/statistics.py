@@ -33,7 +33,9 @@ def clustered_error(values: Sequence[float], clusters: Sequence[Hashable]) -> fl
         sums[cluster] += value - mean
     if len(sums) < 2:
         return None
-    return math.sqrt(len(sums) / (len(sums) - 1) * sum(total * total for total in sums.values())) / len(values)
+    return math.sqrt(len(sums) / (len(sums) - 1) * sum(total * total for total in sums.values())) / len(
+        values
+    )
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
@@ -52,7 +54,12 @@ class Paired:
 
 
 def paired_bootstrap(
-    one: Sequence[float], other: Sequence[float], clusters: Sequence[Hashable], *, resamples: int = 10_000, seed: int = 0
+    one: Sequence[float],
+    other: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Paired:
     """`other` minus `one` under resampling of whole clusters: percentile interval (95 %), p from the share of resamples on each side."""
     names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
@@ -67,7 +74,11 @@ def paired_bootstrap(
     means_R = np.concatenate(means)
     low, high = np.quantile(means_R, [0.025, 0.975])
     beyond = 1 + min((means_R <= 0).sum(), (means_R >= 0).sum())
-    return Paired(float(total_C.sum() / size_C.sum()), (float(low), float(high)), min(1.0, float(2 * beyond / (resamples + 1))))
+    return Paired(
+        float(total_C.sum() / size_C.sum()),
+        (float(low), float(high)),
+        min(1.0, float(2 * beyond / (resamples + 1))),
+    )
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

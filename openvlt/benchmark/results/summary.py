@@ -32,13 +32,18 @@ class Scored:
         return sum(self.right) / len(self.answers)
 
 
-def summarise_scores(scored: Sequence[Scored], metrics: Callable[..., dict[str, Any]] | None = None) -> dict[str, Any]:
+def summarise_scores(
+    scored: Sequence[Scored], metrics: Callable[..., dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Counts, interval, clustered error, unparsed and truncated rates, sub-scores, and with several samples pass@k and maj@k.
 
     `total` counts answers (rows x samples). The interval is Wilson's for one sample; samples of one row are not independent, so with
     several it is the accuracy +- 1.96 clustered errors.
     """
-    samples, verdicts = len(scored[0].answers), Counter(answer.verdict for row in scored for answer in row.answers)
+    samples, verdicts = (
+        len(scored[0].answers),
+        Counter(answer.verdict for row in scored for answer in row.answers),
+    )
     cut = [flag is False for row in scored for flag in row.finished if flag is not None]
     clusters = [row.problem.meta["cluster"] for row in scored]
     error = clustered_error([row.share for row in scored], clusters)
@@ -68,7 +73,13 @@ def score_counts(scored: Sequence[Scored], error: float | None = None) -> dict[s
         error = clustered_error([row.share for row in scored], range(len(scored))) if error is None else error
         half = Z95 * (error or 0.0)
         low, high = max(0.0, share - half), min(1.0, share + half)
-    return {"accuracy": share, "correct": correct, "total": total, "interval": [low, high], "half_width": (high - low) / 2}
+    return {
+        "accuracy": share,
+        "correct": correct,
+        "total": total,
+        "interval": [low, high],
+        "half_width": (high - low) / 2,
+    }
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
@@ -78,7 +89,10 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
         for group, value in row.problem.meta["cells"].items():
             for name in value if isinstance(value, tuple) else (value,):
                 groups[group][name].append(row)
-    return {group: {name: score_counts(rows) for name, rows in sorted(values.items())} for group, values in groups.items()}
+    return {
+        group: {name: score_counts(rows) for name, rows in sorted(values.items())}
+        for group, values in groups.items()
+    }
 
 
 def summarise_samples(scored: Sequence[Scored]) -> dict[str, Any]:
@@ -88,6 +102,11 @@ def summarise_samples(scored: Sequence[Scored]) -> dict[str, Any]:
     passed = {str(k): sum(pass_at_k(n, sum(row.right), k) for row in scored) / len(scored) for k in ks}
     voted = 0
     for row in scored:
-        chosen = majority_vote([None if answer.extracted is None else answer.extracted.strip().casefold() for answer in row.answers])
+        chosen = majority_vote(
+            [
+                None if answer.extracted is None else answer.extracted.strip().casefold()
+                for answer in row.answers
+            ]
+        )
         voted += chosen is not None and row.right[chosen]
     return {"pass@k": passed, f"maj@{n}": voted / len(scored)}

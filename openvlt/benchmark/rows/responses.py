@@ -13,7 +13,10 @@ from openvlt.data.sources.files import read_rows
 from openvlt.errors import UserError
 
 ResponseRow = Mapping[str, Any]
-OURS = {"tokens": int, "finished": bool}  # columns of our own answer files; what others keep under these names is of another type
+OURS = {
+    "tokens": int,
+    "finished": bool,
+}  # columns of our own answer files; what others keep under these names is of another type
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,20 @@ class RecordedAnswer:
     row: ResponseRow
 
 
-def read_responses(file: str, ids: Sequence[str], column: str, subset_of: Callable[[ResponseRow, str], str] | None = None) -> list[RecordedAnswer]:
+def read_responses(
+    file: str, ids: Sequence[str], column: str, subset_of: Callable[[ResponseRow, str], str] | None = None
+) -> list[RecordedAnswer]:
     """The responses of a .jsonl, .json, .parquet, .csv or .tsv file. `ids` are the columns that make up a row's id ("id" is taken too).
 
     A .json may be a list of rows, or an object of rows or responses by id; a cell may hold several samples as a list. With `part_of`
     (see `Benchmark`) an id begins with the part that the row, the id or the file's name tells. Raises UserError for another form.
     """
     path = Path(file)
-    rows = _by_id(path, ids, column) if path.suffix == ".json" and path.is_file() else [row for _, row in read_rows(path)]
+    rows = (
+        _by_id(path, ids, column)
+        if path.suffix == ".json" and path.is_file()
+        else [row for _, row in read_rows(path)]
+    )
     there = list(dict.fromkeys(name for row in rows for name in row))
     id_columns = ids if all(name in there for name in ids) else ("id",)
     if missing := [name for name in (*id_columns, column) if name not in there]:
@@ -47,10 +56,16 @@ def read_responses(file: str, ids: Sequence[str], column: str, subset_of: Callab
         if subset_of is not None:
             part, _, name = name.rpartition("/")
             name = f"{subset_of(row, part or path.name)}/{name}"
-        for sample, response in enumerate(_texts(row.get(column), f"responses={file}, row {number}"), _sample(row)):
+        for sample, response in enumerate(
+            _texts(row.get(column), f"responses={file}, row {number}"), _sample(row)
+        ):
             if (name, sample) in found:
-                raise UserError(f"responses={file}: id {name!r} occurs twice; give each row once, several samples as a list")
-            found[name, sample] = RecordedAnswer(name, sample, response, {k: v for k, v in row.items() if type(v) is OURS.get(k, type(v))})
+                raise UserError(
+                    f"responses={file}: id {name!r} occurs twice; give each row once, several samples as a list"
+                )
+            found[name, sample] = RecordedAnswer(
+                name, sample, response, {k: v for k, v in row.items() if type(v) is OURS.get(k, type(v))}
+            )
     return list(found.values())
 
 
@@ -74,7 +89,9 @@ def _by_id(path: Path, ids: Sequence[str], column: str) -> list[ResponseRow]:
     if not rows and all(value is None or isinstance(value, (str, list)) for value in content.values()):
         rows = {key: {column: value} for key, value in content.items()}
     if not rows:
-        raise UserError(f"responses={path}: an object without rows; expected rows by their ids, or a list of rows")
+        raise UserError(
+            f"responses={path}: an object without rows; expected rows by their ids, or a list of rows"
+        )
     return [{ids[0]: key, **row} for key, row in rows.items()]
 
 
@@ -85,7 +102,9 @@ def _texts(cell: Any, where: str) -> list[str]:
     if cell is None or isinstance(cell, dict):
         return [""]
     if isinstance(cell, (list, bool)):
-        raise UserError(f"{where}: the response is {cell!r:.60}; expected text, or a list of texts for several samples")
+        raise UserError(
+            f"{where}: the response is {cell!r:.60}; expected text, or a list of texts for several samples"
+        )
     return [str(cell)]
 
 

@@ -19,33 +19,3 @@ class Subset:
     @property
     def label(self) -> str:
         return self.name or self.split
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

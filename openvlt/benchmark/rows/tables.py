@@ -13,7 +13,11 @@ from openvlt.data.sources.schema import Columns, to_problem
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
-SUFFIXES = (".parquet", ".jsonl", ".json")  # of a split that lies there in two forms the first is read: Parquet holds its images
+SUFFIXES = (
+    ".parquet",
+    ".jsonl",
+    ".json",
+)  # of a split that lies there in two forms the first is read: Parquet holds its images
 
 
 BenchmarkRow = dict[str, Any]
@@ -50,13 +54,20 @@ def load_table(part: Subset, data_dir: str | None) -> SubsetRows:
             f"data_dir={data_dir}: no rows of {part.label!r} there; expected {part.split}.jsonl, .json or .parquet, or "
             f"data/{part.split}-*.parquet"
         )
-    return SubsetRows(part, [row for file in files for _, row in read_rows(file)], ", ".join(map(str, files)), files[0].parent)
+    return SubsetRows(
+        part,
+        [row for file in files for _, row in read_rows(file)],
+        ", ".join(map(str, files)),
+        files[0].parent,
+    )
 
 
 def check_folder(data_dir: str) -> Path:
     """The folder of rows. Raises UserError when there is none."""
     if not Path(data_dir).is_dir():
-        raise UserError(f"data_dir={data_dir}: there is no such folder; give one with the benchmark's rows, or none to use the hub")
+        raise UserError(
+            f"data_dir={data_dir}: there is no such folder; give one with the benchmark's rows, or none to use the hub"
+        )
     return Path(data_dir)
 
 
@@ -76,7 +87,9 @@ def _one_form(place: Path, pattern: str) -> list[Path]:
 
 def only_file(folder: Path) -> list[Path]:
     """`rows.*`, or the folder's only file of rows; what lies about as MANIFEST and results are not rows."""
-    files = sorted(file for suffix in SUFFIXES for file in folder.glob(f"*{suffix}") if not file.stem.isupper())
+    files = sorted(
+        file for suffix in SUFFIXES for file in folder.glob(f"*{suffix}") if not file.stem.isupper()
+    )
     return _one_form(folder, "rows") or (files if len(files) == 1 else [])
 
 
@@ -88,7 +101,11 @@ def find_subset(folder: Path, part: Subset) -> list[Path]:
 def saved_place(folder: Path, part: Subset) -> list[Path]:
     """The folder in which `datasets` saved a part to disk, [] where it didn't."""
     marks = ("state.json", "dataset_dict.json")
-    return [place for place in (folder / (part.name or "."), folder) if any((place / mark).is_file() for mark in marks)][:1]
+    return [
+        place
+        for place in (folder / (part.name or "."), folder)
+        if any((place / mark).is_file() for mark in marks)
+    ][:1]
 
 
 def load_saved(place: Path, part: Subset) -> list[BenchmarkRow]:
@@ -96,7 +113,9 @@ def load_saved(place: Path, part: Subset) -> list[BenchmarkRow]:
     data = _datasets().load_from_disk(str(place))
     if isinstance(data, dict):
         if part.split not in data:
-            raise UserError(f"{place} has no split {part.split!r}, but {sorted(data)}; change the benchmark's parts")
+            raise UserError(
+                f"{place} has no split {part.split!r}, but {sorted(data)}; change the benchmark's parts"
+            )
         data = data[part.split]
     return _encoded(data)
 
@@ -141,7 +160,12 @@ def check_row_columns(rows: Iterable[BenchmarkRow], columns: Sequence[str], wher
 
 def row_images(row: BenchmarkRow, part: Subset, root: Path, problem: Problem) -> tuple[Any, ...]:
     """The images of a row, not yet decoded; an empty path is none (MathVerse, text only). Raises UserError when one is missing."""
-    cells = {name: row[name] or None for group in Columns(images=part.images).image_groups() for name in group if name in row}
+    cells = {
+        name: row[name] or None
+        for group in Columns(images=part.images).image_groups()
+        for name in group
+        if name in row
+    }
     if not cells:
         return ()
     plain = {"id": problem.id, "question": "?", "answer": "?", **cells}

@@ -24,7 +24,9 @@ class InputAblation(Protocol):
 
     name: str
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]: ...
+    def __call__(
+        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+    ) -> list[Problem]: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Whole:
 
     name: ClassVar[str] = "whole"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
+    def __call__(
+        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+    ) -> list[Problem]:
         return list(problems)
 
 
@@ -43,7 +47,9 @@ class TextOnly:
 
     name: ClassVar[str] = "text only"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
+    def __call__(
+        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+    ) -> list[Problem]:
         return [replace(problem, images=()) for problem in problems]
 
 
@@ -53,14 +59,19 @@ class BlankImage:
 
     name: ClassVar[str] = "blank image"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
+    def __call__(
+        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+    ) -> list[Problem]:
         """Only the heads of image files are read, and a white image lies in `folder/blank` once per size: nothing is held in memory."""
         sizes = [[image_size(image, problem.id) for image in problem.images] for problem in problems]
         place = folder / "blank"
         place.mkdir(parents=True, exist_ok=True)
         for size in {size for each in sizes for size in each}:
             Image.new("L", size, "white").save(_blank(place, size))
-        return [replace(p, images=tuple(_blank(place, size) for size in each)) for p, each in zip(problems, sizes, strict=True)]
+        return [
+            replace(p, images=tuple(_blank(place, size) for size in each))
+            for p, each in zip(problems, sizes, strict=True)
+        ]
 
 
 def _blank(folder: Path, size: tuple[int, int]) -> Path:
@@ -79,8 +90,14 @@ class Captioned:
     max_new_tokens: int
     name: ClassVar[str] = "caption then reason"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
-        asked = [replace(problem, question=self.instruction, choices=None) for problem in problems if problem.images]
+    def __call__(
+        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+    ) -> list[Problem]:
+        asked = [
+            replace(problem, question=self.instruction, choices=None)
+            for problem in problems
+            if problem.images
+        ]
         once = replace(engine, sampling=replace(engine.sampling, n=1, max_new_tokens=self.max_new_tokens))
         rows = once.answers(vlm, asked, PromptStyle(), folder / "captions.jsonl", "captions")
         return replace_images(problems, {row["id"]: row["response"] for row in rows}, self.template)
@@ -94,12 +111,18 @@ class SceneText:
     template: str
     name: ClassVar[str] = "scene text"
 
-    def __call__(self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path) -> list[Problem]:
+    def __call__(
+        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+    ) -> list[Problem]:
         try:
             texts = json.loads(Path(self.file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"view.file={self.file} can't be read ({error}); give a JSON object of texts by row id") from None
-        if not isinstance(texts, dict) or (missing := [p.id for p in problems if p.images and not isinstance(texts.get(p.id), str)]):
+            raise UserError(
+                f"view.file={self.file} can't be read ({error}); give a JSON object of texts by row id"
+            ) from None
+        if not isinstance(texts, dict) or (
+            missing := [p.id for p in problems if p.images and not isinstance(texts.get(p.id), str)]
+        ):
             row = f"no text for row {missing[0]!r}" if isinstance(texts, dict) else "it is no object"
             raise UserError(f"view.file={self.file}: {row}; give a JSON object with a text for every row")
         return replace_images(problems, texts, self.template)
@@ -108,6 +131,8 @@ class SceneText:
 def replace_images(problems: Sequence[Problem], texts: dict[str, str], template: str) -> list[Problem]:
     """Questions with a text in the place of their images."""
     return [
-        replace(p, images=(), question=fill_template(template, question=p.question, caption=texts[p.id])) if p.images else p
+        replace(p, images=(), question=fill_template(template, question=p.question, caption=texts[p.id]))
+        if p.images
+        else p
         for p in problems
     ]

@@ -28,7 +28,9 @@ class AnswerGenerator:
     seed: int
     max_tokens: int
 
-    def answers(self, vlm: VLM, problems: Sequence[Problem], style: PromptStyle, file: Path, what: str) -> list[dict[str, Any]]:
+    def answers(
+        self, vlm: VLM, problems: Sequence[Problem], style: PromptStyle, file: Path, what: str
+    ) -> list[dict[str, Any]]:
         """`sampling.n` rows (id, sample, response, tokens, finished) per problem; those that `file` holds are not made again.
 
         Batches are cut at the same places whenever a run starts, so a resumed run computes what an uninterrupted one does.
@@ -39,13 +41,24 @@ class AnswerGenerator:
             raise UserError(f"{file} holds answers to other rows; remove it, or start a new run")
         renderer = Renderer(vlm.processor, replace(style, max_tokens=self.max_tokens))
         if done:
-            print(f"{what}: {len(done)} of {n * len(problems)} answers are there, going on from row {len(done) // n + 1}", flush=True)
+            print(
+                f"{what}: {len(done)} of {n * len(problems)} answers are there, going on from row {len(done) // n + 1}",
+                flush=True,
+            )
         first = len(done) // (n * self.batch) * self.batch
         for start in range(first, len(problems), self.batch):
             part = problems[start : start + self.batch]
-            made = generate_on_ranks(self.generator, vlm, part, renderer.prompts(part), self.sampling, self.seed)
+            made = generate_on_ranks(
+                self.generator, vlm, part, renderer.prompts(part), self.sampling, self.seed
+            )
             rows = [
-                {"id": part[i // n].id, "sample": i % n, "response": c.text, "tokens": len(c.token_ids), "finished": c.finished}
+                {
+                    "id": part[i // n].id,
+                    "sample": i % n,
+                    "response": c.text,
+                    "tokens": len(c.token_ids),
+                    "finished": c.finished,
+                }
                 for i, c in enumerate(made)
             ]
             fresh = rows[max(0, len(done) - start * n) :]
@@ -65,5 +78,7 @@ def prompt_hash(problems: Sequence[Problem]) -> str:
     """One hash of all ids and prompts: two runs with the same one asked the same questions in the same words."""
     digest = hashlib.sha256()
     for problem in problems:
-        digest.update(f"{problem.id}\0{problem.question}\0{problem.choices}\0{len(problem.images)}\n".encode())
+        digest.update(
+            f"{problem.id}\0{problem.question}\0{problem.choices}\0{len(problem.images)}\n".encode()
+        )
     return digest.hexdigest()[:16]

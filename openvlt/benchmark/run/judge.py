@@ -26,7 +26,10 @@ class ServerJudge:
     def ask(self, prompts: Sequence[str]) -> list[str]:
         """The replies in the prompts' order. Raises UserError when some could not be had: nothing is scored on a guess."""
         self.ledger.parent.mkdir(parents=True, exist_ok=True)
-        asks = [ChatRequest([{"role": "user", "content": prompt}], {"temperature": 0, "max_tokens": 512}) for prompt in prompts]
+        asks = [
+            ChatRequest([{"role": "user", "content": prompt}], {"temperature": 0, "max_tokens": 512})
+            for prompt in prompts
+        ]
         with Ledger(self.ledger) as ledger:
             replies = self.server.ask(asks, ledger=ledger, usage=Usage())
         if failed := [reply.error for reply in replies if reply.error]:

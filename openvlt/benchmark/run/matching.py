@@ -12,7 +12,9 @@ from openvlt.errors import UserError
 Answers = dict[str, list[RecordedAnswer]]
 
 
-def match_responses(benchmark: Benchmark, loaded: LoadedRows, file: str, recorded: Sequence[RecordedAnswer]) -> tuple[Answers, list[str]]:
+def match_responses(
+    benchmark: Benchmark, loaded: LoadedRows, file: str, recorded: Sequence[RecordedAnswer]
+) -> tuple[Answers, list[str]]:
     """Problem id -> its recorded answers by sample, and the ids that belong to no row.
 
     Of those there may be as many as rows that can't be used. Raises UserError when there are more, or rows have different counts.
@@ -27,8 +29,14 @@ def match_responses(benchmark: Benchmark, loaded: LoadedRows, file: str, recorde
             f"responses={file}: id {unmatched_ids[0]!r} and {len(unmatched_ids) - 1} more of {len(found)} are no rows of {loaded.where}; "
             f"give answers to {benchmark.name}, or its rows with data_dir=<folder>"
         )
-    found = {name: sorted(answers, key=lambda answer: answer.sample) for name, answers in found.items() if name in known}
+    found = {
+        name: sorted(answers, key=lambda answer: answer.sample)
+        for name, answers in found.items()
+        if name in known
+    }
     counts = {len(answers) for answers in found.values()}
     if len(counts) > 1:
-        raise UserError(f"responses={file}: rows have {min(counts)} to {max(counts)} samples; give every row as many")
+        raise UserError(
+            f"responses={file}: rows have {min(counts)} to {max(counts)} samples; give every row as many"
+        )
     return found, unmatched_ids

@@ -65,7 +65,11 @@ class BenchmarkRunner:
         made = {name: [{**a.row, "response": a.response} for a in answers] for name, answers in found.items()}
         problems = [problem for problem in loaded.problems if problem.id in made]
         result = self._scored(problems, made, folder, self._base(problems), asked={})
-        source = {"responses": file, "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(), "rows_from": loaded.where}
+        source = {
+            "responses": file,
+            "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
+            "rows_from": loaded.where,
+        }
         notes = {"missing": len(loaded.problems) - len(problems), "without_a_row": unmatched_ids}
         return {**result, **notes, **_odd(loaded), "provenance": self._provenance() | source}
 
@@ -80,7 +84,9 @@ class BenchmarkRunner:
         made: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             made.setdefault(row["id"], []).append(row)
-        result = self._scored(loaded.problems, made, folder, base, asked={problem.id: problem.question for problem in asked})
+        result = self._scored(
+            loaded.problems, made, folder, base, asked={problem.id: problem.question for problem in asked}
+        )
         made_by = _model(vlm) | {
             "prompt_hash": prompt_hash(asked),
             "prompt": asdict(style),
@@ -90,24 +96,46 @@ class BenchmarkRunner:
             "engine": type(engine.generator).__name__,
             "rows_from": loaded.where,
         }
-        return {**result, "missing": 0, "without_a_row": [], **_odd(loaded), "provenance": self._provenance() | made_by}
+        return {
+            **result,
+            "missing": 0,
+            "without_a_row": [],
+            **_odd(loaded),
+            "provenance": self._provenance() | made_by,
+        }
 
     def _engine(self) -> AnswerGenerator:
         """The engine with the protocol's decoding. Raises UserError when that gives the same answer every time."""
-        return replace(self.engine, sampling=replace(self.engine.sampling, n=self.samples, **self.how.sampling))
+        return replace(
+            self.engine, sampling=replace(self.engine.sampling, n=self.samples, **self.how.sampling)
+        )
 
-    def _scored(self, problems: Sequence[Problem], made: Made, folder: Path, base: BaselineShares, asked: Mapping[str, str]) -> dict[str, Any]:
+    def _scored(
+        self,
+        problems: Sequence[Problem],
+        made: Made,
+        folder: Path,
+        base: BaselineShares,
+        asked: Mapping[str, str],
+    ) -> dict[str, Any]:
         """Scores every answer, writes rows.parquet, and sums up; with a baseline the paired test against it (`base`, see `_base`)."""
         cases = [Case(p, row["response"], row, row.get("finished")) for p in problems for row in made[p.id]]
         answers = self.how.score(cases, self.judge if self.how.judged else None)
         n = len(made[problems[0].id])
         scored = [
-            Scored(problem, tuple(answers[i * n : (i + 1) * n]), tuple(case.finished for case in cases[i * n : (i + 1) * n]))
+            Scored(
+                problem,
+                tuple(answers[i * n : (i + 1) * n]),
+                tuple(case.finished for case in cases[i * n : (i + 1) * n]),
+            )
             for i, problem in enumerate(problems)
         ]
         write_scored_rows(folder / "rows.parquet", scored, asked, made)
         judge = self._judge(cases)
-        numbers, headline = summarise_scores(scored, self.benchmark.metrics), self.benchmark.headlines.get(self.protocol)
+        numbers, headline = (
+            summarise_scores(scored, self.benchmark.metrics),
+            self.benchmark.headlines.get(self.protocol),
+        )
         result = {
             "benchmark": self.benchmark.name,
             "protocol": self.protocol,
@@ -140,13 +168,20 @@ class BenchmarkRunner:
             if row["id"] in base:
                 base[row["id"]].append(float(row["right"]))
         if not any(base.values()):
-            raise UserError(f"baseline={self.baseline} has no row in common with {self.benchmark.name}; give a run of the same benchmark")
+            raise UserError(
+                f"baseline={self.baseline} has no row in common with {self.benchmark.name}; give a run of the same benchmark"
+            )
         return {name: sum(rights) / len(rights) for name, rights in base.items() if rights}
 
     def _against(self, scored: Sequence[Scored], base: BaselineShares) -> dict[str, Any]:
         shared = [row for row in scored if row.problem.id in base]
         ones = [base[row.problem.id] for row in shared]
-        return {"file": self.baseline, **paired_difference(ones, [row.share for row in shared], [row.problem.meta["cluster"] for row in shared])}
+        return {
+            "file": self.baseline,
+            **paired_difference(
+                ones, [row.share for row in shared], [row.problem.meta["cluster"] for row in shared]
+            ),
+        }
 
     def _provenance(self) -> dict[str, Any]:
         versions = {name: metadata.version(name) for name in SCORING_PACKAGES}

@@ -39,7 +39,13 @@ def _value(node: Node) -> Any:
         raise Unreadable("a name has no value")
     left, right = _value(node[1]), _value(node[2])
     if kind == "pow":
-        if left and abs(right) > 1e4 or isinstance(left, int) and isinstance(right, int) and left.bit_length() * abs(right) > 1e5:
+        if (
+            left
+            and abs(right) > 1e4
+            or isinstance(left, int)
+            and isinstance(right, int)
+            and left.bit_length() * abs(right) > 1e5
+        ):
             raise Unreadable("too large")
         return math.sqrt(left) if right == 0.5 else left**right
     return left + right if kind == "add" else left * right if kind == "mul" else left / right
@@ -87,7 +93,9 @@ def same_expression(one: str, other: str) -> bool:
 def _commands(text: str) -> str:
     if ":" in text:
         raise Unreadable("a ratio is no expression")
-    return re.sub(r"(?<![a-z\\])pi(?![a-z])", r"\\pi ", re.sub(r"(?<!\\)sqrt\(([^()]*)\)", r"\\sqrt{\1}", text))
+    return re.sub(
+        r"(?<![a-z\\])pi(?![a-z])", r"\\pi ", re.sub(r"(?<!\\)sqrt\(([^()]*)\)", r"\\sqrt{\1}", text)
+    )
 
 
 def _plain(node: Node) -> Node:

@@ -50,12 +50,40 @@ _TOKEN = re.compile(
     rf"|(?P<command>\\(?:{'|'.join(_COMMANDS)}))|(?P<mark><->|<=>|!==|!=|==|\\\\|\\\{{|\\\}}|\\\||[-+*/(){{}}\[\]|_^:;,.=<>!&])"
 )
 _CLOSING = {
-    "(": ")", "{": "}", "\\{": "\\}", "[": "]", "\\lgroup": "\\rgroup", "\\lbrace": "\\rbrace", "\\lbrack": "\\rbrack",
-    "|": "|", "\\lvert": "\\rvert", "\\vert": "\\vert", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil",
+    "(": ")",
+    "{": "}",
+    "\\{": "\\}",
+    "[": "]",
+    "\\lgroup": "\\rgroup",
+    "\\lbrace": "\\rbrace",
+    "\\lbrack": "\\rbrack",
+    "|": "|",
+    "\\lvert": "\\rvert",
+    "\\vert": "\\vert",
+    "\\lfloor": "\\rfloor",
+    "\\lceil": "\\rceil",
 }
 _INSIDE = {"|": "abs", "\\lvert": "abs", "\\vert": "abs", "\\lfloor": "floor", "\\lceil": "ceil"}
-_PRODUCT = {"*": "mul", "\\times": "mul", "\\cdot": "mul", "/": "div", "\\over": "div", "\\div": "div", ":": "div", "\\mod": "mod"}
-_LESS = {"<": "lt", "\\leq": "le", "\\le": "le", "\\leqslant": "le", ">": "gt", "\\geq": "ge", "\\ge": "ge", "\\geqslant": "ge"}
+_PRODUCT = {
+    "*": "mul",
+    "\\times": "mul",
+    "\\cdot": "mul",
+    "/": "div",
+    "\\over": "div",
+    "\\div": "div",
+    ":": "div",
+    "\\mod": "mod",
+}
+_LESS = {
+    "<": "lt",
+    "\\leq": "le",
+    "\\le": "le",
+    "\\leqslant": "le",
+    ">": "gt",
+    "\\geq": "ge",
+    "\\ge": "ge",
+    "\\geqslant": "ge",
+}
 _RELATION = {*_LESS, "=", "==", "\\equiv", "!=", "!==", "\\ne", "\\neq", "\\in"}
 _REWRITTEN = ((r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"), (r"\displaystyle", " "), (r"\qquad", " "), (r"\quad", " "), ("~", " "),
               (r"\,", " "), ("$", " "))  # fmt: skip
@@ -153,7 +181,11 @@ class _Parser:
         """Whether the token begins a factor; a bar that closes the innermost bar doesn't."""
         if self.token in ("|", "\\vert") and self.open and self.open[-1] == self.token:
             return False
-        if self.kind == "command" and self.token[1:] in _SINGLE or self.token in ("\\sqrt", "\\operatorname", "\\gcd", "\\lcm"):
+        if (
+            self.kind == "command"
+            and self.token[1:] in _SINGLE
+            or self.token in ("\\sqrt", "\\operatorname", "\\gcd", "\\lcm")
+        ):
             return functions
         names = self.kind == "command" and self.token[1:] in (*_ACCENTS, *_LETTERS)
         return names or self.kind in ("number", "percent", "name", "diff") or self.token in {
@@ -267,7 +299,12 @@ class _Parser:
                 base = self.script()
         argument = self.group() if self.token == "(" else self.product(lambda: self.unary(functions=False))
         if name in ("log", "ln"):
-            value = ("call", "log", argument, base or (("num", Fraction(10)) if name == "log" else ("call", "exp", ("num", Fraction(1)))))
+            value = (
+                "call",
+                "log",
+                argument,
+                base or (("num", Fraction(10)) if name == "log" else ("call", "exp", ("num", Fraction(1)))),
+            )
         elif power == ("num", Fraction(-1)) and name in ("sin", "cos", "tan", "sinh", "cosh", "tanh"):
             return ("call", f"a{name}", argument)
         else:

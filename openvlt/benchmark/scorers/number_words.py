@@ -30,7 +30,11 @@ def number_of_words(text: str) -> int | float | None:
     except IndexError:  # a unit with nothing before it
         return None
     if decimals:
-        total += float("0." + "".join(str(NUMBERS[word]) for word in decimals)) if set(decimals) <= set(_DIGITS) else 0
+        total += (
+            float("0." + "".join(str(NUMBERS[word]) for word in decimals))
+            if set(decimals) <= set(_DIGITS)
+            else 0
+        )
     return total
 
 

@@ -56,14 +56,25 @@ def score_openvlthinker(
 
 def gold_letter(problem: Problem) -> str:
     """`process_ground_truth`: the letter of the option that equals the gold, up to J; else the gold."""
-    place = problem.choices.index(problem.answer) if problem.choices and problem.answer in problem.choices else len(CHOICE_LETTERS)
+    place = (
+        problem.choices.index(problem.answer)
+        if problem.choices and problem.answer in problem.choices
+        else len(CHOICE_LETTERS)
+    )
     return CHOICE_LETTERS[place] if place < len(CHOICE_LETTERS) else problem.answer
 
 
-def _judged(cases: Sequence[Case], found: Sequence[list[str]], judge: JudgeModel, prompt: str) -> list[Answer]:
+def _judged(
+    cases: Sequence[Case], found: Sequence[list[str]], judge: JudgeModel, prompt: str
+) -> list[Answer]:
     """verify_mathverse_gpt4.py: every answer is shown to the judge as a list, a missing one as "Failed to extract."."""
     asked = [
-        fill_template(prompt, instruction=c.problem.meta["query"], groundtruth=c.problem.answer, prediction=str(a or ["Failed to extract."]))
+        fill_template(
+            prompt,
+            instruction=c.problem.meta["query"],
+            groundtruth=c.problem.answer,
+            prediction=str(a or ["Failed to extract."]),
+        )
         for c, a in zip(cases, found, strict=True)
     ]
     answers = []
@@ -127,7 +138,12 @@ def _without_commas(text: str) -> str:
 def elements(text: str) -> list[str]:
     """The parts of a tuple or interval, else the text alone."""
     text = _without_commas(text)
-    bracketed = len(text) > 2 and text[0] in _BRACKETS and text[-1] in _BRACKETS and not set(_BRACKETS) & set(text[1:-1])
+    bracketed = (
+        len(text) > 2
+        and text[0] in _BRACKETS
+        and text[-1] in _BRACKETS
+        and not set(_BRACKETS) & set(text[1:-1])
+    )
     return [part.strip() for part in text[1:-1].split(",")] if bracketed else [text]
 
 
@@ -137,7 +153,13 @@ def hendrycks(text: str) -> str:
     for old, new in (("\n", ""), ("\\!", ""), ("\\\\", "\\"), ("tfrac", "frac"), ("dfrac", "frac"), ("\\left", ""), ("\\right", ""),
                      ("^{\\circ}", ""), ("^\\circ", ""), ("\\$", "")):  # fmt: skip
         text = text.replace(old, new)
-    text = text.split("\\text{ ")[0].replace("\\%", "").replace("%", "").replace(" .", " 0.").replace("{.", "{0.")
+    text = (
+        text.split("\\text{ ")[0]
+        .replace("\\%", "")
+        .replace("%", "")
+        .replace(" .", " 0.")
+        .replace("{.", "{0.")
+    )
     text = f"0{text}" if text.startswith(".") else text
     if text.count("=") == 1 and text.index("=") <= 2:
         text = text.split("=")[1]
@@ -150,7 +172,13 @@ def hendrycks(text: str) -> str:
 
 def strip_prm800k(text: str) -> str:
     """The normalisation of PRM800K: no units, currency or braces, LaTeX as plain text, lower case, integers without a decimal point."""
-    text = re.sub(r"^\\text\{(.+?)\}$", r"\1", text).replace("\\%", "%").replace("\\$", "$").replace("$", "").replace("%", "")
+    text = (
+        re.sub(r"^\\text\{(.+?)\}$", r"\1", text)
+        .replace("\\%", "%")
+        .replace("\\$", "$")
+        .replace("$", "")
+        .replace("%", "")
+    )
     text = text.replace(" or ", " , ").replace(" and ", " , ")
     for word, power in (("million", 6), ("billion", 9), ("trillion", 12)):
         text = text.replace(word, f"*10^{power}")
@@ -164,7 +192,17 @@ def strip_prm800k(text: str) -> str:
     return str(int(float(text.replace(",", "")))) if _integer(text) else text
 
 
-_MARKS = {"\\pi": "pi", "\\infty": "inf", "\\cup": "U", "\\cdot": "*", "\\times": "*", "\\left": "", "\\right": "", "\\,": " ", "\\ ": " "}
+_MARKS = {
+    "\\pi": "pi",
+    "\\infty": "inf",
+    "\\cup": "U",
+    "\\cdot": "*",
+    "\\times": "*",
+    "\\left": "",
+    "\\right": "",
+    "\\,": " ",
+    "\\ ": " ",
+}
 
 
 def _spelled(text: str) -> str:

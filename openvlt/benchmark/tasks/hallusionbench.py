@@ -33,11 +33,18 @@ def read_hallusionbench(row: dict[str, Any], part: str) -> Problem:
     )
 
 
-def score_hallusionbench(cases: Sequence[Case], judge: JudgeModel | None = None, *, prompt: str = "") -> list[Answer]:
+def score_hallusionbench(
+    cases: Sequence[Case], judge: JudgeModel | None = None, *, prompt: str = ""
+) -> list[Answer]:
     """tianyi-lab/HallusionBench, utils.py: the judge finds the answer correct. Without a judge: the only yes or no in the answer."""
     if judge is None:
         return hallusionbench_rules(cases)
-    asked = [fill_template(prompt, question=c.problem.question, reference=c.problem.meta["details"], answer=c.response) for c in cases]
+    asked = [
+        fill_template(
+            prompt, question=c.problem.question, reference=c.problem.meta["details"], answer=c.response
+        )
+        for c in cases
+    ]
     return [read_judgement(reply) for reply in judge.ask(asked)]
 
 

@@ -13,7 +13,10 @@ from openvlt.types import Problem
 from openvlt.verify import extract, verify_batch
 
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
-_LETTER, _VALUE = "provide the correct option letter, e.g., A, B, C, D", "provide the final value, e.g., 1, 2.5, 300"
+_LETTER, _VALUE = (
+    "provide the correct option letter, e.g., A, B, C, D",
+    "provide the final value, e.g., 1, 2.5, 300",
+)
 _OPTION = re.compile(r"^([A-H]):(.*)$", re.MULTILINE)
 
 
@@ -66,28 +69,53 @@ def query_cot(question: str, many: bool) -> str:
     return f"Please first conduct reasoning, and then answer the question and {asked}, at the end.\nQuestion: {question}"
 
 
-def score_mathverse(cases: Sequence[Case], judge: JudgeModel | None = None, *, extract_prompt: str = "", score_prompt: str = "") -> list[Answer]:
+def score_mathverse(
+    cases: Sequence[Case],
+    judge: JudgeModel | None = None,
+    *,
+    extract_prompt: str = "",
+    score_prompt: str = "",
+) -> list[Answer]:
     """ZrrSkywalker/MathVerse, extract_answer_s1.py and score_answer_s2.py: the judge extracts, then compares. Without one: `rules`."""
     if judge is None:
         return mathverse_rules(cases)
-    said = judge.ask([f"{extract_prompt.strip()}\nModel response: '{case.response}'\nExtracted Answer: " for case in cases])
-    found = [reply.replace("Extracted Answer:", "").replace("Extracted answer:", "").strip() for reply in said]
+    said = judge.ask(
+        [f"{extract_prompt.strip()}\nModel response: '{case.response}'\nExtracted Answer: " for case in cases]
+    )
+    found = [
+        reply.replace("Extracted Answer:", "").replace("Extracted answer:", "").strip() for reply in said
+    ]
     asked = [
-        fill_template(score_prompt, question=case.problem.question, gt=case.problem.answer, extraction=extraction)
+        fill_template(
+            score_prompt, question=case.problem.question, gt=case.problem.answer, extraction=extraction
+        )
         for case, extraction in zip(cases, found, strict=True)
     ]
     replies = [reply.replace("Judgement:", "").strip() for reply in judge.ask(asked)]
-    return [Answer.of(text_ if reply in ("0", "1") else None, reply == "1") for text_, reply in zip(found, replies, strict=True)]
+    return [
+        Answer.of(text_ if reply in ("0", "1") else None, reply == "1")
+        for text_, reply in zip(found, replies, strict=True)
+    ]
 
 
 def mathverse_rules(cases: Sequence[Case], judge: JudgeModel | None = None) -> list[Answer]:
     """Our extraction and verifier in the judge's place. This is a variant of its own, not the benchmark's number."""
     items = [{"gold": c.problem.answer, "response": c.response, "choices": c.problem.choices} for c in cases]
     found = [extract(case.response, choices=case.problem.choices) for case in cases]
-    return [Answer(answer, verdict) for answer, verdict in zip(found, verify_batch(items, deadline_s=5.0), strict=True)]
+    return [
+        Answer(answer, verdict)
+        for answer, verdict in zip(found, verify_batch(items, deadline_s=5.0), strict=True)
+    ]
 
 
 def mathverse_metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
     """`overall`: the mean of the accuracies of the five versions with images, where all were run."""
-    shares = {version: [right for problem, right in rows if problem.meta["version"] == version] for version in VERSIONS}
-    return {"overall": sum(sum(part) / len(part) for part in shares.values()) / len(shares)} if all(shares.values()) else {}
+    shares = {
+        version: [right for problem, right in rows if problem.meta["version"] == version]
+        for version in VERSIONS
+    }
+    return (
+        {"overall": sum(sum(part) / len(part) for part in shares.values()) / len(shares)}
+        if all(shares.values())
+        else {}
+    )

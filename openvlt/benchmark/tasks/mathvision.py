@@ -54,7 +54,9 @@ def _official(case: Case) -> Answer:
     place = ord(gold) - ord("A") if options and len(gold) == 1 else -1
     option = options[place] if 0 <= place < len(options) else ""
     answer = extract_mathvision(case.response)
-    return Answer.of(answer or None, same_mathvision_answer(gold, answer) or same_mathvision_answer(option, answer))
+    return Answer.of(
+        answer or None, same_mathvision_answer(gold, answer) or same_mathvision_answer(option, answer)
+    )
 
 
 # --- extraction ---------------------------------------------------------------------------------------------------------
@@ -144,7 +146,9 @@ def strip_answer(answer: str) -> str:
 
 def _roots(answer: str) -> str:
     first, *rest = answer.split("\\sqrt")
-    return first + "".join(f"\\sqrt{part}" if not part or part[0] == "{" else f"\\sqrt{{{part[0]}}}{part[1:]}" for part in rest)
+    return first + "".join(
+        f"\\sqrt{part}" if not part or part[0] == "{" else f"\\sqrt{{{part[0]}}}{part[1:]}" for part in rest
+    )
 
 
 def _fractions(answer: str) -> str:

@@ -18,7 +18,10 @@ def read_mathvista(row: dict[str, Any], part: str) -> Problem:
     """A row of AI4Math/MathVista. The gold of a choice is the option's text; `precision` is a float on the hub, an int in git."""
     metadata = row["metadata"]
     cells = {"question_type": cell_text(row, "question_type"), "answer_type": cell_text(row, "answer_type")}
-    cells |= {name: tuple(metadata[name]) if isinstance(metadata[name], list) else str(metadata[name]) for name in _CELLS}
+    cells |= {
+        name: tuple(metadata[name]) if isinstance(metadata[name], list) else str(metadata[name])
+        for name in _CELLS
+    }
     choices = tuple(str(choice) for choice in row["choices"] or ())
     return Problem(
         id=cell_text(row, "pid"),
@@ -37,7 +40,9 @@ def read_mathvista(row: dict[str, Any], part: str) -> Problem:
     )
 
 
-def score_mathvista(cases: Sequence[Case], judge: JudgeModel | None = None, *, prompt: str = "") -> list[Answer]:
+def score_mathvista(
+    cases: Sequence[Case], judge: JudgeModel | None = None, *, prompt: str = ""
+) -> list[Answer]:
     """lupantech/MathVista, extract_answer.py and calculate_score.py (its current rule, `int(float(x))`).
 
     A recorded `extraction` is used; else the response itself where it is an option, an integer or a float; else the judge's extraction
@@ -48,7 +53,10 @@ def score_mathvista(cases: Sequence[Case], judge: JudgeModel | None = None, *, p
     if judge is not None:
         asked = judge.ask([_question(cases[index], prompt) for index in open_ones])
     else:
-        asked = [extract_answer(cases[index].response, choices=cases[index].problem.choices) or "" for index in open_ones]
+        asked = [
+            extract_answer(cases[index].response, choices=cases[index].problem.choices) or ""
+            for index in open_ones
+        ]
     for index, extraction in zip(open_ones, asked, strict=True):
         found[index] = extraction
     return [_compared(case.problem, extraction) for case, extraction in zip(cases, found, strict=True)]
@@ -66,7 +74,9 @@ def has_recorded_extraction(case: Case) -> bool:
 def recorded_or_plain(case: Case) -> str | None:
     """The extraction that needs nobody's opinion, None where one is needed."""
     recorded, response, kind = case.recorded.get("extraction"), case.response, case.problem.meta["kind"]
-    if recorded is not None:  # as it is: of an empty one the original takes the nearest option, a number it reads like text
+    if (
+        recorded is not None
+    ):  # as it is: of an empty one the original takes the nearest option, a number it reads like text
         return str(recorded)
     if response == "" or response in (case.problem.choices or ()):
         return response
@@ -86,14 +96,20 @@ def _compared(problem: Problem, extraction: str) -> Answer:
     return Answer.of(prediction if extraction.strip() or correct else None, correct)
 
 
-def normalise_extraction(extraction: str, choices: Sequence[str] | None, meta: Mapping[str, Any]) -> str | None:
+def normalise_extraction(
+    extraction: str, choices: Sequence[str] | None, meta: Mapping[str, Any]
+) -> str | None:
     """The prediction as the gold is written: an option's text, an integer, a rounded float; None where that can't be."""
     if choices:
         answer = extraction.strip()
         if letters := re.findall(r"\(([a-zA-Z])\)", answer):
             answer = letters[0].upper()
         place = ord(answer) - ord("A") if len(answer) == 1 else -1
-        return choices[place] if 0 <= place < len(choices) else min(choices, key=lambda choice: distance(answer, choice))
+        return (
+            choices[place]
+            if 0 <= place < len(choices)
+            else min(choices, key=lambda choice: distance(answer, choice))
+        )
     try:
         if meta["kind"] == "integer":
             return str(int(float(extraction)))
@@ -108,5 +124,8 @@ def distance(one: str, other: str) -> int:
     for index, letter in enumerate(one, 1):
         before, row[0] = row[0], index
         for place, second in enumerate(other, 1):
-            before, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, before + (letter != second))
+            before, row[place] = (
+                row[place],
+                min(row[place] + 1, row[place - 1] + 1, before + (letter != second)),
+            )
     return row[-1]

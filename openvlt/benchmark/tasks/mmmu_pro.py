@@ -31,7 +31,9 @@ def read_mmmu_pro(row: dict[str, Any], part: str) -> Problem:
     try:
         options = tuple(map(str, ast.literal_eval(given) if isinstance(given, str) else given))
     except (ValueError, SyntaxError, TypeError):
-        raise UserError(f"column 'options' holds {given!r:.60}; expected a list, or a list written as text") from None
+        raise UserError(
+            f"column 'options' holds {given!r:.60}; expected a list, or a list written as text"
+        ) from None
     name = cell_text(row, "id")
     cells = {"config": part, "subject": str(row.get("subject") or name.split("_", 1)[-1].rpartition("_")[0])}
     if row.get("topic_difficulty"):
@@ -72,7 +74,9 @@ def parse_choice(response: str, options: Sequence[str]) -> str | None:
             return max(found, key=lambda letter: response.rfind(position.format(letter)))
     if len(response.split()) > 5:
         lower = response.lower()
-        if found := [letter for letter, option in zip(letters, options, strict=True) if option.lower() in lower]:
+        if found := [
+            letter for letter, option in zip(letters, options, strict=True) if option.lower() in lower
+        ]:
             return max(found, key=lambda letter: lower.rfind(options[ord(letter) - ord("A")].lower()))
     return None
 

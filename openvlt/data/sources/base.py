@@ -21,7 +21,9 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.amount is not None and self.amount < 1:
-            raise UserError(f"amount={self.amount} asks for no problems; give a positive number, or null for all there are")
+            raise UserError(
+                f"amount={self.amount} asks for no problems; give a positive number, or null for all there are"
+            )
 
 
 class Source(Protocol):
@@ -45,21 +47,9 @@ def refuse_mixture(selection: Selection, where: str) -> None:
         raise UserError(f"{where} is one source; {wanted}, or {advise_all_rows('sources')}")
 
 
-
-
-
-
-
-
 def take_amount(problems: Sequence[Problem], selection: Selection, where: str) -> list[Problem]:
     """The first `amount` of the problems. Raises UserError when there are fewer."""
     if selection.amount is not None and selection.amount > len(problems):
         amounts = f"{selection.amount} problems wanted, {len(problems)} there"
         raise UserError(f"{where}: {amounts}; lower the amount, add data, or {advise_all_rows('amount')}")
     return list(problems[: selection.amount])
-
-
-
-
-
-

@@ -20,18 +20,24 @@ def read_rows(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
     path = Path(path)
     readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _separated, ".tsv": _separated}
     if path.suffix not in readers:
-        raise UserError(f"data file {path}: suffix {path.suffix!r} is not supported; use one of {', '.join(readers)}")
+        raise UserError(
+            f"data file {path}: suffix {path.suffix!r} is not supported; use one of {', '.join(readers)}"
+        )
     if not path.is_file():
         raise UserError(f"data file {path} does not exist (looked in {Path.cwd()}); correct the path")
     try:
         rows = list(readers[path.suffix](path))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise UserError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     if not rows:
         raise UserError(f"data file {path} has no rows; give a file with at least one")
     for number, row in rows:
         if not isinstance(row, dict):
-            raise UserError(f"{path}, {unit(path)} {number}: expected an object with named columns, got {brief(row)}")
+            raise UserError(
+                f"{path}, {unit(path)} {number}: expected an object with named columns, got {brief(row)}"
+            )
     return rows
 
 
@@ -63,7 +69,9 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
             f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno}){hint}"
         ) from None
     if not isinstance(rows, list):
-        raise UserError(f"{path}: expected a list of rows, got {brief(rows)}; write the rows as [{{...}}, {{...}}]")
+        raise UserError(
+            f"{path}: expected a list of rows, got {brief(rows)}; write the rows as [{{...}}, {{...}}]"
+        )
     yield from enumerate(rows, 1)
 
 
@@ -81,9 +89,13 @@ def _separated(path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(sys.maxsize)  # a cell may hold an image
     with path.open(encoding="utf-8-sig", newline="") as lines:
         try:
-            for number, row in enumerate(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True), 1):
+            for number, row in enumerate(
+                csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True), 1
+            ):
                 if None in row:
-                    raise UserError(f"{path}, row {number}: more cells than the header has columns; put cells with separators in quotes")
+                    raise UserError(
+                        f"{path}, row {number}: more cells than the header has columns; put cells with separators in quotes"
+                    )
                 yield number, row
         except csv.Error as error:
             raise UserError(f"{path} is not a readable table ({error}); write it again") from None

@@ -42,7 +42,15 @@ class Graded:
         problems = []
         for number, row in read_rows(file):
             if missing := [name for name in GRADES if name not in row]:
-                raise UserError(f"{file} has no column {missing[0]}; give the problems.parquet of a distillation (python distill.py)")
-            problem = to_problem(row, Columns(), root=file.parent, where=f"{file}, row {number}", source=row.get("source") or "")
+                raise UserError(
+                    f"{file} has no column {missing[0]}; give the problems.parquet of a distillation (python distill.py)"
+                )
+            problem = to_problem(
+                row,
+                Columns(),
+                root=file.parent,
+                where=f"{file}, row {number}",
+                source=row.get("source") or "",
+            )
             problems.append(replace(problem, meta={name: row[name] for name in GRADES}))
         return problems

@@ -10,7 +10,14 @@ from typing import Any
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.local import _problems
 from openvlt.data.sources.schema import Columns, Row
-from openvlt.data.sources.splits import SPLITS, benchmarks_named_in, missing_split_error, refuse_training, select_share, split_share
+from openvlt.data.sources.splits import (
+    SPLITS,
+    benchmarks_named_in,
+    missing_split_error,
+    refuse_training,
+    select_share,
+    split_share,
+)
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -46,8 +53,14 @@ class HubRows:
         splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
         split, share = split_share(selection.split, self.heldout, list(splits))
         if split not in splits or share[0] == share[1]:
-            raise missing_split_error(f"data.path={self.path}", selection.split, f"data.splits.{selection.split}=<one of its splits>")
-        return select_share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
+            raise missing_split_error(
+                f"data.path={self.path}",
+                selection.split,
+                f"data.splits.{selection.split}=<one of its splits>",
+            )
+        return select_share(
+            self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]"
+        )
 
     def _load(self, split: str) -> list[Problem]:
         data = self._fetch(split)
@@ -59,13 +72,17 @@ class HubRows:
         root = local if local.is_dir() else local.parent
         source = local.name.removesuffix(".parquet")
         skipped = self.skipped if self.skip_bad else None
-        return _problems(places, self.columns, root=root, source=source, skipped=skipped, convert=self.convert)
+        return _problems(
+            places, self.columns, root=root, source=source, skipped=skipped, convert=self.convert
+        )
 
     def _fetch(self, split: str) -> Any:
         """The `datasets.Dataset` of one of the set's own splits."""
         datasets = _datasets()
         try:
-            if (Path(self.path) / "dataset_dict.json").is_file() or (Path(self.path) / "state.json").is_file():
+            if (Path(self.path) / "dataset_dict.json").is_file() or (
+                Path(self.path) / "state.json"
+            ).is_file():
                 return _from_disk(datasets.load_from_disk(self.path), split, self.path)
             if Path(self.path).suffix == ".parquet":
                 return datasets.load_dataset("parquet", data_files=self.path, split=split)
@@ -108,5 +125,12 @@ def _raw_rows(data: Any, columns: Columns | None) -> list[dict[str, Any]]:
 
 
 def _names(columns: Columns) -> set[str]:
-    wanted = {columns.id, columns.question, columns.answer, columns.choices, columns.answer_type, columns.level}
+    wanted = {
+        columns.id,
+        columns.question,
+        columns.answer,
+        columns.choices,
+        columns.answer_type,
+        columns.level,
+    }
     return wanted | {name for group in columns.image_groups() for name in group}

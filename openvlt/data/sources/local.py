@@ -16,12 +16,6 @@ from openvlt.types import Problem
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-
-
-
-
-
-
 # --- one source -----------------------------------------------------------------------------------------------------
 
 
@@ -49,7 +43,9 @@ class LocalRows:
         own = [split for split, file in files.items() if file is not None]
         split, share = split_share(selection.split, self.heldout, own)
         if share[0] == share[1]:
-            raise missing_split_error(f"data.path={self.path}", selection.split, f"data.{selection.split}_path=<file>")
+            raise missing_split_error(
+                f"data.path={self.path}", selection.split, f"data.{selection.split}_path=<file>"
+            )
         file = Path(files[split])
         return select_share(self._load(file), share, selection, seed, str(file))
 
@@ -75,7 +71,9 @@ def _problems(
     for where, default_id, row in rows:
         try:
             row = row if convert is None else _converted(convert, row, where)
-            problems.append(to_problem(row, columns, root=root, where=where, source=source, default_id=default_id))
+            problems.append(
+                to_problem(row, columns, root=root, where=where, source=source, default_id=default_id)
+            )
         except UserError as error:
             if skipped is None:
                 raise
@@ -88,22 +86,6 @@ def _converted(convert: Callable[[Row], Row], row: Row, where: str) -> Row:
         return convert(row)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         fault = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{where}: not a row of this form ({fault}); there are {', '.join(row)}; mend it or set data.convert") from error
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+        raise UserError(
+            f"{where}: not a row of this form ({fault}); there are {', '.join(row)}; mend it or set data.convert"
+        ) from error

@@ -28,18 +28,29 @@ class Mixture:
     @property
     def skipped(self) -> dict[str, str]:
         """Bad rows left out so far by the parts: row -> reason."""
-        return {row: reason for part in self.sources.values() for row, reason in getattr(part, "skipped", {}).items()}
+        return {
+            row: reason
+            for part in self.sources.values()
+            for row, reason in getattr(part, "skipped", {}).items()
+        }
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, all of the parts asked for. A part that is short raises UserError."""
         weights = self._weights(selection)
         if selection.amount is not None and self.fill:
             there = {name: self._part(name, None, selection, seed) for name in weights}
-            amounts = fill_shares(selection.amount, weights, {name: len(problems) for name, problems in there.items()})
+            amounts = fill_shares(
+                selection.amount, weights, {name: len(problems) for name, problems in there.items()}
+            )
             drawn = [problem for name, amount in amounts.items() for problem in there[name][:amount]]
         elif selection.amount is not None:
             amounts = apportion(selection.amount, weights)
-            drawn = [problem for name in weights if amounts[name] for problem in self._part(name, amounts[name], selection, seed)]
+            drawn = [
+                problem
+                for name in weights
+                if amounts[name]
+                for problem in self._part(name, amounts[name], selection, seed)
+            ]
         else:
             drawn = [problem for name in weights for problem in self._part(name, None, selection, seed)]
         random.Random(f"mixture/{seed}").shuffle(drawn)
@@ -58,8 +69,12 @@ class Mixture:
         weights = dict.fromkeys(self.sources, 1) if selection.sources is None else dict(selection.sources)
         if not weights or set(weights) - set(self.sources):
             raise UserError(f"sources are {list(weights)}; choose from {list(self.sources)}")
-        if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not sum(weights.values()):
-            raise UserError(f"source weights are {weights}; each is 0 or more, and at least one is more than 0")
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not sum(
+            weights.values()
+        ):
+            raise UserError(
+                f"source weights are {weights}; each is 0 or more, and at least one is more than 0"
+            )
         weights = {name: weight for name, weight in weights.items() if weight}
         if selection.amount is None and len(set(weights.values())) > 1:
             raise UserError(
@@ -71,7 +86,9 @@ class Mixture:
 def fill_shares(amount: int, weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
     """As `apportion`, with no part asked for more than its size: short parts give all, the rest is shared out again."""
     if amount > sum(sizes[name] for name in weights):
-        raise UserError(f"{amount} problems wanted, the sources have {dict(sizes)}; lower the amount or add data")
+        raise UserError(
+            f"{amount} problems wanted, the sources have {dict(sizes)}; lower the amount or add data"
+        )
     taken: dict[str, int] = {}
     waiting = dict(weights)
     while waiting:

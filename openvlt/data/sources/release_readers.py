@@ -19,14 +19,21 @@ def figureqa(folder: Path, split: str) -> ReleaseRows:
 
     def row(number: str, pair: Mapping[str, Any]) -> Row:
         image = f"{split}/png/{int(pair['image_index'])}.png"
-        return {"id": f"{split}-{number}", "question": pair["question_string"], "answer": ("no", "yes")[pair["answer"]], "images": [image]}
+        return {
+            "id": f"{split}-{number}",
+            "question": pair["question_string"],
+            "answer": ("no", "yes")[pair["answer"]],
+            "images": [image],
+        }
 
     return each(file, pairs["qa_pairs"] if isinstance(pairs, dict) else pairs, row)
 
 
 def geometry3k(folder: Path, split: str) -> ReleaseRows:
     """Geometry3K (Lu et al. 2021): `<split>/<id>/data.json` beside `img_diagram.png`; the answer is a letter."""
-    homes = sorted((folder / split).glob("*/data.json"), key=lambda file: (len(file.parent.name), file.parent.name))
+    homes = sorted(
+        (folder / split).glob("*/data.json"), key=lambda file: (len(file.parent.name), file.parent.name)
+    )
     if not homes:
         raise UserError(f"{folder / split} has no <id>/data.json; unpack the release's {split} folder there")
     for file in homes:
@@ -45,7 +52,12 @@ def tabmwp(folder: Path, split: str) -> ReleaseRows:
 
     def row(name: str, row: Mapping[str, Any]) -> Row:
         unit = f" (Unit: {row['unit']})" if row["unit"] else ""
-        found = {"id": name, "question": row["question"] + unit, "answer": row["answer"], "images": [f"tables/{name}.png"]}
+        found = {
+            "id": name,
+            "question": row["question"] + unit,
+            "answer": row["answer"],
+            "images": [f"tables/{name}.png"],
+        }
         return found | {"choices": row["choices"], "level": row.get("grade")}
 
     return each(file, load_json(file), row, "problem")
@@ -113,10 +125,17 @@ def iconqa(folder: Path, split: str) -> ReleaseRows:
     """IconQA (Lu et al. 2021): `<split>/<task>/<id>/data.json`, `image.png`; where pictures are to choose from, they follow the image."""
     homes = sorted((folder / split).glob("*/*/data.json"))
     if not homes:
-        raise UserError(f"{folder / split} has no <task>/<id>/data.json; unpack the release's {split} folder there")
+        raise UserError(
+            f"{folder / split} has no <task>/<id>/data.json; unpack the release's {split} folder there"
+        )
     for file in homes:
         place = file.parent.relative_to(folder).as_posix()
-        yield from each(file, {file.parent.name: load_json(file)}, lambda name, row, place=place: iconqa_row(row, place), "problem")
+        yield from each(
+            file,
+            {file.parent.name: load_json(file)},
+            lambda name, row, place=place: iconqa_row(row, place),
+            "problem",
+        )
 
 
 def iconqa_row(row: Mapping[str, Any], place: str) -> Row:
@@ -152,7 +171,10 @@ def scienceqa(folder: Path, split: str) -> ReleaseRows:
         if row["split"] != split or not row["image"]:
             return None
         found = {"id": name, "question": with_hint(row["question"], row["hint"]), "choices": row["choices"]}
-        return found | {"answer": letter(row["answer"], row["choices"]), "images": [f"images/{split}/{name}/{row['image']}"]}
+        return found | {
+            "answer": letter(row["answer"], row["choices"]),
+            "images": [f"images/{split}/{name}/{row['image']}"],
+        }
 
     return each(file, load_json(file), row, "problem")
 
@@ -163,8 +185,16 @@ def scienceqa(folder: Path, split: str) -> ReleaseRows:
 def read_indexed_choice(row: Row, *, id: str = "id", question: str = "question", choices: str = "choices", answer: str = "answer", image: str = "image",
             hint: str = "hint") -> Row:  # fmt: skip
     """A multiple-choice row whose answer is an index, as a number or in digits (ScienceQA, AI2D)."""
-    found = {"question": with_hint(row[question], row.get(hint)), "choices": row[choices], "images": row[image]}
-    return found | {"answer": letter(row[answer], row[choices])} | ({"id": row[id]} if row.get(id) is not None else {})
+    found = {
+        "question": with_hint(row[question], row.get(hint)),
+        "choices": row[choices],
+        "images": row[image],
+    }
+    return (
+        found
+        | {"answer": letter(row[answer], row[choices])}
+        | ({"id": row[id]} if row.get(id) is not None else {})
+    )
 
 
 def majority_answer(row: Row) -> Row:
@@ -178,7 +208,10 @@ def read_solution(row: Row) -> Row:
 
     text = str(row.get("solution") or row.get("answer") or "")
     images = row["images"] if row.get("images") is not None else row.get("image")
-    found = {"question": str(row["problem"]).replace("<image>", "").strip(), "answer": extract(text) if "<answer>" in text else text}
+    found = {
+        "question": str(row["problem"]).replace("<image>", "").strip(),
+        "answer": extract(text) if "<answer>" in text else text,
+    }
     return found | {"images": images} | ({"id": row["id"]} if row.get("id") is not None else {})
 
 

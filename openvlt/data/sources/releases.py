@@ -11,7 +11,13 @@ from typing import Any
 
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import Columns, Row, to_problem
-from openvlt.data.sources.splits import SPLITS, missing_split_error, refuse_training, select_share, split_share
+from openvlt.data.sources.splits import (
+    SPLITS,
+    missing_split_error,
+    refuse_training,
+    select_share,
+    split_share,
+)
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -50,10 +56,16 @@ class Release:
         splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
         split, share = split_share(selection.split, self.heldout, list(splits))
         if split not in splits or share[0] == share[1]:
-            raise missing_split_error(self.path, selection.split, f"data.splits.{selection.split}=<its split>")
+            raise missing_split_error(
+                self.path, selection.split, f"data.splits.{selection.split}=<its split>"
+            )
         if not Path(self.path).is_dir():
-            raise UserError(f"data folder {self.path} does not exist (looked in {Path.cwd()}); unpack the release there")
-        return select_share(self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]")
+            raise UserError(
+                f"data folder {self.path} does not exist (looked in {Path.cwd()}); unpack the release there"
+            )
+        return select_share(
+            self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]"
+        )
 
     def _load(self, split: str) -> list[Problem]:
         problems, root = [], Path(self.path)
@@ -94,25 +106,43 @@ def load_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{file} does not exist; the release has it, check that everything was unpacked") from None
+        raise UserError(
+            f"{file} does not exist; the release has it, check that everything was unpacked"
+        ) from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); fetch it again") from None
+        raise UserError(
+            f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); fetch it again"
+        ) from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {error.lineno}: not valid JSON ({error.msg}); fetch the file again") from None
+        raise UserError(
+            f"{file}, line {error.lineno}: not valid JSON ({error.msg}); fetch the file again"
+        ) from None
 
 
-def each(file: Path, rows: Sequence[Any] | Mapping[str, Any], make: Callable[[str, Any], Row | None], unit: str = "row") -> ReleaseRows:
+def each(
+    file: Path,
+    rows: Sequence[Any] | Mapping[str, Any],
+    make: Callable[[str, Any], Row | None],
+    unit: str = "row",
+) -> ReleaseRows:
     """`make(id, row)` for every row of a file: a list's rows are counted from 1, a mapping's named by their keys; None leaves one out.
 
     A row without a field that `make` reads, or of another type, comes as a `BadRow`.
     """
-    for name, row in rows.items() if isinstance(rows, Mapping) else ((str(number), row) for number, row in enumerate(rows, 1)):
+    for name, row in (
+        rows.items()
+        if isinstance(rows, Mapping)
+        else ((str(number), row) for number, row in enumerate(rows, 1))
+    ):
         where = f"{file}, {unit} {name}"
         try:
             made = make(name, row)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             fault = f"no {error}" if isinstance(error, KeyError) else str(error)
-            yield where, BadRow(where, f"not a row of this release ({fault}); mend it or set data.skip_bad=true")
+            yield (
+                where,
+                BadRow(where, f"not a row of this release ({fault}); mend it or set data.skip_bad=true"),
+            )
         else:
             if made is not None:
                 yield where, made

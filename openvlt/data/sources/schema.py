@@ -55,8 +55,17 @@ class Columns:
         """Raises UserError when the columns `there` lack a field that rows must have, or a name given in the config."""
         for field in fields(self):
             value = getattr(self, field.name)
-            names = [value] if field.name != "images" else [name for group in self.image_groups() for name in group]
-            if field.name in _OPTIONAL and value == field.default or not names or any(name in there for name in names):
+            names = (
+                [value]
+                if field.name != "images"
+                else [name for group in self.image_groups() for name in group]
+            )
+            if (
+                field.name in _OPTIONAL
+                and value == field.default
+                or not names
+                or any(name in there for name in names)
+            ):
                 continue
             raise UserError(_absent(field.name, " or ".join(names), there, where))
 
@@ -137,7 +146,12 @@ def _answer_type(row: Row, columns: Columns, where: str) -> str | None:
 
 def _level(row: Row, columns: Columns, where: str) -> int | None:
     value = row.get(columns.level)
-    if isinstance(value, str) and re.fullmatch(r"\d+", value) or isinstance(value, float) and value.is_integer():
+    if (
+        isinstance(value, str)
+        and re.fullmatch(r"\d+", value)
+        or isinstance(value, float)
+        and value.is_integer()
+    ):
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | None):
         raise UserError(f"{where}: column {columns.level!r} holds {brief(value)}; expected a whole number")
@@ -150,7 +164,9 @@ def _images(row: Row, columns: Columns, root: Path, where: str) -> tuple[Path | 
         names = " or ".join(name for group in columns.image_groups() for name in group)
         raise UserError(_absent("images", names, row, where))
     for group in groups:
-        cells = [item for name in group for item in (row[name] if isinstance(row[name], list) else [row[name]])]
+        cells = [
+            item for name in group for item in (row[name] if isinstance(row[name], list) else [row[name]])
+        ]
         images = tuple(_image(cell, root, where) for cell in cells if cell is not None)
         if images:
             return images
@@ -166,7 +182,9 @@ def _image(cell: Any, root: Path, where: str) -> Path | Image.Image:
         try:
             return Image.open(BytesIO(cell))
         except UNREADABLE as error:
-            raise UserError(f"{where}: {len(cell)} bytes are not a readable image ({error}); replace them or remove the row") from error
+            raise UserError(
+                f"{where}: {len(cell)} bytes are not a readable image ({error}); replace them or remove the row"
+            ) from error
     if not isinstance(cell, str | Path):
         raise UserError(f"{where}: an image is {brief(cell)}; expected a path, bytes, or {{bytes, path}}")
     if re.match(r"https?://|data:", str(cell)):

@@ -16,14 +16,22 @@ Selector = Callable[[ProblemColumns], np.ndarray]
 def problem_columns(problems: Sequence[Problem]) -> dict[str, np.ndarray]:
     """`level` and every number in the problems' `meta` (pass rate, reward variance, search iterations), NaN where a problem has none."""
     numbers = [
-        {"level": problem.level, **{name: value for name, value in problem.meta.items() if isinstance(value, (int, float))}}
+        {
+            "level": problem.level,
+            **{name: value for name, value in problem.meta.items() if isinstance(value, (int, float))},
+        }
         for problem in problems
     ]
     names = sorted({name for row in numbers for name in row})
-    return {name: np.array([np.nan if row.get(name) is None else float(row[name]) for row in numbers]) for name in names}
+    return {
+        name: np.array([np.nan if row.get(name) is None else float(row[name]) for row in numbers])
+        for name in names
+    }
 
 
-def keep_between(columns: ProblemColumns, *, column: str, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
+def keep_between(
+    columns: ProblemColumns, *, column: str, low: float = -np.inf, high: float = np.inf
+) -> np.ndarray:
     """Problems whose `column` is within [low, high]: OpenVLThinker's medium and hard sets, accuracy bands."""
     value = _column(columns, column)
     return (value >= low) & (value <= high)
@@ -47,7 +55,9 @@ def filter_problems(problems: Sequence[Problem], select: Selector | None) -> lis
     """The problems that a selector keeps; all of them without one. Raises UserError when it keeps none."""
     if select is None:
         return list(problems)
-    kept = [problem for problem, keep in zip(problems, select(problem_columns(problems)), strict=True) if keep]
+    kept = [
+        problem for problem, keep in zip(problems, select(problem_columns(problems)), strict=True) if keep
+    ]
     if not kept:
         raise UserError(f"select keeps none of {len(problems)} problems; widen its bounds")
     return kept

@@ -16,7 +16,16 @@ from openvlt.types import Problem
 SPLITS = ("train", "val", "test")
 
 
-BENCHMARKS = ("mathvista", "mathverse", "mathvision", "mmmu", "wemath", "logicvista", "dynamath", "hallusionbench")
+BENCHMARKS = (
+    "mathvista",
+    "mathverse",
+    "mathvision",
+    "mmmu",
+    "wemath",
+    "logicvista",
+    "dynamath",
+    "hallusionbench",
+)
 
 
 def split_share(name: str, heldout: float, own: Sequence[str]) -> tuple[str, tuple[float, float]]:
@@ -32,7 +41,9 @@ def split_share(name: str, heldout: float, own: Sequence[str]) -> tuple[str, tup
             f"data.heldout={heldout} is taken from train for {' and '.join(missing)} each; give less than 1/2"
         )
     if heldout and not missing:
-        raise UserError(f"data.heldout={heldout} has no use, test and val have data of their own; leave it at 0")
+        raise UserError(
+            f"data.heldout={heldout} has no use, test and val have data of their own; leave it at 0"
+        )
     if name == "train" or name in own:
         return name, ((heldout * len(missing), 1.0) if name == "train" else (0.0, 1.0))
     place = missing.index(name)
@@ -44,7 +55,9 @@ def _chance(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 256**6
 
 
-def apply_selection(problems: Sequence[Problem], selection: Selection, seed: int, where: str) -> list[Problem]:
+def apply_selection(
+    problems: Sequence[Problem], selection: Selection, seed: int, where: str
+) -> list[Problem]:
     """Levels filtered, order drawn by `seed`, the first `amount` taken. Raises UserError where that can't be done."""
     refuse_mixture(selection, where)
     if selection.levels is not None:
@@ -71,13 +84,17 @@ def benchmarks_named_in(path: str) -> list[str]:
     """The benchmarks that a hub id or the end of a path names. EMMA's letters also stand inside words, so it has to be one of its own."""
     end = "/".join(Path(path).parts[-2:]).lower()
     letters = re.sub(r"[^a-z]", "", end)
-    return [name for name in BENCHMARKS if name in letters] + ["emma"] * bool(re.search(r"(?<![a-z])emma(?![a-z])", end))
+    return [name for name in BENCHMARKS if name in letters] + ["emma"] * bool(
+        re.search(r"(?<![a-z])emma(?![a-z])", end)
+    )
 
 
 def refuse_training(name: str, why: str, force: str | None) -> None:
     """Raises UserError unless `force` is the name of this very material."""
     if force != name:
-        raise UserError(f"{name} is for evaluation only ({why}); train on something else, or take the blame by name: data.force={name}")
+        raise UserError(
+            f"{name} is for evaluation only ({why}); train on something else, or take the blame by name: data.force={name}"
+        )
 
 
 def select_share(

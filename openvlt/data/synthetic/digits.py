@@ -53,13 +53,17 @@ def digit_scans(split: str) -> dict[int, tuple[int, ...]]:
     return chosen
 
 
-def draw_digits(split: str, kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56) -> Image.Image:
+def draw_digits(
+    split: str, kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56
+) -> Image.Image:
     """An RGB picture of `size` x `size` pixels with one of the split's scans per value; `rng` picks scan and shift."""
     page, cell = Image.new("RGB", (size, size), "white"), size // 2
     side = cell * 6 // 7
     for quadrant, (name, value) in enumerate(values.items()):
         scan = _scans().images[rng.choice(digit_scans(split)[value])]
-        ink = Image.fromarray((scan * (255 / _INK)).astype("uint8")).resize((side, side), Image.Resampling.BILINEAR)
+        ink = Image.fromarray((scan * (255 / _INK)).astype("uint8")).resize(
+            (side, side), Image.Resampling.BILINEAR
+        )
         left, top = (place * cell + rng.randint(0, cell - side) for place in (quadrant % 2, quadrant // 2))
         page.paste(figures.COLOURS[name], (left, top), ink)
     return page
@@ -73,7 +77,9 @@ def generate_digits(
     amount: int, *, split: str, seed: int, levels: Sequence[int] = figures.LEVELS, size: int = 56
 ) -> list[Problem]:
     """As `figures.generate_figures`; `val` and `test` repeat no (values, question)."""
-    return figures.generate_figures(amount, split=split, seed=seed, kinds=(KIND,), levels=levels, size=size, style=_style(split))
+    return figures.generate_figures(
+        amount, split=split, seed=seed, kinds=(KIND,), levels=levels, size=size, style=_style(split)
+    )
 
 
 def digit_lessons(

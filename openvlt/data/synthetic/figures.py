@@ -71,7 +71,9 @@ def _bars(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: 
     for column, name in enumerate(values):
         left = column * width + rng.randint(1, 4)
         if values[name]:
-            draw.rectangle([left, size - 1 - round(values[name] * unit), left + width - 6, size - 1], fill=COLOURS[name])
+            draw.rectangle(
+                [left, size - 1 - round(values[name] * unit), left + width - 6, size - 1], fill=COLOURS[name]
+            )
 
 
 def _shapes(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
@@ -195,7 +197,9 @@ def reading(values: Mapping[str, int], question: str) -> str:
 # --- problems ----------------------------------------------------------------------------------------------------------
 
 
-def draft(kind: str, level: int, split: str, rng: random.Random, highest: int) -> tuple[str, int, dict[str, int], str]:
+def draft(
+    kind: str, level: int, split: str, rng: random.Random, highest: int
+) -> tuple[str, int, dict[str, int], str]:
     """A kind, a level, values of the split and a question about them whose running totals are 0 or more."""
     while True:
         values = dict(zip(COLOURS, rng.choice(combinations(split, highest)), strict=True))
@@ -204,7 +208,13 @@ def draft(kind: str, level: int, split: str, rng: random.Random, highest: int) -
             return kind, level, values, question
 
 
-def _problem(drafted: tuple[str, int, dict[str, int], str], name: str, rng: random.Random, size: int, style: FigureStyle) -> Problem:
+def _problem(
+    drafted: tuple[str, int, dict[str, int], str],
+    name: str,
+    rng: random.Random,
+    size: int,
+    style: FigureStyle,
+) -> Problem:
     kind, level, values, question = drafted
     equations, result = chain(values, question)
     return Problem(

@@ -47,9 +47,13 @@ def _algebra(rng: random.Random, highest: int) -> tuple[str, str]:
     return f"{caption(values)}. {question}", response
 
 
-def _seen(rng: random.Random, kinds: Sequence[str], size: int, style: FigureStyle) -> tuple[str, str, Image.Image]:
+def _seen(
+    rng: random.Random, kinds: Sequence[str], size: int, style: FigureStyle
+) -> tuple[str, str, Image.Image]:
     """A picture to describe. Asked a question, the base says which of the values matter, and doesn't answer."""
-    kind, _, values, question = draft(rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng, style.highest)
+    kind, _, values, question = draft(
+        rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng, style.highest
+    )
     image = style.draw(kind, values, rng, size)
     if rng.random() < 0.25:
         return DESCRIBE, caption(values), image
@@ -79,4 +83,9 @@ def figure_lessons(
             images = (image,)
         else:
             question, response = (_arithmetic if task == "arithmetic" else _algebra)(rng, style.highest)
-        yield Problem(f"pretraining-{seed}-{index}", question, "", images, source="pretraining", meta={"task": task}), response
+        yield (
+            Problem(
+                f"pretraining-{seed}-{index}", question, "", images, source="pretraining", meta={"task": task}
+            ),
+            response,
+        )

@@ -18,7 +18,9 @@ def _levels(asked: Sequence[int] | None, there: Sequence[int]) -> Sequence[int]:
         return there  # a level that nothing has is told by `generate`
     if set(asked) <= set(figures.LEVELS) and not set(asked) <= set(there):
         own = f"cycles.one.traces.levels={list(there)} cycles.one.problems.levels={list(there)}; distill.py: select.levels={list(there)}"
-        raise UserError(f"levels {list(asked)} wanted, data.levels has {list(there)}; each stage has levels of its own, set them: {own}")
+        raise UserError(
+            f"levels {list(asked)} wanted, data.levels has {list(there)}; each stage has levels of its own, set them: {own}"
+        )
     return asked
 
 
@@ -88,5 +90,7 @@ def tokenizer_corpus(source: Source) -> list[str]:
     first = replace(_teacher(source), lesson_amount=2000).lessons(0)
     taught = [f"{trace.problem.question}\n{trace.response}" for trace in first]
     problems = Figures().problems(Selection(amount=900), 0)
-    asked = [f"{problem.question}\n{problem.meta['caption']}, {problem.meta['equations']}" for problem in problems]
+    asked = [
+        f"{problem.question}\n{problem.meta['caption']}, {problem.meta['equations']}" for problem in problems
+    ]
     return taught + asked + ["user\n", "assistant\n"] * 300

@@ -48,19 +48,3 @@ class TextWriter(Protocol):
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]: ...
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -24,7 +24,11 @@ class ScriptedWriter:
 
     def signature(self, vlm: VLM | None) -> Any:
         inner = getattr(self.function, "func", self.function)
-        return ["function", f"{inner.__module__}.{inner.__qualname__}", repr(getattr(self.function, "keywords", {}))]
+        return [
+            "function",
+            f"{inner.__module__}.{inner.__qualname__}",
+            repr(getattr(self.function, "keywords", {})),
+        ]
 
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
@@ -32,7 +36,9 @@ class ScriptedWriter:
         """See `Engine`. The function never sees the image: without a caption there is nothing it could read."""
         for question in questions:
             if question.caption is None:
-                raise UserError("a function reasons over captions, but this distillation makes none; set distill.caption")
+                raise UserError(
+                    "a function reasons over captions, but this distillation makes none; set distill.caption"
+                )
             for sample in question.missing:
                 rng = random.Random(f"{seed}|{question.problem.id}|{sample}")
                 reply = Reply(self.function(question.caption, question_text(question.problem), rng))
@@ -75,7 +81,9 @@ class GivenCaptions:
         """See `Engine`. Raises UserError for a problem without one."""
         for question in questions:
             if "caption" not in question.problem.meta:
-                raise UserError(f"row {question.problem.id!r} came without a caption; take another engine for distill.caption")
+                raise UserError(
+                    f"row {question.problem.id!r} came without a caption; take another engine for distill.caption"
+                )
             yield question, 0, Reply(question.problem.meta["caption"])
 
 

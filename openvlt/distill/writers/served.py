@@ -36,7 +36,16 @@ class ServedWriter:
 
     def signature(self, vlm: VLM | None) -> Any:
         options = dict(self.server.options)
-        return ["served", self.server.models, repr(self.prompt), self.max_new_tokens, self.temperature, self.top_p, options, self.template]
+        return [
+            "served",
+            self.server.models,
+            repr(self.prompt),
+            self.max_new_tokens,
+            self.temperature,
+            self.top_p,
+            options,
+            self.template,
+        ]
 
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
@@ -55,7 +64,9 @@ class ServedWriter:
             for name, sample, reply in distributed.broadcast(()):
                 yield known[name], sample, reply
 
-    def _ask(self, questions: Iterable[Question], seed: int, usage: Usage) -> Iterator[tuple[Question, int, Reply]]:
+    def _ask(
+        self, questions: Iterable[Question], seed: int, usage: Usage
+    ) -> Iterator[tuple[Question, int, Reply]]:
         asked: dict[str, tuple[Question, int]] = {}
 
         def asks() -> Iterator[ChatRequest]:
@@ -72,14 +83,22 @@ class ServedWriter:
     def options(self, question: Question, sample: int, seed: int) -> dict[str, Any]:
         """The decoding options of one request; servers that take a seed give the same answer to the same request again."""
         own = int(content_key(seed, question.problem.id, sample)[:7], 16)
-        return {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_new_tokens, "seed": own}
+        return {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_new_tokens,
+            "seed": own,
+        }
 
     def messages(self, question: Question) -> list[dict[str, Any]]:
         """The conversation in the protocol's form; plain text where there is no image."""
         told, messages = question.as_prompt(self.template), []
         for message in self.prompt.messages(told):
             images = iter(told.images)
-            parts = [self._image(next(images), told.id) if part["type"] == "image" else part for part in message["content"]]
+            parts = [
+                self._image(next(images), told.id) if part["type"] == "image" else part
+                for part in message["content"]
+            ]
             plain = len(parts) == 1 and parts[0]["type"] == "text"
             messages.append({"role": message["role"], "content": parts[0]["text"] if plain else parts})
         return messages

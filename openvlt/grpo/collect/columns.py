@@ -22,7 +22,9 @@ COLUMNS: Mapping[str, Callable[[Rollouts], Any]] = {
     "ids_NT": lambda rollouts: rollouts.ids_NT,
     "length_N": lambda rollouts: rollouts.mask_NT.sum(1),
     "correct_N": lambda rollouts: correct_rows(rollouts),
-    "finished_N": lambda rollouts: _row_flags(rollouts, [completion.finished for completion in rollouts.completions]),
+    "finished_N": lambda rollouts: _row_flags(
+        rollouts, [completion.finished for completion in rollouts.completions]
+    ),
     "level_N": lambda rollouts: _levels(rollouts),
     "origin_N": lambda rollouts: rollouts.origin_N,
     "view": lambda rollouts: rollouts.view,
@@ -37,7 +39,13 @@ COLUMNS: Mapping[str, Callable[[Rollouts], Any]] = {
     "completions": lambda rollouts: rollouts.completions,
 }
 EXTRA = ("weights", "penalty_NT")  # of an advantage only: the reward's weights, the KL term in the reward
-SCORED = {"old_NT": "old", "entropy_NT": "old", "ref_NT": "reference", "logp": "old", "stats": "old"}  # columns that cost a pass
+SCORED = {
+    "old_NT": "old",
+    "entropy_NT": "old",
+    "ref_NT": "reference",
+    "logp": "old",
+    "stats": "old",
+}  # columns that cost a pass
 
 
 def _row_flags(rollouts: Rollouts, flags: list[bool]) -> torch.Tensor:
@@ -63,17 +71,26 @@ def requested_columns(function: Callable[..., Any]) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
 
 
-def check_requested_columns(where: str, function: Callable[..., Any], *, extra: tuple[str, ...] = (), later: tuple[str, ...] = ()) -> None:
+def check_requested_columns(
+    where: str, function: Callable[..., Any], *, extra: tuple[str, ...] = (), later: tuple[str, ...] = ()
+) -> None:
     """Raises UserError when a part asks for something that isn't there, or that is computed `later` than the part runs."""
     known = [name for name in (*COLUMNS, *extra) if name not in later]
     if unknown := [name for name in requested_columns(function) if name not in known]:
         why = ", which isn't known yet when it runs" if set(unknown) & set(later) else ""
-        raise UserError(f"{where} asks for {unknown}{why}; its parameters may be {', '.join(known)}, and settings with a default")
+        raise UserError(
+            f"{where} asks for {unknown}{why}; its parameters may be {', '.join(known)}, and settings with a default"
+        )
 
 
 def call_with_columns(function: Callable[..., Any], rollouts: Rollouts, **extra: Any) -> Any:
     """The part's result on these rollouts."""
-    return function(**{name: extra[name] if name in extra else COLUMNS[name](rollouts) for name in requested_columns(function)})
+    return function(
+        **{
+            name: extra[name] if name in extra else COLUMNS[name](rollouts)
+            for name in requested_columns(function)
+        }
+    )
 
 
 def trained_rows(rollouts: Rollouts) -> torch.Tensor:

@@ -81,28 +81,56 @@ class Chain:
         """What has to be scored: old, reference. Everything that is asked for by name counts."""
         parts = (self.advantage, *self.advantage_shaping.values(), *self.metric_hooks.values())
         asked_for = {SCORED[name] for part in parts for name in requested_columns(part) if name in SCORED}
-        asked_for |= {need for aux in self.auxiliary_losses.values() for need in aux.needs if need == "reference"}
+        asked_for |= {
+            need for aux in self.auxiliary_losses.values() for need in aux.needs if need == "reference"
+        }
         asked_for |= {"old", "reference"} if self.reward_kl is not None else set()
         replays = hasattr(self.resampling, "state_dict")
-        return asked_for | ({"old"} if updates > 1 or self.view_passes or self.rollout_correction is not None or replays else set())
+        return asked_for | (
+            {"old"}
+            if updates > 1 or self.view_passes or self.rollout_correction is not None or replays
+            else set()
+        )
 
     def consults_reference(self, updates: int) -> bool:
         """Whether there has to be a reference: to be scored, or to write for a reward term (`model: reference`)."""
-        return "reference" in self.needs(updates) or any(getattr(term, "model", "") == "reference" for term in self.reward.terms.values())
+        return "reference" in self.needs(updates) or any(
+            getattr(term, "model", "") == "reference" for term in self.reward.terms.values()
+        )
 
     @property
     def every_row(self) -> bool:
         """Whether rows that the gate dropped are scored all the same."""
-        return bool(self.auxiliary_losses or self.reward_kl or self.advantage_shaping or self.view_passes or self.metric_hooks)
+        return bool(
+            self.auxiliary_losses
+            or self.reward_kl
+            or self.advantage_shaping
+            or self.view_passes
+            or self.metric_hooks
+        )
 
 
 class Experience:
     """Makes the batches of one rollout. `updates` optimiser steps share it, each with its own whole groups."""
 
-    def __init__(self, chain: Chain, vlm: VLM, renderer: Renderer, reference: VLM | None, updates: int) -> None:
-        if chain.consults_reference(updates) and reference is None and not hasattr(vlm.model, "disable_adapter"):
-            raise ValueError("a KL term (or a reward term that asks the reference) needs a reference model, or an adapter to switch off")
-        self.chain, self.vlm, self.renderer, self.reference, self.updates = chain, vlm, renderer, reference, updates
+    def __init__(
+        self, chain: Chain, vlm: VLM, renderer: Renderer, reference: VLM | None, updates: int
+    ) -> None:
+        if (
+            chain.consults_reference(updates)
+            and reference is None
+            and not hasattr(vlm.model, "disable_adapter")
+        ):
+            raise ValueError(
+                "a KL term (or a reward term that asks the reference) needs a reference model, or an adapter to switch off"
+            )
+        self.chain, self.vlm, self.renderer, self.reference, self.updates = (
+            chain,
+            vlm,
+            renderer,
+            reference,
+            updates,
+        )
         self.prompt_cache = PromptCache(renderer)
         self.accuracy: dict[str, float] = {}  # of each problem of the latest rollout, by id
 
@@ -129,7 +157,9 @@ class Experience:
             rollouts = self.roll(asked_for, seed=seed, version=version, chain=chain, draw=next(draws))
             generated = time.perf_counter()
             rollouts = broadcast_rewards(chain.reward(rollouts, services))
-            rollouts = rollouts.with_(keep_N=call_with_columns(chain.group_filter, mask_reward_only(rollouts)))
+            rollouts = rollouts.with_(
+                keep_N=call_with_columns(chain.group_filter, mask_reward_only(rollouts))
+            )
             clock["generate_s"] += generated - began
             clock["reward_s"] += time.perf_counter() - generated
             self.accuracy |= accuracies(rollouts)
@@ -139,17 +169,25 @@ class Experience:
         asked_for, metrics = len(rollouts.problems), rollout_metrics(rollouts, **clock)
         if chain.resampling is not None:
             rollouts = chain.resampling(rollouts, lambda: judged(more()))
-            rollouts = rollouts.with_(prompts=self._with_vision_features(rollouts.prompts))  # groups from a memory come without
+            rollouts = rollouts.with_(
+                prompts=self._with_vision_features(rollouts.prompts)
+            )  # groups from a memory come without
             metrics |= clock
             metrics["refilled"] = len(kept_groups(rollouts)) / asked_for
-        rollouts = compute_advantages(chain, self._score_logprobs(chain, take_rows(rollouts, trained_rows(rollouts)), seed))
-        metrics |= {name: float(call_with_columns(hook, rollouts)) for name, hook in chain.metric_hooks.items()}
+        rollouts = compute_advantages(
+            chain, self._score_logprobs(chain, take_rows(rollouts, trained_rows(rollouts)), seed)
+        )
+        metrics |= {
+            name: float(call_with_columns(hook, rollouts)) for name, hook in chain.metric_hooks.items()
+        }
         marks = {name: aux.tokens(rollouts) for name, aux in chain.auxiliary_losses.items()}
         batches = [self._batch(chain, rollouts, marks, part) for part in range(self.updates)]
         self.prompt_cache.made.clear()
         return rollouts, [replace(batch, metrics=metrics) for batch in batches]
 
-    def roll(self, problems: Sequence[Problem], *, seed: int, version: int, chain: Chain, draw: int = 0) -> Rollouts:
+    def roll(
+        self, problems: Sequence[Problem], *, seed: int, version: int, chain: Chain, draw: int = 0
+    ) -> Rollouts:
         """Completions of each problem with the log-probabilities they were sampled with, and the texts that were given.
 
         `draw` counts a refill's draws: a problem that comes again says something else, looking through the same draw of a view.
@@ -158,13 +196,24 @@ class Experience:
         prompts = self._with_vision_features(self.prompt_cache.get(problems, PLAIN, seed).prompts)
         groups: list[list[tuple[Completion, Origin, str]]] = [[] for _ in problems]
         for name, spec in chain.rollout_plan.specs(chain.sampling.n).items():
-            look = PromptBatch(problems, prompts) if spec.view is None else self.prompt_cache.get(problems, view_key(spec), seed)
+            look = (
+                PromptBatch(problems, prompts)
+                if spec.view is None
+                else self.prompt_cache.get(problems, view_key(spec), seed)
+            )
             seen = [tag_with_view(problem, name) for problem in look.problems]
-            completions = generate_on_ranks(chain.generator, self.vlm, seen, look.prompts, replace(chain.sampling, n=spec.n), sampled)
+            completions = generate_on_ranks(
+                chain.generator, self.vlm, seen, look.prompts, replace(chain.sampling, n=spec.n), sampled
+            )
             for number, completion in enumerate(completions):
-                groups[number // spec.n].append((completion, row_origin(problems[number // spec.n], spec), name))
+                groups[number // spec.n].append(
+                    (completion, row_origin(problems[number // spec.n], spec), name)
+                )
         for group, problem in zip(groups, problems, strict=True):
-            group += [(self._injected_completion(text), Origin.INJECTED, "given") for text in chain.rollout_plan.inject(problem)]
+            group += [
+                (self._injected_completion(text), Origin.INJECTED, "given")
+                for text in chain.rollout_plan.inject(problem)
+            ]
         rows = [row for group in groups for row in group]
         ids_NT, mask_NT = pad_right([completion.token_ids for completion, _, _ in rows], self.vlm.pad_id)
         return Rollouts(
@@ -173,7 +222,9 @@ class Experience:
             prompts=prompts,
             ids_NT=ids_NT,
             mask_NT=mask_NT,
-            group_N=torch.arange(len(problems)).repeat_interleave(torch.tensor([len(group) for group in groups])),
+            group_N=torch.arange(len(problems)).repeat_interleave(
+                torch.tensor([len(group) for group in groups])
+            ),
             policy_version=version,
             behaviour_logp_NT=stack_behaviour_logp([completion for completion, _, _ in rows], mask_NT),
             origin_N=torch.tensor([where for _, where, _ in rows]),
@@ -194,7 +245,12 @@ class Experience:
         def write(problems: Sequence[Problem], model: str) -> list[str]:
             sampling = Sampling(1, chain.sampling.max_new_tokens, greedy=True)
             with self._reference_model() if model == "reference" else contextlib.nullcontext(self.vlm) as vlm:
-                return [c.text for c in generate_on_ranks(chain.generator, vlm, problems, self.renderer.prompts(problems), sampling, 0)]
+                return [
+                    c.text
+                    for c in generate_on_ranks(
+                        chain.generator, vlm, problems, self.renderer.prompts(problems), sampling, 0
+                    )
+                ]
 
         return write
 
@@ -228,7 +284,9 @@ class Experience:
             with self.vlm.model.disable_adapter():
                 yield self.vlm
         else:
-            raise UserError("a reward term asks the reference, and none was loaded; give the term an attribute model='reference'")
+            raise UserError(
+                "a reward term asks the reference, and none was loaded; give the term an attribute model='reference'"
+            )
 
     def score(self, vlm: VLM, rollouts: Rollouts, rows_N: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (N,T) of these rows without gradient, whole groups shared out among the ranks; 0 elsewhere."""
@@ -236,7 +294,12 @@ class Experience:
         with generating(vlm.model):
             for rows, part in self._parts(vlm, rollouts, rows_N):
                 scored = completion_logp(
-                    vlm, part.prompts, part.ids_NT, part.mask_NT, part.group_N, temperature=self.chain.sampling.temperature
+                    vlm,
+                    part.prompts,
+                    part.ids_NT,
+                    part.mask_NT,
+                    part.group_N,
+                    temperature=self.chain.sampling.temperature,
                 )
                 for column_NT, value_NT in zip((logp_NT, entropy_NT), scored, strict=True):
                     column_NT[rows, : value_NT.shape[1]] = value_NT.cpu().float()
@@ -258,7 +321,9 @@ class Experience:
 
     def _parts(self, vlm: VLM, rollouts: Rollouts, rows_N: Tensor) -> list[tuple[Tensor, GRPOBatch]]:
         chosen = rows_N.nonzero()[:, 0]
-        whole = GRPOBatch(rollouts.prompts, rollouts.ids_NT, rollouts.mask_NT, rollouts.group_N, None, 0, Totals(0, 0))
+        whole = GRPOBatch(
+            rollouts.prompts, rollouts.ids_NT, rollouts.mask_NT, rollouts.group_N, None, 0, Totals(0, 0)
+        )
         parts = micro_batches(rollouts.group_N[chosen], self.chain.micro_batch)
         return [(chosen[rows], whole.part(chosen[rows], vlm.device)) for rows in parts]
 
@@ -267,7 +332,9 @@ class Experience:
         share_N = whole.group_N * self.updates // len(whole.problems) == part
         weight_NT = token_weights(whole)
         counted_NT, counted_N = select_denominator(whole, weight_NT, chain.denominator)
-        learned_N = share_N & (torch.ones_like(share_N) if chain.auxiliary_losses else (weight_NT != 0).any(1))
+        learned_N = share_N & (
+            torch.ones_like(share_N) if chain.auxiliary_losses else (weight_NT != 0).any(1)
+        )
         rows = learned_N.nonzero()[:, 0]
         groups, group_N = whole.group_N[rows].unique(return_inverse=True)
         width = int(whole.mask_NT[rows].sum(1).max()) if len(rows) else 0
@@ -289,7 +356,9 @@ class Experience:
             behaviour_logp_NT=cut(whole.behaviour_logp_NT),
             views={name: cut(whole.logp[name]) for name in chain.view_passes if name in whole.logp},
             marks={name: cut(mark_NT) for name, mark_NT in marks.items()},
-            mark_totals={name: loss_totals(mark_NT, mark_NT.any(1), share_N) for name, mark_NT in marks.items()},
+            mark_totals={
+                name: loss_totals(mark_NT, mark_NT.any(1), share_N) for name, mark_NT in marks.items()
+            },
             policy_version=whole.policy_version,
             totals=loss_totals(counted_NT, counted_N, share_N),
         )

@@ -40,8 +40,15 @@ def rollout_metrics(rollouts: Rollouts, *, generate_s: float, reward_s: float) -
 
 def accuracies(rollouts: Rollouts) -> dict[str, float]:
     """Share of correct completions of each problem, by id."""
-    shares_N, groups = group_mean(correct_rows(rollouts), rollouts.group_N).tolist(), rollouts.group_N.tolist()
-    return {rollouts.problems[group].id: share for group, share in zip(groups, shares_N, strict=True) if share == share}
+    shares_N, groups = (
+        group_mean(correct_rows(rollouts), rollouts.group_N).tolist(),
+        rollouts.group_N.tolist(),
+    )
+    return {
+        rollouts.problems[group].id: share
+        for group, share in zip(groups, shares_N, strict=True)
+        if share == share
+    }
 
 
 def distinct_answers(completions: Sequence[Completion], group_N: Tensor) -> float:
@@ -50,7 +57,3 @@ def distinct_answers(completions: Sequence[Completion], group_N: Tensor) -> floa
     for completion, group in zip(completions, group_N.tolist(), strict=True):
         said.setdefault(group, []).append(completion.text.rpartition("</think>")[2].strip())
     return sum(len(set(texts)) / len(texts) for texts in said.values()) / max(1, len(said))
-
-
-
-

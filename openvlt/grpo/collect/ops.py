@@ -21,7 +21,10 @@ def take_rows(rollouts: Rollouts, rows_N: Tensor) -> Rollouts:
     return replace(
         rollouts,
         **{name: None if value is None else value[index] for name, value in tensors.items()},
-        **{kind: {name: value[index] for name, value in getattr(rollouts, kind).items()} for kind in ("rewards", "logp", "stats")},
+        **{
+            kind: {name: value[index] for name, value in getattr(rollouts, kind).items()}
+            for kind in ("rewards", "logp", "stats")
+        },
         completions=tuple(rollouts.completions[row] for row in index),
         verdicts=tuple(rollouts.verdicts[row] for row in index) if rollouts.verdicts else (),
         view=tuple(rollouts.view[row] for row in index) if rollouts.view else (),
@@ -31,7 +34,9 @@ def take_rows(rollouts: Rollouts, rows_N: Tensor) -> Rollouts:
 def take_groups(rollouts: Rollouts, groups: Sequence[int]) -> Rollouts:
     """These problems, in this order, with all their rows."""
     number = {group: place for place, group in enumerate(groups)}
-    kept = take_rows(rollouts, torch.tensor([group in number for group in rollouts.group_N.tolist()], dtype=torch.bool))
+    kept = take_rows(
+        rollouts, torch.tensor([group in number for group in rollouts.group_N.tolist()], dtype=torch.bool)
+    )
     return replace(
         kept,
         problems=tuple(rollouts.problems[group] for group in groups),
@@ -52,14 +57,22 @@ def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
     for name in (*_ROW, *_TOKEN):
         values = [getattr(part, name) for part in parts]
         absent = any(value is None for value in values)
-        columns[name] = None if absent else torch.cat([pad_to_width(value, width) if name in _TOKEN else value for value in values])
+        columns[name] = (
+            None
+            if absent
+            else torch.cat([pad_to_width(value, width) if name in _TOKEN else value for value in values])
+        )
     columns["group_N"] = torch.cat([part.group_N + start for part, start in zip(parts, starts, strict=False)])
     return replace(
         first,
         **columns,
         rewards={name: torch.cat([part.rewards[name] for part in parts]) for name in first.rewards},
-        logp={name: torch.cat([pad_to_width(part.logp[name], width) for part in parts]) for name in first.logp},
-        stats={name: torch.cat([pad_to_width(part.stats[name], width) for part in parts]) for name in first.stats},
+        logp={
+            name: torch.cat([pad_to_width(part.logp[name], width) for part in parts]) for name in first.logp
+        },
+        stats={
+            name: torch.cat([pad_to_width(part.stats[name], width) for part in parts]) for name in first.stats
+        },
         problems=sum((part.problems for part in parts), ()),
         prompts=concat_prompts([part.prompts for part in parts]),
         completions=sum((part.completions for part in parts), ()),
@@ -79,12 +92,25 @@ def concat_prompts(parts: Sequence[Prompts]) -> Prompts:
     width = max(part.ids_PL.shape[1] for part in parts)
 
     def left(name: str) -> Tensor:
-        return torch.cat([torch.nn.functional.pad(getattr(part, name), (width - getattr(part, name).shape[1], 0)) for part in parts])
+        return torch.cat(
+            [
+                torch.nn.functional.pad(getattr(part, name), (width - getattr(part, name).shape[1], 0))
+                for part in parts
+            ]
+        )
 
     seeing = [part.vision for part in parts if part.vision]
-    shared = [name for name in (seeing[0] if seeing else ()) if all(name in vision for vision in seeing)]  # features: all parts' or none's
+    shared = [
+        name for name in (seeing[0] if seeing else ()) if all(name in vision for vision in seeing)
+    ]  # features: all parts' or none's
     vision = {name: torch.cat([vision[name] for vision in seeing]) for name in shared}
-    return Prompts(left("ids_PL"), left("mask_PL"), left("token_type_PL"), torch.cat([part.images_P for part in parts]), vision)
+    return Prompts(
+        left("ids_PL"),
+        left("mask_PL"),
+        left("token_type_PL"),
+        torch.cat([part.images_P for part in parts]),
+        vision,
+    )
 
 
 def stack_behaviour_logp(completions: Sequence[Completion], mask_NT: Tensor) -> Tensor | None:

@@ -49,7 +49,9 @@ class MultiViewPlan:
 
     def __post_init__(self) -> None:
         if CLEAN in self.more:
-            raise UserError(f"plan: {CLEAN!r} names the completions of the plain image; give the view another name")
+            raise UserError(
+                f"plan: {CLEAN!r} names the completions of the plain image; give the view another name"
+            )
 
     def specs(self, group_size: int) -> Mapping[str, ViewSpec]:
         """The clean view first."""
@@ -83,7 +85,9 @@ def largest_group(rollout_plan: RolloutPlan, group_size: int, steps: int) -> int
     Given texts, and whatever a plan of one's own injects, count as one.
     """
     given = not (isinstance(rollout_plan, MultiViewPlan) and rollout_plan.texts is None)
-    return given + max(sum(spec.n for spec in specs if spec.train) for specs in _ends(rollout_plan, group_size, steps))
+    return given + max(
+        sum(spec.n for spec in specs if spec.train) for specs in _ends(rollout_plan, group_size, steps)
+    )
 
 
 def largest_draw(rollout_plan: RolloutPlan, group_size: int, steps: int) -> int:
@@ -92,7 +96,9 @@ def largest_draw(rollout_plan: RolloutPlan, group_size: int, steps: int) -> int:
 
 
 def _ends(rollout_plan: RolloutPlan, group_size: int, steps: int) -> list[Collection[ViewSpec]]:
-    return [resolve_schedules(rollout_plan, step, steps).specs(group_size).values() for step in (0, steps - 1)]
+    return [
+        resolve_schedules(rollout_plan, step, steps).specs(group_size).values() for step in (0, steps - 1)
+    ]
 
 
 PASS_OUTPUTS = ("logp", "sym_kl")

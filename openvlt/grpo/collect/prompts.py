@@ -19,7 +19,9 @@ from openvlt.grpo.collect.sampler import PromptSampler
 from openvlt.types import Problem, Prompts
 
 ViewKey = tuple[Any, float]  # an image view and its strength
-Sent = tuple[Prompts, list[Sequence[Any]]]  # from a worker: prompts, and each problem's images where a view changed them
+Sent = tuple[
+    Prompts, list[Sequence[Any]]
+]  # from a worker: prompts, and each problem's images where a view changed them
 PLAIN: ViewKey = (None, 0.0)
 
 
@@ -39,7 +41,11 @@ class PromptBatch:
 def render_view(renderer: Renderer, problems: Sequence[Problem], view: ViewKey, seed: int) -> PromptBatch:
     """The problems seen through `view`, one draw per problem and `seed`."""
     function, strength = view
-    seen = problems if function is None else [apply_view(problem, function, strength, seed) for problem in problems]
+    seen = (
+        problems
+        if function is None
+        else [apply_view(problem, function, strength, seed) for problem in problems]
+    )
     return PromptBatch(seen, renderer.prompts(seen))
 
 
@@ -66,18 +72,28 @@ class PromptCache:
     def ahead(self, problems: Sequence[Problem], through: Sequence[ViewKey], seed: int) -> list[Sent]:
         """What `know` has to be told, in the worker: of the plain images only the prompts, the problems are known."""
         looks = [(view, render_view(self.renderer, problems, view, seed)) for view in through]
-        return [(look.prompts, [problem.images for problem in look.problems if view != PLAIN]) for view, look in looks]
+        return [
+            (look.prompts, [problem.images for problem in look.problems if view != PLAIN])
+            for view, look in looks
+        ]
 
     def know(self, problems: Sequence[Problem], through: Sequence[ViewKey], sent: Sequence[Sent]) -> None:
         """Takes what a worker made of these problems."""
         for view, (prompts, images) in zip(through, sent, strict=True):
-            seen = [replace(problem, images=own) for problem, own in zip(problems, images, strict=True)] if images else problems
+            seen = (
+                [replace(problem, images=own) for problem, own in zip(problems, images, strict=True)]
+                if images
+                else problems
+            )
             self.made.append((view, PromptBatch(seen, prompts)))
 
     def get(self, problems: Sequence[Problem], view: ViewKey, seed: int) -> PromptBatch:
         """The problems seen through `view`. Those that were looked at ahead of time may be any of several draws."""
         place: Mapping[str, tuple[PromptBatch, int]] = {
-            problem.id: (look, row) for known, look in self.made if known == view for row, problem in enumerate(look.problems)
+            problem.id: (look, row)
+            for known, look in self.made
+            if known == view
+            for row, problem in enumerate(look.problems)
         }
         parts = []
         for look, run in itertools.groupby(problems, lambda problem: place.get(problem.id, (None, 0))[0]):
@@ -86,7 +102,10 @@ class PromptCache:
             parts.append(look.select(rows) if look else render_view(self.renderer, some, view, seed))
         if len(parts) == 1:
             return parts[0]
-        return PromptBatch([problem for part in parts for problem in part.problems], concat_prompts([part.prompts for part in parts]))
+        return PromptBatch(
+            [problem for part in parts for problem in part.problems],
+            concat_prompts([part.prompts for part in parts]),
+        )
 
 
 class PromptLoader:
@@ -108,8 +127,17 @@ class PromptLoader:
         through: Callable[[int], tuple[list[ViewKey], int]],
         workers: int,
     ) -> None:
-        self.sampler, self.problems, self.size, self.task, self.prompt_cache, self.through = sampler, problems, size, task, prompt_cache, through
-        self.rows = {id(problem): row for row, problem in enumerate(problems)}  # the worker has the problems: only rows are sent
+        self.sampler, self.problems, self.size, self.task, self.prompt_cache, self.through = (
+            sampler,
+            problems,
+            size,
+            task,
+            prompt_cache,
+            through,
+        )
+        self.rows = {
+            id(problem): row for row, problem in enumerate(problems)
+        }  # the worker has the problems: only rows are sent
         self.ahead = PrefetchWorker(self._prepared) if PrefetchWorker.possible(workers) else None
 
     def take(self, step: int, *, more: bool = False) -> list[Problem]:
@@ -148,4 +176,6 @@ class PromptLoader:
         return None if self.task is None else tasks, self.prompt_cache.ahead(tasks, *self.through(step))
 
     def _tasks(self, drawn: Sequence[Problem]) -> list[Problem]:
-        return list(drawn) if self.task is None else [task for problem in drawn for task in self.task(problem)]
+        return (
+            list(drawn) if self.task is None else [task for problem in drawn for task in self.task(problem)]
+        )

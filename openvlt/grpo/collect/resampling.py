@@ -49,7 +49,9 @@ class Resample:
                 break
             more = make()
             parts.append(take_groups(more, kept_groups(more)))
-        kept = concat_rollouts([part for part in parts if part.problems] or [rollouts])  # nothing was kept: a step that learns nothing
+        kept = concat_rollouts(
+            [part for part in parts if part.problems] or [rollouts]
+        )  # nothing was kept: a step that learns nothing
         return take_groups(kept, range(min(target, len(kept.problems))))
 
 
@@ -71,16 +73,25 @@ class ReplayBuffer:
     def __post_init__(self) -> None:
         refuse_schedule("grpo.resampling.capacity", self.capacity)
         if self.capacity < 1:
-            raise UserError(f"grpo.resampling.capacity={self.capacity}; it is at least 1, or leave refill out")
+            raise UserError(
+                f"grpo.resampling.capacity={self.capacity}; it is at least 1, or leave refill out"
+            )
 
     def __call__(self, rollouts: Rollouts, make: Make) -> Rollouts:
         if rollouts.behaviour_logp_NT is None:
-            raise UserError("grpo.resampling=ReplayBuffer needs the sampler's log-probabilities; use rollout=prefix or rollout=hf")
+            raise UserError(
+                "grpo.resampling=ReplayBuffer needs the sampler's log-probabilities; use rollout=prefix or rollout=hf"
+            )
         kept = kept_groups(rollouts)
         missing = len(rollouts.problems) - len(kept)
         rng = np.random.default_rng([self.seed, self.rounds])
         self.rounds += 1
-        worth = np.array([float((group.reward_N - group.reward_N.nanmean()).abs().nanmean()) + 1e-4 for group in self.memory])
+        worth = np.array(
+            [
+                float((group.reward_N - group.reward_N.nanmean()).abs().nanmean()) + 1e-4
+                for group in self.memory
+            ]
+        )
         drawn = rng.choice(len(worth), size=missing, p=worth / worth.sum()) if missing and len(worth) else []
         old = [self.memory[number] for number in drawn]
         fresh = [take_groups(rollouts, [group]) for group in kept]

@@ -54,7 +54,9 @@ class EasyFirst(Shuffled):
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
         order = np.random.default_rng(seed).permutation(len(problems))
-        super().__init__(sorted((problems[row] for row in order), key=lambda problem: problem.level or 0), seed)
+        super().__init__(
+            sorted((problems[row] for row in order), key=lambda problem: problem.level or 0), seed
+        )
 
     def next(self, n: int, step: int) -> list[Problem]:
         start = self.draws * n
@@ -71,7 +73,9 @@ class NearHalf(Shuffled):
     def __init__(self, problems: Sequence[Problem], seed: int, *, floor: float = 0.1) -> None:
         super().__init__(problems, seed)
         if not floor > 0:
-            raise UserError(f"grpo.sampler.floor={floor}; it is above 0, so that every problem may come again")
+            raise UserError(
+                f"grpo.sampler.floor={floor}; it is above 0, so that every problem may come again"
+            )
         self.floor, self.accuracy = floor, dict[str, float]()
 
     def next(self, n: int, step: int) -> list[Problem]:
@@ -79,7 +83,9 @@ class NearHalf(Shuffled):
         worth = np.maximum(self.floor, 4 * latest * (1 - latest))
         rng = np.random.default_rng([self.seed, self.draws])
         self.draws += 1
-        return [self.problems[row] for row in rng.choice(len(worth), size=n, replace=False, p=worth / worth.sum())]
+        return [
+            self.problems[row] for row in rng.choice(len(worth), size=n, replace=False, p=worth / worth.sum())
+        ]
 
     def observe(self, accuracy: Mapping[str, float]) -> None:
         self.accuracy.update(accuracy)

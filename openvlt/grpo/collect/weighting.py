@@ -16,7 +16,9 @@ from openvlt.types import Rollouts, Totals
 
 def broadcast_rewards(rollouts: Rollouts) -> Rollouts:
     """The main rank's verdicts and rewards, on every rank: a verifier's deadline may pass on one and not on another."""
-    verdicts, rewards, reward_N = distributed.broadcast((rollouts.verdicts, dict(rollouts.rewards), rollouts.reward_N))
+    verdicts, rewards, reward_N = distributed.broadcast(
+        (rollouts.verdicts, dict(rollouts.rewards), rollouts.reward_N)
+    )
     return rollouts.with_(verdicts=verdicts, rewards=rewards, reward_N=reward_N)
 
 
@@ -39,8 +41,12 @@ def compute_advantages(chain: Any, rollouts: Rollouts) -> Rollouts:
         rollouts = call_with_columns(shaper, rollouts).apply(rollouts)
     if chain.rollout_correction is not None:
         if rollouts.behaviour_logp_NT is None:
-            raise UserError("grpo.rollout_correction needs the sampler's log-probabilities; use rollout=prefix or rollout=hf, or leave it out")
-        weight_NT = chain.rollout_correction(rollouts.logp["old"], rollouts.behaviour_logp_NT, rollouts.mask_NT)
+            raise UserError(
+                "grpo.rollout_correction needs the sampler's log-probabilities; use rollout=prefix or rollout=hf, or leave it out"
+            )
+        weight_NT = chain.rollout_correction(
+            rollouts.logp["old"], rollouts.behaviour_logp_NT, rollouts.mask_NT
+        )
         rollouts = AdvantageUpdate(token_weight_NT=weight_NT).apply(rollouts)
     return rollouts
 
@@ -64,4 +70,6 @@ def select_denominator(rollouts: Rollouts, weight_NT: Tensor, denominator: str) 
 
 def loss_totals(counted_NT: Tensor, counted_N: Tensor, share_N: Tensor) -> Totals:
     """Denominators of the rows of one update, at least 1."""
-    return Totals(tokens=max(1, int(counted_NT[share_N].sum())), sequences=max(1, int(counted_N[share_N].sum())))
+    return Totals(
+        tokens=max(1, int(counted_NT[share_N].sum())), sequences=max(1, int(counted_N[share_N].sum()))
+    )

@@ -77,7 +77,9 @@ def reinforce_pp(reward_N: Tensor, penalty_NT: Tensor, mask_NT: Tensor, *, disco
 def reinforce_pp_baseline(reward_N: Tensor, group_N: Tensor, mask_NT: Tensor) -> Tensor:
     """REINFORCE++-baseline (arXiv 2501.03262): r - mean of its group, whitened over all tokens of the rollout batch. (N,T)."""
     known_NT = mask_NT * (~reward_N.isnan())[:, None]
-    return whiten(centre_by_group(reward_N, group_N).double()[:, None] * known_NT, known_NT).to(reward_N.dtype)
+    return whiten(centre_by_group(reward_N, group_N).double()[:, None] * known_NT, known_NT).to(
+        reward_N.dtype
+    )
 
 
 def whiten(value_NT: Tensor, mask_NT: Tensor, *, eps: float = 1e-8) -> Tensor:
@@ -88,12 +90,16 @@ def whiten(value_NT: Tensor, mask_NT: Tensor, *, eps: float = 1e-8) -> Tensor:
     return centred_NT / (variance + eps).sqrt()
 
 
-def gdpo(rewards: Mapping[str, Tensor], weights: Mapping[str, float], group_N: Tensor, *, eps: float = 1e-4) -> Tensor:
+def gdpo(
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], group_N: Tensor, *, eps: float = 1e-4
+) -> Tensor:
     """GDPO (arXiv 2601.05242): each term is normalised in its group first, then weighed, added, and normalised over the batch.
 
     TRL's multi_objective_aggregation=normalize_then_sum. Terms of very different spread keep their say.
     """
-    terms = torch.stack([weights[name] * normalise_keeping_nan(term_N, group_N, eps) for name, term_N in rewards.items()])
+    terms = torch.stack(
+        [weights[name] * normalise_keeping_nan(term_N, group_N, eps) for name, term_N in rewards.items()]
+    )
     total_N = terms.nansum(0).masked_fill(terms.isnan().all(0), torch.nan)
     return normalise_by_group(total_N, torch.zeros_like(group_N), eps=eps)
 

@@ -38,13 +38,21 @@ class AdvantageUpdate:
         adv = rollouts.advantage
         adv = adv if self.scale is None else adv * self.scale
         adv = adv if self.shift is None else adv + self.shift
-        columns = {"adv_N": adv[:, 0]} if adv.shape[1] == 1 and rollouts.adv_NT is None else {"adv_NT": adv.expand(rollouts.ids_NT.shape)}
+        columns = (
+            {"adv_N": adv[:, 0]}
+            if adv.shape[1] == 1 and rollouts.adv_NT is None
+            else {"adv_NT": adv.expand(rollouts.ids_NT.shape)}
+        )
         if self.token_weight_NT is not None:
             weight_NT = self.token_weight_NT.to(torch.float32).expand(rollouts.ids_NT.shape)
-            columns["token_weight_NT"] = weight_NT if rollouts.token_weight_NT is None else weight_NT * rollouts.token_weight_NT
+            columns["token_weight_NT"] = (
+                weight_NT if rollouts.token_weight_NT is None else weight_NT * rollouts.token_weight_NT
+            )
         if self.sample_weight_N is not None:
             weight_N = self.sample_weight_N.to(torch.float32)
-            columns["sample_weight_N"] = weight_N if rollouts.sample_weight_N is None else weight_N * rollouts.sample_weight_N
+            columns["sample_weight_N"] = (
+                weight_N if rollouts.sample_weight_N is None else weight_N * rollouts.sample_weight_N
+            )
         if self.keep_N is not None:
             columns["keep_N"] = rollouts.keep_N & self.keep_N
         return rollouts.with_(**columns)
@@ -65,7 +73,9 @@ def keep_top_entropy(entropy_NT: Tensor, mask_NT: Tensor, *, share: float = 0.2)
     entropy_T = entropy_NT[mask_NT.bool()]
     if not len(entropy_T):
         return AdvantageUpdate()
-    place = math.ceil((1 - share) * (len(entropy_T) - 1)) + 1  # the quantile's upper neighbour; torch.quantile ends at 2^24 numbers
+    place = (
+        math.ceil((1 - share) * (len(entropy_T) - 1)) + 1
+    )  # the quantile's upper neighbour; torch.quantile ends at 2^24 numbers
     return AdvantageUpdate(token_weight_NT=entropy_NT >= entropy_T.kthvalue(place).values)
 
 
@@ -73,7 +83,9 @@ def top_tokens(score_NT: Tensor, mask_NT: Tensor, share: float) -> Tensor:
     """Bool (N,T): in each completion, the ceil(share x length) tokens with the highest score; of equals the earlier."""
     _check_share(share)
     order_NT = score_NT.masked_fill(mask_NT == 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rank_NT = torch.zeros_like(order_NT).scatter(1, order_NT, torch.arange(order_NT.shape[1]).expand_as(order_NT))
+    rank_NT = torch.zeros_like(order_NT).scatter(
+        1, order_NT, torch.arange(order_NT.shape[1]).expand_as(order_NT)
+    )
     return (rank_NT < (share * mask_NT.sum(1, keepdim=True)).ceil()) & mask_NT.bool()
 
 
@@ -83,7 +95,12 @@ def _check_share(share: float) -> None:
 
 
 def weigh_by_perception(
-    logp: Mapping[str, Tensor], mask_NT: Tensor, *, view: str = "blackened", share: float = 0.4, lowest: float = 0.9
+    logp: Mapping[str, Tensor],
+    mask_NT: Tensor,
+    *,
+    view: str = "blackened",
+    share: float = 0.4,
+    lowest: float = 0.9,
 ) -> AdvantageUpdate:
     """VPPO (`perc_utils.py`, `dp_actor.py`, `core_algos.py`): learn from tokens that need the image, more from completions that do.
 
@@ -102,7 +119,13 @@ def weigh_by_perception(
 
 
 def add_uncertainty_bonus(
-    stats: Mapping[str, Tensor], mask_NT: Tensor, view: Sequence[str], *, weight: float, limit: float, noisy: str
+    stats: Mapping[str, Tensor],
+    mask_NT: Tensor,
+    view: Sequence[str],
+    *,
+    weight: float,
+    limit: float,
+    noisy: str,
 ) -> AdvantageUpdate:
     """VOGUE's bonus (arXiv 2510.01444): rows generated from the view `noisy` get A + min(weight x U, limit).
 
@@ -122,12 +145,18 @@ def add_entropy_bonus(entropy_NT: Tensor, *, weight: float) -> AdvantageUpdate:
 def weigh_by_difficulty(level_N: Tensor, *, weights: Mapping[int, float]) -> AdvantageUpdate:
     """Harder questions count more in the loss (RewardMap's difficulty weight; as a factor of the reward it cancels in (r - mean)/std)."""
     if missing := {int(level) for level in level_N.unique().tolist() if level == level} - set(weights):
-        raise UserError(f"weigh_by_difficulty has no weight for levels {sorted(missing)}; give grpo.advantage_shaping.<name>.weights.<level>=<number>")
+        raise UserError(
+            f"weigh_by_difficulty has no weight for levels {sorted(missing)}; give grpo.advantage_shaping.<name>.weights.<level>=<number>"
+        )
     table = {float(level): weight for level, weight in weights.items()}
-    return AdvantageUpdate(sample_weight_N=torch.tensor([table.get(level, 1.0) for level in level_N.tolist()]))
+    return AdvantageUpdate(
+        sample_weight_N=torch.tensor([table.get(level, 1.0) for level in level_N.tolist()])
+    )
 
 
-def require_perception(problems: Sequence[Problem], origin_N: Tensor, correct_N: Tensor, *, auxiliary: float = 1.0) -> AdvantageUpdate:
+def require_perception(
+    problems: Sequence[Problem], origin_N: Tensor, correct_N: Tensor, *, auxiliary: float = 1.0
+) -> AdvantageUpdate:
     """PEARL's gate (figure in its repository): where every answer to a problem's perception task is wrong, the problem teaches nothing.
 
     Perception rows (`Origin.AUXILIARY`, `meta["parent"]` the problem's id) weigh `auxiliary`, the lambda of its loss.
@@ -137,7 +166,9 @@ def require_perception(problems: Sequence[Problem], origin_N: Tensor, correct_N:
         if origin == Origin.AUXILIARY:
             seen[problem.meta["parent"]] = max(seen.get(problem.meta["parent"], 0.0), correct)
     gate = [float(seen.get(problem.id, 1.0) > 0) for problem in problems]
-    return AdvantageUpdate(sample_weight_N=torch.where(origin_N == Origin.AUXILIARY, auxiliary, torch.tensor(gate)))
+    return AdvantageUpdate(
+        sample_weight_N=torch.where(origin_N == Origin.AUXILIARY, auxiliary, torch.tensor(gate))
+    )
 
 
 def longest_share(length_N: Tensor, group_N: Tensor, *, weight: float = 0.1) -> AdvantageUpdate:

@@ -18,8 +18,12 @@ def drop_zero_variance_groups(reward_N: Tensor, group_N: Tensor) -> Tensor:
     where a shaper adds to an advantage (`AdvantageUpdate.shift`).
     """
     size, known_N = int(group_N.max()) + 1, ~reward_N.isnan()
-    low_P = torch.full((size,), torch.inf, dtype=reward_N.dtype).scatter_reduce(0, group_N[known_N], reward_N[known_N], "amin")
-    high_P = torch.full((size,), -torch.inf, dtype=reward_N.dtype).scatter_reduce(0, group_N[known_N], reward_N[known_N], "amax")
+    low_P = torch.full((size,), torch.inf, dtype=reward_N.dtype).scatter_reduce(
+        0, group_N[known_N], reward_N[known_N], "amin"
+    )
+    high_P = torch.full((size,), -torch.inf, dtype=reward_N.dtype).scatter_reduce(
+        0, group_N[known_N], reward_N[known_N], "amax"
+    )
     return (high_P > low_P)[group_N]
 
 
@@ -28,7 +32,9 @@ def keep_all_groups(group_N: Tensor) -> Tensor:
     return torch.ones_like(group_N, dtype=torch.bool)
 
 
-def keep_accuracy_band(correct_N: Tensor, group_N: Tensor, *, low: float = 0.01, high: float = 0.99) -> Tensor:
+def keep_accuracy_band(
+    correct_N: Tensor, group_N: Tensor, *, low: float = 0.01, high: float = 0.99
+) -> Tensor:
     """Groups whose share of correct answers is within [low, high]: dynamic sampling (DAPO, arXiv 2503.14476, eq. 11; EasyR1's bounds)."""
     share_N = group_mean(correct_N, group_N)
     return (share_N >= low) & (share_N <= high)

@@ -32,20 +32,34 @@ def clipped_surrogate(
     return _clipped((logp_NT - old_NT).exp(), adv_NT, clip_low, clip_high, dual)
 
 
-def _clipped(ratio: Tensor, adv: Tensor, clip_low: float, clip_high: float, dual: float | None = None) -> Tensor:
+def _clipped(
+    ratio: Tensor, adv: Tensor, clip_low: float, clip_high: float, dual: float | None = None
+) -> Tensor:
     loss = -torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
     return loss if dual is None else torch.where(adv < 0, torch.minimum(loss, -dual * adv), loss)
 
 
 def gspo(
-    logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor, *, clip_low: float = 3e-4, clip_high: float = 4e-4
+    logp_NT: Tensor,
+    old_NT: Tensor,
+    adv_NT: Tensor,
+    mask_NT: Tensor,
+    *,
+    clip_low: float = 3e-4,
+    clip_high: float = 4e-4,
 ) -> Tensor:
     """GSPO (arXiv 2507.18071, eq. 5 and 7): the clipped objective of s = exp(mean over the completion of log rho). (N,1)."""
     return _clipped(mean_over_tokens(logp_NT - old_NT, mask_NT).exp(), adv_NT, clip_low, clip_high)
 
 
 def gspo_token(
-    logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor, *, clip_low: float = 3e-4, clip_high: float = 4e-4
+    logp_NT: Tensor,
+    old_NT: Tensor,
+    adv_NT: Tensor,
+    mask_NT: Tensor,
+    *,
+    clip_low: float = 3e-4,
+    clip_high: float = 4e-4,
 ) -> Tensor:
     """GSPO's token form (arXiv 2507.18071, eq. 13 and 14): s_t = sg[s] x pi / sg[pi], so that A may differ from token to token. (N,T)."""
     sequence_N1 = mean_over_tokens((logp_NT - old_NT).detach(), mask_NT)
@@ -53,7 +67,13 @@ def gspo_token(
 
 
 def sequence_surrogate(
-    logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
+    logp_NT: Tensor,
+    old_NT: Tensor,
+    adv_NT: Tensor,
+    mask_NT: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
 ) -> Tensor:
     """The clipped objective of a whole completion's ratio, the product of its tokens' rho (TRL's RLOO trainer). (N,1)."""
     return _clipped(((logp_NT - old_NT) * mask_NT).sum(1, keepdim=True).exp(), adv_NT, clip_low, clip_high)
@@ -100,7 +120,9 @@ def mean_over_tokens(value_NT: Tensor, mask_NT: Tensor) -> Tensor:
     return (value_NT * mask_NT).sum(1, keepdim=True) / mask_NT.sum(1, keepdim=True).clamp(min=1)
 
 
-def clip_fraction(loss: TokenLoss, logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
+def clip_fraction(
+    loss: TokenLoss, logp_NT: Tensor, old_NT: Tensor, adv_NT: Tensor, mask_NT: Tensor
+) -> tuple[Tensor, Tensor]:
     """Tokens whose gradient the loss removes although A isn't 0: two counts, where A < 0 and where A > 0.
 
     Works for any loss: its own derivative is asked, so GSPO counts whole completions and CISPO none.

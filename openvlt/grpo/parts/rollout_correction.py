@@ -30,8 +30,12 @@ class RolloutCorrection:
 
     def __post_init__(self) -> None:
         if self.level not in ("token", "sequence") or self.action not in ("truncate", "mask"):
-            raise UserError(f"correction level={self.level!r}, action={self.action!r}; level is token or sequence, action truncate or mask")
-        moving = isinstance(self.cap, Schedule) or isinstance(self.floor, Schedule)  # its values are checked when they come up
+            raise UserError(
+                f"correction level={self.level!r}, action={self.action!r}; level is token or sequence, action truncate or mask"
+            )
+        moving = isinstance(self.cap, Schedule) or isinstance(
+            self.floor, Schedule
+        )  # its values are checked when they come up
         if not moving and not 0 <= self.floor < self.cap:
             raise UserError(f"correction floor={self.floor}, cap={self.cap}; they are 0 <= floor < cap")
 

@@ -36,7 +36,9 @@ class Ramp(Schedule):
         if self.shape not in ("linear", "cosine"):
             raise UserError(f"schedule shape={self.shape!r}; it is linear or cosine")
         if not 0 <= self.begin < self.until <= 1:
-            raise UserError(f"schedule begin={self.begin}, until={self.until}; they are shares of the run: 0 <= begin < until <= 1")
+            raise UserError(
+                f"schedule begin={self.begin}, until={self.until}; they are shares of the run: 0 <= begin < until <= 1"
+            )
 
     def __call__(self, step: int, total: int) -> float:
         done = min(1.0, max(0.0, (step / max(total - 1, 1) - self.begin) / (self.until - self.begin)))
@@ -67,7 +69,9 @@ def resolve_schedules(part: Any, step: int, total: int) -> Any:
         changed = _changed(part.keywords, step, total)
         return partial(part.func, *part.args, **{**part.keywords, **changed}) if changed else part
     if is_dataclass(part) and not isinstance(part, type):
-        changed = _changed({entry.name: getattr(part, entry.name) for entry in fields(part) if entry.init}, step, total)
+        changed = _changed(
+            {entry.name: getattr(part, entry.name) for entry in fields(part) if entry.init}, step, total
+        )
         return replace(part, **changed) if changed else part
     if isinstance(part, Mapping):
         changed = _changed(part, step, total)
@@ -92,4 +96,6 @@ def check_coefficient(where: str, value: Any, why: str = "0 switches it off") ->
 def refuse_schedule(where: str, value: Any) -> None:
     """Raises UserError for a schedule, or a part with one inside, where numbers stay what they are."""
     if resolve_schedules(value, 0, 1) is not value:
-        raise UserError(f"{where} can't be a schedule: it stays the same over a run; schedules go into numbers of {', '.join(PARTS)}")
+        raise UserError(
+            f"{where} can't be a schedule: it stays the same over a run; schedules go into numbers of {', '.join(PARTS)}"
+        )

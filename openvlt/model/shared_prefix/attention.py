@@ -63,7 +63,9 @@ class PackedAttention:
             seen.append(_within_prompts(*prompts, scale))
             if block.width:
                 rows = [part[2 * index + 1] for part in parts]
-                seen.append(_from_completions(block, rows, prompts[1:], self._mask(index, block, query, key), scale))
+                seen.append(
+                    _from_completions(block, rows, prompts[1:], self._mask(index, block, query, key), scale)
+                )
         return torch.cat(seen)[None]
 
     def _mask(self, index: int, block: Block, query: Tensor, key: Tensor) -> Tensor:
@@ -80,19 +82,27 @@ def _within_prompts(query_PLHD: Tensor, key_PLKD: Tensor, value_PLKD: Tensor, sc
     return seen_PHLD.transpose(1, 2).flatten(0, 1)
 
 
-def _from_completions(block: Block, rows: list[Tensor], prompts: list[Tensor], mask: Tensor, scale: float) -> Tensor:
+def _from_completions(
+    block: Block, rows: list[Tensor], prompts: list[Tensor], mask: Tensor, scale: float
+) -> Tensor:
     """Completions over [prompt; own]: (sum of fed,H,D). The R query heads of one key head are folded into the query axis, so keys and
     values are never repeated; those of the prompt are gathered per row."""
     query_NCHD, key_NCKD, value_NCKD = (_padded(tensor, block) for tensor in rows)
     rows_N, width, heads, size = query_NCHD.shape
     kinds = key_NCKD.shape[2]
-    query = query_NCHD.view(rows_N, width, kinds, heads // kinds, size).permute(0, 2, 3, 1, 4).reshape(rows_N, kinds, -1, size)
+    query = (
+        query_NCHD.view(rows_N, width, kinds, heads // kinds, size)
+        .permute(0, 2, 3, 1, 4)
+        .reshape(rows_N, kinds, -1, size)
+    )
     key, value = (
         torch.cat([prompt.index_select(0, block.owner_N), own], 1).transpose(1, 2)
         for prompt, own in zip(prompts, (key_NCKD, value_NCKD), strict=True)
     )
     seen = attention(query, key, value, attn_mask=mask, scale=scale)
-    seen_NCHD = seen.view(rows_N, kinds, heads // kinds, width, size).permute(0, 3, 1, 2, 4).reshape(-1, heads, size)
+    seen_NCHD = (
+        seen.view(rows_N, kinds, heads // kinds, width, size).permute(0, 3, 1, 2, 4).reshape(-1, heads, size)
+    )
     return seen_NCHD if block.real is None else _Unpadded.apply(seen_NCHD, block.real)
 
 

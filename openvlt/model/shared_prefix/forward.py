@@ -74,12 +74,16 @@ def scored_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, g
         _say_plain(vlm.core.config.model_type)
         return _plain_hidden(vlm, prompts, ids_NT, mask_NT, group_N)[mask_NT.bool()]
     packing = pack(prompts.mask_PL, mask_NT, group_N)
-    prefix = encode(vlm, prompts, again=len(ids_NT) > len(prompts))  # once per image: cheap where a group shares it, not in SFT
+    prefix = encode(
+        vlm, prompts, again=len(ids_NT) > len(prompts)
+    )  # once per image: cheap where a group shares it, not in SFT
     hidden_SD = packed_hidden(vlm, prefix, ids_NT, group_N, packing, PackedAttention(packing))
     return hidden_SD.index_select(0, packing.source_M)
 
 
-def packed_hidden(vlm: VLM, prefix: Prefix, ids_NT: Tensor, group_N: Tensor, packing: Packing, attend: Attend) -> Tensor:
+def packed_hidden(
+    vlm: VLM, prefix: Prefix, ids_NT: Tensor, group_N: Tensor, packing: Packing, attend: Attend
+) -> Tensor:
     """Hidden states (S,D) of a packed sequence, in its order."""
     fed = packing.fed_tokens
     embeds_SD, positions_3S, image_S = prefix.embeds_SD, prefix.positions_3S, prefix.image_S
@@ -94,11 +98,16 @@ def packed_hidden(vlm: VLM, prefix: Prefix, ids_NT: Tensor, group_N: Tensor, pac
     if prefix.deep:
         # features come in the batch's order of image tokens, the packed sequence has an order of its own
         place_S = torch.cumsum(image_S, 0)[order][image_S[order]] - 1
-        deep = {"visual_pos_masks": image_S[order][None], "deepstack_visual_embeds": [layer[place_S] for layer in prefix.deep]}
+        deep = {
+            "visual_pos_masks": image_S[order][None],
+            "deepstack_visual_embeds": [layer[place_S] for layer in prefix.deep],
+        }
     return language(vlm.core, embeds_SD[order][None], positions_3S[:, order][:, None], attend, **deep)[0]
 
 
-def language(model: nn.Module, embeds_BSD: Tensor, positions_3BS: Tensor, attend: Attend, **deep: object) -> Tensor:
+def language(
+    model: nn.Module, embeds_BSD: Tensor, positions_3BS: Tensor, attend: Attend, **deep: object
+) -> Tensor:
     """The language model's last hidden states (B,S,D) with `attend` as the attention of every layer.
 
     Raises UserError when the installed transformers no longer hands `attend` to its layers: results would be silently wrong.
@@ -122,7 +131,9 @@ def language(model: nn.Module, embeds_BSD: Tensor, positions_3BS: Tensor, attend
         **deep,
     )
     if len(called) != config.num_hidden_layers:
-        raise UserError(_broken(model, f"only {len(called)} of {config.num_hidden_layers} layers asked for our attention"))
+        raise UserError(
+            _broken(model, f"only {len(called)} of {config.num_hidden_layers} layers asked for our attention")
+        )
     return output.last_hidden_state
 
 

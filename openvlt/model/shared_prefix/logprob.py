@@ -38,19 +38,30 @@ def completion_logp(
     """
     hidden_MD, rows = scored_hidden(vlm, prompts, ids_NT, mask_NT, group_N), mask_NT.bool()
     slope_M = None if slope_NT is None else slope_NT[rows]
-    logp_M, entropy_M = token_logp(vlm.core.get_output_embeddings(), hidden_MD, ids_NT[rows], vlm.banned_V(), temperature, slope_M)
+    logp_M, entropy_M = token_logp(
+        vlm.core.get_output_embeddings(), hidden_MD, ids_NT[rows], vlm.banned_V(), temperature, slope_M
+    )
     zeros_NT = logp_M.new_zeros(ids_NT.shape)
     entropy_M = entropy_M if entropy_grad else entropy_M.detach()
     return zeros_NT.masked_scatter(rows, logp_M), zeros_NT.masked_scatter(rows, entropy_M)
 
 
 def token_logp(
-    head: nn.Module, hidden_MD: Tensor, ids_M: Tensor, banned_V: Tensor, temperature: float, slope_M: Tensor | None = None
+    head: nn.Module,
+    hidden_MD: Tensor,
+    ids_M: Tensor,
+    banned_V: Tensor,
+    temperature: float,
+    slope_M: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy (M,) of M tokens from the hidden states that predict them; `slope_M` as in `completion_logp`."""
     if type(head) is nn.Linear and head.bias is None:
-        return _Head.apply(hidden_MD, head.weight, ids_M, banned_V, temperature, slope_M if torch.is_grad_enabled() else None)
-    chunk = max(1, CHUNK_LOGITS // len(banned_V))  # a head of another kind (an adapter on it): its own forward, chunk by chunk
+        return _Head.apply(
+            hidden_MD, head.weight, ids_M, banned_V, temperature, slope_M if torch.is_grad_enabled() else None
+        )
+    chunk = max(
+        1, CHUNK_LOGITS // len(banned_V)
+    )  # a head of another kind (an adapter on it): its own forward, chunk by chunk
     if len(ids_M) <= chunk:
         return _head_logp(head, hidden_MD, ids_M, banned_V, temperature)
     parts = [
@@ -84,12 +95,24 @@ class _Head(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, ids_M: Tensor, banned_V: Tensor, temperature: float, slope_M: Tensor | None
+        ctx: Any,
+        hidden_MD: Tensor,
+        weight_VD: Tensor,
+        ids_M: Tensor,
+        banned_V: Tensor,
+        temperature: float,
+        slope_M: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         exact = hidden_MD.dtype if hidden_MD.dtype == torch.float64 else torch.float32
-        logp_M, entropy_M, total_M = (torch.empty(len(ids_M), dtype=exact, device=ids_M.device) for _ in range(3))
+        logp_M, entropy_M, total_M = (
+            torch.empty(len(ids_M), dtype=exact, device=ids_M.device) for _ in range(3)
+        )
         banned = banned_V.nonzero()[:, 0]
-        foretold = None if slope_M is None else _Gradients(hidden_MD, weight_VD, temperature, ctx.needs_input_grad[:2])
+        foretold = (
+            None
+            if slope_M is None
+            else _Gradients(hidden_MD, weight_VD, temperature, ctx.needs_input_grad[:2])
+        )
         for part in _chunks(len(ids_M), len(weight_VD)):
             z_mV = _logits(hidden_MD[part], weight_VD, banned, temperature, exact)
             top_m = z_mV.amax(1)
@@ -102,16 +125,27 @@ class _Head(torch.autograd.Function):
             entropy_M[part] = log_m - torch.linalg.vecdot(e_mV, z_mV) / sum_m
             if foretold is not None:
                 slope_m = slope_M[part].to(exact)
-                foretold.add(part, e_mV.mul_((-slope_m / sum_m)[:, None]).scatter_add_(1, ids_M[part, None], slope_m[:, None]))
+                foretold.add(
+                    part,
+                    e_mV.mul_((-slope_m / sum_m)[:, None]).scatter_add_(
+                        1, ids_M[part, None], slope_m[:, None]
+                    ),
+                )
         ctx.save_for_backward(hidden_MD, weight_VD, ids_M, banned, total_M, entropy_M, slope_M)
         ctx.temperature, ctx.exact, ctx.foretold = temperature, exact, foretold
         ctx.set_materialize_grads(False)
         return logp_M.masked_fill_(banned_V[ids_M], -torch.inf), entropy_M
 
     @staticmethod
-    def backward(ctx: Any, logp_grad_M: Tensor | None, entropy_grad_M: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, logp_grad_M: Tensor | None, entropy_grad_M: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         hidden_MD, weight_VD, ids_M, banned, total_M, entropy_M, slope_M = ctx.saved_tensors
-        if ctx.foretold is not None and entropy_grad_M is None and (factor := _factor(logp_grad_M, slope_M)) is not None:
+        if (
+            ctx.foretold is not None
+            and entropy_grad_M is None
+            and (factor := _factor(logp_grad_M, slope_M)) is not None
+        ):
             foretold, ctx.foretold = ctx.foretold, None
             return *foretold.times(factor), None, None, None, None
         found = _Gradients(hidden_MD, weight_VD, ctx.temperature, ctx.needs_input_grad[:2])
@@ -123,7 +157,12 @@ class _Head(torch.autograd.Function):
                 slope_mV = z_mV.exp_().mul_(scale_m[:, None])
             else:
                 p_mV = z_mV.exp()
-                slope_mV = z_mV.add_(entropy_M[part, None]).mul_(-entropy_grad_M[part, None]).add_(scale_m[:, None]).mul_(p_mV)
+                slope_mV = (
+                    z_mV.add_(entropy_M[part, None])
+                    .mul_(-entropy_grad_M[part, None])
+                    .add_(scale_m[:, None])
+                    .mul_(p_mV)
+                )
             found.add(part, slope_mV.scatter_add_(1, ids_M[part, None], -scale_m[:, None]))
         return *found.times(1.0), None, None, None, None
 
@@ -131,11 +170,15 @@ class _Head(torch.autograd.Function):
 class _Gradients:
     """Gradients of hidden states and head, chunk by chunk from those of the tempered logits."""
 
-    def __init__(self, hidden_MD: Tensor, weight_VD: Tensor, temperature: float, wanted: tuple[bool, bool]) -> None:
+    def __init__(
+        self, hidden_MD: Tensor, weight_VD: Tensor, temperature: float, wanted: tuple[bool, bool]
+    ) -> None:
         exact = hidden_MD.dtype if hidden_MD.dtype == torch.float64 else torch.float32
         self.rows_MD, self.weight_VD, self.temperature = hidden_MD, weight_VD, temperature
         self.hidden = torch.empty_like(hidden_MD) if wanted[0] else None
-        self.weight = torch.zeros(weight_VD.shape, dtype=exact, device=weight_VD.device) if wanted[1] else None
+        self.weight = (
+            torch.zeros(weight_VD.shape, dtype=exact, device=weight_VD.device) if wanted[1] else None
+        )
 
     def add(self, part: slice, slope_mV: Tensor) -> None:
         """`slope_mV` is d loss / dz of one chunk; it is used up."""
@@ -157,7 +200,10 @@ def _factor(gradient_M: Tensor | None, slope_M: Tensor) -> float | None:
     if gradient_M is None:
         return None
     slope_M = slope_M.to(gradient_M)
-    factor = float(torch.dot(gradient_M, slope_M) / torch.dot(slope_M, slope_M).clamp(min=torch.finfo(slope_M.dtype).tiny))
+    factor = float(
+        torch.dot(gradient_M, slope_M)
+        / torch.dot(slope_M, slope_M).clamp(min=torch.finfo(slope_M.dtype).tiny)
+    )
     largest = float(gradient_M.abs().max())
     factor = 1.0 if abs(factor - 1) < 1e-6 else factor
     return factor if (gradient_M - factor * slope_M).abs().max() <= 1e-6 * largest else None
@@ -168,7 +214,9 @@ def _chunks(rows: int, vocabulary: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
-def _logits(hidden_mD: Tensor, weight_VD: Tensor, banned: Tensor, temperature: float, exact: torch.dtype) -> Tensor:
+def _logits(
+    hidden_mD: Tensor, weight_VD: Tensor, banned: Tensor, temperature: float, exact: torch.dtype
+) -> Tensor:
     """Tempered logits (m,V); banned ones are so low that their probability is 0, and finite, so that 0 x log 0 is 0."""
     z_mV = (hidden_mD @ weight_VD.t().to(hidden_mD.dtype)).to(exact)
     if temperature != 1.0:

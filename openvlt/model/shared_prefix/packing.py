@@ -34,7 +34,9 @@ class Block:
 
     def sees(self, heads: int, dtype: torch.dtype) -> Tensor:
         """Additive mask (heads * width, length + width): the whole prompt, and the row's own tokens up to the query's."""
-        own = torch.full((self.width, self.width), -torch.inf, dtype=dtype, device=self.owner_N.device).triu(1)
+        own = torch.full((self.width, self.width), -torch.inf, dtype=dtype, device=self.owner_N.device).triu(
+            1
+        )
         return torch.cat([own.new_zeros(self.width, self.length), own], 1).repeat(heads, 1)
 
 
@@ -100,11 +102,18 @@ def _starts(counts: Sequence[int], first: int = 0) -> list[int]:
 
 
 def _block(
-    members: Sequence[int], length: int, rows: Sequence[int], fed: Sequence[int], groups: Sequence[int], device: torch.device
+    members: Sequence[int],
+    length: int,
+    rows: Sequence[int],
+    fed: Sequence[int],
+    groups: Sequence[int],
+    device: torch.device,
 ) -> Block:
     counts = tuple(fed[row] for row in rows)
     owner = torch.tensor([members.index(groups[row]) for row in rows], dtype=torch.long, device=device)
     width, real = max(counts, default=0), None
     if any(count < width for count in counts):
-        real = (torch.arange(width)[None] < torch.tensor(counts)[:, None]).flatten().nonzero()[:, 0].to(device)
+        real = (
+            (torch.arange(width)[None] < torch.tensor(counts)[:, None]).flatten().nonzero()[:, 0].to(device)
+        )
     return Block(len(members), length, counts, owner, real)

@@ -13,7 +13,14 @@ from openvlt.types import Prompts
 
 @torch.no_grad()
 def symmetric_kl(
-    vlm: VLM, prompts: Prompts, other: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor, *, temperature: float = 1.0
+    vlm: VLM,
+    prompts: Prompts,
+    other: Prompts,
+    ids_NT: Tensor,
+    mask_NT: Tensor,
+    group_N: Tensor,
+    *,
+    temperature: float = 1.0,
 ) -> Tensor:
     """½ KL(p, q) + ½ KL(q, p) at every completion token, p predicted from `prompts`, q from `other`: (N,T) in nats, 0 where masked."""
     rows, banned_V = mask_NT.bool(), vlm.banned_V()
@@ -21,7 +28,9 @@ def symmetric_kl(
     head, chunk = vlm.core.get_output_embeddings(), max(1, CHUNK_LOGITS // banned_V.shape[0])
     values = []
     for start in range(0, len(hidden[0]), chunk):
-        p, q = (log_probabilities(head(each[start : start + chunk]), banned_V, temperature) for each in hidden)
+        p, q = (
+            log_probabilities(head(each[start : start + chunk]), banned_V, temperature) for each in hidden
+        )
         values.append((torch.where(banned_V, 0.0, p - q) * (p.exp() - q.exp())).sum(-1) / 2)
     filled = torch.cat(values) if values else hidden[0].new_zeros(0)
     return torch.zeros(ids_NT.shape, dtype=filled.dtype, device=filled.device).masked_scatter(rows, filled)

@@ -12,22 +12,32 @@ from torch.utils.checkpoint import checkpoint
 from openvlt.model.load import VLM
 from openvlt.types import Prompts
 
-FEATURES = "features"  # (image tokens, D) in `Prompts.vision`; DeepStack's layers follow as deep_0, deep_1, ...
+FEATURES = (
+    "features"  # (image tokens, D) in `Prompts.vision`; DeepStack's layers follow as deep_0, deep_1, ...
+)
 PATCHES = 1 << 14  # patches of one pass through the tower, when features are made for later
 
 
 def pixels(prompts: Prompts) -> dict[str, Tensor]:
     """What the processor made of the images: the tower's input, without features that were stored beside it."""
-    return {name: value for name, value in prompts.vision.items() if name != FEATURES and not name.startswith("deep_")}
+    return {
+        name: value
+        for name, value in prompts.vision.items()
+        if name != FEATURES and not name.startswith("deep_")
+    }
 
 
 def image_features(vlm: VLM, prompts: Prompts, *, again: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Features (image tokens, D) of all images in reading order, and those of DeepStack's layers (empty for most families)."""
     if FEATURES in prompts.vision:
-        deep = sorted((name for name in prompts.vision if name.startswith("deep_")), key=lambda name: int(name[5:]))
+        deep = sorted(
+            (name for name in prompts.vision if name.startswith("deep_")), key=lambda name: int(name[5:])
+        )
         return prompts.vision[FEATURES], tuple(prompts.vision[name] for name in deep)
     run = partial(vlm.core.get_image_features, **pixels(prompts))
-    output = checkpoint(run, use_reentrant=False) if again and torch.is_grad_enabled() and trains(vlm) else run()
+    output = (
+        checkpoint(run, use_reentrant=False) if again and torch.is_grad_enabled() and trains(vlm) else run()
+    )
     deep = getattr(output, "deepstack_features", None) or ()
     return _joined(output.pooler_output), tuple(_joined(layer) for layer in deep)
 

@@ -33,7 +33,9 @@ def find_announcement(text: str, choices: Sequence[str] | None) -> Found | None:
     claims = _claims(text, lower, p.CLAIMS)
     if choices and any(trigger in lower for trigger in p.CLAIM_BEFORE.triggers):
         claims += [(m.start(), m.end(), m[1] or m[2]) for m in p.CLAIM_BEFORE.regex.finditer(text)]
-    return _last_claim(text, claims, choices) or _last_claim(text, _claims(text, lower, p.WEAK_CLAIMS), choices)
+    return _last_claim(text, claims, choices) or _last_claim(
+        text, _claims(text, lower, p.WEAK_CLAIMS), choices
+    )
 
 
 def _claims(text: str, lower: str, patterns: Iterable[p.Pattern]) -> list[tuple[int, int, str | None]]:
@@ -43,25 +45,28 @@ def _claims(text: str, lower: str, patterns: Iterable[p.Pattern]) -> list[tuple[
         if any(trigger in lower for trigger in pattern.triggers):
             for match in pattern.regex.finditer(lower):
                 start, end = match.span()
-                if (pattern.before is None or pattern.before.search(text[max(0, start - 40):start])) and (
-                        pattern.after is None or pattern.after.match(text, end)):
+                if (pattern.before is None or pattern.before.search(text[max(0, start - 40) : start])) and (
+                    pattern.after is None or pattern.after.match(text, end)
+                ):
                     found.append((start, end, None))
     return found
 
 
-def _last_claim(text: str, claims: list[tuple[int, int, str | None]], choices: Sequence[str] | None) -> Found | None:
+def _last_claim(
+    text: str, claims: list[tuple[int, int, str | None]], choices: Sequence[str] | None
+) -> Found | None:
     for start, end, before in sorted(claims, key=lambda claim: claim[:2], reverse=True):
-        if p.CONDITIONAL.search(text[max(0, start - 200):start]):
+        if p.CONDITIONAL.search(text[max(0, start - 200) : start]):
             continue
         answer, stop = (before, end) if before else _claimed(text, end)
-        if p.OTHERWISE.search(text[start:stop] + text[stop:stop + 120].partition("\n")[0]):
+        if p.OTHERWISE.search(text[start:stop] + text[stop : stop + 120].partition("\n")[0]):
             continue
-        if says_nothing(answer) or p.NEGATED.match(answer) or _lists_options(answer, text[stop:stop + 40]):
+        if says_nothing(answer) or p.NEGATED.match(answer) or _lists_options(answer, text[stop : stop + 40]):
             continue
         if refuses(answer, choices):
             return Found(None, "a refusal")
         later = find_correction(text[stop:])
-        if later is None and p.TENTATIVE.search(text[max(0, start - 100):start]):
+        if later is None and p.TENTATIVE.search(text[max(0, start - 100) : start]):
             continue
         return later or Found(answer, "announcement")
     return None
@@ -78,7 +83,7 @@ def _lists_options(answer: str, following: str) -> bool:
 
 def _claimed(text: str, start: int) -> tuple[str, int]:
     """What follows an announcement, up to the end of its sentence; if that is nothing, the next line."""
-    rest = text[start:start + p.TRUNCATION]
+    rest = text[start : start + p.TRUNCATION]
     body = rest.lstrip(" \n\r\t}")  # the brace of \textbf{Answer:}
     if not re.match(r"-\s*[\d\\.$(]", body):
         body = body.lstrip(" \n\r\t}:：*_#>-")
@@ -95,7 +100,7 @@ def _claimed(text: str, start: int) -> tuple[str, int]:
 
 def _claim_end(body: str) -> int:
     for match in p.END.finditer(body):
-        before = body[:match.start()]
+        before = body[: match.start()]
         # nothing yet, or the full stop of "B. 12 cm"
         label_only = not before.strip(" *_$(") or re.fullmatch(r"\(?[A-Z]\)?", before.strip())
         if ("\n" in match.group() or not label_only) and not _inside_math(before):
@@ -104,7 +109,11 @@ def _claim_end(body: str) -> int:
 
 
 def _inside_math(text: str) -> bool:
-    return text.count("$") % 2 == 1 and not re.search(r"\$\s?\d[\d,.]*$", text) or text.count("\\[") > text.count("\\]")
+    return (
+        text.count("$") % 2 == 1
+        and not re.search(r"\$\s?\d[\d,.]*$", text)
+        or text.count("\\[") > text.count("\\]")
+    )
 
 
 _CORRECTION_REACH = 400
@@ -116,7 +125,7 @@ def find_correction(tail: str) -> Found | None:
     match = p.CORRECTION.search(tail)
     if match is None:
         return None
-    rest = tail[match.start():match.start() + _CORRECTION_REACH]
+    rest = tail[match.start() : match.start() + _CORRECTION_REACH]
     claims = list(p.WEAK_CLAIM.finditer(rest))
     for claim in reversed(claims):
         answer, _ = _claimed(rest, claim.end())

@@ -15,17 +15,26 @@ _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z*\\$(\d\"'])|(?<=。)
 _LETTERED = re.compile(
     r"\(([A-Z])\)|(?i:option|choice|选项|answer|target|figure|picture|image|diagram|drawing)\s*\(?([A-Z])\b|"
     r"^\W{0,3}([A-Z])[.):](?=\s|$)|"
-    r"\b(?:is|be)\s+([A-Z])(?=\s*[.,;!]|\s*$)")
+    r"\b(?:is|be)\s+([A-Z])(?=\s*[.,;!]|\s*$)"
+)
 _LABELLED_LINE = re.compile(r"\(?([A-Z])[).:]\s")
-_THAN = re.compile(r"\s(?:than|compared (?:to|with)|instead of|followed by|whereas|while|because|since)\s", re.IGNORECASE)
+_THAN = re.compile(
+    r"\s(?:than|compared (?:to|with)|instead of|followed by|whereas|while|because|since)\s", re.IGNORECASE
+)
 _DANGLING = re.compile(
     r"(?:\s(?:is|are|was|were|be|has|have|and|or|but|the|an?|of|to|by|with|for|from|that|which|than|then|so|we|our|its|"
-    r"equals?|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|while)\s+\w+)$", re.IGNORECASE)
-SENTENCE_VERB = re.compile(r"\b(?:is|are|was|were|has|have|get|got|gives|obtain|find|found|needs?|so|"
-                           r"therefore|thus|hence)\s", re.IGNORECASE)
+    r"equals?|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|while)\s+\w+)$",
+    re.IGNORECASE,
+)
+SENTENCE_VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|get|got|gives|obtain|find|found|needs?|so|"
+    r"therefore|thus|hence)\s",
+    re.IGNORECASE,
+)
 _NOT_THIS = re.compile(
     r"(?:\b(?:not|cannot|never)|n't)\s+(?:be\s+)?(?:(?:an?|the)\s+)?(?:(?:option|choice|answer)\s+)?[(\[]?\w+[)\]]?",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 SEVERAL = "several options named"
 _TABLE_ROW = re.compile(r"^\s*\||\|.*\||^\s*[-|: ]+$|^```")
 
@@ -64,7 +73,7 @@ def _sentences(lines: Sequence[str]) -> list[str]:
     found = [s for s in found if not p.PLEASANTRY.match(s) and not _is_series(s)]
     for index in range(len(found) - 2, -1, -1):  # "we get the area as follows:" and what follows
         if found[index].endswith(":") and p.CONCLUSION.search(found[index]):
-            found[index:index + 2] = [f"{found[index]} {found[index + 1]}"]
+            found[index : index + 2] = [f"{found[index]} {found[index + 1]}"]
     return found
 
 
@@ -79,7 +88,7 @@ def _choice(sentences: Sequence[str], choices: Sequence[str]) -> tuple[str | Non
         if refuses(sentence, choices):
             return None, "a refusal"
         marker = list(p.CONCLUSION.finditer(sentence))
-        named = (marker and _named(sentence[marker[-1].end():], choices)) or _named(sentence, choices)
+        named = (marker and _named(sentence[marker[-1].end() :], choices)) or _named(sentence, choices)
         if len(named) == 1:
             return named[0], "the only option named"
         if named:
@@ -98,7 +107,7 @@ def _without_listing(sentences: list[str]) -> list[str]:
     start = len(sentences)
     while start and labels[start - 1]:
         start -= 1
-    return sentences[:start] if labels[start:start + 2] == ["A", "B"] and start else sentences
+    return sentences[:start] if labels[start : start + 2] == ["A", "B"] and start else sentences
 
 
 def _named(sentence: str, choices: Sequence[str]) -> list[str]:
@@ -112,5 +121,5 @@ def _named(sentence: str, choices: Sequence[str]) -> list[str]:
     folded = [fold(choice) for choice in choices]
     named = mentions_option(folded, fold(sentence))
     if len(named) > 1 and (than := _THAN.search(sentence)):  # "the sun is larger than the moon" says the sun
-        named = mentions_option(folded, fold(sentence[:than.start()]))
+        named = mentions_option(folded, fold(sentence[: than.start()]))
     return [choices[index] for index in named]

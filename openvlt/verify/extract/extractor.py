@@ -25,14 +25,16 @@ _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[a-z_]{1,30}\|>|</?s>|<eos>|<end_of_turn>", re.IGNORECASE)
 _BOX = re.compile(r"\\?(?:boxed|oxed|fbox|framebox|colorbox)\s*\{")
 _PERCENT_AFTER = re.compile(r"\s*\$?\s*(\\?%|percent\b|pct\b|per cent\b)")
-_BETWEEN_BOXES = re.compile(r"(?:[\s,;.$、]|\\[()\[\] ,;]|\\q?quad\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或)*")
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s,;.$、]|\\[()\[\] ,;]|\\q?quad\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或)*"
+)
 
 
 def find_answer(response: str, choices: Sequence[str] | None = None) -> Found:
     """The final answer of `response` and the rule that found it."""
     cut = response.rfind("</think>")
     if cut >= 0:
-        response = response[cut + 8:]
+        response = response[cut + 8 :]
     elif "<think>" in response:
         return Found(None, "the thinking was never closed")
     if ("nswer>" in response or "NSWER>" in response) and _TAG.search(response):
@@ -76,19 +78,22 @@ def _is_short(text: str) -> bool:
 
 # ---- boxes ---------------------------------------------------------------------------------------------------------
 
+
 def _boxed(text: str) -> Found | None:
     """The last complete box, or a list of boxes that stand side by side; a correction after it counts more."""
     boxes = list(_BOX.finditer(text))[-50:]
     spans = [(m.start(), m.end(), has_balanced_braces(text, m.end() - 1)) for m in boxes]
-    complete = _outermost([span for span in spans if span[2] > 0 and text[span[1]:span[2]].strip()])
+    complete = _outermost([span for span in spans if span[2] > 0 and text[span[1] : span[2]].strip()])
     if not complete:
         return Found(None, "the box was never closed or is empty") if boxes else None
-    after = text[complete[-1][2] + 1:]
+    after = text[complete[-1][2] + 1 :]
     later = find_correction(after)
     if later is not None:
         return later
     answers = _side_by_side(text, complete)
-    distinct = list(dict.fromkeys(answer if "\\begin" in answer else " ".join(answer.split()) for answer in answers))
+    distinct = list(
+        dict.fromkeys(answer if "\\begin" in answer else " ".join(answer.split()) for answer in answers)
+    )
     if len(distinct) > 1:
         return Found(", ".join(distinct), "several boxes")
     percent = _PERCENT_AFTER.match(after)
@@ -97,11 +102,11 @@ def _boxed(text: str) -> Found | None:
 
 def _side_by_side(text: str, complete: list[tuple[int, int, int]]) -> list[str]:
     """The contents of the last box and of those before it with nothing but separators between."""
-    answers = [text[complete[-1][1]:complete[-1][2]]]
+    answers = [text[complete[-1][1] : complete[-1][2]]]
     for earlier, later in zip(reversed(complete[:-1]), reversed(complete), strict=False):
-        if not _BETWEEN_BOXES.fullmatch(text[earlier[2] + 1:later[0]]):
+        if not _BETWEEN_BOXES.fullmatch(text[earlier[2] + 1 : later[0]]):
             break
-        answers.insert(0, text[earlier[1]:earlier[2]])
+        answers.insert(0, text[earlier[1] : earlier[2]])
     return answers
 
 
@@ -115,6 +120,7 @@ def _outermost(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
 
 # ---- bare answers --------------------------------------------------------------------------------------------------
 
+
 def _bare(text: str, choices: Sequence[str] | None) -> Found:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) == 1 and len(lines[0]) <= 200 and _stands_alone(lines[0], choices):
@@ -127,4 +133,8 @@ def _stands_alone(line: str, choices: Sequence[str] | None) -> bool:
     """A value, or at most three words: not a sentence that has to be searched for its answer."""
     if refuses(line, choices) or SENTENCE_VERB.search(line):
         return False
-    return len(line.split()) <= 3 and (line.isascii() or len(line) <= 8) or not isinstance(read_answer(line), Words)
+    return (
+        len(line.split()) <= 3
+        and (line.isascii() or len(line) <= 8)
+        or not isinstance(read_answer(line), Words)
+    )

@@ -7,7 +7,9 @@ import re
 from typing import NamedTuple
 
 _BE = r"(?:(?<![a-z])(?:is|are|was|were|(?:would|will|should|must|could|might|may|can) be|equals)(?![a-z])|[=:：])"
-_LINK = r"(?:(?:to|of|for|here|in|that|which|choice|option|letter|from|among|given|would|,)\b[^.\n:=]{0,80}?)?"
+_LINK = (
+    r"(?:(?:to|of|for|here|in|that|which|choice|option|letter|from|among|given|would|,)\b[^.\n:=]{0,80}?)?"
+)
 _SURELY = r"(?:\s*(?:therefore|thus|then|hence|now|simply|clearly|indeed|actually|also)\b,?)?[*_\s]*[:：]?"
 _GOOD = r"(?:correct|right|best|proper|appropriate)"
 _THING = r"(?:option|choice|solution|letter|statement|figure|picture|image)"
@@ -26,53 +28,80 @@ class Pattern(NamedTuple):
 _LETTER = re.compile(r"[(（]?[A-ZＡ-Ｚ](?![A-Za-zＡ-Ｚ])")
 CLAIMS = (
     # "the answer (to the question) is", "final answer:"
-    Pattern(("answer",), re.compile(rf"answers?\b(?! choices| options)[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}"),
-            re.compile(r"(?<!other )\Z")),
+    Pattern(
+        ("answer",),
+        re.compile(rf"answers?\b(?! choices| options)[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}"),
+        re.compile(r"(?<!other )\Z"),
+    ),
     # a heading that stands alone: "### Final Answer"
-    Pattern(("answer",), re.compile(r"answer[*_\s]*[:：]?[*_ ]*(?=\n|\Z)"),
-            re.compile(r"(?:\A|\n)[#*_\s]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?\Z", re.IGNORECASE)),
+    Pattern(
+        ("answer",),
+        re.compile(r"answer[*_\s]*[:：]?[*_ ]*(?=\n|\Z)"),
+        re.compile(r"(?:\A|\n)[#*_\s]*(?:the\s+|my\s+)?(?:final\s+|correct\s+)?\Z", re.IGNORECASE),
+    ),
     # "#### 18" as the last line, the mark of GSM8K
     Pattern(("####",), re.compile(r"(?:\A|\n)####\s*(?=[^\n\d]{0,5}\d[^\n]{0,60}\Z)")),
     Pattern(("ans",), re.compile(r"\bans\b\.?\s*[:=]")),
     # "Answer $9$", "Answer \\( 9 \\)"
     Pattern(("answer",), re.compile(r"answer\s*(?=\$|\\\(|\\\[)")),
     # "the correct option is", "the best choice for this is"
-    Pattern(("correct", "right", "best", "proper", "appropriate"),
-            re.compile(rf"{_GOOD}\s+(?:answer\s+)?{_THING}\b[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}")),
+    Pattern(
+        ("correct", "right", "best", "proper", "appropriate"),
+        re.compile(rf"{_GOOD}\s+(?:answer\s+)?{_THING}\b[*_\s]*{_LINK}[*_\s,]*{_BE}{_SURELY}"),
+    ),
     # "I choose B", "go with option C"
-    Pattern(("choose", "select", "pick", "go with", "chose", "opt for"), re.compile(
-        r"(?:choose|select|pick|go with|chose|opt for)\s+(?:the\s+)?(?:correct\s+)?"
-        r"(?:option|answer|choice|letter)?\s*"),
-        after=_LETTER),
+    Pattern(
+        ("choose", "select", "pick", "go with", "chose", "opt for"),
+        re.compile(
+            r"(?:choose|select|pick|go with|chose|opt for)\s+(?:the\s+)?(?:correct\s+)?"
+            r"(?:option|answer|choice|letter)?\s*"
+        ),
+        after=_LETTER,
+    ),
     # 答案是 12, 正确选项是 B, 答: 12, 故选 C
-    Pattern(("答", "选项"), re.compile(
-        r"(?:答案|正确选项)\s*(?:应该|应|就|便)?\s*(?:是|为|选|等于)?\s*[:：]?|答\s*[:：]")),
+    Pattern(
+        ("答", "选项"),
+        re.compile(r"(?:答案|正确选项)\s*(?:应该|应|就|便)?\s*(?:是|为|选|等于)?\s*[:：]?|答\s*[:：]"),
+    ),
     Pattern(("选",), re.compile(r"选(?:择|取)?\s*(?:选项|答案|项)?\s*(?:为|是)?\s*[:：]?\s*"), after=_LETTER),
 )
 # Said of steps on the way too, so it counts only where no answer is announced.
 WEAK_CLAIMS = (
-    Pattern(("option", "choice", "solution", "result", "conclusion"), re.compile(
-        rf"(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|should be|=|"
-        rf"为){_SURELY}"),
-        re.compile(r"(?<!other )(?<![a-z])\Z")),
+    Pattern(
+        ("option", "choice", "solution", "result", "conclusion"),
+        re.compile(
+            rf"(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|should be|=|"
+            rf"为){_SURELY}"
+        ),
+        re.compile(r"(?<!other )(?<![a-z])\Z"),
+    ),
     Pattern(("结", "选项"), re.compile(r"(?:结果|结论|选项)\s*(?:应该|应)?\s*(?:是|为|等于|:|：)")),
 )
 # The claim stands before: "(B) is the correct answer", "选项 B 正确".
-CLAIM_BEFORE = Pattern(("correct", "right", "best", "正确"), re.compile(
-    rf"(\(?\b[A-Z]\b\)?)[^.\n]{{0,30}}?\s+(?:is|was|must be|should be)\s+(?:therefore\s+|thus\s+)?(?:the\s+)?"
-    rf"(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice))\b|([A-Z])\s*(?:选项)?\s*(?:是)?正确"))
+CLAIM_BEFORE = Pattern(
+    ("correct", "right", "best", "正确"),
+    re.compile(
+        rf"(\(?\b[A-Z]\b\)?)[^.\n]{{0,30}}?\s+(?:is|was|must be|should be)\s+(?:therefore\s+|thus\s+)?(?:the\s+)?"
+        rf"(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice))\b|([A-Z])\s*(?:选项)?\s*(?:是)?正确"
+    ),
+)
 NEXT_OPTION = re.compile(r"\s*\n\s*\(?([B-Z])[).:]\s")
 
 NEGATED = re.compile(r"^\s*(?:not\b|n't|isn't|不是|incorrect\b|wrong\b)", re.IGNORECASE)
 EMPTY = re.compile(
-    r"^(?:as follows|shown|given|below|the following|based on|found|obtained|calculated)\b", re.IGNORECASE)
+    r"^(?:as follows|shown|given|below|the following|based on|found|obtained|calculated)\b", re.IGNORECASE
+)
 CONDITIONAL = re.compile(
-    r"(?:^|[.\n!?]\s*)(?:if|when|suppose|assuming|were|should|如果|若|假如)\b[^.\n!?]*$", re.IGNORECASE)
+    r"(?:^|[.\n!?]\s*)(?:if|when|suppose|assuming|were|should|如果|若|假如)\b[^.\n!?]*$", re.IGNORECASE
+)
 
 OTHERWISE = re.compile(r"\b(?:otherwise|if not|depending|or else)\b|否则", re.IGNORECASE)
 # What was thought before: "I first thought the answer was 9".
-TENTATIVE = re.compile(r"\b(?:(?:first|initially|originally|mistakenly)\b[^.\n!?]*\b(?:thought|guess|assumed|believed|got|had)|"
-                       r"(?:might|may|could|would) (?:\w+ )?(?:think|guess|say|assume|expect))\b[^.\n!?,;]*$", re.IGNORECASE)
+TENTATIVE = re.compile(
+    r"\b(?:(?:first|initially|originally|mistakenly)\b[^.\n!?]*\b(?:thought|guess|assumed|believed|got|had)|"
+    r"(?:might|may|could|would) (?:\w+ )?(?:think|guess|say|assume|expect))\b[^.\n!?,;]*$",
+    re.IGNORECASE,
+)
 
 CORRECTION = re.compile(
     r"\b(?:but wait|wait|it(?:'s| is| was) (?:actually|really|in fact)|actually|"
@@ -81,28 +110,38 @@ CORRECTION = re.compile(
     r"(?:mistake|error)|let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|re-?evaluate)|"
     r"sorry|apologies|"
     r"i apologi[sz]e|no, (?:it|that|the)|that(?:'s| is| was) (?:wrong|incorrect|not right|a mistake)|i was wrong)\b"
-    r"|等等|不对|更正|修正|纠正|抱歉|重新(?:计算|检查|考虑)|我错了|算错", re.IGNORECASE)
-WITHDRAWN = re.compile(r"that(?:'s| is| was) (?:wrong|incorrect|not right|not correct|a mistake)|i was wrong|"
-                       r"scratch that|这是错|不对", re.IGNORECASE)
+    r"|等等|不对|更正|修正|纠正|抱歉|重新(?:计算|检查|考虑)|我错了|算错",
+    re.IGNORECASE,
+)
+WITHDRAWN = re.compile(
+    r"that(?:'s| is| was) (?:wrong|incorrect|not right|not correct|a mistake)|i was wrong|"
+    r"scratch that|这是错|不对",
+    re.IGNORECASE,
+)
 # What a correction says without the word "answer".
 WEAK_CLAIM = re.compile(
     r"\b(?:wait|actually|no|sorry|correction|rather)\s*[,:]\s*(?=[-$\\(]*\d)|"
     r"\b(?:should (?:actually |really )?(?:be|have been|read|say)|must be|is actually|is really|is in fact|it(?:'s| is)"
     r"|this is|that is|becomes|equals?|we get|i get|gives|get)\b\s*(?:equal to\s+|actually\s+|not \S+ but\s+)?|=|"
-    r"应该是|应当是|应为|应是|其实是|实际上是|而是|改为|是", re.IGNORECASE)
+    r"应该是|应当是|应为|应是|其实是|实际上是|而是|改为|是",
+    re.IGNORECASE,
+)
 
 CONCLUSION = re.compile(
     r"(?:^|[\s,;(*])(?:therefore|thus|hence|so|consequently|in conclusion|to conclude|in summary|finally|"
     r"overall(?=,| there\b| the\b| we\b)|as a result|accordingly|"
     r"this means|which means|we (?:get|find|have|conclude)|we can conclude|\\therefore|∴)\b|"
     r"因此|所以|故|综上|于是|则|可得|得到|得出|即",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 PLEASANTRY = re.compile(
     r"^\W*(?:i hope|hope (?:this|that)|let me know|is there anything|please (?:let|note|provide|feel|tell)|"
     r"feel free|if you have|"
     r"do you have|would you like|can i help|sure[,!]|certainly[,!]|note(?: that|:)|thank|you're welcome|happy to|"
     r"any other questions|"
-    r"here (?:is|are)\b[^$\\]*$|explanation|question:|希望|如果您|如有)", re.IGNORECASE)
+    r"here (?:is|are)\b[^$\\]*$|explanation|question:|希望|如果您|如有)",
+    re.IGNORECASE,
+)
 
 # Where a claim ends: a sentence, a reason, a blank line.
 END = re.compile(
@@ -115,6 +154,7 @@ END = re.compile(
     r",\s*(?:so|but|and(?!\s+[-$\\({]*(?:\d|[a-z]\b(?=\W*$)))|not|while|whereas|thus|therefore|hence|as)\b|"
     r"[,，]\s*而?不是|,?\s*(?:因为|由于|所以|其中|理由|解析)|\.\s*(?=The |So |"
     r"This |It |We )",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 TRUNCATION = 240
 """Longest announced answer that is looked at."""

@@ -9,9 +9,11 @@ from itertools import islice
 from openvlt.verify.extract import patterns as p
 from openvlt.verify.parse.number_words import COUNT, yes_no
 
-_NUMBER = (r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
-           r"\d+\s+out\s+of\s+\d+|√\d+|\d+(?:\.\d+)?|\.\d+)"
-           r"(?:\s*(?:/\s*\d+|\\?%|°|percent\b)|\s?(?:π|pi\b|√\d+))?(?:\s*[×x]\s*10\^?\{?-?\d+\}?)?")
+_NUMBER = (
+    r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
+    r"\d+\s+out\s+of\s+\d+|√\d+|\d+(?:\.\d+)?|\.\d+)"
+    r"(?:\s*(?:/\s*\d+|\\?%|°|percent\b)|\s?(?:π|pi\b|√\d+))?(?:\s*[×x]\s*10\^?\{?-?\d+\}?)?"
+)
 _VALUE = rf"(?:\$[^$\n]{{1,80}}\$|\\\([^\n]{{1,80}}?\\\)|\*\*[^*\n]{{1,60}}\*\*|{_NUMBER})"
 _NUMBERS = re.compile(rf"(?<![A-Za-z0-9_.,])(?:{_NUMBER})(?![A-Za-z0-9_]|[,.]\d)")
 _NUMBER_WORD = re.compile(rf"\b{COUNT}\b", re.IGNORECASE)
@@ -23,25 +25,38 @@ _AFTER_EQUALS = re.compile(rf"[=≈]\s*({_VALUE}(?:\s?[A-Za-z°%²³/^{{}}\\]{{1
 _LISTED = re.compile(rf"\bare\s+({_VALUE}(?:,\s+{_VALUE})*,?\s+and\s+{_VALUE})$")
 _EITHER = re.compile(rf"\b(?:is|are|=)\s+({_VALUE},?\s+or\s+{_VALUE})$")
 _COPULA = r"\b(?:is|are|was|were|equals|becomes|totals|gives?|yields?|makes?|leaves?)\s"
-_FINAL_IS = re.compile(rf"(?:(?!{_COPULA}).)*{_COPULA}+(?:equal to\s|about\s|approximately\s|exactly\s|only\s)?"
-                       rf"({_VALUE}(?:\s?[A-Za-z°%²³/]{{1,15}}){{0,2}})$", re.IGNORECASE)
-_LAST_EQUALS = re.compile(rf"=\s*({_NUMBER})(?=\s+(?:more|less|fewer|times|units?|in total)\b)(?!.*=)", re.IGNORECASE)
-_TOTAL = re.compile(rf"\b(?:for|or|is|are|was|were|makes?|making|giving) (?:a|the|in) total(?: of)?\s+({_VALUE})", re.IGNORECASE)
+_FINAL_IS = re.compile(
+    rf"(?:(?!{_COPULA}).)*{_COPULA}+(?:equal to\s|about\s|approximately\s|exactly\s|only\s)?"
+    rf"({_VALUE}(?:\s?[A-Za-z°%²³/]{{1,15}}){{0,2}})$",
+    re.IGNORECASE,
+)
+_LAST_EQUALS = re.compile(
+    rf"=\s*({_NUMBER})(?=\s+(?:more|less|fewer|times|units?|in total)\b)(?!.*=)", re.IGNORECASE
+)
+_TOTAL = re.compile(
+    rf"\b(?:for|or|is|are|was|were|makes?|making|giving) (?:a|the|in) total(?: of)?\s+({_VALUE})",
+    re.IGNORECASE,
+)
 _THERE = re.compile(
     rf"\bthere (?:is|are|was|were|will be|would be)\s+(?:(?:a total of|only|exactly|about|approximately|also)\s+)?"
-    rf"({_VALUE}|{COUNT}\b)", re.IGNORECASE)
+    rf"({_VALUE}|{COUNT}\b)",
+    re.IGNORECASE,
+)
 _AFTER_IS = re.compile(
     rf"(?:\b(?:is|are|was|were|be|equals?|has|have|shows?|contains?|totals?|gives?|gives us|get|becomes?|took|"
     rf"takes|needs?|sold|left|remain|number|value)|(?<!\d )\b(?:of|to))\s+"
     rf"(?:equal to\s+|about\s+|approximately\s+|around\s+|roughly\s+|exactly\s+|a total of\s+|only\s+|"
-    rf"the\s+)?({_VALUE})", re.IGNORECASE)
+    rf"the\s+)?({_VALUE})",
+    re.IGNORECASE,
+)
 _CHINESE_IS = re.compile(rf"(?:为|是|等于|共有?|有|得)\s*({_VALUE})")
 _IS_NUMBER = rf"{_COPULA}[-$]{{0,2}}\d"
 _TWO_CLAIMS = re.compile(rf"{_IS_NUMBER}[^;]{{0,40}}?\sand\s[^;]{{0,60}}?{_IS_NUMBER}", re.IGNORECASE)
 _ALTERNATIVE = re.compile(r"[^.;=]{0,20}\s(?:or|to)\s+\S*\d|[\u4e00-\u9fff]{0,4}(?:或|至|到|~)\s*\d")
 _UNIT_AFTER = re.compile(
     r"\s?(?!(?:to|for|on|in|of|at|by|from|is|are|was|were|and|or|than|more|less|fewer|the|that|which|while|when|as|but|"
-    r"so|if|after|before|with)\b)(?:[A-Za-z°%]+(?:/[a-z]+)?(?:\s?\^?[23])?|[\u4e00-\u9fff]{1,4})(?=[\s.,:;)。，]|$)")
+    r"so|if|after|before|with)\b)(?:[A-Za-z°%]+(?:/[a-z]+)?(?:\s?\^?[23])?|[\u4e00-\u9fff]{1,4})(?=[\s.,:;)。，]|$)"
+)
 
 # What a sentence says without committing to it.
 _DENIED = re.compile(
@@ -51,15 +66,24 @@ _DENIED = re.compile(
     # "8 is not the answer": a bounded number, not _VALUE, because this alternative begins at every digit
     r"(?<![\w.,])\$?-?\d[\d.,/]{0,15}\$?\s+(?:(?:is|was|would be)\s+(?:the\s+|an?\s+)?(?:wrong|incorrect|too)\b|"
     r"(?:(?:is|was|does|would)(?:n't|\s+(?:not|never))|can(?:'t|\s?not))\b(?!\s+(?:only|just)))|"
-    rf"(?:大于|小于|超过|不是|少于|多于)\s*{_VALUE}", re.IGNORECASE)
-_BECAUSE = re.compile(r",?\s+(?:because|since|as (?:there (?:is|are)|it|they|we)|due to)\b|，?因为", re.IGNORECASE)
-_TAKEN_BACK = re.compile(r"\b(?:was|were|thought|guess(?:ed)?|first|initially|originally|expected|might|would|looks?|"
-                         r"seems?)\b[^.]{0,120}?,?\s+but\s+(?=\D{0,60}\d)", re.IGNORECASE)
+    rf"(?:大于|小于|超过|不是|少于|多于)\s*{_VALUE}",
+    re.IGNORECASE,
+)
+_BECAUSE = re.compile(
+    r",?\s+(?:because|since|as (?:there (?:is|are)|it|they|we)|due to)\b|，?因为", re.IGNORECASE
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:was|were|thought|guess(?:ed)?|first|initially|originally|expected|might|would|looks?|"
+    r"seems?)\b[^.]{0,120}?,?\s+but\s+(?=\D{0,60}\d)",
+    re.IGNORECASE,
+)
 _WHERE = re.compile(r"^(?:in|by|from|during|after|on|at|for|of)\s+[^,]{1,60},\s+(?=.*\d)", re.IGNORECASE)
 _PREMISE = re.compile(r"^(?:given|since|because|if|as|when|assuming)\b.*,\s+(?=[^,]*\d)", re.IGNORECASE)
 _SIDE_CLAUSE = re.compile(
     r",?\s+(?:with|which|while|whereas|compared|followed|because|since|as|so that|where|when|if|although|but|and)\b|"
-    r",(?!\s*[-$_]?\d|\s*_)|，|[:：](?!\s?\d+\b(?!\s+[a-z]))", re.IGNORECASE)
+    r",(?!\s*[-$_]?\d|\s*_)|，|[:：](?!\s?\d+\b(?!\s+[a-z]))",
+    re.IGNORECASE,
+)
 
 
 def cut_reasons(text: str) -> str:
@@ -80,14 +104,18 @@ def value_in(sentence: str) -> str | None:
     if len(spans) == 1 and not elsewhere and _SAYS_SOMETHING.search(spans[0][1:-1]):
         return spans[0]
     marker = list(p.CONCLUSION.finditer(sentence))
-    if marker and marker[-1].start() > 0 and (value := value_in(sentence[marker[-1].end():])) is not None:
+    if marker and marker[-1].start() > 0 and (value := value_in(sentence[marker[-1].end() :])) is not None:
         return value
     sentence = _WHERE.sub("", sentence.rstrip(" .。!*"))
     bold = BOLD.findall(sentence + "**" * (sentence.count("**") % 2))
     if len(bold) == 1 and len(bold[0].split()) <= 6:
         return bold[0].strip(" .:")
-    match = (_AFTER_EQUALS.search(sentence) or _LISTED.search(sentence) or _EITHER.search(sentence)
-             or _FINAL_IS.match(sentence))
+    match = (
+        _AFTER_EQUALS.search(sentence)
+        or _LISTED.search(sentence)
+        or _EITHER.search(sentence)
+        or _FINAL_IS.match(sentence)
+    )
     return match[1] if match else _spoken(sentence)
 
 
@@ -115,12 +143,12 @@ def _clauses(sentence: str) -> Iterator[str]:
     """The sentence, then what stands before its first side clause, its second, … (its tenth at most)."""
     yield sentence
     for separator in islice(_SIDE_CLAUSE.finditer(sentence), 10):
-        yield sentence[:separator.start()]
+        yield sentence[: separator.start()]
 
 
 def _with_unit(sentence: str, number: str) -> str | None:
     """The number and the word after it, which may be its unit; None if it is one of two (`12 or 13`)."""
-    rest = sentence[sentence.rfind(number) + len(number):]
+    rest = sentence[sentence.rfind(number) + len(number) :]
     if _ALTERNATIVE.match(rest):
         return None
     match = _UNIT_AFTER.match(rest)

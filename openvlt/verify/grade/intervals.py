@@ -22,7 +22,12 @@ def as_ranges(value: Value) -> list[Range] | None:
     if value.joint in ("u", "or") and not value.brackets:
         parts = [as_ranges(item) for item in value.items]
         return None if None in parts else [r for part in parts for r in part]
-    if len(value.items) == 2 and len(value.brackets) == 2 and value.brackets[0] in "([" and value.brackets[1] in ")]":
+    if (
+        len(value.items) == 2
+        and len(value.brackets) == 2
+        and value.brackets[0] in "(["
+        and value.brackets[1] in ")]"
+    ):
         low, high = value.items
         if isinstance(low, Quantity) and isinstance(high, Quantity):
             return [Range(_finite(low), _finite(high), (value.brackets[0] == "[", value.brackets[1] == "]"))]
@@ -50,8 +55,11 @@ def _same_range(a: Range, b: Range, same: Same) -> bool:
     if a.name and b.name and a.name.lower() != b.name.lower():
         return False
     for low, high, index in ((a.low, b.low, 0), (a.high, b.high, 1)):
-        if (low is None) != (high is None) or low is not None and (
-                not same(low, high) or a.closed[index] != b.closed[index]):
+        if (
+            (low is None) != (high is None)
+            or low is not None
+            and (not same(low, high) or a.closed[index] != b.closed[index])
+        ):
             return False
     return True
 
@@ -63,7 +71,7 @@ def linear_range(relation: Relation) -> Range | Group | None:
     names = symbols(difference)
     if len(names) != 1:
         return None
-    name, = names
+    (name,) = names
     try:
         at = [exact(substitute(difference, name, Fraction(x))) for x in (0, 1, 2, 5)]
     except (Undefined, Unreadable):
@@ -74,6 +82,10 @@ def linear_range(relation: Relation) -> Range | Group | None:
     root = -at[0] / slope
     end, closed = Quantity(("num", root), root), relation.op.endswith("=")
     if relation.op == "!=":
-        return Group((Range(None, end, (False, False), name), Range(end, None, (False, False), name)), joint="u")
+        return Group(
+            (Range(None, end, (False, False), name), Range(end, None, (False, False), name)), joint="u"
+        )
     above = (relation.op[0] == ">") == (slope > 0)
-    return Range(end if above else None, None if above else end, (above and closed, not above and closed), name)
+    return Range(
+        end if above else None, None if above else end, (above and closed, not above and closed), name
+    )

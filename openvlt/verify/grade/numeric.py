@@ -13,11 +13,35 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from openvlt.verify.parse.expression import Floats, HighPrecision, Node, Undefined, Unreadable, evaluate, exact, symbols
+from openvlt.verify.parse.expression import (
+    Floats,
+    HighPrecision,
+    Node,
+    Undefined,
+    Unreadable,
+    evaluate,
+    exact,
+    symbols,
+)
 
 # Unrelated values for up to a dozen symbols; each point shifts them. A negative point last: |x| isn't x, √(x²) isn't x.
-_BASE = [Fraction(n, 10**9) for n in (739085133, 1324717957, 2236067977, 577215665, 1618033989, 915965594, 2718281828,
-                                      1202056903, 693147181, 1414213562, 261497213, 1732050808)]
+_BASE = [
+    Fraction(n, 10**9)
+    for n in (
+        739085133,
+        1324717957,
+        2236067977,
+        577215665,
+        1618033989,
+        915965594,
+        2718281828,
+        1202056903,
+        693147181,
+        1414213562,
+        261497213,
+        1732050808,
+    )
+]
 _POINTS = (Fraction(1), Fraction(7, 5), Fraction(3, 7), Fraction(-6, 5))
 
 
@@ -31,8 +55,10 @@ def sample_points(names: frozenset[str], *, positive: bool = False) -> list[dict
     """Where to compare. With several symbols all are positive: they name lengths, not unknowns of either sign."""
     ordered = sorted(names)
     factors = _POINTS[:3] if positive or len(ordered) > 1 else _POINTS
-    return [{name: _BASE[i % len(_BASE)] * factor + i // len(_BASE) for i, name in enumerate(ordered)}
-            for factor in factors]
+    return [
+        {name: _BASE[i % len(_BASE)] * factor + i // len(_BASE) for i, name in enumerate(ordered)}
+        for factor in factors
+    ]
 
 
 def same_value(a: Node, b: Node) -> bool | None:
@@ -90,7 +116,9 @@ def _confirmed(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
         left, right = evaluate(a, at, backend), evaluate(b, at, backend)
     except Undefined:
         return None
-    return bool(abs(left - right) <= backend.mp.mpf(10) ** -40 * max(abs(left), abs(right), backend.mp.mpf(10) ** -5))
+    return bool(
+        abs(left - right) <= backend.mp.mpf(10) ** -40 * max(abs(left), abs(right), backend.mp.mpf(10) ** -5)
+    )
 
 
 def real(node: Node) -> float | None:
@@ -99,7 +127,11 @@ def real(node: Node) -> float | None:
         value = complex(evaluate(node, {}))
     except (Undefined, KeyError, OverflowError):
         return None
-    return value.real if abs(value.imag) <= 1e-9 * max(1.0, abs(value.real)) and abs(value.real) < 1e300 else None
+    return (
+        value.real
+        if abs(value.imag) <= 1e-9 * max(1.0, abs(value.real)) and abs(value.real) < 1e300
+        else None
+    )
 
 
 def proportional(f: Node, g: Node) -> bool | None:

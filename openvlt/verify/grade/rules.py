@@ -37,7 +37,9 @@ def _ruling(same: bool, rule: str, why: str) -> Ruling:
     return Ruling(Verdict.CORRECT if same else Verdict.WRONG, rule, why)
 
 
-def grade_answer(gold: str, answer: str, choices: Sequence[str] | None = None, answer_type: str | None = None) -> Ruling:
+def grade_answer(
+    gold: str, answer: str, choices: Sequence[str] | None = None, answer_type: str | None = None
+) -> Ruling:
     """The ruling on one extracted answer; `pending` where typed comparison cannot tell."""
     if choices:
         ruling = _by_choice(gold, answer, tuple(map(str, choices)), answer_type)
@@ -56,7 +58,9 @@ def _by_choice(gold: str, answer: str, choices: tuple[str, ...], answer_type: st
     table = options(choices)
     wanted = letters.letter_set(gold)
     if wanted:
-        return _ruling(letters.letter_set(answer) == wanted, "choices", f"options {''.join(sorted(wanted))} were meant")
+        return _ruling(
+            letters.letter_set(answer) == wanted, "choices", f"options {''.join(sorted(wanted))} were meant"
+        )
     index = table.of_gold(gold, as_text=answer_type == "text")
     if index is None:
         return None
@@ -69,7 +73,9 @@ def _by_choice(gold: str, answer: str, choices: tuple[str, ...], answer_type: st
 @lru_cache(maxsize=512)
 def options(choices: tuple[str, ...]) -> letters.Options:
     """The options of a question, kept: the rows of a batch share them."""
-    return letters.Options(choices, lambda option, text: _plain(option, text, None).verdict is Verdict.CORRECT)
+    return letters.Options(
+        choices, lambda option, text: _plain(option, text, None).verdict is Verdict.CORRECT
+    )
 
 
 def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
@@ -99,7 +105,9 @@ def _plain(gold: str, answer: str, answer_type: str | None) -> Ruling:
         same = _same_word_list(wanted, claim) or same
     if same is not None:
         verdict = Verdict.CORRECT if same else Verdict.WRONG
-        return Ruling(verdict, type(given).__name__.lower(), "equal" if same else "not equal", (wanted, given))
+        return Ruling(
+            verdict, type(given).__name__.lower(), "equal" if same else "not equal", (wanted, given)
+        )
     if isinstance(given, Words):
         readable = not re.search(r"[\d\\]", answer)
         verdict = Verdict.WRONG if readable else Verdict.UNPARSED
@@ -126,7 +134,12 @@ def readings(gold: str, answer: str) -> tuple[Value, Value]:
     """
     wanted, given = read_answer(gold), read_answer(answer)
     for one, other, text in ((wanted, given, answer), (given, wanted, gold)):
-        if isinstance(one, Quantity) and one.ulp and isinstance(other, Group) and _DECIMAL_COMMA.fullmatch(clean(text)):
+        if (
+            isinstance(one, Quantity)
+            and one.ulp
+            and isinstance(other, Group)
+            and _DECIMAL_COMMA.fullmatch(clean(text))
+        ):
             comma = read_answer(clean(text).replace(",", "."))
             return (wanted, comma) if text is answer else (comma, given)
         both = isinstance(one, Quantity) and isinstance(other, Quantity)
@@ -187,8 +200,12 @@ def _predicate(answer: str) -> Value:
     value: Value = Words(text)
     for said in filter(None, (_VERB.match(text), _BARE_PREPOSITION.match(text))):
         if isinstance(value, Words):
-            value = read_answer(text[said.end():])
-    if isinstance(value, Words) and not _NO_PROSE.search(text) and re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", text):
+            value = read_answer(text[said.end() :])
+    if (
+        isinstance(value, Words)
+        and not _NO_PROSE.search(text)
+        and re.search(r"[A-Za-z]{3}|[^\x00-\x7f]", text)
+    ):
         named = value_in(text)
         return value if named is None else read_answer(named)
     return value
@@ -198,7 +215,9 @@ _NO_PROSE = re.compile(r"[#_\"{}<>\[\]@&|\\~^`]|\w\(|\)\.\w")
 _HEDGE = re.compile(
     r"\b(?:not|less|more|fewer|greater|than|least|most|between|or|maybe|perhaps|either|neither|if|unless|except|"
     r"over|under|up to|besides|(?:apart|aside|different) from|(?:all|any\w*|every\w*|no|none|nothing)(?:\s\w+){0,2}\sbut)\b|"
-    r"n't\b|不|或", re.IGNORECASE)
+    r"n't\b|不|或",
+    re.IGNORECASE,
+)
 _IS = r"(?:is|are|was|were|be|called|named|equals|will|would|should|must)"
 _IN = r"(?:in|on|at|during|of|as|by|to)"
 _ARTICLE = r"\s*(?:the |a |an )?"
@@ -206,26 +225,36 @@ _VERB = re.compile(rf"(?:.*\b{_IS}\b|[^:]{{0,60}}:|.*[是为在叫]){_ARTICLE}",
 # Between two numbers a preposition doesn't say that the second is the answer: "1 of 12", "10 to 12".
 _BARE_PREPOSITION = re.compile(rf"\D*\b{_IN}\b{_ARTICLE}", re.IGNORECASE)
 _COPULA = re.compile(
-    rf"(?:.*\b(?:{_IS}|{_IN})\b|[^:]{{0,60}}:|.*[是为在叫]){_ARTICLE}", re.DOTALL | re.IGNORECASE)
+    rf"(?:.*\b(?:{_IS}|{_IN})\b|[^:]{{0,60}}:|.*[是为在叫]){_ARTICLE}", re.DOTALL | re.IGNORECASE
+)
 _REASON = re.compile(r"\s*(?:,|;|\.\s|\(|\bbecause\b|\bsince\b|\bas\b|\bdue to\b|，|因为)")
-_ALTERNATIVE = re.compile(r"\b(?:and|or|than|either|maybe|perhaps|possibly|versus|vs|anything|any|some|all|but|"
-                          r"like|almost)\b|[/?]|和|或")
+_ALTERNATIVE = re.compile(
+    r"\b(?:and|or|than|either|maybe|perhaps|possibly|versus|vs|anything|any|some|all|but|"
+    r"like|almost)\b|[/?]|和|或"
+)
 _NEGATION = re.compile(
     r"\b(?:not|no|never|neither|nor|cannot|\w+n't|except|without|or|such as|instead of|opposite of|(?:other|rather) than|"
-    r"(?:all|any\w*|every\w*) but)\b|不|非|没|或")
+    r"(?:all|any\w*|every\w*) but)\b|不|非|没|或"
+)
 
 
 def _longer_form(wanted: str, given: str) -> bool:
     """`Paris, France` for Paris: the gold words in a row among few others, none of which offers an alternative."""
     more = len(given.split()) - len(wanted.split())
     alternatives = _ALTERNATIVE.search(given) and not _ALTERNATIVE.search(wanted)
-    return len(wanted) > 2 and 0 < more <= 4 and not alternatives and re.search(
-        rf"(?<![\w-]){re.escape(wanted)}(?![\w-])", given) is not None
+    return (
+        len(wanted) > 2
+        and 0 < more <= 4
+        and not alternatives
+        and re.search(rf"(?<![\w-]){re.escape(wanted)}(?![\w-])", given) is not None
+    )
 
 
 def _is_word_list(given: str) -> bool:
     """`march, april`: words in a row, one after each comma."""
-    return re.fullmatch(r"[\w'-]+(?:, ?[\w'-]+)+", given) is not None and given.partition(",")[0] not in YES_NO
+    return (
+        re.fullmatch(r"[\w'-]+(?:, ?[\w'-]+)+", given) is not None and given.partition(",")[0] not in YES_NO
+    )
 
 
 def _words(gold: str, answer: str) -> Ruling:
@@ -239,9 +268,11 @@ def _words(gold: str, answer: str) -> Ruling:
         return _ruling(False, "words", "negated, or alternatives")
     for text in (given, _REASON.split(given, maxsplit=1)[0]):
         copula = _COPULA.match(text)
-        if fold(text) == wanted or copula and fold(text[copula.end():]) == wanted:
+        if fold(text) == wanted or copula and fold(text[copula.end() :]) == wanted:
             return _ruling(True, "words", "says the same words")
     if _longer_form(wanted, given):
         return _ruling(True, "words", "a longer form of the same words")
-    same = sorted(re.findall(r"\w+", wanted)) == sorted(re.findall(r"\w+", given)) and ("," in gold or " and " in gold)
+    same = sorted(re.findall(r"\w+", wanted)) == sorted(re.findall(r"\w+", given)) and (
+        "," in gold or " and " in gold
+    )
     return _ruling(same, "words", "the same list" if same else "different words")

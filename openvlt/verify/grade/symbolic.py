@@ -23,8 +23,15 @@ def decide(gold: Value, answer: Value) -> Verdict:
 
     try:
         same = _same(gold, answer)
-    except (NotImplementedError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError,
-            sympy.PolynomialError):  # what sympy raises for questions it has no method for
+    except (
+        NotImplementedError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+        sympy.PolynomialError,
+    ):  # what sympy raises for questions it has no method for
         return Verdict.UNPARSED
     return Verdict.UNPARSED if same is None else Verdict.CORRECT if same else Verdict.WRONG
 
@@ -69,7 +76,11 @@ def _solutions(value: Value) -> Any:
         parts = [_solutions(item) for item in value.items]
         if value.brackets[:1] in ("(", "[") and len(value.items) == 2:
             ends = [build_expression(item.node) for item in value.items if isinstance(item, Quantity)]
-            return sympy.Interval(*ends, value.brackets[0] == "(", value.brackets[1] == ")") if len(ends) == 2 else None
+            return (
+                sympy.Interval(*ends, value.brackets[0] == "(", value.brackets[1] == ")")
+                if len(ends) == 2
+                else None
+            )
         return None if None in parts else sympy.Union(*parts)
     if isinstance(value, Relation) and value.op in _RELATIONS:
         relation = _RELATIONS[value.op](build_expression(value.left), build_expression(value.right))

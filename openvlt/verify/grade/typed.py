@@ -35,7 +35,11 @@ def compare_values(gold: Value, answer: Value, *, ordered: bool = False) -> bool
     if isinstance(gold, Ratio) or isinstance(answer, Ratio):
         return _ratios(gold, answer)
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return fold(gold.text) == fold(answer.text) if isinstance(gold, Words) and isinstance(answer, Words) else None
+        return (
+            fold(gold.text) == fold(answer.text)
+            if isinstance(gold, Words) and isinstance(answer, Words)
+            else None
+        )
     ranges = as_ranges(gold), as_ranges(answer)
     if isinstance(gold, Range) or isinstance(answer, Range) or "u" in (_joint(gold), _joint(answer)):
         return None not in ranges and same_ranges(*ranges, quantities)
@@ -46,9 +50,16 @@ def compare_values(gold: Value, answer: Value, *, ordered: bool = False) -> bool
 
 def _simplest(value: Value, other: Value) -> Value:
     """A group of one is its item, unless the other is a group of one in the same brackets too."""
-    if isinstance(value, Group) and not value.brackets and value.joint != "u" and not isinstance(other, Group):
+    if (
+        isinstance(value, Group)
+        and not value.brackets
+        and value.joint != "u"
+        and not isinstance(other, Group)
+    ):
         first = value.items[0] if value.items else None  # "0.5 or 1/2", "12, 12" say one thing
-        if first is not None and all(item == first or compare_values(first, item) for item in value.items[1:]):
+        if first is not None and all(
+            item == first or compare_values(first, item) for item in value.items[1:]
+        ):
             return _simplest(first, other)
     if isinstance(value, Group) and len(value.items) == 1 and value.brackets in ("", "{}", "()", "[]"):
         return _simplest(value.items[0], other)
@@ -61,15 +72,22 @@ def _joint(value: Value) -> str:
 
 # ---- numbers -------------------------------------------------------------------------------------------------------
 
+
 def quantities(gold: Quantity, answer: Quantity) -> bool | None:
     """Numbers and expressions with their units, percents and counted things."""
     if gold.unit and answer.unit:
         if gold.unit.dims != answer.unit.dims:
             return _both_ways(gold, answer)
         if gold.unit.dims == (("angle", 1),) and gold.unit.scale != answer.unit.scale:
-            return numeric.same_value(*(("deg", q.node) if q.unit.scale != 1 else q.node for q in (gold, answer)))
+            return numeric.same_value(
+                *(("deg", q.node) if q.unit.scale != 1 else q.node for q in (gold, answer))
+            )
         factor = answer.unit.scale * answer.magnitude / (gold.unit.scale * gold.magnitude)
-        return _values(gold, _times(answer, factor), gold.ulp) if factor != 1 else _values(gold, answer, gold.ulp)
+        return (
+            _values(gold, _times(answer, factor), gold.ulp)
+            if factor != 1
+            else _values(gold, answer, gold.ulp)
+        )
     if gold.unit and answer.noun or answer.unit and gold.noun:
         return False
     if gold.noun and answer.noun and not _same_noun(gold.noun, answer.noun):
@@ -83,15 +101,25 @@ def quantities(gold: Quantity, answer: Quantity) -> bool | None:
     return _values(gold, answer, gold.ulp)
 
 
-_TO_KELVIN = {"temperature": (Fraction(1), Fraction(0)), "celsius": (Fraction(1), Fraction(27315, 100)),
-              "fahrenheit": (Fraction(5, 9), Fraction(45967, 180))}
+_TO_KELVIN = {
+    "temperature": (Fraction(1), Fraction(0)),
+    "celsius": (Fraction(1), Fraction(27315, 100)),
+    "fahrenheit": (Fraction(5, 9), Fraction(45967, 180)),
+}
 
 
 def _both_ways(gold: Quantity, answer: Quantity) -> bool:
     """Temperatures convert with an offset; other units of different dimensions don't agree."""
     kinds = [q.unit.dims[0][0] for q in (gold, answer) if q.unit and len(q.unit.dims) == 1]
-    if len(kinds) == 2 and set(kinds) <= set(_TO_KELVIN) and gold.value is not None and answer.value is not None:
-        values = [q.value * _TO_KELVIN[k][0] + _TO_KELVIN[k][1] for q, k in zip((gold, answer), kinds, strict=True)]
+    if (
+        len(kinds) == 2
+        and set(kinds) <= set(_TO_KELVIN)
+        and gold.value is not None
+        and answer.value is not None
+    ):
+        values = [
+            q.value * _TO_KELVIN[k][0] + _TO_KELVIN[k][1] for q, k in zip((gold, answer), kinds, strict=True)
+        ]
         return abs(values[0] - values[1]) <= (gold.ulp or 0) / 2
     return False
 
@@ -125,14 +153,21 @@ def _magnitudes(gold: Quantity, answer: Quantity) -> bool | None:
 def _radians(gold: Quantity, answer: Quantity) -> bool:
     """30° is π/6: only when the side without a unit is written with π."""
     angle, bare = (gold, answer) if gold.unit else (answer, gold)
-    if angle.unit is None or angle.unit.dims != (("angle", 1),) or angle.unit.scale == 1 or bare.value is not None:
+    if (
+        angle.unit is None
+        or angle.unit.dims != (("angle", 1),)
+        or angle.unit.scale == 1
+        or bare.value is not None
+    ):
         return False
     return numeric.same_value(("deg", angle.node), bare.node) is True
 
 
 def _same_noun(gold: str, answer: str) -> bool:
     """`3 apples` and `3 red apples` count one thing, `3 apples` and `3 pears` don't."""
-    a, b = ({re.sub(r"(?:es|s)$", "", word) for word in re.findall(r"[^\W\d_]+", noun)} for noun in (gold, answer))
+    a, b = (
+        {re.sub(r"(?:es|s)$", "", word) for word in re.findall(r"[^\W\d_]+", noun)} for noun in (gold, answer)
+    )
     return bool(a & b) or not a or not b or any(x in y or y in x for x in a for y in b)
 
 
@@ -168,6 +203,7 @@ def _terminates(value: Fraction) -> bool:
 
 
 # ---- relations -----------------------------------------------------------------------------------------------------
+
 
 def _relations(gold: Value, answer: Value, ordered: bool) -> bool | None:
     """Equations up to rearrangement; a labelled value (`x = 3`) also against the bare value."""
@@ -219,6 +255,7 @@ def _difference(left: Node, right: Node) -> Node:
 
 # ---- several values ------------------------------------------------------------------------------------------------
 
+
 def _groups(gold: Group, answer: Group, ordered: bool) -> bool | None:
     if len(gold.items) != len(answer.items):
         return _without_repeats(gold, answer)
@@ -240,10 +277,15 @@ def _without_repeats(gold: Group, answer: Group) -> bool | None:
     """`{1, 1, 2}` is `{1, 2}`; lists of different lengths are different."""
     bare = not gold.brackets and not answer.brackets
     points = bare and all(isinstance(item, Group) for item in (*gold.items, *answer.items))
-    if not points and "{}" not in (gold.brackets, answer.brackets) or len(gold.items) + len(answer.items) > 40:
+    if (
+        not points
+        and "{}" not in (gold.brackets, answer.brackets)
+        or len(gold.items) + len(answer.items) > 40
+    ):
         return False
     return _all(any(compare_values(a, b) for b in answer.items) for a in gold.items) and _all(
-        any(compare_values(a, b) for a in gold.items) for b in answer.items)
+        any(compare_values(a, b) for a in gold.items) for b in answer.items
+    )
 
 
 def _unordered(gold: Group, answer: Group) -> bool | None:
@@ -282,10 +324,16 @@ def _ratios(gold: Value, answer: Value) -> bool | None:
     a, b = _parts(gold), _parts(answer)
     if a is None or b is None or len(a) != len(b):
         return False
-    return _all(numeric.same_value(("mul", a[0], y), ("mul", b[0], x)) for x, y in zip(a[1:], b[1:], strict=True))
+    return _all(
+        numeric.same_value(("mul", a[0], y), ("mul", b[0], x)) for x, y in zip(a[1:], b[1:], strict=True)
+    )
 
 
 def _parts(value: Value) -> tuple[Node, ...] | None:
     if isinstance(value, Ratio):
         return tuple(part.node for part in value.parts)
-    return (value.node, ("num", Fraction(1))) if isinstance(value, Quantity) and not symbols(value.node) else None
+    return (
+        (value.node, ("num", Fraction(1)))
+        if isinstance(value, Quantity) and not symbols(value.node)
+        else None
+    )

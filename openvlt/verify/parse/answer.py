@@ -95,7 +95,11 @@ def _side(node: Node | None) -> str:
 def _show_quantity(value: Quantity) -> str:
     number = str(value.value) if value.value is not None else text_of(value.node)
     rounding = "" if value.ulp is None else f" (to {value.ulp})"
-    unit = "" if value.unit is None else " × " + " ".join(f"{name}^{exponent}" for name, exponent in value.unit.dims)
+    unit = (
+        ""
+        if value.unit is None
+        else " × " + " ".join(f"{name}^{exponent}" for name, exponent in value.unit.dims)
+    )
     scale = "" if value.unit is None or value.unit.scale == 1 else f" × {float(value.unit.scale):.4g}"
     percent, magnitude = " %" * value.percent, f" × {value.magnitude}" if value.magnitude != 1 else ""
     return f"{number}{percent}{magnitude}{rounding}{scale}{unit}{' ' * bool(value.noun)}{value.noun}"

@@ -68,7 +68,9 @@ def power(base: Fraction, exponent: Fraction) -> Fraction | None:
     if (_bits(base) - 1) * abs(exponent) > MAX_BITS:
         raise Unreadable("a power of more than 4,096 bits")
     root = base if exponent.denominator == 1 else _root(base, exponent.denominator)
-    return None if root is None else root ** (exponent.numerator % 2 if abs(root) == 1 else exponent.numerator)
+    return (
+        None if root is None else root ** (exponent.numerator % 2 if abs(root) == 1 else exponent.numerator)
+    )
 
 
 def _factorial(n: Fraction) -> Fraction | None:
@@ -86,9 +88,14 @@ def _binomial(n: Fraction, k: Fraction) -> Fraction | None:
 
 
 _EXACT: Mapping[str, Callable[..., Fraction | None]] = {
-    "sqrt": lambda x: _root(x, 2), "abs": abs, "floor": lambda x: Fraction(math.floor(x)),
-    "ceil": lambda x: Fraction(math.ceil(x)), "factorial": _factorial, "binom": _binomial,
-    "max": lambda *x: max(x), "min": lambda *x: min(x),
+    "sqrt": lambda x: _root(x, 2),
+    "abs": abs,
+    "floor": lambda x: Fraction(math.floor(x)),
+    "ceil": lambda x: Fraction(math.ceil(x)),
+    "factorial": _factorial,
+    "binom": _binomial,
+    "max": lambda *x: max(x),
+    "min": lambda *x: min(x),
 }
 
 
@@ -123,12 +130,26 @@ class Floats:
 
     constants: Mapping[str, Any] = {"pi": math.pi, "e": math.e, "i": 1j, "phi": (1 + 5**0.5) / 2}
     functions: Mapping[str, Callable[..., Any]] = {
-        "sqrt": _c.sqrt, "sin": _c.sin, "cos": _c.cos, "tan": _c.tan, "asin": _c.asin, "acos": _c.acos, "atan": _c.atan,
-        "sinh": _c.sinh, "cosh": _c.cosh, "tanh": _c.tanh, "exp": _c.exp, "ln": _c.log, "abs": abs,
+        "sqrt": _c.sqrt,
+        "sin": _c.sin,
+        "cos": _c.cos,
+        "tan": _c.tan,
+        "asin": _c.asin,
+        "acos": _c.acos,
+        "atan": _c.atan,
+        "sinh": _c.sinh,
+        "cosh": _c.cosh,
+        "tanh": _c.tanh,
+        "exp": _c.exp,
+        "ln": _c.log,
+        "abs": abs,
         "log": lambda x, base: Floats._c.log(x) / Floats._c.log(base),
-        "floor": lambda x: math.floor(_real(x)), "ceil": lambda x: math.ceil(_real(x)),
-        "max": lambda *x: max(map(_real, x)), "min": lambda *x: min(map(_real, x)),
-        "factorial": lambda x: math.gamma(_real(x) + 1), "binom": lambda n, k: _gamma_binomial(n, k, math.gamma),
+        "floor": lambda x: math.floor(_real(x)),
+        "ceil": lambda x: math.ceil(_real(x)),
+        "max": lambda *x: max(map(_real, x)),
+        "min": lambda *x: min(map(_real, x)),
+        "factorial": lambda x: math.gamma(_real(x) + 1),
+        "binom": lambda n, k: _gamma_binomial(n, k, math.gamma),
     }
 
     @staticmethod
@@ -145,11 +166,16 @@ class HighPrecision:
         self.mp = mp = mpmath.MPContext()
         mp.dps = 60
         self.constants = {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1), "phi": +mp.phi}
-        self.functions = {name: getattr(mp, name) for name in (
-            "sqrt sin cos tan asin acos atan sinh cosh tanh exp ln floor ceil factorial").split()} | {
-            "abs": abs, "log": lambda x, base: mp.log(x) / mp.log(base),
-            "max": lambda *x: max(v.real for v in x), "min": lambda *x: min(v.real for v in x),
-            "binom": lambda n, k: _gamma_binomial(n, k, mp.gamma)}
+        self.functions = {
+            name: getattr(mp, name)
+            for name in ("sqrt sin cos tan asin acos atan sinh cosh tanh exp ln floor ceil factorial").split()
+        } | {
+            "abs": abs,
+            "log": lambda x, base: mp.log(x) / mp.log(base),
+            "max": lambda *x: max(v.real for v in x),
+            "min": lambda *x: min(v.real for v in x),
+            "binom": lambda n, k: _gamma_binomial(n, k, mp.gamma),
+        }
 
     def number(self, value: Fraction) -> Any:
         return self.mp.mpf(value.numerator) / value.denominator

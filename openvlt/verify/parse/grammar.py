@@ -14,11 +14,21 @@ from openvlt.verify.parse.lexer import FUNCTIONS, NAMES, RECIPROCALS, literal, t
 MAX_DEPTH = 32
 
 CONSTANTS = {"pi": "pi", "e": "e", "i": "i"}
-GREEK = frozenset("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma "
-                  "tau phi varphi chi psi omega Delta Omega Gamma Sigma Phi Theta Lambda ell hbar".split())
+GREEK = frozenset(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma "
+    "tau phi varphi chi psi omega Delta Omega Gamma Sigma Phi Theta Lambda ell hbar".split()
+)
 _TIMES = frozenset(("*", "\\times", "\\cdot", "\\ast"))
 _OVER = frozenset(("/", "\\div"))
-_CLOSERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "|": "|"}
+_CLOSERS = {
+    "(": ")",
+    "[": "]",
+    "{": "}",
+    "\\{": "\\}",
+    "\\lfloor": "\\rfloor",
+    "\\lceil": "\\rceil",
+    "|": "|",
+}
 
 
 def parse_math(text: str) -> Node:
@@ -82,8 +92,11 @@ class Parser:
         token, kind = self.peek(), self.kind()
         if token == "|":
             return not self.bars
-        return kind in ("num", "let") or token in ("(", "[", "{", "\\{", "\\lfloor", "\\lceil") or (
-            kind == "cmd" and token[1:] in _COMMANDS)
+        return (
+            kind in ("num", "let")
+            or token in ("(", "[", "{", "\\{", "\\lfloor", "\\lceil")
+            or (kind == "cmd" and token[1:] in _COMMANDS)
+        )
 
     def juxtapose(self, factors: list[Node]) -> None:
         """`2x` multiplies, `2\\frac12` is a mixed number, `2 3` is nothing."""
@@ -136,7 +149,11 @@ class Parser:
         node = self.atom()
         while self.peek() in ("!", "%", "\\%", "\\degree"):
             token = self.take()
-            node = ("call", "factorial", node) if token == "!" else ("deg" if token == "\\degree" else "pct", node)
+            node = (
+                ("call", "factorial", node)
+                if token == "!"
+                else ("deg" if token == "\\degree" else "pct", node)
+            )
         return node
 
     def atom(self) -> Node:
@@ -247,14 +264,32 @@ class Parser:
         if self.peek() in ("(", "{", "["):
             return self.power() if self.peek() != "[" else self.atom()
         factors = [self.signed()]
-        while self.starts_factor() and not (self.kind() == "cmd" and (self.peek() or "")[1:] in NAMES
-                                            and self.peek() != "\\pi") and self.peek() not in ("(", "["):
+        while (
+            self.starts_factor()
+            and not (self.kind() == "cmd" and (self.peek() or "")[1:] in NAMES and self.peek() != "\\pi")
+            and self.peek() not in ("(", "[")
+        ):
             self.juxtapose(factors)
         return factors[0] if len(factors) == 1 else ("mul", *factors)
 
 
-_COMMANDS = frozenset(("frac", "dfrac", "tfrac", "cfrac", "binom", "dbinom", "tbinom", "angle", "triangle",
-                       "measuredangle", "infty", *NAMES, *GREEK))
+_COMMANDS = frozenset(
+    (
+        "frac",
+        "dfrac",
+        "tfrac",
+        "cfrac",
+        "binom",
+        "dbinom",
+        "tbinom",
+        "angle",
+        "triangle",
+        "measuredangle",
+        "infty",
+        *NAMES,
+        *GREEK,
+    )
+)
 
 
 def apply_function(name: str, argument: Node, base: Node | None) -> Node:

@@ -10,16 +10,28 @@ from openvlt.verify.parse.expression import Unreadable
 MAX_CHARS, MAX_TOKENS, MAX_DIGITS = 1_500, 400, 400
 
 
-FUNCTIONS = {name: name for name in "sqrt sin cos tan sinh cosh tanh exp ln abs floor ceil max min".split()} | {
-    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin", "acos": "acos", "atan": "atan", "tg": "tan"}
+FUNCTIONS = {
+    name: name for name in "sqrt sin cos tan sinh cosh tanh exp ln abs floor ceil max min".split()
+} | {
+    "arcsin": "asin",
+    "arccos": "acos",
+    "arctan": "atan",
+    "asin": "asin",
+    "acos": "acos",
+    "atan": "atan",
+    "tg": "tan",
+}
 RECIPROCALS = {"cot": "tan", "sec": "cos", "csc": "sin", "ctg": "tan"}
 NAMES = {**{f: "f" for f in (*FUNCTIONS, *RECIPROCALS, "log", "lg")}, "pi": "c"}
 MATH_WORDS = frozenset(NAMES)
-_PROSE = frozenset("or and to is of if in at by no on so as we it an the are but not for yes out per was".split())
+_PROSE = frozenset(
+    "or and to is of if in at by no on so as we it an the are but not for yes out per was".split()
+)
 _WORD_PARTS = re.compile("|".join(sorted(NAMES, key=len, reverse=True)) + "|[A-Za-z]")
 _TOKEN = re.compile(
     r"\s+|(?P<num>(?:\d{1,3}(?:(?:,|\{,\}|\s)\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4}(?![\w.]))?|\.\d+)"
-    r"|(?P<cmd>\\[A-Za-z]+|\\[%{}|])|(?P<word>[A-Za-z]+)|(?P<op>\*\*|[-+*/^_()\[\]{}|!%'])")
+    r"|(?P<cmd>\\[A-Za-z]+|\\[%{}|])|(?P<word>[A-Za-z]+)|(?P<op>\*\*|[-+*/^_()\[\]{}|!%'])"
+)
 
 
 def tokens(text: str) -> list[tuple[str, str]]:
@@ -49,7 +61,12 @@ def _split_word(word: str) -> list[tuple[str, str]]:
     """
     parts = _WORD_PARTS.findall(word)
     letters = sum(len(part) == 1 for part in parts)
-    spoken = letters == len(word) == 3 and not word.isupper() and re.search("[aeiou]", word) and re.search("[^abc]", word)
+    spoken = (
+        letters == len(word) == 3
+        and not word.isupper()
+        and re.search("[aeiou]", word)
+        and re.search("[^abc]", word)
+    )
     if letters > (4 if word.isupper() else 3) or spoken or word.lower() in _PROSE:
         raise Unreadable(f"{word!r} is a word")
     return [("cmd", "\\" + part) if part in NAMES else ("let", part) for part in parts]

@@ -13,35 +13,128 @@ MAX_CHARS = 2_000
 _SHORT = 300
 
 # Zero-width, bidirectional, soft-hyphen, byte-order and replacement characters: invisible, so never part of an answer.
-_INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e"
-                        "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffd\ud800-\udfff]")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0e-\x1f\x7f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffd\ud800-\udfff]"
+)
 _CHARS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "―": "-", "﹣": "-", "➖": "-",
-    "×": r"\times ", "✕": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "∕": "/", "⁄": "/",
-    "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "≈": r"\approx ",
-    "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "‐": "-",
+    "‑": "-",
+    "‒": "-",
+    "―": "-",
+    "﹣": "-",
+    "➖": "-",
+    "×": r"\times ",
+    "✕": r"\times ",
+    "⋅": r"\cdot ",
+    "·": r"\cdot ",
+    "∙": r"\cdot ",
+    "÷": r"\div ",
+    "∕": "/",
+    "⁄": "/",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "⩽": r"\le ",
+    "⩾": r"\ge ",
+    "≠": r"\ne ",
+    "±": r"\pm ",
+    "∓": r"\mp ",
+    "≈": r"\approx ",
+    "π": r"\pi ",
+    "∞": r"\infty ",
+    "√": r"\sqrt ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "∅": r"\emptyset ",
     "⇒": r"\Rightarrow ",
-    "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F",
-    "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "″": '"', "，": ",", "。": ".", "、": ",", "；": ";", "：": ":",
-    "（": "(", "）": ")", "【": "[", "】": "]", "％": "%", "﹪": "%", "＝": "=", "｛": "{", "｝": "}", "￥": "¥",
-    "①": "1", "②": "2", "③": "3", "④": "4", "⑤": "5", "⑥": "6", "⑦": "7", "⑧": "8", "⑨": "9",
-    "∆": r"\triangle ", "△": r"\triangle ", "∠": r"\angle ", "⊥": r"\perp ", "∥": r"\parallel ", "…": "...",
-    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
-    "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ", "Ω": r"\Omega ",
-    "ε": r"\epsilon ", "η": r"\eta ", "\t": " ", "\r": "\n", "\x0c": " ", "\u3000": " ", "\u00a0": " ",
+    "°": r"^\circ ",
+    "º": r"^\circ ",
+    "˚": r"^\circ ",
+    "℃": r"^\circ C",
+    "℉": r"^\circ F",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+    "′": "'",
+    "″": '"',
+    "，": ",",
+    "。": ".",
+    "、": ",",
+    "；": ";",
+    "：": ":",
+    "（": "(",
+    "）": ")",
+    "【": "[",
+    "】": "]",
+    "％": "%",
+    "﹪": "%",
+    "＝": "=",
+    "｛": "{",
+    "｝": "}",
+    "￥": "¥",
+    "①": "1",
+    "②": "2",
+    "③": "3",
+    "④": "4",
+    "⑤": "5",
+    "⑥": "6",
+    "⑦": "7",
+    "⑧": "8",
+    "⑨": "9",
+    "∆": r"\triangle ",
+    "△": r"\triangle ",
+    "∠": r"\angle ",
+    "⊥": r"\perp ",
+    "∥": r"\parallel ",
+    "…": "...",
+    "α": r"\alpha ",
+    "β": r"\beta ",
+    "γ": r"\gamma ",
+    "δ": r"\delta ",
+    "θ": r"\theta ",
+    "λ": r"\lambda ",
+    "μ": r"\mu ",
+    "ρ": r"\rho ",
+    "σ": r"\sigma ",
+    "τ": r"\tau ",
+    "φ": r"\phi ",
+    "ϕ": r"\phi ",
+    "ω": r"\omega ",
+    "Ω": r"\Omega ",
+    "ε": r"\epsilon ",
+    "η": r"\eta ",
+    "\t": " ",
+    "\r": "\n",
+    "\x0c": " ",
+    "\u3000": " ",
+    "\u00a0": " ",
 }
 _SUPERSCRIPTS = {c: str(i) for i, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")} | {"⁻": "-", "⁺": "+", "ⁿ": "n"}
 _SUBSCRIPTS = {c: str(i) for i, c in enumerate("₀₁₂₃₄₅₆₇₈₉")}
 _VULGAR = {c: unicodedata.normalize("NFKC", c).split("⁄") for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"}
 _SUP_RUN = re.compile("[" + "".join(_SUPERSCRIPTS) + "]+")
 _SUB_RUN = re.compile("[" + "".join(_SUBSCRIPTS) + "]+")
-_TABLE = str.maketrans(_CHARS | {c: rf"\frac{{{n}}}{{{d}}}" for c, (n, d) in _VULGAR.items()}
-                       | {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F) if chr(c) not in _CHARS})
+_TABLE = str.maketrans(
+    _CHARS
+    | {c: rf"\frac{{{n}}}{{{d}}}" for c, (n, d) in _VULGAR.items()}
+    | {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F) if chr(c) not in _CHARS}
+)
 
 
 # A backslash that was read as an escape somewhere on the way: form feed + "rac" was \frac.
-_BROKEN = (("\x0crac", "\\frac"), ("\x0cbox", "\\fbox"), ("\x08oxed", "\\boxed"), ("\x08egin", "\\begin"),
-           ("\times", "\\times"), ("\text{", "\\text{"))
+_BROKEN = (
+    ("\x0crac", "\\frac"),
+    ("\x0cbox", "\\fbox"),
+    ("\x08oxed", "\\boxed"),
+    ("\x08egin", "\\begin"),
+    ("\times", "\\times"),
+    ("\text{", "\\text{"),
+)
 
 
 def visible(text: str) -> str:
@@ -66,27 +159,32 @@ def plain_text(text: str) -> str:
 _MATH_PAIR = re.compile(r"(\$\$?)((?:[^$]){1,400}?)\1(?!\d)")
 _DELIMITERS = re.compile(
     r"(?<!\\)\\\[|\\\]|\\\(|\\\)|\$\$|\$(?!\s?[\d.])|`+|\*\*|__|\\(?:begin|end)\{(?:equation|align|gather|"
-    r"math)\*?\}")
+    r"math)\*?\}"
+)
 _SPACING = re.compile(
     r"(?<!\\)\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|hfill|"
     r"hspace\{[^{}]*\})"
-                      r"(?![A-Za-z])|~|\\\\(?=\s*$)")
+    r"(?![A-Za-z])|~|\\\\(?=\s*$)"
+)
 _THOUSANDS = re.compile(r"\s*\{\s*,\s*\}\s*(?=\d{3})|(?<=\d),\s*\\[!,;]\s*(?=\d{3})")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _INNER = r"[^{}]*(?:\{[^{}]*\}[^{}]*)*"  # what braces hold, with at most one level of braces in it
 _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|bb|bfit)|mbox|hbox|operatorname\*?|"
     r"boldsymbol|bm|rm|bf|it|emph|underline|widehat|hat|vec|overrightarrow|ce|mathop|pmb|bold)"
-    rf"\s*\{{({_INNER})\}}")
+    rf"\s*\{{({_INNER})\}}"
+)
 _OLD_FONT = re.compile(r"\{\s*\\(?:rm|bf|it|cal)\s+([^{}]*)\}")
 _SWITCH = re.compile(
     r"\\(?:(?:rm|bf|it|sf|tt|cal|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)(?![A-Za-z])|"
-    r"(?:text|math)?color\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\})")
+    r"(?:text|math)?color\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\})"
+)
 _OVER = re.compile(rf"\{{({_INNER})\\over(?![A-Za-z])({_INNER})\}}")
 _BARE_OVER = re.compile(r"([^=$]*)\\over(?![A-Za-z])([^=$]*)")
 # 0.333..., 0.1818..., 0.58333...: a cycle after other digits must stand there three times (2.718281828... is e).
 _CYCLE = re.compile(
-    r"(?:(?<!\d)(\d{1,9}\.)(\d{1,6}?)\2+|(\d\.\d{1,12}?)(\d{1,6}?)\4{2,})\s*(?:\.{3}|\\[lc]?dots)")
+    r"(?:(?<!\d)(\d{1,9}\.)(\d{1,6}?)\2+|(\d\.\d{1,12}?)(\d{1,6}?)\4{2,})\s*(?:\.{3}|\\[lc]?dots)"
+)
 
 
 def unwrap(text: str) -> str:
@@ -142,9 +240,9 @@ def has_balanced_braces(text: str, start: int, limit: int = MAX_CHARS) -> int:
     depth = 0
     for index in range(start, min(len(text), start + limit)):
         char = text[index]
-        if char == "{" and text[index - 1:index] != "\\":
+        if char == "{" and text[index - 1 : index] != "\\":
             depth += 1
-        elif char == "}" and text[index - 1:index] != "\\":
+        elif char == "}" and text[index - 1 : index] != "\\":
             depth -= 1
             if depth == 0:
                 return index

@@ -6,25 +6,84 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-SMALL = {word: n for n, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty".split())}
-_TENS = {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
-_PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
-          "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10}
-COUNT = (rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(list(SMALL)[1:10])}))?|"
-         rf"(?:{'|'.join(sorted(SMALL, key=len, reverse=True))})(?:[- ](?:{'|'.join(_PARTS)}))?)")
+SMALL = {
+    word: n
+    for n, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen twenty".split()
+    )
+}
+_TENS = {
+    word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+}
+_PARTS = {
+    "half": 2,
+    "halves": 2,
+    "third": 3,
+    "thirds": 3,
+    "quarter": 4,
+    "quarters": 4,
+    "fourth": 4,
+    "fourths": 4,
+    "fifth": 5,
+    "fifths": 5,
+    "sixth": 6,
+    "sixths": 6,
+    "eighth": 8,
+    "eighths": 8,
+    "tenth": 10,
+    "tenths": 10,
+}
+COUNT = (
+    rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(list(SMALL)[1:10])}))?|"
+    rf"(?:{'|'.join(sorted(SMALL, key=len, reverse=True))})(?:[- ](?:{'|'.join(_PARTS)}))?)"
+)
 """Pattern of a number word, or of a fraction in words (two thirds), for the inside of a sentence."""
-MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
-              "百": 10**2, "千": 10**3, "万": 10**4, "百万": 10**6, "亿": 10**8}
+MAGNITUDES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "百": 10**2,
+    "千": 10**3,
+    "万": 10**4,
+    "百万": 10**6,
+    "亿": 10**8,
+}
 _CHINESE_DIGITS = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
 _CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
 
-YES_NO = {word: True for word in "yes y true t correct right yeah yep 是 是的 对 对的 正确 真 √ ✓ ✔".split()} | {
-    word: False for word in "no n false f incorrect wrong not nope 否 不 不是 不对 错 错误 错的 假 × ✗ ✘ 没有".split()}
-NOTHING = frozenset((
-    "", "none", "n/a", "na", "unknown", "null", "nan", "?", "...", "…", "-", "\\", "_", "无", "未知", "answer",
-    "no answer", "not sure", "i don't know", "i do not know"))
+YES_NO = {
+    word: True for word in "yes y true t correct right yeah yep 是 是的 对 对的 正确 真 √ ✓ ✔".split()
+} | {
+    word: False
+    for word in "no n false f incorrect wrong not nope 否 不 不是 不对 错 错误 错的 假 × ✗ ✘ 没有".split()
+}
+NOTHING = frozenset(
+    (
+        "",
+        "none",
+        "n/a",
+        "na",
+        "unknown",
+        "null",
+        "nan",
+        "?",
+        "...",
+        "…",
+        "-",
+        "\\",
+        "_",
+        "无",
+        "未知",
+        "answer",
+        "no answer",
+        "not sure",
+        "i don't know",
+        "i do not know",
+    )
+)
 
 REFUSAL = re.compile(
     r"(?:can(?:not|'t| not)|could not|couldn't|(?:un|not )able to|impossible to|not possible to|(?:isn't|is not) possible to|"
@@ -34,19 +93,25 @@ REFUSAL = re.compile(
     r"|(?:not |in)(?:enough|sufficient) (?:information|data|details)|(?:^|\W)(?:i'?m |i am )?sorry,? (?:but )?i\b|"
     r"i (?:do not|don't) know|(?:option|answer|choice) is not (?:provided|listed|given|among)|none of the (?:above|"
     r"options|choices|given)"
-    r"|more information is needed|无法(?:确定|回答|判断|得出|计算)|不能确定|不知道|信息不足", re.IGNORECASE)
+    r"|more information is needed|无法(?:确定|回答|判断|得出|计算)|不能确定|不知道|信息不足",
+    re.IGNORECASE,
+)
 
 FILLER = re.compile(
     r"^(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|simply|equal to|equals?|"
     r"a total of|"
     r"total of|precisely|circa|also|therefore|thus|hence|so|then|now|that|is|are|was|be|it is|it's|there are|there is|"
     r"约为|约|大约是|大约|等于|共|一共|为|是|有)"
-    r"(?=[\s\d\\$:(\-]|[^\x00-\x7f])|\\approx|\\sim|[=:≈~])\s*:?\s*", re.IGNORECASE)
+    r"(?=[\s\d\\$:(\-]|[^\x00-\x7f])|\\approx|\\sim|[=:≈~])\s*:?\s*",
+    re.IGNORECASE,
+)
 
 
 def refuses(text: str, choices: Sequence[str] | None = None) -> bool:
     """Whether a text declines to answer; where an option says so too ("it cannot be determined"), it is an answer."""
-    return REFUSAL.search(text) is not None and not any(REFUSAL.search(str(choice)) for choice in choices or ())
+    return REFUSAL.search(text) is not None and not any(
+        REFUSAL.search(str(choice)) for choice in choices or ()
+    )
 
 
 def number_word(text: str) -> Fraction | None:
@@ -56,7 +121,7 @@ def number_word(text: str) -> Fraction | None:
         return None
     signed = re.match(r"(?:minus|negative) (?=[a-z])", text)
     if signed:
-        value = number_word(text[signed.end():])
+        value = number_word(text[signed.end() :])
         return None if value is None else -value
     if text[0].isascii():
         return _english(re.sub(r"^(?:a|an) (?=half|third|quarter|hundred|thousand|dozen)", "one ", text))
@@ -119,6 +184,7 @@ def yes_no(text: str) -> bool | None:
         return YES_NO[text]
     if re.match(r"(?:yes|no|true|false)\s*(?:or|and|/|,)\s*(?:yes|no|true|false)\b", text):
         return None
-    match = re.match(r"(yes|no|true|false)\b(?!\?)(?!\s+(?:one|more|other|change|solution|value))", text) or re.match(
-        r"(是的?|对的?|不是|不对|否|错误?|正确)(?=[,.;: ]|$)", text)
+    match = re.match(
+        r"(yes|no|true|false)\b(?!\?)(?!\s+(?:one|more|other|change|solution|value))", text
+    ) or re.match(r"(是的?|对的?|不是|不对|否|错误?|正确)(?=[,.;: ]|$)", text)
     return YES_NO[match[1]] if match else None

@@ -37,38 +37,55 @@ class Quantity:
 
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:(?:,\d{3})+|(?:'\d{3})+)|\d+)(?:\.(\d*))?|[-+]?\.(\d+)")
 _SCIENTIFIC = re.compile(
-    r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|[*xX])\s*10\s*(?:\^|\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?")
+    r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|[*xX])\s*10\s*(?:\^|\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?"
+)
 _MIXED = re.compile(r"([-+]?)(\d{1,9})(?:\s+|\s*-\s*|\s+and\s+)(\d{1,9})\s*/\s*(\d{1,9})")
 _OUT_OF = re.compile(r"(\d{1,9})\s+(?:out\s+of|in)(?:\s+every)?\s+(\d{1,9})")
 _DEGREE_TERM = re.compile(r"(?<=\d)\s*\^\s*\{?\s*\\circ\s*\}?(?=\s*[-+]\s*[\d.]+\s*\^)")  # 180° - 120°
-_ARC_MINUTES = re.compile(r"(\d{1,4})\s*\^\s*\{?\s*\\circ\s*\}?\s*(\d{1,2})\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)$")  # 30°15'
+_ARC_MINUTES = re.compile(
+    r"(\d{1,4})\s*\^\s*\{?\s*\\circ\s*\}?\s*(\d{1,2})\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)$"
+)  # 30°15'
 # 1 hour 30 minutes, 5 feet and 6 inches, 2小时30分钟
 _COMPOUND = re.compile(r"(\d[\d.,]{0,12}\s?[^\d\s=+*/^-][^\d=+*/^-]{0,20}?)(?:\s+and)?\s*(\d.{0,60})")
 _REPEATING = re.compile(r"([-+]?\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?")
 _MINUS = re.compile(r"(?:minus|negative)\s+(?=[\d.\\(])|负(?=[\d.])", re.IGNORECASE)
 _PERCENT = re.compile(
-    r"\s*(?:\\?%|(?<![A-Za-z])(?:per\s?cents?|percentage points?|pct)\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$", re.IGNORECASE)
-_CURRENCY = re.compile(r"([-+]?)\s*(US\$|HK\$|\$|€|£|¥|₹|RMB\b|USD\b|EUR\b|Rs\.?)\s*(?=[\d.\\])", re.IGNORECASE)
+    r"\s*(?:\\?%|(?<![A-Za-z])(?:per\s?cents?|percentage points?|pct)\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$",
+    re.IGNORECASE,
+)
+_CURRENCY = re.compile(
+    r"([-+]?)\s*(US\$|HK\$|\$|€|£|¥|₹|RMB\b|USD\b|EUR\b|Rs\.?)\s*(?=[\d.\\])", re.IGNORECASE
+)
 # `2ab` and `2\pi rh` are products: a short word counts something only after a number and a space or hyphen.
 _NOUN = re.compile(
     r"(.*?(?:[\d})%](?=[\s-])|(?:[\d})%]|\\pi)(?=\s*(?:[A-Za-z]{4}|(?:st|nd|rd|th)\b))))\s*-?\s*"
-    r"([A-Za-z][A-Za-z'’-]+(?:[,\s]\s*[A-Za-z][A-Za-z'’-]+){0,7},?\s*)")
+    r"([A-Za-z][A-Za-z'’-]+(?:[,\s]\s*[A-Za-z][A-Za-z'’-]+){0,7},?\s*)"
+)
 _WORD_NOUN = re.compile(r"([A-Za-z]+(?:-[a-z]+)?)\s+([A-Za-z][A-Za-z' -]{1,40})")
 _DIMENSION = re.compile(
     r"\s+(?:long|wide|tall|high|deep|old|away|each|in (?:total|all|length|area|height|width)|total|left|"
-                        r"remaining|more|apart|per person|altogether|approximately|approx\.?)$", re.IGNORECASE)
+    r"remaining|more|apart|per person|altogether|approximately|approx\.?)$",
+    re.IGNORECASE,
+)
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)\b[^()]*$")
 _GENERIC_UNIT = re.compile(
     r"(?<=\S)\s*(?<![A-Za-z])(?:square\s|sq\b\.?|cubic\s)?\s*units?\s*(?:\^\s*\{?\s*[23]\s*\}?|squared|cubed)?$",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 _LABELLED = re.compile(r"([A-Za-z]{3,})\s+#?(\d[\d,.]*)(?:st|nd|rd|th)?")
-_NOT_LABELS = frozenset("not over under below above less more than between minus negative after before until least "
-                        "most the and per".split())
-_CHINESE_COUNT = re.compile(rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)"
-                            rf"([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})")
+_NOT_LABELS = frozenset(
+    "not over under below above less more than between minus negative after before until least "
+    "most the and per".split()
+)
+_CHINESE_COUNT = re.compile(
+    rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)"
+    rf"([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})"
+)
 _NO_COUNTER = re.compile("[或和与至到多不非以左右]")
-_STOP = frozenset("or and to but not if when is are was be between versus vs either neither nor except because since "
-                  "can cannot could will would should may might must does".split())
+_STOP = frozenset(
+    "or and to but not if when is are was be between versus vs either neither nor except because since "
+    "can cannot could will would should may might must does".split()
+)
 
 
 def quantity(text: str, *, units: bool = True) -> Quantity:
@@ -86,11 +103,11 @@ def quantity(text: str, *, units: bool = True) -> Quantity:
     text = _MINUS.sub("-", text)
     match = _CURRENCY.match(text)
     if match:
-        inner = quantity(match[1] + text[match.end():])
+        inner = quantity(match[1] + text[match.end() :])
         return replace(inner, unit=inner.unit or lookup(match[2].lower()))
     match = _PERCENT.search(text)
-    if match and text[:match.start()].strip():
-        return replace(quantity(text[:match.start()], units=False), percent=True)
+    if match and text[: match.start()].strip():
+        return replace(quantity(text[: match.start()], units=False), percent=True)
     if text.startswith("百分之"):
         return replace(quantity(text[3:], units=False), percent=True)
     return _dressed(text, units)
@@ -166,10 +183,17 @@ def _compound(text: str) -> Quantity | None:
         major, minor = quantity(match[1]), quantity(match[2])
     except Unreadable:
         return None
-    if not (major.unit and minor.unit and major.unit.dims == minor.unit.dims) or None in (major.value, minor.value):
+    if not (major.unit and minor.unit and major.unit.dims == minor.unit.dims) or None in (
+        major.value,
+        minor.value,
+    ):
         return None
     part = minor.value * minor.unit.scale / major.unit.scale
-    return replace(major, node=("num", major.value + part), value=major.value + part, ulp=None) if part < 1 else None
+    return (
+        replace(major, node=("num", major.value + part), value=major.value + part, ulp=None)
+        if part < 1
+        else None
+    )
 
 
 def _expression(text: str) -> Quantity:

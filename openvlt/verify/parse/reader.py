@@ -18,31 +18,80 @@ from openvlt.verify.parse.quantity import Quantity, quantity
 MAX_ITEMS, MAX_LEVELS, MAX_CELLS = 100, 6, 100
 
 
-_OPERATORS = {"=": "=", "==": "=", "\\approx": "~", "\\equiv": "=", "\\sim": "=", "\\cong": "=", "\\in": "in",
-              "\\Rightarrow": "=>", "\\implies": "=>", "\\Longrightarrow": "=>", "<": "<", ">": ">", "<=": "<=", ">=": ">=",
-              "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=",
-              "\\lt": "<", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "!=": "!="}
+_OPERATORS = {
+    "=": "=",
+    "==": "=",
+    "\\approx": "~",
+    "\\equiv": "=",
+    "\\sim": "=",
+    "\\cong": "=",
+    "\\in": "in",
+    "\\Rightarrow": "=>",
+    "\\implies": "=>",
+    "\\Longrightarrow": "=>",
+    "<": "<",
+    ">": ">",
+    "<=": "<=",
+    ">=": ">=",
+    "\\le": "<=",
+    "\\leq": "<=",
+    "\\leqslant": "<=",
+    "\\ge": ">=",
+    "\\geq": ">=",
+    "\\geqslant": ">=",
+    "\\lt": "<",
+    "\\gt": ">",
+    "\\ne": "!=",
+    "\\neq": "!=",
+    "!=": "!=",
+}
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-_SCAN = re.compile(r"\\[{}]|\\left|\\right|\\(?:langle|rangle|lfloor|rfloor|lceil|rceil)|[()\[\]{}]|[,;]|"
-                   r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|vee|lor|wedge|land)(?![A-Za-z])|"
-                   r"\\(?:approx|equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|implies|(?:Long)?Rightarrow)(?![A-Za-z])|"
-                   r"<=|>=|==|!=|[=<>]|:")
-_OPENING, _CLOSING = frozenset(("(", "[", "{", "\\{", "\\langle")), frozenset((")", "]", "}", "\\}", "\\rangle"))
-_JOINTS = {",": ",", ";": ",", "and": ",", "和": ",", "以及": ",", "or": "or", "或": "or", "或者": "or",
-           "\\cup": "u", "\\vee": "or",
-           "\\lor": "or", "\\wedge": ",", "\\land": ","}
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
-_MATRIX_NAME = re.compile(r"^[A-Za-z]{1,3}(?:\^\{?[-\w]{1,3}\}?|_\{?\w\}?|')?\s*=\s*(?=[(\[]?\s*\\begin\{[pbv]?(?:matrix|array))")
+_SCAN = re.compile(
+    r"\\[{}]|\\left|\\right|\\(?:langle|rangle|lfloor|rfloor|lceil|rceil)|[()\[\]{}]|[,;]|"
+    r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|vee|lor|wedge|land)(?![A-Za-z])|"
+    r"\\(?:approx|equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|implies|(?:Long)?Rightarrow)(?![A-Za-z])|"
+    r"<=|>=|==|!=|[=<>]|:"
+)
+_OPENING, _CLOSING = (
+    frozenset(("(", "[", "{", "\\{", "\\langle")),
+    frozenset((")", "]", "}", "\\}", "\\rangle")),
+)
+_JOINTS = {
+    ",": ",",
+    ";": ",",
+    "and": ",",
+    "和": ",",
+    "以及": ",",
+    "or": "or",
+    "或": "or",
+    "或者": "or",
+    "\\cup": "u",
+    "\\vee": "or",
+    "\\lor": "or",
+    "\\wedge": ",",
+    "\\land": ",",
+}
+_MATRIX = re.compile(
+    r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL
+)
+_MATRIX_NAME = re.compile(
+    r"^[A-Za-z]{1,3}(?:\^\{?[-\w]{1,3}\}?|_\{?\w\}?|')?\s*=\s*(?=[(\[]?\s*\\begin\{[pbv]?(?:matrix|array))"
+)
 _SYSTEM = re.compile(r"\\begin\{(?:cases|aligned|align\*?|gathered|split)\}(.*)\\end\{[a-z*]+\}", re.DOTALL)
 _LABEL = re.compile(
     r"\\?[A-Za-z]+(?:_(?:\w|\{[^{}]{1,20}\}))?'{0,2}(?:\^\{?-1\}?)?(?:\s*\(\s*[A-Za-z0-9,\s\\]{1,12}\))?|"
-                    r"(?:\\(?:angle|triangle|odot|overline|measuredangle)(?:\s*\d{1,2}(?!\d))?|[A-Z\s{}']|\\?[|]|\bm\b)+|"
-                    r"[A-Za-z_][A-Za-z_{}()\\ ]{0,40}[\w})]|[\u4e00-\u9fff]{1,12}[A-Za-z]?")
+    r"(?:\\(?:angle|triangle|odot|overline|measuredangle)(?:\s*\d{1,2}(?!\d))?|[A-Z\s{}']|\\?[|]|\bm\b)+|"
+    r"[A-Za-z_][A-Za-z_{}()\\ ]{0,40}[\w})]|[\u4e00-\u9fff]{1,12}[A-Za-z]?"
+)
 _POINT = re.compile(r"(?:[Pp]oint\s+)?(?:[A-Z]'?)?\s*(\([^()]*,.*\))")
 _OUTWARD = re.compile(r"^([\[\]])([^\[\](){}]+)([\[\]])$")
-_REALS = re.compile(r"(?:[A-Za-z]\s*\\in\s*)?\\mathbb\s*(?:\{\s*R\s*\}|R)|(?:all\s+)?real\s+numbers", re.IGNORECASE)
+_REALS = re.compile(
+    r"(?:[A-Za-z]\s*\\in\s*)?\\mathbb\s*(?:\{\s*R\s*\}|R)|(?:all\s+)?real\s+numbers", re.IGNORECASE
+)
 _QUOTED = re.compile(r"^([\"'])([^\"']*\d[^\"']*)\1$")
-_BUILDER = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\mid|\||:|\\in\s*\\?(?:R|mathbb\{R\})\s*(?:\\mid|\|))(.*)\\\}", re.DOTALL)
+_BUILDER = re.compile(
+    r"\\\{\s*[A-Za-z]\s*(?:\\mid|\||:|\\in\s*\\?(?:R|mathbb\{R\})\s*(?:\\mid|\|))(.*)\\\}", re.DOTALL
+)
 
 
 def read_answer(text: str, *, units: bool = True) -> Value:
@@ -100,7 +149,9 @@ def _structure(text: str, units: bool, level: int) -> Value:
     if any(cut[2] in _OPERATORS for cut in cuts):
         return _relation(text, [cut for cut in cuts if cut[2] in _OPERATORS], units, level)
     if any(cut[2] == ":" for cut in cuts):
-        return Ratio(tuple(quantity(part, units=units) for part in _pieces(text, [c for c in cuts if c[2] == ":"])))
+        return Ratio(
+            tuple(quantity(part, units=units) for part in _pieces(text, [c for c in cuts if c[2] == ":"]))
+        )
     return _leaf(text, units, level)
 
 
@@ -171,8 +222,11 @@ def _scan(text: str, *, thousands: bool = True) -> list[tuple[int, int, str]]:
             depth -= 1
             if depth < 0:
                 raise Unreadable("a bracket closes that was never opened")
-        elif depth == 0 and not token.startswith(("\\left", "\\right")) and not (
-                thousands and _in_number(text, match)):
+        elif (
+            depth == 0
+            and not token.startswith(("\\left", "\\right"))
+            and not (thousands and _in_number(text, match))
+        ):
             found.append((match.start(), match.end(), token))
     if depth:
         raise Unreadable("a bracket isn't closed")
@@ -181,8 +235,12 @@ def _scan(text: str, *, thousands: bool = True) -> list[tuple[int, int, str]]:
 
 def _in_number(text: str, match: re.Match[str]) -> bool:
     """A comma that groups thousands: a digit before it, exactly three after."""
-    return match.group() == "," and match.start() > 0 and text[match.start() - 1].isdigit() and bool(
-        re.match(r"\d{3}(?!\d)", text[match.end():match.end() + 4]))
+    return (
+        match.group() == ","
+        and match.start() > 0
+        and text[match.start() - 1].isdigit()
+        and bool(re.match(r"\d{3}(?!\d)", text[match.end() : match.end() + 4]))
+    )
 
 
 def _pieces(text: str, cuts: list[tuple[int, int, str]]) -> list[str]:
@@ -202,7 +260,7 @@ def _bracketed(text: str) -> tuple[str, str] | None:
         depth += (match.group() in _OPENING) - (match.group() in _CLOSING)
         if depth == 0 and match.group() in _CLOSING and match.end() < len(text):
             return None
-    return (opener[-1] + closer[-1]).replace("ee", "()"), text[len(opener):-len(closer)]
+    return (opener[-1] + closer[-1]).replace("ee", "()"), text[len(opener) : -len(closer)]
 
 
 def _environment(text: str, units: bool, level: int) -> Value:
@@ -215,7 +273,9 @@ def _environment(text: str, units: bool, level: int) -> Value:
     match = _SYSTEM.fullmatch(text)
     if match is None or "\\begin" in match[1]:
         raise Unreadable("an unknown environment")
-    return _group([row.replace("&", " ") for row in re.split(r"\\\\", match[1]) if row.strip()], "", ",", units, level)
+    return _group(
+        [row.replace("&", " ") for row in re.split(r"\\\\", match[1]) if row.strip()], "", ",", units, level
+    )
 
 
 def _relation(text: str, cuts: list[tuple[int, int, str]], units: bool, level: int) -> Value:

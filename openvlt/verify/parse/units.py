@@ -72,14 +72,28 @@ speed       | 1609344/3600000 | mph
 speed       | 1000/3600    | kph kmh kmph
 decibel     | 1            | dB decibel decibels
 """
-_PREFIXES = {"": Fraction(1), "k": Fraction(1000), "c": Fraction(1, 100), "m": Fraction(1, 1000), "d": Fraction(1, 10),
-             "M": Fraction(10**6), "G": Fraction(10**9), "\\mu": Fraction(1, 10**6), "μ": Fraction(1, 10**6),
-             "u": Fraction(1, 10**6), "n": Fraction(1, 10**9), "p": Fraction(1, 10**12)}
+_PREFIXES = {
+    "": Fraction(1),
+    "k": Fraction(1000),
+    "c": Fraction(1, 100),
+    "m": Fraction(1, 1000),
+    "d": Fraction(1, 10),
+    "M": Fraction(10**6),
+    "G": Fraction(10**9),
+    "\\mu": Fraction(1, 10**6),
+    "μ": Fraction(1, 10**6),
+    "u": Fraction(1, 10**6),
+    "n": Fraction(1, 10**9),
+    "p": Fraction(1, 10**12),
+}
 # What a derived dimension is made of, so that litres compare with cubic metres and newtons with kg·m/s².
 _DERIVED = {
-    "volume": (Fraction(1, 1000), {"length": 3}), "force": (Fraction(1000), {"mass": 1, "length": 1, "time": -2}),
-    "energy": (Fraction(1000), {"mass": 1, "length": 2, "time": -2}), "frequency": (Fraction(1), {"time": -1}),
-    "power": (Fraction(1000), {"mass": 1, "length": 2, "time": -3}), "charge": (Fraction(1), {"current": 1, "time": 1}),
+    "volume": (Fraction(1, 1000), {"length": 3}),
+    "force": (Fraction(1000), {"mass": 1, "length": 1, "time": -2}),
+    "energy": (Fraction(1000), {"mass": 1, "length": 2, "time": -2}),
+    "frequency": (Fraction(1), {"time": -1}),
+    "power": (Fraction(1000), {"mass": 1, "length": 2, "time": -3}),
+    "charge": (Fraction(1), {"current": 1, "time": 1}),
     "speed": (Fraction(1), {"length": 1, "time": -1}),
     "pressure": (Fraction(1000), {"mass": 1, "length": -1, "time": -2}),
     "voltage": (Fraction(1000), {"mass": 1, "length": 2, "time": -3, "current": -1}),
@@ -136,8 +150,12 @@ _PIECE = re.compile(
     r"(?P<join>/|per\b|每)|(?P<pre>square\b|sq\b\.?|cubic\b|平方|立方)\s*(?=\S)|\\cdot|\\times|[\s*]+|"
     rf"(?P<name>\^\s*\{{?\s*\\circ\s*\}}?\s*[CF]?(?![A-Za-z])|\\(?:mu\s*|Omega|\$)[A-Za-z]*|[A-Za-zμ]+\$?\.?|"
     rf"{_CHINESE}|[$€£¥₹¢\"])"
-    r"(?:\s*(?P<exp>\^\s*\{\s*-?\d\s*\}|\^\s*-?\d(?!\d)|squared\b|cubed\b|(?<=m)[23](?!\d)))?", re.IGNORECASE)
-_WORD_START = re.compile(r"(?<![A-Za-z\\μ])[A-Za-zμ]|\\(?:Omega|mu|\$)|\^\s*\{?\s*\\circ|[\u4e00-\u9fff$€£¥₹¢\"]")
+    r"(?:\s*(?P<exp>\^\s*\{\s*-?\d\s*\}|\^\s*-?\d(?!\d)|squared\b|cubed\b|(?<=m)[23](?!\d)))?",
+    re.IGNORECASE,
+)
+_WORD_START = re.compile(
+    r"(?<![A-Za-z\\μ])[A-Za-zμ]|\\(?:Omega|mu|\$)|\^\s*\{?\s*\\circ|[\u4e00-\u9fff$€£¥₹¢\"]"
+)
 _DEGREES = re.compile(r"(?:degrees?|\^\s*\{?\s*\\circ\s*\}?)\s+([CF])(?:elsius|ahrenheit)?$", re.IGNORECASE)
 _MAX_WORDS, _MAX_TAIL = 8, 60
 
