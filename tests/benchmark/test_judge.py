@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from stub_server import requests, stub_server
 
 from openvlt.cli.evaluate import build_runner
 from openvlt.config.resolvers import CONF
 from openvlt.errors import UserError
+from tests.helpers.stub_server import requests, stub_server
 
 
 def scored(folder: Path, url: str) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from entry_scripts import ITER1, ROOT, Cli, environment
 from PIL import Image
+
+from tests.helpers.entry_scripts import ITER1, ROOT, Cli, environment
 
 
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     """The entry scripts; one server of forks for the whole session."""
-    command = [sys.executable, str(Path(__file__).with_name("forks.py"))]
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "forks.py")]
     env = {**environment(), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from made import LENGTHS, REWARDS, Scripted, written
 
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.grpo.collect.experience import Chain, Experience
@@ -15,6 +14,7 @@ from openvlt.grpo.parts.group_filter import drop_zero_variance_groups
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.base import Sampling
+from tests.helpers.factories import LENGTHS, REWARDS, Scripted, written
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from written_runs import evaluation, result
+
+from tests.helpers.run_folders import evaluation, result
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from openvlt.grpo.collect import transcripts as transcripts_module
 from openvlt.grpo.collect.transcripts import Transcripts
 from openvlt.trainer.metrics import read_metrics
 from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict

@@ -1,0 +1,171 @@
+"""Two processes, one rank each: the same run as with one, interrupted and continued too."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from openvlt.trainer.metrics import read_metrics
+from tests.helpers.entry_scripts import ITER1, ROOT, Cli, environment
+
+CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}
+
+
+def score(stage: Path) -> dict:
+    return json.loads((stage / "results.json").read_text())["evaluation"]
+
+
+def rows(stage: Path) -> int:
+    file = stage / "metrics.csv"
+    return len(file.read_text().splitlines()) - 1 if file.is_file() else 0
+
+
+@pytest.mark.slow
+def test_two_ranks_interrupted_and_resumed_end_like_one(cli: Cli, iter1: Path, tmp_path: Path) -> None:
+    arguments = cli.argv(
+        "train.py", "+experiment=iter1", *ITER1, f"paths.runs={tmp_path / 'runs'}", "trainer.devices=2"
+    )
+    command = [sys.executable, *arguments]
+    env = environment() | {"TMPDIR": str(tmp_path)}
+    first = subprocess.Popen(
+        command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    began = time.monotonic()
+    while not any(rows(stage) for stage in tmp_path.glob("runs/iter1/*/03-grpo1")):
+        assert first.poll() is None and time.monotonic() - began < 300, first.stderr.read()
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGINT)  # as a terminal does
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 130 and "Traceback" not in said, said
+    resume = shlex.split(re.search(r"python (train\.py resume=.*)", said)[1])
+    done = subprocess.run(
+        [sys.executable, *resume], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and done.stdout.count("finished before: skipped") == 3, (
+        done.stdout + done.stderr
+    )
+
+    (folder,) = (tmp_path / "runs" / "iter1").iterdir()  # one run, however many processes
+    assert not list(tmp_path.glob("openvlt-*")), "a rank left its own folder behind"
+    for stage in ("02-sft1", "03-grpo1"):
+        one, two = (load_file(run / stage / "model" / "model.safetensors") for run in (iter1, folder))
+        far = {name: float((one[name] - two[name]).abs().max() / one[name].abs().max()) for name in one}
+        assert max(far.values()) < 1e-3, far  # rounding of sums in another order, grown over the steps
+        assert score(folder / stage)["n"] == score(iter1 / stage)["n"]
+        here, there = (read_metrics(run / stage / "metrics.csv") for run in (folder, iter1))
+        for now, then in zip(here, there, strict=True):
+            assert now.keys() == then.keys()
+            for name in now.keys() - CLOCKS:
+                assert now[name] == pytest.approx(then[name], rel=2e-2, abs=2e-3, nan_ok=True), (
+                    stage,
+                    now["step"],
+                    name,
+                )
+
+
+def test_a_mistake_with_two_ranks_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
+    begun = cli.process(
+        "train.py",
+        "+experiment=smoke",
+        "data=jsonl",
+        f"data.path={tmp_path / 'none.jsonl'}",
+        "trainer.devices=2",
+    )
+    assert "none.jsonl" in begun.error
+
+
+@pytest.mark.parametrize("devices", ["0", "many", "1.5"])
+def test_devices_is_a_number_or_auto(cli: Cli, devices: str) -> None:
+    said = cli("train.py", f"trainer.devices={devices}").error
+    assert "trainer.devices" in said and "auto" in said
+
+
+def test_auto_is_two_processes_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from openvlt import distributed
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for cores, processes in ((16, 2), (2, 2), (1, 1), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert distributed.process_count("auto") == processes
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert distributed.process_count("auto") == 8
+
+
+@pytest.mark.parametrize(
+    "accelerator, gpus, said",
+    [
+        ("auto", 1, "has 1 GPU;"),
+        ("gpu", 3, "has 3 GPUs;"),
+        ("cpu", 1, None),
+        ("auto", 0, None),
+        ("auto", 4, None),
+    ],
+)
+def test_more_processes_than_gpus_is_said_before_any_starts(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int, said: str | None
+) -> None:
+    import torch
+
+    from openvlt import distributed
+    from openvlt.errors import UserError
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if said is None:
+        distributed.check_devices(4, accelerator)
+        return
+    with pytest.raises(UserError, match=said):
+        distributed.check_devices(4, accelerator)
+
+
+def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from openvlt import distributed
+    from openvlt.errors import UserError
+
+    begun = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: begun.append(number))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, timeout: begun.append(backend)
+    )
+    monkeypatch.setattr(distributed.atexit, "register", lambda *_: None)
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "is_main", lambda: True)
+    distributed.join_process_group("cpu")
+    assert begun == ["gloo"]
+    with pytest.raises(UserError, match=r"trainer\.devices=2, but this machine has 1 GPU"):
+        distributed.join_process_group("auto")
+    assert begun == ["gloo"]  # before the second GPU is asked for
+
+
+def test_small_tensors_travel_together_and_a_large_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from openvlt import distributed
+
+    monkeypatch.setattr(distributed, "_MESSAGE", 10)
+    sizes = [
+        (4, torch.float32),
+        (6, torch.float32),
+        (1, torch.float32),
+        (3, torch.bfloat16),
+        (12, torch.float32),
+        (2, torch.float32),
+    ]
+    buckets = distributed._buckets(torch.zeros(size, dtype=kind) for size, kind in sizes)
+    assert [[len(tensor) for tensor in bucket] for bucket in buckets] == [[4, 6], [1], [3], [12], [2]]

@@ -1,0 +1,153 @@
+"""Hostile answers: each under a second, within memory, executing nothing, wherever the verifier is called from."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from openvlt.types import Verdict
+from openvlt.verify import explain, verify, verify_batch
+from tests.helpers.hostile_answers import inputs
+
+LIMIT_S, LIMIT_KB = 1.0, 512 * 1024
+MOST = 120
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, str]]:
+    return list(inputs(str(tmp_path_factory.mktemp("canary") / "bird")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """Starting the symbolic worker once is not part of any answer's second."""
+    verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
+
+
+def _judged(hostile: list[tuple[str, str, str]]) -> list[tuple[str, float, Verdict]]:
+    """Name, seconds, verdict. Who takes too long is asked again: what hangs does so each time, what only met a busy machine doesn't."""
+    found = []
+    for name, gold, response in hostile:
+        for _ in range(3):
+            start = time.perf_counter()
+            verdict = verify_batch([(gold, response)], workers=0, deadline_s=0.5)[0]
+            seconds = time.perf_counter() - start
+            if seconds <= LIMIT_S:
+                break
+        found.append((name, seconds, verdict))
+    return found
+
+
+def _slow(found: list[tuple[str, float, Verdict]]) -> list[tuple[str, float, Verdict]]:
+    return [each for each in found if each[1] > LIMIT_S]
+
+
+@pytest.fixture(scope="module")
+def judged(hostile: list[tuple[str, str, str]]) -> tuple[list[tuple[str, float, Verdict]], int]:
+    """All of them in the main thread, and by how many KB that made this process grow."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = _judged(hostile)
+    return found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+def test_there_are_enough_kinds(hostile: list[tuple[str, str, str]]) -> None:
+    assert len({name for name, _, _ in hostile}) >= MOST
+
+
+def test_each_is_answered_within_a_second_in_the_main_thread(
+    judged: tuple[list[tuple[str, float, Verdict]], int],
+) -> None:
+    found, grown = judged
+    assert not _slow(found) and grown < LIMIT_KB
+
+
+def test_none_is_credited(
+    hostile: list[tuple[str, str, str]], judged: tuple[list[tuple[str, float, Verdict]], int]
+) -> None:
+    """Of the kinds that don't just dress the right answer up in brackets, boxes or invisible characters."""
+    kinds = ("code", "operators", "environments", "relations", "powers", "factorials", "giants")
+    short = {name for name, gold, _ in hostile if name.startswith(kinds) and len(gold) < 100}
+    assert (
+        len(short) > 100
+        and [name for name, _, verdict in judged[0] if name in short and verdict is Verdict.CORRECT] == []
+    )
+
+
+def test_within_a_second_in_a_thread(hostile: list[tuple[str, str, str]]) -> None:
+    found: list[tuple[str, float, Verdict]] = []
+    thread = threading.Thread(target=lambda: found.extend(_judged(hostile)))
+    thread.start()
+    thread.join()
+    assert len(found) == len(hostile) and not _slow(found)
+
+
+def _child(hostile: list[tuple[str, str, str]], queue: multiprocessing.Queue) -> None:
+    verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
+    queue.put(_judged(hostile))
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_within_a_second_in_a_daemonic_process(hostile: list[tuple[str, str, str]], method: str) -> None:
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=_child, args=(hostile, queue), daemon=True)
+    process.start()
+    found = queue.get(timeout=120)
+    process.join()
+    assert len(found) == len(hostile) and not _slow(found)
+
+
+def test_a_pool_of_workers_survives_them_all_in_order(hostile: list[tuple[str, str, str]]) -> None:
+    items = [
+        item for _, gold, response in hostile for item in ((gold, response), ("7", "<answer>7</answer>"))
+    ]
+    verdicts = verify_batch(items, workers=2, deadline_s=0.5)
+    between = verdicts[1::2]  # a busy machine may keep one of them waiting
+    assert len(verdicts) == len(items) and set(between) <= {Verdict.CORRECT, Verdict.TIMEOUT}
+    assert between.count(Verdict.CORRECT) >= len(hostile) - 3
+
+
+PIECES = [
+    "is ",
+    "the is ",
+    "is: ",
+    "A, ",
+    "A or B also C ",
+    "was but ",
+    "not 3 ",
+    "if 3, 4 ",
+    "are 5 and ",
+    "twenty-because",
+    "ab",
+]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize(
+    "around", ["{}", "<answer>{}</answer>", "<answer>{}10</answer>", "<answer>(B) {}?</answer>"]
+)
+def test_repeated_phrases_take_less_than_a_second(piece: str, around: str) -> None:
+    """No pattern may try every way to split a repetition (three of them did, for ever); with and without options."""
+    for length, choices in (
+        (120, None),
+        (120, ["3 or 4", "5", "march"]),
+        (2_000, None),
+        (2_000, ["3 or 4", "5", "march"]),
+    ):
+        start = time.thread_time()  # of this thread alone, however busy the machine
+        explain("B", around.format(piece * (length // len(piece))), choices=choices)
+        assert time.thread_time() - start < LIMIT_S
+
+
+def test_no_code_was_executed(hostile: list[tuple[str, str, str]], tmp_path: Path) -> None:
+    canary = tmp_path / "bird"
+    for _, gold, response in (item for item in inputs(str(canary)) if item[0].startswith("code")):
+        explain(gold, response, choices=["12", "13"])
+        explain(response, gold)
+        explain(response, response)
+    assert not canary.exists()
