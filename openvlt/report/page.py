@@ -14,7 +14,7 @@ from openvlt.data.images import data_url
 from openvlt.errors import UserError
 from openvlt.report.figures import curves_figure, iterations_figure
 from openvlt.report.records import RunRecord, StageRecord, load_run, write_bytes_atomically
-from openvlt.report.table import percent, stages_table
+from openvlt.report.table import stages_table
 from openvlt.report.transcripts import (
     Pictures,
     Transcript,
@@ -24,6 +24,7 @@ from openvlt.report.transcripts import (
     shorten,
     trace_transcripts,
 )
+from openvlt.storage.markdown import format_percent
 from openvlt.types import Verdict
 
 _FIRST = ("command", "overrides", "scale", "seed", "seeds", "commit", "hardware", "versions")
@@ -100,7 +101,8 @@ def _headline(run: RunRecord) -> str:
     if not scored:
         return "No stage has been evaluated yet."
     said = [
-        f"{stage.label} {percent(stage.evaluation['accuracy'])} %" for stage in [scored[0], *scored[1:][-1:]]
+        f"{stage.label} {format_percent(stage.evaluation['accuracy'])} %"
+        for stage in [scored[0], *scored[1:][-1:]]
     ]
     gain = 100 * (scored[-1].evaluation["accuracy"] - scored[0].evaluation["accuracy"])
     points = f" ({gain:+.1f} points)" if len(scored) > 1 else ""
@@ -186,8 +188,8 @@ def _groups(stage: StageRecord, pictures: Pictures) -> Iterator[tuple[str, list[
 def _score(stage: StageRecord, run: RunRecord) -> str:
     if not stage.evaluation:
         return "" if stage.done else "not finished"
-    low, high = map(percent, stage.evaluation["interval"])
-    text = f"{percent(stage.evaluation['accuracy'])} % (95 % interval {low}–{high}, n = {stage.evaluation['n']:,})"
+    low, high = map(format_percent, stage.evaluation["interval"])
+    text = f"{format_percent(stage.evaluation['accuracy'])} % (95 % interval {low}–{high}, n = {stage.evaluation['n']:,})"
     start = next(
         (other for other in run.stages if other.name == stage.result.get("start") and other.evaluation), None
     )
@@ -212,7 +214,7 @@ def _counts(stage: StageRecord) -> Iterator[tuple[str, str]]:
         yield "steps so far", f"{steps[-1]:.0f}"
     if stage.evaluation:
         yield "mean tokens of an answer", format_value(stage.evaluation["length"])
-        yield "finished answers", f"{percent(stage.evaluation['finished'])} %"
+        yield "finished answers", f"{format_percent(stage.evaluation['finished'])} %"
     for name, text in flatten_config(stage.result.get("distillation") or {}):
         if name not in _VERDICTS:
             yield name.replace("_", " "), text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.report.records import RunRecord, StageRecord, ends, load_run, mean, stages_of
+from openvlt.storage.markdown import format_percent, markdown_table
 
 EMPTY_CELL = "–"
 CONTROL_TITLE = "control: no RL"
@@ -23,18 +24,11 @@ class TextTable:
     note: str = ""
 
     def markdown(self) -> str:
-        """A Markdown table with padded columns: the first left-aligned, numbers right-aligned."""
+        """The table in Markdown: padded columns, the first left-aligned, the others right-aligned."""
         apart = (CONTROL_TITLE, *("" for _ in self.header[1:]))
         rows = [*self.rows, *([apart] if self.control else ()), *self.control]
-        widths = [max(3, *map(len, column)) for column in zip(self.header, *rows, strict=True)]
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        lines = [_line(self.header, widths), _line(rule, widths), *(_line(row, widths) for row in rows)]
-        return "\n".join([*lines, *(["", self.note] if self.note else ())])
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return "| " + " | ".join([cells[0].ljust(widths[0]), *padded]) + " |"
+        table = markdown_table(self.header, rows, aligned=True)
+        return f"{table}\n\n{self.note}" if self.note else table
 
 
 def results_table(results: Mapping[str, Any], folder: Path | None = None) -> str:
@@ -75,11 +69,11 @@ def _from(stage: StageRecord, key: str, form: str) -> str:
 
 
 def _accuracy(stage: StageRecord) -> str:
-    return percent(stage.evaluation["accuracy"]) if stage.evaluation else EMPTY_CELL
+    return format_percent(stage.evaluation["accuracy"]) if stage.evaluation else EMPTY_CELL
 
 
 def _interval(stage: StageRecord) -> str:
-    return "–".join(map(percent, stage.evaluation["interval"])) if stage.evaluation else EMPTY_CELL
+    return "–".join(map(format_percent, stage.evaluation["interval"])) if stage.evaluation else EMPTY_CELL
 
 
 def _levels(stage: StageRecord) -> Mapping[str, Any]:
@@ -87,7 +81,9 @@ def _levels(stage: StageRecord) -> Mapping[str, Any]:
 
 
 def _level_cell(level: str) -> Callable[[StageRecord], str]:
-    return lambda stage: percent(_levels(stage)[level]["accuracy"]) if level in _levels(stage) else EMPTY_CELL
+    return lambda stage: (
+        format_percent(_levels(stage)[level]["accuracy"]) if level in _levels(stage) else EMPTY_CELL
+    )
 
 
 def _reward(stage: StageRecord) -> str:
@@ -101,11 +97,6 @@ def _arrow(first: float, last: float) -> str:
 
 def _seconds(stage: StageRecord) -> str:
     return f"{stage.result.get('seconds', 0.0):.0f}" if stage.done else "unfinished"
-
-
-def percent(share: float) -> str:
-    """One decimal, without the sign: the column says %."""
-    return f"{100 * share:.1f}"
 
 
 def _time(stages: Sequence[StageRecord]) -> str:
@@ -141,7 +132,11 @@ def runs_table(runs: Sequence[RunRecord]) -> TextTable:
     for column in by_stage(runs):
         there = [stage for stage in column if stage]
         shares = [stage.evaluation["accuracy"] for stage in there]
-        spread = (str(len(there)), percent(mean(shares)), f"{percent(min(shares))}–{percent(max(shares))}")
+        spread = (
+            str(len(there)),
+            format_percent(mean(shares)),
+            f"{format_percent(min(shares))}–{format_percent(max(shares))}",
+        )
         cells = [_accuracy(stage) if stage else EMPTY_CELL for stage in column]
         extra = [_mean_reward(there)] if rewarded else []
         rows[there[0].control].append((there[0].short_label, *spread, *cells, *extra))
