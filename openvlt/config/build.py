@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import openvlt.config.resolvers  # noqa: F401  registers them
 from openvlt.config.validate import check_nodes
-from openvlt.errors import UserError
+from openvlt.errors import UserError, first_line
 
 
 def build(config: Any, name: str = "") -> Any:
@@ -72,8 +72,3 @@ def _at_the_call(error: TypeError) -> bool:
     return (
         len([file for file in files[last + 1 :] if file != "<string>"]) <= 1
     )  # a dataclass's __init__ is such a "file"
-
-
-def first_line(text: str) -> str:
-    """The first line of a message."""
-    return next(iter(text.strip().splitlines()), "no message")
