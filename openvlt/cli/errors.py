@@ -8,12 +8,13 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from openvlt import distributed
-from openvlt.config.build import first_line
 from openvlt.config.resolvers import CONF
-from openvlt.errors import UserError
+from openvlt.data.errors import UnavailableDataSet, UnknownSplit
+from openvlt.errors import UserError, first_line
 
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)
 
@@ -65,7 +66,10 @@ def error_sentence(error: Exception) -> str:
             if options
             else first_line(str(error))
         )
-    return text if isinstance(error, UserError) else first_line(text)
+    if not isinstance(error, UserError):
+        return first_line(text)
+    fix = fix_for(error)
+    return f"{text}; {fix}" if fix else text
 
 
 def _unknown_key(key: str, append: re.Match[str] | None) -> str:
@@ -80,3 +84,23 @@ def _unknown_key(key: str, append: re.Match[str] | None) -> str:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     added = f", {append[1]} adds it if its part takes it" if append else ""
     return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings{added}"
+
+
+# --- the settings that mend what is wrong with data --------------------------------------------------------------------
+
+
+def fix_for(error: BaseException) -> str | None:
+    """What to set on the command line against an error of the data, also where another error quotes it at its end."""
+    fix = _DATA_FIXES.get(type(error))
+    if fix is not None:
+        return fix(error)
+    cause = error.__cause__
+    return fix_for(cause) if cause is not None and str(error).endswith(str(cause)) else None
+
+
+_DATA_FIXES: dict[type, Callable[[Any], str]] = {
+    UnknownSplit: lambda error: "change data.splits",
+    UnavailableDataSet: lambda error: (
+        "check data.path, data.name and data.splits, or give the folder of a local copy"
+    ),
+}

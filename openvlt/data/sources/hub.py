@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+from openvlt.data.errors import UnavailableDataSet, UnknownSplit
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.local import _problems
-from openvlt.data.sources.schema import Columns, Row
+from openvlt.data.sources.schema import Columns, Row, to_problems
 from openvlt.data.sources.splits import (
     SPLITS,
     benchmarks_named_in,
@@ -20,6 +21,9 @@ from openvlt.data.sources.splits import (
 )
 from openvlt.errors import UserError
 from openvlt.types import Problem
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -63,74 +67,81 @@ class HubRows:
         )
 
     def _load(self, split: str) -> list[Problem]:
-        data = self._fetch(split)
+        data = load_split(self.path, split, name=self.name, revision=self.revision, data_dir=self.data_dir)
         where, local = f"{self.path}[{split}]", Path(self.path)
         if self.convert is None:
             self.columns.check(data.column_names, where)
-        rows = _raw_rows(data, self.columns if self.convert is None else None)
+        rows = stored_rows(data, self.columns.names() if self.convert is None else None)
         places = [(f"{where}, row {number}", f"{split}-{number}", row) for number, row in enumerate(rows, 1)]
         root = local if local.is_dir() else local.parent
         source = local.name.removesuffix(".parquet")
         skipped = self.skipped if self.skip_bad else None
-        return _problems(
+        return to_problems(
             places, self.columns, root=root, source=source, skipped=skipped, convert=self.convert
         )
 
-    def _fetch(self, split: str) -> Any:
-        """The `datasets.Dataset` of one of the set's own splits."""
-        datasets = _datasets()
-        try:
-            if (Path(self.path) / "dataset_dict.json").is_file() or (
-                Path(self.path) / "state.json"
-            ).is_file():
-                return _from_disk(datasets.load_from_disk(self.path), split, self.path)
-            if Path(self.path).suffix == ".parquet":
-                return datasets.load_dataset("parquet", data_files=self.path, split=split)
-            return datasets.load_dataset(
-                self.path, self.name, split=split, revision=self.revision, data_dir=self.data_dir
-            )
-        except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise UserError(
-                f"data set {self.path}, split {split!r}, can't be loaded: {error}; "
-                "check data.path, data.name and data.splits, or give the folder of a local copy"
-            ) from error
+
+# --- what every reader of such data shares -------------------------------------------------------------------
 
 
-def _datasets() -> Any:
+def import_datasets() -> ModuleType:
+    """The package `datasets`. Raises UserError when it isn't installed."""
     try:
         import datasets
     except ImportError:
-        raise UserError("data=hub needs the package datasets; run: pip install datasets") from None
+        raise UserError(
+            "a data set of the hub needs the package datasets; run: pip install datasets"
+        ) from None
     return datasets
 
 
-def _from_disk(data: Any, split: str, path: str) -> Any:
-    """One split of what `save_to_disk` wrote; a lone data set counts as its `train`."""
-    splits = data if isinstance(data, dict) else {str(data.split or "train"): data}
+def load_split(
+    path: str,
+    split: str,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    data_dir: str | None = None,
+) -> Dataset:
+    """One split of a data set: a folder that `save_to_disk` wrote, a parquet file, or whatever `load_dataset` takes.
+
+    Raises UnavailableDataSet when it can't be loaded, UnknownSplit when a saved one has other splits.
+    """
+    datasets = import_datasets()
+    try:
+        if is_saved(path):
+            return load_saved(path, split)
+        if Path(path).suffix == ".parquet":
+            return datasets.load_dataset("parquet", data_files=path, split=split)
+        return datasets.load_dataset(path, name, split=split, revision=revision, data_dir=data_dir)
+    except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UnavailableDataSet(path, split, str(error)) from error
+
+
+def is_saved(folder: Path | str) -> bool:
+    """Whether `save_to_disk` of the package `datasets` wrote this folder."""
+    return any((Path(folder) / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
+
+
+def load_saved(folder: Path | str, split: str, *, any_split: bool = False) -> Dataset:
+    """One split of what `save_to_disk` wrote.
+
+    A lone data set counts as the split that it names, as `train` if it names none, or as any split with `any_split`.
+    Raises UnknownSplit for a split that isn't there.
+    """
+    data = import_datasets().load_from_disk(str(folder))
+    splits = data if isinstance(data, dict) else {split if any_split else str(data.split or "train"): data}
     if split not in splits:
-        raise UserError(f"{path} has no split {split!r}, but {sorted(splits)}; change data.splits")
+        raise UnknownSplit(folder, split, list(splits))
     return splits[split]
 
 
-def _raw_rows(data: Any, columns: Columns | None) -> list[dict[str, Any]]:
-    """Rows of the columns asked for (None: all), as stored: images still encoded (`{bytes, path}`), class labels by their names."""
-    wanted = set(data.column_names) if columns is None else _names(columns)
-    kept = [name for name in data.column_names if name in wanted]
+def stored_rows(data: Dataset, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of some columns (None: all), as stored: images still encoded (`{bytes, path}`), class labels by their names."""
+    kept = [name for name in data.column_names if columns is None or name in columns]
     rows = data.select_columns(kept).with_format("arrow")[:].to_pylist()
     for name in kept:
         label: Callable[[int], str] | None = getattr(data.features[name], "int2str", None)
         if label is not None:
             rows = [{**row, name: None if row[name] is None else label(row[name])} for row in rows]
     return rows
-
-
-def _names(columns: Columns) -> set[str]:
-    wanted = {
-        columns.id,
-        columns.question,
-        columns.answer,
-        columns.choices,
-        columns.answer_type,
-        columns.level,
-    }
-    return wanted | {name for group in columns.image_groups() for name in group}

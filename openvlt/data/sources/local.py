@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.files import read_rows, unit
-from openvlt.data.sources.schema import Columns, Row, to_problem
+from openvlt.data.sources.schema import Columns, to_problems
 from openvlt.data.sources.splits import missing_split_error, select_share, split_share
-from openvlt.errors import UserError
 from openvlt.types import Problem
-
-# --- choosing -------------------------------------------------------------------------------------------------------
-
-
-# --- one source -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -54,38 +47,4 @@ class LocalRows:
         self.columns.check(dict.fromkeys(name for _, row in rows for name in row), str(file))
         places = [(f"{file}, {unit(file)} {number}", f"{file.stem}-{number}", row) for number, row in rows]
         skipped = self.skipped if self.skip_bad else None
-        return _problems(places, self.columns, root=file.parent, source=file.stem, skipped=skipped)
-
-
-def _problems(
-    rows: Sequence[tuple[str, str, Row]],
-    columns: Columns,
-    *,
-    root: Path,
-    source: str,
-    skipped: dict[str, str] | None,
-    convert: Callable[[Row], Row] | None = None,
-) -> list[Problem]:
-    """Problems of (where, default id, row); a bad row is noted in `skipped`, or raises when that is None."""
-    problems = []
-    for where, default_id, row in rows:
-        try:
-            row = row if convert is None else _converted(convert, row, where)
-            problems.append(
-                to_problem(row, columns, root=root, where=where, source=source, default_id=default_id)
-            )
-        except UserError as error:
-            if skipped is None:
-                raise
-            skipped[where] = str(error)
-    return problems
-
-
-def _converted(convert: Callable[[Row], Row], row: Row, where: str) -> Row:
-    try:
-        return convert(row)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        fault = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"{where}: not a row of this form ({fault}); there are {', '.join(row)}; mend it or set data.convert"
-        ) from error
+        return to_problems(places, self.columns, root=file.parent, source=file.stem, skipped=skipped)

@@ -6,11 +6,11 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
@@ -18,11 +18,6 @@ from openvlt.data.images import UNREADABLE, open_image
 from openvlt.data.sources.files import brief, read_rows, unit
 from openvlt.errors import UserError
 from openvlt.types import Problem, Trace
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from PIL.Image import Image
 
 Row = Mapping[str, Any]
 _OPTIONAL = ("id", "choices", "answer_type", "level")
@@ -50,6 +45,11 @@ class Columns:
         """The alternatives for the images, each a tuple of columns that are read together."""
         names = () if self.images is None else (self.images,) if isinstance(self.images, str) else self.images
         return tuple((name,) if isinstance(name, str) else tuple(name) for name in names)
+
+    def names(self) -> set[str]:
+        """Every column that rows may be read from."""
+        plain = {self.id, self.question, self.answer, self.choices, self.answer_type, self.level}
+        return plain | {name for group in self.image_groups() for name in group}
 
     def check(self, there: Collection[str], where: str) -> None:
         """Raises UserError when the columns `there` lack a field that rows must have, or a name given in the config."""
@@ -93,6 +93,43 @@ def to_problem(
         source=source,
         level=_level(row, columns, where),
     )
+
+
+def to_problems(
+    rows: Sequence[tuple[str, str, Row]],
+    columns: Columns,
+    *,
+    root: Path,
+    source: str,
+    skipped: dict[str, str] | None,
+    convert: Callable[[Row], Row] | None = None,
+) -> list[Problem]:
+    """The problems of (where, default id, row), each row converted first if asked; see `to_problem`.
+
+    A bad row is noted in `skipped` (where -> reason), or raises UserError when that is None.
+    """
+    problems = []
+    for where, default_id, row in rows:
+        try:
+            row = row if convert is None else _convert(convert, row, where)
+            problems.append(
+                to_problem(row, columns, root=root, where=where, source=source, default_id=default_id)
+            )
+        except UserError as error:
+            if skipped is None:
+                raise
+            skipped[where] = str(error)
+    return problems
+
+
+def _convert(convert: Callable[[Row], Row], row: Row, where: str) -> Row:
+    try:
+        return convert(row)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        fault = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"{where}: not a row of this form ({fault}); there are {', '.join(row)}; mend it or set data.convert"
+        ) from error
 
 
 def _id(row: Row, columns: Columns, where: str, default: str | None) -> str:
