@@ -13,7 +13,6 @@ import atexit
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 _MESSAGE = 1 << 24  # values in one message
 _PATIENCE = timedelta(hours=4)  # a rank may wait while the main one asks a server for traces
+_MAIN_FIRST_S = 10  # how long another rank's error waits for the main one's
+_REPORTED = "openvlt/reported"  # key in the store: how often ranks wanted to report the run's end
 _PLACES = "OPENVLT_RANKS"  # the launcher's temporary folder, gone with it
 _HEAVY = ("model", "last.ckpt")  # what ranks read from the main folder instead of having a copy
 
@@ -69,15 +70,19 @@ def check_devices(processes: int, accelerator: str) -> None:
 
 
 def launch(processes: int) -> int:
-    """Runs this very command `processes` times on this machine, one rank each, and gives the exit status of the first that failed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Runs this very command `processes` times on this machine, one rank each, and gives the exit status of the first that failed.
+
+    The store through which the ranks meet lives here, as with torchrun, so that it outlives each of them.
+    """
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as places:
         common = {
             "WORLD_SIZE": str(processes),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
             _PLACES: places,
         }
         common["OMP_NUM_THREADS"] = os.environ.get(
@@ -95,8 +100,8 @@ def launch(processes: int) -> int:
         ):
             time.sleep(0.1)
         failed = -told[0] if told else next((rank.returncode for rank in ranks if rank.returncode), 0)
-        for rank in ranks if failed else ():
-            _end(rank)
+        for rank in ranks if failed else ():  # the main one first: it may still tidy up in the run's folder
+            _end(rank, patience_s=30 if rank is ranks[0] and not told else 1)
     return failed if failed >= 0 else 128 - failed
 
 
@@ -104,9 +109,9 @@ def _start(variables: dict[str, str]) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=os.environ | variables)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, patience_s: float) -> None:
     """Time to finish by itself, a request, then force."""
-    for ask, patience in ((lambda: None, 1), (process.terminate, 10), (process.kill, None)):
+    for ask, patience in ((lambda: None, patience_s), (process.terminate, 10), (process.kill, None)):
         ask()
         try:
             process.wait(patience)
@@ -132,23 +137,34 @@ def join_process_group(accelerator: str) -> None:
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=_PATIENCE)
     atexit.register(distributed.destroy_process_group)
+    sys.excepthook = _report_exception
     if not is_main():
         signal.signal(
             signal.SIGINT, signal.SIG_IGN
         )  # the main rank stops at Ctrl-C, the launcher then ends the others
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open as long as the process lives
-        sys.excepthook = _late
 
 
-def let_main_report() -> None:
-    """On another rank than the main one a pause: when that one has stopped, the launcher ends this process before it says anything."""
-    if not is_main():
-        time.sleep(10)
+def claim_report() -> bool:
+    """Whether this rank is the first to report how the run ends. The others then stay silent: they met the same, or its effect.
+
+    A rank other than the main one waits a moment for that one first, because the main rank's message names the run's own folder.
+    """
+    if (distributed := _group()) is None:
+        return True
+    store = distributed.distributed_c10d._get_default_store()
+    try:
+        until = time.monotonic() + (0 if is_main() else _MAIN_FIRST_S)
+        while not store.check([_REPORTED]) and time.monotonic() < until:
+            time.sleep(0.05)  # the store's own wait warns on stderr when its time is up
+        return store.add(_REPORTED, 1) == 1
+    except RuntimeError:  # the store is gone with the process that held it
+        return True
 
 
-def _late(*error: Any) -> None:
-    let_main_report()
-    sys.__excepthook__(*error)
+def _report_exception(*error: Any) -> None:
+    if claim_report():
+        sys.__excepthook__(*error)
 
 
 def world_size() -> int:

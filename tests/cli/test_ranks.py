@@ -84,6 +84,63 @@ def test_a_mistake_with_two_ranks_is_one_sentence(cli: Cli, tmp_path: Path) -> N
     assert "none.jsonl" in begun.error
 
 
+RANKS = """
+import sys
+from openvlt import distributed
+from openvlt.cli.errors import report_errors
+from openvlt.errors import UserError
+
+if not distributed.is_launched():
+    sys.exit(distributed.launch(2))
+distributed._MAIN_FIRST_S = 0  # nothing may depend on how long a rank waits
+distributed.join_process_group("cpu")
+with report_errors((UserError,), ()):
+    if sys.argv[1] in ("both", f"only {distributed.rank()}"):
+        raise UserError("a mistake")
+    if sys.argv[1] == f"bug {distributed.rank()}":
+        raise RuntimeError("a bug")
+    distributed.barrier()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["both", "only 0", "only 1", "bug 0", "bug 1"])
+def test_whichever_rank_fails_it_is_said_once(tmp_path: Path, who: str) -> None:
+    (tmp_path / "ranks.py").write_text(RANKS)
+    env = environment() | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "ranks.py"), who]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if "bug" in who:
+        assert done.returncode == 1 and done.stderr.count("Traceback") == done.stderr.count("a bug\n") == 1, (
+            done.stderr
+        )
+    else:
+        assert done.returncode == 2 and done.stderr == "error: a mistake\n", done.stderr
+
+
+def test_a_rank_reports_unless_another_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from openvlt import distributed
+
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    other = torch.distributed.TCPStore("127.0.0.1", store.port)
+    monkeypatch.setattr(distributed, "_group", lambda: torch.distributed)
+    monkeypatch.setattr(distributed, "_MAIN_FIRST_S", 0)
+
+    def claim(main: bool, where: torch.distributed.TCPStore) -> bool:
+        monkeypatch.setattr(distributed, "is_main", lambda: main)
+        monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: where)
+        return distributed.claim_report()
+
+    assert claim(False, other)  # the main one didn't come
+    assert not claim(True, store) and not claim(False, other)
+    store.delete_key(distributed._REPORTED)
+    assert claim(True, store)
+    monkeypatch.setattr(distributed, "_MAIN_FIRST_S", 3600)  # no wait where it has reported
+    assert not claim(False, other)
+
+
 @pytest.mark.parametrize("devices", ["0", "many", "1.5"])
 def test_devices_is_a_number_or_auto(cli: Cli, devices: str) -> None:
     said = cli("train.py", f"trainer.devices={devices}").error
@@ -143,6 +200,7 @@ def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
         torch.distributed, "init_process_group", lambda backend, timeout: begun.append(backend)
     )
     monkeypatch.setattr(distributed.atexit, "register", lambda *_: None)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back afterwards
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "is_main", lambda: True)
