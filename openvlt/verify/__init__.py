@@ -1,8 +1,11 @@
-"""Answer text -> Verdict: one function family decides training rewards, distillation filters and benchmark scores.
+"""Answer text to `Verdict`, for training rewards, distillation filters and benchmark scores alike.
 
-Reads without torch or sympy; sympy is imported in a worker process, and only for what typed comparison leaves open.
+Three steps: extract finds the answer in a response, parse reads it, grade compares it with the gold answer.
+Neither torch nor sympy is imported here. A worker process imports sympy, for what typed comparison leaves
+open.
 """
 
+from openvlt.types import Verdict
 from openvlt.verify.api import explain, extract, verify, verify_batch
 
-__all__ = ["explain", "extract", "verify", "verify_batch"]
+__all__ = ["Verdict", "explain", "extract", "verify", "verify_batch"]

@@ -1,4 +1,4 @@
-"""`python -m openvlt.verify GOLD RESPONSE [--choices A B …]`: the verdict and how it was reached."""
+"""`python -m openvlt.verify GOLD RESPONSE [--choices A B …]` prints the verdict and how it was reached."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from openvlt.verify.api import explain
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints one line per step."""
+    """Prints the explanation of one verdict, one line per step."""
     parser = argparse.ArgumentParser(prog="python -m openvlt.verify", description=__doc__)
     parser.add_argument("gold")
     parser.add_argument("response")

@@ -1,21 +1,54 @@
-"""The doors of this room: `verify`, `verify_batch`, `extract`, `explain`."""
+"""The public functions of this package: `verify`, `verify_batch`, `extract`, `explain`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from openvlt.errors import UserError
 from openvlt.types import Verdict
-from openvlt.verify import core, pool
-from openvlt.verify.core import Explanation
 from openvlt.verify.extract.extractor import find_answer
+from openvlt.verify.grade.rules import grade_answer
+from openvlt.verify.parse.answer import Value, describe_value
+from openvlt.verify.pool import WorkerReply, get_pool
 
 DEADLINE_S = 0.5
 """Seconds that a symbolic comparison may take in `verify` and `explain`."""
 _SYMBOLIC_SHARE = 0.8  # of an item's deadline, so that reading it and replacing a killed worker fit in too
-_FIELDS = ("gold", "response", "choices", "answer_type")
+_LONGEST_GOLD = 200
+_FIELDS: tuple[str, ...] = ("gold", "response", "choices", "answer_type")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A verdict with its reasons: the extracted text, the rule that found it, the rule that decided, and why.
+
+    `values` are gold and answer as they were read, where both were read as mathematics. `pending` means that
+    typed comparison cannot decide and a symbolic one may; the verdict is UNPARSED until then.
+    """
+
+    verdict: Verdict
+    extracted: str | None
+    extraction_rule: str
+    decided_by: str
+    why: str
+    values: tuple[Value, Value] | None = field(default=None, repr=False)
+    pending: bool = field(default=False, repr=False)
+
+    def lines(self) -> list[str]:
+        """One line of text per step, for people."""
+        rows = [
+            ("verdict", self.verdict.value),
+            ("extracted", self.extracted),
+            ("extracted by", self.extraction_rule),
+        ]
+        if self.values is not None:
+            gold, answer = self.values
+            rows += [("gold read as", describe_value(gold)), ("answer read as", describe_value(answer))]
+        rows.append(("decided by", f"{self.decided_by}: {self.why}"))
+        return [f"{name:18}{text}" for name, text in rows]
 
 
 def verify(
@@ -23,9 +56,9 @@ def verify(
 ) -> Verdict:
     """Whether the final answer of `response` means the same as `gold`.
 
-    `choices` are the options of a multiple-choice question in order; `answer_type` is the source's own word for the
-    kind of answer ("list": order counts; "text": a gold that is a letter and an option's text is the text). Raises on
-    no text.
+    `choices` are the options of a multiple-choice question in order. `answer_type` is the source's own word
+    for the kind of answer: "list" makes order count; "text" prefers an option's text where a gold is both a
+    letter and a text. Never raises, whatever the texts are.
     """
     return explain(gold, response, choices=choices, answer_type=answer_type).verdict
 
@@ -33,30 +66,29 @@ def verify(
 def explain(
     gold: str, response: str, *, choices: Sequence[str] | None = None, answer_type: str | None = None
 ) -> Explanation:
-    """`verify` with its reasons."""
-    result = core.explain(gold, response, choices, answer_type)
-    return _settled(result) if result.pending else result
-
-
-def _settled(result: Explanation) -> Explanation:
-    ((_, verdict),) = pool.pool("symbolic", 1).map([result.values], DEADLINE_S)
+    """The verdict of `verify` with its reasons."""
+    result = grade_response(gold, response, choices, answer_type)
+    if not result.pending:
+        return result
+    ((_, verdict),) = get_pool("symbolic", 1).map([result.values], DEADLINE_S)
     return replace(result, verdict=Verdict(verdict), why="by sympy in a worker process", pending=False)
 
 
 def extract(response: str, *, choices: Sequence[str] | None = None) -> str | None:
-    """The final answer of a response as text, or None when it gives none (truncated, refused, empty)."""
+    """The final answer of a response as text; None if it gives none (truncated, refused, empty)."""
     return find_answer(response, choices).text
 
 
 def verify_batch(
     items: Iterable[Mapping[str, Any] | Sequence[Any]], *, workers: int = 0, deadline_s: float = 1.0
 ) -> list[Verdict]:
-    """One verdict per item, in order. An item is `(gold, response[, choices[, answer_type]])` or a mapping with the
-    arguments of `verify`.
+    """One verdict per item, in order.
 
-    `workers` processes judge side by side and are kept for the next call; with 0 typed comparison runs in this
-    process and only symbolic questions go to a worker. An item that takes longer than `deadline_s` or too much memory
-    costs its worker and gets TIMEOUT; the others are not touched. Raises UserError for an item of another form.
+    An item is `(gold, response[, choices[, answer_type]])` or a mapping with the arguments of `verify`. With
+    `workers` > 0 that many processes grade side by side and are kept for the next call. With 0 typed
+    comparison runs in this process, and only symbolic questions go to a worker. An item that needs longer
+    than `deadline_s` or too much memory costs its worker and gets TIMEOUT; the other items keep their
+    verdicts. Raises UserError for an item of another form.
     """
     arguments = [_arguments(item, index) for index, item in enumerate(items)]
     if workers < 0 or deadline_s <= 0:
@@ -65,27 +97,48 @@ def verify_batch(
             "give workers >= 0 and deadline_s > 0"
         )
     if workers:
-        results = _pool("judge", workers).map(arguments, deadline_s) if arguments else []
+        results = get_pool("grade", workers).map(arguments, deadline_s) if arguments else []
     else:
-        results = [_told(core.explain(**item)) for item in arguments]
-    open_ones = [index for index, (kind, _) in enumerate(results) if kind == "pending"]
-    if open_ones:
-        answers = _pool("symbolic", 1).map(
-            [results[index][1] for index in open_ones], _SYMBOLIC_SHARE * deadline_s
-        )
-        for index, answer in zip(open_ones, answers, strict=True):
-            results[index] = answer
+        results = [make_reply(grade_response(**item)) for item in arguments]
+    pending = [index for index, (kind, _) in enumerate(results) if kind == "pending"]
+    if pending:
+        questions = [results[index][1] for index in pending]
+        replies = get_pool("symbolic", 1).map(questions, _SYMBOLIC_SHARE * deadline_s)
+        for index, reply in zip(pending, replies, strict=True):
+            results[index] = reply
     return [Verdict(verdict) for _, verdict in results]
 
 
-_pool = pool.pool
+def grade_response(
+    gold: str, response: str, choices: Sequence[str] | None = None, answer_type: str | None = None
+) -> Explanation:
+    """The verdict by extraction and typed comparison alone; `pending` where those cannot decide."""
+    found = find_answer(response, choices)
+    if found.text is None:
+        return Explanation(found.verdict, None, found.rule, "extraction", found.rule)
+    grade = grade_answer(_gold_answer(gold), found.text, choices, answer_type)
+    return Explanation(
+        grade.verdict, found.text, found.rule, grade.rule, grade.why, grade.values, grade.pending
+    )
 
 
-def _told(result: Explanation) -> tuple[str, Any]:
+def make_reply(result: Explanation) -> WorkerReply:
+    """What a worker sends for a graded response: its verdict, or the two values that sympy has to compare."""
     return ("pending", result.values) if result.pending else ("done", result.verdict.value)
 
 
+def _gold_answer(gold: str) -> str:
+    """The gold answer itself where a source gives a worked solution for it (NuminaMath does)."""
+    return _solution_answer(gold) if "\\boxed" in gold or len(gold) > _LONGEST_GOLD else gold
+
+
+@lru_cache(maxsize=4096)
+def _solution_answer(gold: str) -> str:
+    return find_answer(gold).text or gold
+
+
 def _arguments(item: Mapping[str, Any] | Sequence[Any], index: int) -> dict[str, Any]:
+    """The arguments of `verify` that an item holds; raises UserError for another form."""
     if isinstance(item, str) or not isinstance(item, Mapping) and not 2 <= len(item) <= len(_FIELDS):
         raise UserError(
             f"verify_batch: item {index} must be (gold, response[, choices[, answer_type]]) or a mapping "

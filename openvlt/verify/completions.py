@@ -1,4 +1,4 @@
-"""Verdicts of completions; the only place that says that a completion cut off has no answer."""
+"""Verdicts of completions. Only here does a completion that was cut off count as having no answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ def verify_completions(
     workers: int = 0,
     deadline_s: float = 1.0,
 ) -> tuple[Verdict, ...]:
-    """The verdict on each completion of the problem beside it. A completion cut off at the token limit has no answer."""
+    """One verdict per completion, each against the problem at the same position.
+
+    A completion that was cut off at the token limit gets NO_ANSWER. `workers` and `deadline_s` are those of
+    `verify_batch`.
+    """
     finished = [row for row, completion in enumerate(completions) if completion.finished]
     items = [
         {

@@ -1,5 +1,4 @@
-"""Multiple choice: which option a text means, by letter, by text or by value, when the three don't contradict each
-other."""
+"""Multiple choice: finds the option that a text means by its letter, text or value, if these agree."""
 
 from __future__ import annotations
 
@@ -18,118 +17,127 @@ _LOWER = re.compile(r"[(\[]([a-z])[)\]]\s*(.*)", re.DOTALL)
 _SPACED = re.compile(r"([B-HJ-Z])\s+(.+)", re.DOTALL)
 _BEFORE_BRACKET = re.compile(r"([A-Z])\s*[(\[](.+)[)\]]", re.DOTALL)
 _AFTER = re.compile(r"(.+?)\s*[(\[]\s*(?:option |choice )?([A-Z])\s*[)\]]", re.DOTALL)
-_NAMED = re.compile(
-    r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|therefore|thus|hence|so|选项|选择|选|"
+_INTRODUCED = re.compile(
+    r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|therefore|thus|hence|so|"
+    r"选项|选择|选|"
     r"答案|为|是)\s*(?:[:：,]\s*)?)+[(\[]?([A-Z])[)\]]?"
     r"(?:\s*[.:,)]\s*(.+)|\s+(?:since|because|as|is)\b.*)?",
     re.DOTALL | re.IGNORECASE,
 )
 _ALSO = re.compile(
-    r"\b(?:or|also|and|but)\s+(?:maybe |perhaps |possibly |also |equally |option |choice )*[(\[]?([A-Z])[)\]]?"
-    r"(?=\W*$|\s+(?:too|also|as well|works?|fits?|(?:is|are|could|would|might)(?! (?:not|wrong|incorrect|too)\b))\b)"
+    r"\b(?:or|also|and|but)\s+(?:maybe |perhaps |possibly |also |equally |option |choice "
+    r")*[(\[]?([A-Z])[)\]]?"
+    r"(?=\W*$|\s+(?:too|also|as well|works?|fits?|(?:is|are|could|would|might)(?! (?:not|wrong|incorrect|"
+    r"too)\b))\b)"
 )
 _SUFFIXED = re.compile(r"([A-Z])\s*(?:选项|项)")
 _SEVERAL = re.compile(
     r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
-    r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*"
+    r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)(?:option "
+    r")?[(\[]?[A-Za-z][)\]]?)+[.\s]*"
 )
 REJECTED = re.compile(
-    r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:[(\[]?\b[A-Z][)\]]?\s+(?:is|was)(?:n't|\s+(?:not|never))\s+(?:the\s+|an?\s+)?\w+|"
+    r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:[(\[]?\b[A-Z][)\]]?\s+(?:is|was)(?:n't|\s+(?:not|"
+    r"never))\s+(?:the\s+|an?\s+)?\w+|"
     r"[(\[]?\b\w+[)\]]?\s+(?:is|was)\s+(?:wrong|incorrect)\b)"
 )
-"""`B is wrong`, `(B) isn't the answer`: names an option without choosing it."""
+"""`B is wrong`, `(B) isn't the answer`: an option is named but not chosen."""
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
 
 
-_SAYS_NOTHING = frozenset(
-    "the a an it is are was of in on at to this that one its their be will would answer option choice correct "
+_FILLER_WORDS = frozenset(
+    "the a an it is are was of in on at to this that one its their be will would answer option choice "
+    "correct "
     "figure shape color colour "
-    "triangle angle quadrilateral polygon animal population species month day year line graph function number value "
+    "triangle angle quadrilateral polygon animal population species month day year line graph function "
+    "number value "
     "object person "
     "picture image type kind category group s therefore thus hence so".split()
 )
 
 
 class Options:
-    """The options of one question; `same(option, text)` compares an option with a text by its meaning."""
+    """The options of one question; `same(option, text)` is whether two texts mean the same."""
 
     def __init__(self, choices: Sequence[str], same: Same) -> None:
-        self.texts = _without_labels([str(choice) for choice in choices])
+        self.texts = _strip_labels([str(choice) for choice in choices])
         self.folded = [fold(text) for text in self.texts]
         self.same = same
 
-    def of_gold(self, gold: str, *, as_text: bool) -> int | None:
-        """The option a gold answer names: a letter in range, else the text. `as_text` prefers the text."""
+    def index_of_gold(self, gold: str, *, as_text: bool) -> int | None:
+        """Index of the option of a gold answer by letter, else by text; with `as_text` by text first."""
         letter = _ALONE.fullmatch(clean(gold))
         index = self._index(letter[1]) if letter and letter[1].isupper() else None
         if index is not None and not as_text:
             return index
-        text = self.by_text(gold)
+        text = self.index_of_text(gold)
         return index if text is None else text
 
-    def meant(self, answer: str) -> int | None:
-        """The option an extracted answer means; None if it means none, several, or contradicts itself."""
+    def index_of_answer(self, answer: str) -> int | None:
+        """Index of the option that an answer means; None for none, several, or a contradiction."""
         text = clean(answer)
-        if several_letters(text) or REJECTED.match(text) and fold(text) not in self.folded:
+        if has_several_letters(text) or REJECTED.match(text) and fold(text) not in self.folded:
             return None
-        letter, rest = _letter(text)
+        letter, rest = _split_letter(text)
         if letter is None:
-            return self.by_text(answer)
+            return self.index_of_text(answer)
         index = self._index(letter)
         if index is None:
-            return self.by_text(answer) if len(text) == 1 else None
+            return self.index_of_text(answer) if len(text) == 1 else None
         if not rest or self.folded[index] == letter.lower():
             return index
-        if any(named[1] != letter for named in _ALSO.finditer(rest)):
+        if any(also[1] != letter for also in _ALSO.finditer(rest)):
             return None
-        other = self.by_text(rest)
-        agrees = other in (None, index) and self._same_number(rest, self.texts[index])
+        other = self.index_of_text(rest)
+        agrees = other in (None, index) and self._numbers_agree(rest, self.texts[index])
         return index if agrees else None
 
-    def _same_number(self, said: str, option: str) -> bool:
-        """Not two numbers that differ: `(D) 140°` where D is 20°."""
-        values = read_answer(said), read_answer(option)
-        return not all(isinstance(value, Quantity) and value.closed for value in values) or self.same(
-            said, option
+    def _numbers_agree(self, rest: str, option: str) -> bool:
+        """False for two numbers that differ: `(D) 140°` where D is 20°."""
+        values = read_answer(rest), read_answer(option)
+        return not all(isinstance(value, Quantity) and value.is_closed for value in values) or self.same(
+            rest, option
         )
 
-    def by_text(self, text: str) -> int | None:
-        """The only option with this text, else the only one with this value."""
+    def index_of_text(self, text: str) -> int | None:
+        """Index of the only option with this text, else of the only one with this value."""
         folded = fold(text)
         exact = [i for i, option in enumerate(self.folded) if option == folded]
         if exact:
             return exact[0]
-        if len(self.named(folded)) > 1:
+        if len(self._options_in_words(folded)) > 1:
             return None
         equal = [i for i, option in enumerate(self.texts) if self.same(option, text)]
         if equal:
             return equal[0] if len(equal) == 1 else None
-        return self._dressed(folded)
+        return self._index_among_fillers(folded)
 
-    def _dressed(self, folded: str) -> int | None:
-        """An option's words among words that say nothing: `an isosceles triangle`, `the blue one`."""
-        named = self.named(folded)
-        if len(named) != 1:
+    def _index_among_fillers(self, folded: str) -> int | None:
+        """Index of the option that stands among filler words: `an isosceles triangle`, `the blue one`."""
+        found = self._options_in_words(folded)
+        if len(found) != 1:
             return None
-        left = folded.replace(self.folded[named[0]], " ")
-        return named[0] if all(word in _SAYS_NOTHING for word in re.findall(r"\w+", left)) else None
+        left = folded.replace(self.folded[found[0]], " ")
+        return found[0] if all(word in _FILLER_WORDS for word in re.findall(r"\w+", left)) else None
 
-    def named(self, folded: str) -> list[int]:
-        """Options of words (not of numbers or letters) that a folded text names."""
-        return [i for i in mentions_option(self.folded, folded) if re.search(r"[^\W\d]{2}", self.folded[i])]
+    def _options_in_words(self, folded: str) -> list[int]:
+        """Indices of the options written in words (not as number or letter) that occur in a folded text."""
+        return [
+            i for i in find_mentioned_options(self.folded, folded) if re.search(r"[^\W\d]{2}", self.folded[i])
+        ]
 
     def _index(self, letter: str) -> int | None:
         index = ord(letter.upper()) - ord("A")
         return index if index < len(self.texts) else None
 
 
-def mentions_option(options: Sequence[str], text: str) -> list[int]:
-    """The options whose text occurs in `text` as whole words; inside a longer option's text it doesn't count."""
+def find_mentioned_options(options: Sequence[str], text: str) -> list[int]:
+    """Indices of the options that occur in `text` as whole words, outside of a longer option's text."""
     found = []
     for index in sorted(range(len(options)), key=lambda i: -len(options[i])):
         option = options[index]
         at = text.find(option) if len(option) > 1 else -1
-        while at >= 0 and not _whole(text, at, at + len(option)):
+        while at >= 0 and not _is_whole_word(text, at, at + len(option)):
             at = text.find(option, at + 1)
         if at >= 0:
             found.append(index)
@@ -137,8 +145,8 @@ def mentions_option(options: Sequence[str], text: str) -> list[int]:
     return found
 
 
-def _whole(text: str, start: int, end: int) -> bool:
-    """Whether a stretch of text ends at word boundaries (`9` doesn't occur in `9.5`)."""
+def _is_whole_word(text: str, start: int, end: int) -> bool:
+    """Whether `text[start:end]` begins and ends at word boundaries (`9` isn't a word of `9.5`)."""
     before, after = text[max(0, start - 1) : start], text[end : end + 1]
     joined_before = before.isalnum() and before.isascii() and text[start].isalnum()
     joined_after = after.isalnum() and after.isascii() and text[end - 1].isalnum()
@@ -146,8 +154,8 @@ def _whole(text: str, start: int, end: int) -> bool:
     return not (joined_before or joined_after or decimal)
 
 
-def several_letters(text: str) -> bool:
-    """`A and B`, `A, B, C`: letters of more than one option."""
+def has_several_letters(text: str) -> bool:
+    """Whether a text consists of the letters of several options: `A and B`, `A, B, C`."""
     return _SEVERAL.fullmatch(text) is not None and len(set(re.findall(r"\b[A-Za-z]\b", text))) > 1
 
 
@@ -156,11 +164,14 @@ def letter_set(text: str) -> frozenset[str]:
     text = clean(text).strip("()[]")
     if re.fullmatch(r"[A-J]{2,}", text) and "".join(sorted(set(text))) == text:
         return frozenset(text)
-    return frozenset(re.findall(r"\b[A-Z]\b", text)) if several_letters(text) else frozenset()
+    return frozenset(re.findall(r"\b[A-Z]\b", text)) if has_several_letters(text) else frozenset()
 
 
-def _letter(text: str) -> tuple[str | None, str]:
-    """`(letter, what else is said)`. The article "A" and the pronoun "I" need punctuation to be letters."""
+def _split_letter(text: str) -> tuple[str | None, str]:
+    """The option letter of a text and the rest of the text; (None, "") if it has none.
+
+    The article "A" and the pronoun "I" count as letters only with punctuation.
+    """
     match = _ALONE.fullmatch(text)
     if match:
         return match[1], ""
@@ -171,21 +182,21 @@ def _letter(text: str) -> tuple[str | None, str]:
     match = _AFTER.fullmatch(text)
     if match:
         return match[2], match[1].strip(" .")
-    match = _NAMED.fullmatch(text)
+    match = _INTRODUCED.fullmatch(text)
     if match and match[1].isupper():
         return match[1], (match[2] or "").strip()
     match = _SUFFIXED.match(text)
     return (match[1], "") if match else (None, "")
 
 
-def bare_letter(text: str) -> str | None:
+def find_letter(text: str) -> str | None:
     """The option letter of a text when no options are known."""
     text = clean(text)
-    return None if several_letters(text) else _letter(text)[0]
+    return None if has_several_letters(text) else _split_letter(text)[0]
 
 
-def _without_labels(texts: list[str]) -> list[str]:
-    """`(A) 12`, `B. 14`: labels that only repeat the position are taken off."""
+def _strip_labels(texts: list[str]) -> list[str]:
+    """The options without labels that only repeat their position: `(A) 12`, `B. 14`."""
     labels = [_OWN_LABEL.match(text) for text in texts]
     if len(texts) > 1 and all(m and ord(m[1]) - 65 == i for i, m in enumerate(labels)):
         return [text[m.end() :] for text, m in zip(texts, labels, strict=True) if m]

@@ -1,8 +1,8 @@
-"""Disposable worker processes: kept warm, killed at the deadline, replaced at once. No signals, so any thread may use
-them.
+"""Pools of disposable worker processes, which are kept warm, killed at the deadline and replaced at once.
 
-Works in the main thread, in other threads, in daemonic processes and after a fork (a forked process starts its own
-pool): processes are started by `subprocess`, never by `multiprocessing`, which forbids children to daemons.
+No signals are used, so a pool works in any thread. It also works in daemonic processes and after a fork,
+where the forked process starts its own pool. Processes are started by `subprocess`, because `multiprocessing`
+forbids children to daemonic processes.
 """
 
 from __future__ import annotations
@@ -20,31 +20,33 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+WorkerReply = tuple[str, Any]
+"""A worker's answer to one item: `("done", verdict)`, `("pending", two values)`, `("bug", traceback)`."""
 CHUNK = 32
-"""Items sent to a worker at once; it answers each on its own, so the deadline is per item."""
+"""Items sent to a worker at once. It replies to each one separately, so the deadline is per item."""
 _ROOT = str(Path(__file__).parents[2])
 
 
 class _Worker:
-    """One child process, the items it still owes and when it last answered."""
+    """One child process, the items it has not replied to yet, and the time of its last reply."""
 
     def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid, self.channel = pid, channel
         self.received = bytearray()
-        self.owed: deque[int] = deque()
-        self.since = 0.0
+        self.unanswered: deque[int] = deque()
+        self.last_reply = 0.0
 
-    def give(self, items: Sequence[Any], indices: Sequence[int]) -> None:
-        """Sends items; a worker that died meanwhile is noticed when its answers are read."""
-        self.owed.extend(indices)
-        self.since = time.monotonic()
+    def send(self, items: Sequence[Any], indices: Sequence[int]) -> None:
+        """Sends items to the process; `receive` notices if it has died."""
+        self.unanswered.extend(indices)
+        self.last_reply = time.monotonic()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.channel.sendall(pickle.dumps([items[i] for i in indices]))
 
-    def receive(self) -> list[Any] | None:
-        """The answers that have arrived whole; None if the process is gone."""
+    def receive(self) -> list[WorkerReply] | None:
+        """The replies that have arrived completely; None if the process is gone."""
         try:
             data = self.channel.recv(1 << 16)
         except ConnectionResetError:
@@ -52,18 +54,18 @@ class _Worker:
         if not data:
             return None
         self.received += data
-        self.since = time.monotonic()
-        answers = []
+        self.last_reply = time.monotonic()
+        replies = []
         while len(self.received) >= 4 and len(self.received) >= 4 + (
             size := int.from_bytes(self.received[:4])
         ):
-            answers.append(pickle.loads(self.received[4 : 4 + size]))
+            replies.append(pickle.loads(self.received[4 : 4 + size]))
             del self.received[: 4 + size]
-        return answers
+        return replies
 
 
 class Pool:
-    """`count` workers for one task (`judge` or `symbolic`); `map` may be called from any thread, one call at a time."""
+    """`count` workers for one task, "grade" or "symbolic". Any thread may call `map`, one at a time."""
 
     def __init__(self, task: str, count: int) -> None:
         self.lock = threading.Lock()
@@ -73,30 +75,34 @@ class Pool:
             "PYTHONSAFEPATH": "1",
         }
         command = [sys.executable, "-m", "openvlt.verify.worker", task]
-        self.parent = subprocess.Popen(command, stdin=theirs, env=environment, start_new_session=True)
+        self.parent = subprocess.Popen(
+            command, stdin=theirs.fileno(), env=environment, start_new_session=True
+        )
         theirs.close()
         self.control = ours
         self._expect(b"ready")
         self.workers = [self._spawn() for _ in range(count)]
 
-    def map(self, items: Sequence[Any], deadline_s: float) -> list[tuple[str, Any]]:
-        """`(kind, answer)` per item, in order; `("done", "timeout")` for each that overran. Raises RuntimeError for a
-        bug."""
+    def map(self, items: Sequence[Any], deadline_s: float) -> list[WorkerReply]:
+        """One reply per item, in order; `("done", "timeout")` for each item over its deadline.
+
+        Raises RuntimeError if a worker reports a bug.
+        """
         with self.lock:
-            results: list[tuple[str, Any] | None] = [None] * len(items)
+            results: list[WorkerReply | None] = [None] * len(items)
             waiting = deque(range(len(items)))
             share = max(1, min(CHUNK, len(items) // (2 * len(self.workers)) or 1))
-            while waiting or any(worker.owed for worker in self.workers):
+            while waiting or any(worker.unanswered for worker in self.workers):
                 for worker in self.workers:
-                    if waiting and not worker.owed:
-                        worker.give(items, [waiting.popleft() for _ in range(min(share, len(waiting)))])
+                    if waiting and not worker.unanswered:
+                        worker.send(items, [waiting.popleft() for _ in range(min(share, len(waiting)))])
                 self._collect(results, waiting, deadline_s)
-            return results
+            return cast(list[WorkerReply], results)
 
-    def _collect(self, results: list[Any], waiting: deque[int], deadline_s: float) -> None:
-        """Waits for one round of answers; kills and replaces who overran or died."""
-        busy = [worker for worker in self.workers if worker.owed]
-        patience = min(worker.since for worker in busy) + deadline_s - time.monotonic()
+    def _collect(self, results: list[WorkerReply | None], waiting: deque[int], deadline_s: float) -> None:
+        """Waits for one round of replies; kills and replaces workers that are late or dead."""
+        busy = [worker for worker in self.workers if worker.unanswered]
+        patience = min(worker.last_reply for worker in busy) + deadline_s - time.monotonic()
         with selectors.DefaultSelector() as selector:
             for worker in busy:
                 selector.register(worker.channel, selectors.EVENT_READ, worker)
@@ -105,22 +111,22 @@ class Pool:
             if not self._receive(worker, results):
                 self._replace(worker, results, waiting)
         for worker in busy:
-            if worker not in ready and time.monotonic() - worker.since >= deadline_s:
+            if worker not in ready and time.monotonic() - worker.last_reply >= deadline_s:
                 self._replace(worker, results, waiting)
 
-    def _receive(self, worker: _Worker, results: list[Any]) -> bool:
-        """Takes what a worker has sent; False if it died."""
-        answers = worker.receive()
-        for kind, answer in answers or ():
+    def _receive(self, worker: _Worker, results: list[WorkerReply | None]) -> bool:
+        """Stores the replies that a worker has sent; False if it died."""
+        replies = worker.receive()
+        for kind, answer in replies or ():
             if kind == "bug":
                 self._discard(worker)
                 raise RuntimeError(f"the verifier failed on an item; this is a bug:\n{answer}")
-            results[worker.owed.popleft()] = (kind, answer)
-        return answers is not None
+            results[worker.unanswered.popleft()] = (kind, answer)
+        return replies is not None
 
-    def _replace(self, worker: _Worker, results: list[Any], waiting: deque[int]) -> None:
-        results[worker.owed.popleft()] = ("done", "timeout")
-        waiting.extendleft(reversed(worker.owed))
+    def _replace(self, worker: _Worker, results: list[WorkerReply | None], waiting: deque[int]) -> None:
+        results[worker.unanswered.popleft()] = ("done", "timeout")
+        waiting.extendleft(reversed(worker.unanswered))
         self._discard(worker)
 
     def _discard(self, worker: _Worker) -> None:
@@ -158,7 +164,7 @@ class Pool:
         self.parent.wait()
 
     def forget(self) -> None:
-        """Closes this process's ends only (after a fork the pool belongs to the parent)."""
+        """Closes only this process's ends of the sockets: after a fork the pool belongs to the parent."""
         for worker in self.workers:
             worker.channel.close()
         self.control.close()
@@ -168,8 +174,8 @@ _pools: dict[tuple[str, int], Pool] = {}
 _lock = threading.Lock()
 
 
-def pool(task: str, count: int) -> Pool:
-    """The process-wide pool of a task and size, started on first use and kept."""
+def get_pool(task: str, count: int) -> Pool:
+    """The pool of a task and size that this process shares; started on first use and kept."""
     with _lock:
         if (task, count) not in _pools:
             _pools[task, count] = Pool(task, count)
@@ -177,7 +183,7 @@ def pool(task: str, count: int) -> Pool:
 
 
 def close_pools() -> None:
-    """Ends every pool of this process; the next use starts them anew."""
+    """Ends every pool of this process; the next use starts a new one."""
     with _lock:
         while _pools:
             _pools.popitem()[1].close()

@@ -1,8 +1,8 @@
-"""The far side of `workers`: one parent process that forks disposable children and, on request, kills them.
+"""The process behind a pool: it forks disposable children and, on request, kills them.
 
-Started by `workers.Pool` as `python -m openvlt.verify.worker TASK`, with a socket as standard input. It imports what
-the task needs once; a child is then a fork of a few milliseconds with everything loaded. Children are killed only
-here, by the process that will reap them, so that a recycled process number can never be hit.
+`pool.Pool` starts it as `python -m openvlt.verify.worker TASK`, with a socket as standard input. It imports
+what the task needs once. A child is then a fork of a few milliseconds with everything loaded. Children are
+killed only here, by the process that will reap them, so that a reused process number can never be hit.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from openvlt.verify.pool import WorkerReply
+
 MEMORY = 512 * 2**20
-"""Address space of a child in bytes; what would need more ends as a TIMEOUT."""
+"""Address space of a child in bytes; an item that would need more gets TIMEOUT."""
+Handler = Callable[[Any], WorkerReply]
+"""The function of a task: one item in, one reply out."""
 
 
-def _judging() -> Callable[[Any], Any]:
-    from openvlt.verify.core import explain
+def _load_grader() -> Handler:
+    from openvlt.verify.api import grade_response, make_reply
 
-    def judge_one(item: dict[str, Any]) -> tuple[str, Any]:
-        result = explain(**item)
-        return ("pending", result.values) if result.pending else ("done", result.verdict.value)
-
-    return judge_one
+    return lambda item: make_reply(grade_response(**item))
 
 
-def _symbolic() -> Callable[[Any], Any]:
+def _load_sympy() -> Handler:
     import sympy  # noqa: F401  (loaded before forking)
 
     from openvlt.verify.grade.symbolic import decide
@@ -40,11 +40,11 @@ def _symbolic() -> Callable[[Any], Any]:
     return lambda question: ("done", decide(*question).value)
 
 
-TASKS = {"judge": _judging, "symbolic": _symbolic}
+TASKS = {"grade": _load_grader, "symbolic": _load_sympy}
 
 
-def main(task: str) -> None:
-    """Serves `spawn` (with a socket) and `kill` (with a process number) until the other side closes."""
+def serve_task(task: str) -> None:
+    """Answers `spawn` (with a socket) and a process number to kill, until the other side closes."""
     control = socket.socket(fileno=os.dup(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     handle = TASKS[task]()
@@ -73,7 +73,7 @@ def _kill(child: int) -> None:
     os.waitpid(child, 0)
 
 
-def _spawn(control: socket.socket, fd: int, handle: Callable[[Any], Any]) -> int:
+def _spawn(control: socket.socket, fd: int, handle: Handler) -> int:
     child = os.fork()
     if child:
         os.close(fd)
@@ -87,9 +87,8 @@ def _spawn(control: socket.socket, fd: int, handle: Callable[[Any], Any]) -> int
         os._exit(0)
 
 
-def _serve(channel: socket.socket, handle: Callable[[Any], Any]) -> None:
-    """Answers lists of items one by one. Running out of memory is an answer; any other exception is reported as the
-    bug it is."""
+def _serve(channel: socket.socket, handle: Handler) -> None:
+    """Replies to each item of every list that arrives; out of memory is a timeout, other exceptions a bug."""
     stream = channel.makefile("rb")
     while True:
         try:
@@ -108,4 +107,4 @@ def _serve(channel: socket.socket, handle: Callable[[Any], Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve_task(sys.argv[1])

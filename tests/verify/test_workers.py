@@ -49,7 +49,7 @@ def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
 
 
 def test_a_worker_that_dies_is_replaced() -> None:
-    workers = pool.Pool("judge", 2)
+    workers = pool.Pool("grade", 2)
     try:
         pid = workers.workers[0].pid
         subprocess.run(["kill", "-9", str(pid)], check=True)
@@ -98,7 +98,7 @@ def _symbolic() -> Verdict:
     return verify_batch([(r"y=\frac{1}{x}", "<answer>xy=1</answer>")], workers=0, deadline_s=20)[0]
 
 
-def _judge_here(queue: multiprocessing.Queue) -> None:
+def _verify_here(queue: multiprocessing.Queue) -> None:
     queue.put((_symbolic(), verify_batch([("7", "<answer>7</answer>")] * 9, workers=1, deadline_s=20)))
 
 
@@ -108,7 +108,7 @@ def test_daemonic_processes_have_their_own(method: str) -> None:
     assert _symbolic() is Verdict.CORRECT
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    process = context.Process(target=_judge_here, args=(queue,), daemon=True)
+    process = context.Process(target=_verify_here, args=(queue,), daemon=True)
     process.start()
     assert queue.get(timeout=120) == (Verdict.CORRECT, [Verdict.CORRECT] * 9)
     process.join()
@@ -131,8 +131,8 @@ def test_wrong_items_are_the_users_mistake() -> None:
 
 def test_no_processes_are_left_behind() -> None:
     script = (
-        "from openvlt.verify import verify_batch\nfrom openvlt.verify.pool import pool\n"
-        "verify_batch([('7','7')]*4, workers=2, deadline_s=5)\nprint(pool('judge', 2).parent.pid)"
+        "from openvlt.verify import verify_batch\nfrom openvlt.verify.pool import get_pool\n"
+        "verify_batch([('7','7')]*4, workers=2, deadline_s=5)\nprint(get_pool('grade', 2).parent.pid)"
     )
     pid = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
@@ -163,3 +163,25 @@ def test_command_line() -> None:
     ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "correct" in result.stdout and "option B" in result.stdout
+
+
+IMPORTS = (
+    "import openvlt.verify.extract.extractor",
+    "import openvlt.verify.extract",
+    "from openvlt.verify.extract import patterns",
+    "from openvlt.verify.extract.sentence import find_value",
+    "import importlib; importlib.import_module('openvlt.verify.extract.conclusion')",
+    "import openvlt.verify",
+)
+
+
+@pytest.mark.parametrize("first", IMPORTS)
+def test_extract_is_the_function_whatever_is_imported_first(first: str) -> None:
+    """`openvlt.verify.extract` is a package too; the name in `openvlt.verify` must stay the function."""
+    script = (
+        f"{first}\nfrom openvlt.verify import extract\nassert extract('The answer is 12.') == '12'\n"
+        + "\n".join(IMPORTS)
+        + "\nimport openvlt.verify\nassert openvlt.verify.extract is extract and patterns.CLAIMS\n"
+        "assert sorted(openvlt.verify.__all__) == ['Verdict', 'explain', 'extract', 'verify', 'verify_batch']"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

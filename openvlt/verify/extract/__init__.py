@@ -1,0 +1,1 @@
+"""Extract: finds the final answer in a response."""

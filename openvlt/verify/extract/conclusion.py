@@ -1,4 +1,4 @@
-"""The answer of a response that announces none: what its conclusion, or else its first or last sentence, says."""
+"""Finds an answer that is not announced: in the conclusion, else in the first or last sentence."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 from openvlt.verify.extract import patterns as p
-from openvlt.verify.extract.sentence import BOLD, value_in
-from openvlt.verify.options import REJECTED, mentions_option
+from openvlt.verify.extract.sentence import BOLD, find_value
+from openvlt.verify.options import REJECTED, find_mentioned_options
 from openvlt.verify.parse.normalize import fold
-from openvlt.verify.parse.number_words import refuses
+from openvlt.verify.parse.number_words import is_refusal
 
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z*\\$(\d\"'])|(?<=。)")
 _LETTERED = re.compile(
@@ -22,7 +22,8 @@ _THAN = re.compile(
     r"\s(?:than|compared (?:to|with)|instead of|followed by|whereas|while|because|since)\s", re.IGNORECASE
 )
 _DANGLING = re.compile(
-    r"(?:\s(?:is|are|was|were|be|has|have|and|or|but|the|an?|of|to|by|with|for|from|that|which|than|then|so|we|our|its|"
+    r"(?:\s(?:is|are|was|were|be|has|have|and|or|but|the|an?|of|to|by|with|for|from|that|which|than|then|so|"
+    r"we|our|its|"
     r"equals?|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|while)\s+\w+)$",
     re.IGNORECASE,
 )
@@ -32,42 +33,43 @@ SENTENCE_VERB = re.compile(
     re.IGNORECASE,
 )
 _NOT_THIS = re.compile(
-    r"(?:\b(?:not|cannot|never)|n't)\s+(?:be\s+)?(?:(?:an?|the)\s+)?(?:(?:option|choice|answer)\s+)?[(\[]?\w+[)\]]?",
+    r"(?:\b(?:not|cannot|never)|n't)\s+(?:be\s+)?(?:(?:an?|the)\s+)?(?:(?:option|choice|"
+    r"answer)\s+)?[(\[]?\w+[)\]]?",
     re.IGNORECASE,
 )
 SEVERAL = "several options named"
 _TABLE_ROW = re.compile(r"^\s*\||\|.*\||^\s*[-|: ]+$|^```")
 
 
-def conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tuple[str | None, str]:
-    """The answer and the rule that found it; (None, why) when the text commits itself to nothing."""
+def find_conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tuple[str | None, str]:
+    """The answer and the rule that found it; (None, reason) where the text gives no single answer."""
     if lines and lines[-1].endswith(","):
         return None, "cut off in a list"
     if lines and _DANGLING.search(lines[-1]):
         return None, "cut off in a sentence"
-    sentences = _sentences(lines)
+    sentences = _split_sentences(lines)
     if not sentences:
         return (lines[-1], "last line") if lines else (None, "nothing there")
     closing = sentences[-2:]
     if any(map(p.OTHERWISE.match, closing)):
         return None, "it depends"
     if choices:
-        return _choice(_without_listing(sentences), choices)
+        return _find_choice(_drop_option_list(sentences), choices)
     concluding = [s for s in sentences[-4:] if p.CONCLUSION.search(s)]
     emphasised = [s for s in sentences[:2] if len(BOLD.findall(s)) == 1]
     for sentence in (*reversed(concluding), *emphasised, sentences[-1], sentences[0]):
-        if refuses(sentence):
+        if is_refusal(sentence):
             return None, "a refusal"
-        value = value_in(sentence)
+        value = find_value(sentence)
         if value is not None:
             return value, "conclusion"
-    if any(map(refuses, closing)):
+    if any(map(is_refusal, closing)):
         return None, "a refusal"
     return sentences[-1][:300], "last sentence"
 
 
-def _sentences(lines: Sequence[str]) -> list[str]:
-    """Sentences of prose in order; tables, code, headings and pleasantries are left out."""
+def _split_sentences(lines: Sequence[str]) -> list[str]:
+    """The sentences of prose in order, without tables, code, headings and pleasantries."""
     prose = [line for line in lines[-60:] if not _TABLE_ROW.search(line)]
     found = [s.strip() for line in prose for s in _SENTENCE.split(line[-2_000:]) if s.strip(" *#-")]
     found = [s for s in found if not p.PLEASANTRY.match(s) and not _is_series(s)]
@@ -78,31 +80,32 @@ def _sentences(lines: Sequence[str]) -> list[str]:
 
 
 def _is_series(sentence: str) -> bool:
-    """`1, 2, 3, __, 5` is no sentence."""
+    """Whether a sentence is only a series such as `1, 2, 3, __, 5`."""
     return sentence.count(",") >= 2 and not any(char.isalpha() for char in sentence)
 
 
-def _choice(sentences: Sequence[str], choices: Sequence[str]) -> tuple[str | None, str]:
-    """The only option that the last sentence naming any option names."""
+def _find_choice(sentences: Sequence[str], choices: Sequence[str]) -> tuple[str | None, str]:
+    """The option of the last sentence that names options, if it names only one; and the rule."""
     for sentence in reversed(sentences[-6:]):
-        if refuses(sentence, choices):
+        if is_refusal(sentence, choices):
             return None, "a refusal"
         marker = list(p.CONCLUSION.finditer(sentence))
-        named = (marker and _named(sentence[marker[-1].end() :], choices)) or _named(sentence, choices)
+        named = _find_options(sentence[marker[-1].end() :], choices) if marker else []
+        named = named or _find_options(sentence, choices)
         if len(named) == 1:
             return named[0], "the only option named"
         if named:
-            value = value_in(sentence)
+            value = find_value(sentence)
             return (value, "conclusion") if value is not None else (None, SEVERAL)
-        value = value_in(sentence)
+        value = find_value(sentence)
         if value is not None and p.CONCLUSION.search(sentence):
             return value, "conclusion"
-    value = value_in(sentences[-1])
+    value = find_value(sentences[-1])
     return (value, "conclusion") if value is not None else (sentences[-1][:300], "last sentence")
 
 
-def _without_listing(sentences: list[str]) -> list[str]:
-    """Options repeated at the end, `(A) 1`, `(B) 2`, …, are the question again."""
+def _drop_option_list(sentences: list[str]) -> list[str]:
+    """The sentences without a list of options at the end, `(A) 1`, `(B) 2`, …, which repeats the question."""
     labels = [match[1] if (match := _LABELLED_LINE.match(sentence)) else "" for sentence in sentences]
     start = len(sentences)
     while start and labels[start - 1]:
@@ -110,8 +113,8 @@ def _without_listing(sentences: list[str]) -> list[str]:
     return sentences[:start] if labels[start : start + 2] == ["A", "B"] and start else sentences
 
 
-def _named(sentence: str, choices: Sequence[str]) -> list[str]:
-    """Options a sentence names by letter, else by text; a text inside a longer option's text doesn't count."""
+def _find_options(sentence: str, choices: Sequence[str]) -> list[str]:
+    """The options that a sentence names by letter, else by text outside of a longer option's text."""
     if not any(re.search(r"\b(?:not|wrong|incorrect)\b|n't\b", choice) for choice in choices):
         sentence = _NOT_THIS.sub(" ", REJECTED.sub(" ", sentence))
     letters = {next(filter(None, m.groups())) for m in _LETTERED.finditer(sentence)}
@@ -119,7 +122,7 @@ def _named(sentence: str, choices: Sequence[str]) -> list[str]:
     if letters:
         return [f"({letter})" for letter in sorted(letters)]
     folded = [fold(choice) for choice in choices]
-    named = mentions_option(folded, fold(sentence))
-    if len(named) > 1 and (than := _THAN.search(sentence)):  # "the sun is larger than the moon" says the sun
-        named = mentions_option(folded, fold(sentence[: than.start()]))
+    named = find_mentioned_options(folded, fold(sentence))
+    if len(named) > 1 and (than := _THAN.search(sentence)):  # "the sun is larger than the moon" means the sun
+        named = find_mentioned_options(folded, fold(sentence[: than.start()]))
     return [choices[index] for index in named]

@@ -1,12 +1,14 @@
-"""How answers are announced, corrected and withdrawn, in English and Chinese: tables of patterns, most specific
-first."""
+"""Patterns of announced, corrected and withdrawn answers in English and Chinese, most specific first."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-_BE = r"(?:(?<![a-z])(?:is|are|was|were|(?:would|will|should|must|could|might|may|can) be|equals)(?![a-z])|[=:：])"
+_BE = (
+    r"(?:(?<![a-z])(?:is|are|was|were|(?:would|will|should|must|could|might|may|can) be|equals)(?![a-z])|"
+    r"[=:：])"
+)
 _LINK = (
     r"(?:(?:to|of|for|here|in|that|which|choice|option|letter|from|among|given|would|,)\b[^.\n:=]{0,80}?)?"
 )
@@ -16,8 +18,10 @@ _THING = r"(?:option|choice|solution|letter|statement|figure|picture|image)"
 
 
 class Pattern(NamedTuple):
-    """A pattern for lower-case text, tried only where one of `triggers` occurs; `before` and `after` are checked on
-    the original."""
+    """A pattern for lower-case text, tried only where one of `triggers` occurs.
+
+    `before` and `after` must match the original text around it.
+    """
 
     triggers: tuple[str, ...]
     regex: re.Pattern[str]
@@ -65,12 +69,13 @@ CLAIMS = (
     ),
     Pattern(("选",), re.compile(r"选(?:择|取)?\s*(?:选项|答案|项)?\s*(?:为|是)?\s*[:：]?\s*"), after=_LETTER),
 )
-# Said of steps on the way too, so it counts only where no answer is announced.
+# These also announce intermediate results, so they count only where no answer is announced.
 WEAK_CLAIMS = (
     Pattern(
         ("option", "choice", "solution", "result", "conclusion"),
         re.compile(
-            rf"(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|should be|=|"
+            rf"(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|should "
+            rf"be|=|"
             rf"为){_SURELY}"
         ),
         re.compile(r"(?<!other )(?<![a-z])\Z"),
@@ -81,7 +86,8 @@ WEAK_CLAIMS = (
 CLAIM_BEFORE = Pattern(
     ("correct", "right", "best", "正确"),
     re.compile(
-        rf"(\(?\b[A-Z]\b\)?)[^.\n]{{0,30}}?\s+(?:is|was|must be|should be)\s+(?:therefore\s+|thus\s+)?(?:the\s+)?"
+        rf"(\(?\b[A-Z]\b\)?)[^.\n]{{0,30}}?\s+(?:is|was|must be|should be)\s+(?:therefore\s+|"
+        rf"thus\s+)?(?:the\s+)?"
         rf"(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice))\b|([A-Z])\s*(?:选项)?\s*(?:是)?正确"
     ),
 )
@@ -107,9 +113,11 @@ CORRECTION = re.compile(
     r"\b(?:but wait|wait|it(?:'s| is| was) (?:actually|really|in fact)|actually|"
     r"correction|scratch that|my mistake|on second thoughts?|hold on|oops|hmm|"
     r"i made (?:a|an) (?:\w+ )?"
-    r"(?:mistake|error)|let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|re-?evaluate)|"
+    r"(?:mistake|error)|let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|"
+    r"re-?evaluate)|"
     r"sorry|apologies|"
-    r"i apologi[sz]e|no, (?:it|that|the)|that(?:'s| is| was) (?:wrong|incorrect|not right|a mistake)|i was wrong)\b"
+    r"i apologi[sz]e|no, (?:it|that|the)|that(?:'s| is| was) (?:wrong|incorrect|not right|a mistake)|i was "
+    r"wrong)\b"
     r"|等等|不对|更正|修正|纠正|抱歉|重新(?:计算|检查|考虑)|我错了|算错",
     re.IGNORECASE,
 )
@@ -118,11 +126,13 @@ WITHDRAWN = re.compile(
     r"scratch that|这是错|不对",
     re.IGNORECASE,
 )
-# What a correction says without the word "answer".
+# How a correction announces its value without the word "answer".
 WEAK_CLAIM = re.compile(
     r"\b(?:wait|actually|no|sorry|correction|rather)\s*[,:]\s*(?=[-$\\(]*\d)|"
-    r"\b(?:should (?:actually |really )?(?:be|have been|read|say)|must be|is actually|is really|is in fact|it(?:'s| is)"
-    r"|this is|that is|becomes|equals?|we get|i get|gives|get)\b\s*(?:equal to\s+|actually\s+|not \S+ but\s+)?|=|"
+    r"\b(?:should (?:actually |really )?(?:be|have been|read|say)|must be|is actually|is really|is in fact|"
+    r"it(?:'s| is)"
+    r"|this is|that is|becomes|equals?|we get|i get|gives|get)\b\s*(?:equal to\s+|actually\s+|not \S+ "
+    r"but\s+)?|=|"
     r"应该是|应当是|应为|应是|其实是|实际上是|而是|改为|是",
     re.IGNORECASE,
 )
@@ -137,7 +147,8 @@ CONCLUSION = re.compile(
 PLEASANTRY = re.compile(
     r"^\W*(?:i hope|hope (?:this|that)|let me know|is there anything|please (?:let|note|provide|feel|tell)|"
     r"feel free|if you have|"
-    r"do you have|would you like|can i help|sure[,!]|certainly[,!]|note(?: that|:)|thank|you're welcome|happy to|"
+    r"do you have|would you like|can i help|sure[,!]|certainly[,!]|note(?: that|:)|thank|you're welcome|"
+    r"happy to|"
     r"any other questions|"
     r"here (?:is|are)\b[^$\\]*$|explanation|question:|希望|如果您|如有)",
     re.IGNORECASE,
@@ -145,11 +156,13 @@ PLEASANTRY = re.compile(
 
 # Where a claim ends: a sentence, a reason, a blank line.
 END = re.compile(
-    r"\n|。|；|(?<![\d(])(?<!\b[A-Z])(?<!\b(?:sq|ft|in|no|st|vs|eq|Dr|Mr))\.(?=\s|$|\*|\")|(?<=\d)\.(?=\s+[A-Z*\\(]|"
+    r"\n|。|；|(?<![\d(])(?<!\b[A-Z])(?<!\b(?:sq|ft|in|no|st|vs|eq|Dr|Mr))\.(?=\s|$|\*|\")|"
+    r"(?<=\d)\.(?=\s+[A-Z*\\(]|"
     r"\s*$)|[!?](?=\s|$)|"
     r",?\s+(?:because|since|as (?:it|the|this|there|we|per)|so that|which|where|due to|given that|based on|"
     r"according to|making|meaning|"
-    r"indicating|with (?:a|an|the)|when (?:rounded|the|we|x)|if (?:the|we|x)|considering|assuming|and (?:the|this|"
+    r"indicating|with (?:a|an|the)|when (?:rounded|the|we|x)|if (?:the|we|x)|considering|assuming|and "
+    r"(?:the|this|"
     r"it|that|we|so))\b|"
     r",\s*(?:so|but|and(?!\s+[-$\\({]*(?:\d|[a-z]\b(?=\W*$)))|not|while|whereas|thus|therefore|hence|as)\b|"
     r"[,，]\s*而?不是|,?\s*(?:因为|由于|所以|其中|理由|解析)|\.\s*(?=The |So |"
@@ -157,4 +170,4 @@ END = re.compile(
     re.IGNORECASE,
 )
 TRUNCATION = 240
-"""Longest announced answer that is looked at."""
+"""Longest announced answer in characters; the rest is not read."""

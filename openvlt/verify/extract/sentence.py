@@ -1,4 +1,4 @@
-"""The one value that a sentence of prose commits to: `So the total cost is $48, which is $12 less` says 48 dollars."""
+"""Finds the one value of a sentence: `So the total cost is $48, which is $12 less` means 48 dollars."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from openvlt.verify.extract import patterns as p
-from openvlt.verify.parse.number_words import COUNT, yes_no
+from openvlt.verify.parse.number_words import COUNT, read_yes_no
 
 _NUMBER = (
     r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
@@ -19,7 +19,7 @@ _NUMBERS = re.compile(rf"(?<![A-Za-z0-9_.,])(?:{_NUMBER})(?![A-Za-z0-9_]|[,.]\d)
 _NUMBER_WORD = re.compile(rf"\b{COUNT}\b", re.IGNORECASE)
 _MATH_SPAN = re.compile(r"\$\$?[^$]{1,400}\$\$?(?!\d)|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\]", re.DOTALL)
 BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
-_SAYS_SOMETHING = re.compile(r"[\d=<>]|\\[a-z]")
+_HAS_CONTENT = re.compile(r"[\d=<>]|\\[a-z]")
 
 _AFTER_EQUALS = re.compile(rf"[=≈]\s*({_VALUE}(?:\s?[A-Za-z°%²³/^{{}}\\]{{1,15}}){{0,3}})$")
 _LISTED = re.compile(rf"\bare\s+({_VALUE}(?:,\s+{_VALUE})*,?\s+and\s+{_VALUE})$")
@@ -38,12 +38,14 @@ _TOTAL = re.compile(
     re.IGNORECASE,
 )
 _THERE = re.compile(
-    rf"\bthere (?:is|are|was|were|will be|would be)\s+(?:(?:a total of|only|exactly|about|approximately|also)\s+)?"
+    rf"\bthere (?:is|are|was|were|will be|would be)\s+(?:(?:a total of|only|exactly|about|approximately|"
+    rf"also)\s+)?"
     rf"({_VALUE}|{COUNT}\b)",
     re.IGNORECASE,
 )
 _AFTER_IS = re.compile(
-    rf"(?:\b(?:is|are|was|were|be|equals?|has|have|shows?|contains?|totals?|gives?|gives us|get|becomes?|took|"
+    rf"(?:\b(?:is|are|was|were|be|equals?|has|have|shows?|contains?|totals?|gives?|gives us|get|becomes?|"
+    rf"took|"
     rf"takes|needs?|sold|left|remain|number|value)|(?<!\d )\b(?:of|to))\s+"
     rf"(?:equal to\s+|about\s+|approximately\s+|around\s+|roughly\s+|exactly\s+|a total of\s+|only\s+|"
     rf"the\s+)?({_VALUE})",
@@ -54,17 +56,20 @@ _IS_NUMBER = rf"{_COPULA}[-$]{{0,2}}\d"
 _TWO_CLAIMS = re.compile(rf"{_IS_NUMBER}[^;]{{0,40}}?\sand\s[^;]{{0,60}}?{_IS_NUMBER}", re.IGNORECASE)
 _ALTERNATIVE = re.compile(r"[^.;=]{0,20}\s(?:or|to)\s+\S*\d|[\u4e00-\u9fff]{0,4}(?:或|至|到|~)\s*\d")
 _UNIT_AFTER = re.compile(
-    r"\s?(?!(?:to|for|on|in|of|at|by|from|is|are|was|were|and|or|than|more|less|fewer|the|that|which|while|when|as|but|"
-    r"so|if|after|before|with)\b)(?:[A-Za-z°%]+(?:/[a-z]+)?(?:\s?\^?[23])?|[\u4e00-\u9fff]{1,4})(?=[\s.,:;)。，]|$)"
+    r"\s?(?!(?:to|for|on|in|of|at|by|from|is|are|was|were|and|or|than|more|less|fewer|the|that|which|while|"
+    r"when|as|but|"
+    r"so|if|after|before|with)\b)(?:[A-Za-z°%]+(?:/[a-z]+)?(?:\s?\^?[23])?|"
+    r"[\u4e00-\u9fff]{1,4})(?=[\s.,:;)。，]|$)"
 )
 
-# What a sentence says without committing to it.
+# Values that a sentence mentions but does not give as its answer.
 _DENIED = re.compile(
     rf"(?:\bnot|n't|\bnever|\b(?:more|less|fewer|greater|larger|higher|lower) than|\bat (?:least|most)|"
     rf"\b(?:before|after|until))\s+(?:be\s+)?(?:equal to\s+)?(?:the\s+)?(?:{_VALUE}|{COUNT}\b)|"
     rf"\b(?:between|from)\s+{_VALUE}(?:\s[a-z]+)?\s+(?:and|to)\s+{_VALUE}|"
     # "8 is not the answer": a bounded number, not _VALUE, because this alternative begins at every digit
-    r"(?<![\w.,])\$?-?\d[\d.,/]{0,15}\$?\s+(?:(?:is|was|would be)\s+(?:the\s+|an?\s+)?(?:wrong|incorrect|too)\b|"
+    r"(?<![\w.,])\$?-?\d[\d.,/]{0,15}\$?\s+(?:(?:is|was|would be)\s+(?:the\s+|an?\s+)?(?:wrong|incorrect|"
+    r"too)\b|"
     r"(?:(?:is|was|does|would)(?:n't|\s+(?:not|never))|can(?:'t|\s?not))\b(?!\s+(?:only|just)))|"
     rf"(?:大于|小于|超过|不是|少于|多于)\s*{_VALUE}",
     re.IGNORECASE,
@@ -80,31 +85,32 @@ _TAKEN_BACK = re.compile(
 _WHERE = re.compile(r"^(?:in|by|from|during|after|on|at|for|of)\s+[^,]{1,60},\s+(?=.*\d)", re.IGNORECASE)
 _PREMISE = re.compile(r"^(?:given|since|because|if|as|when|assuming)\b.*,\s+(?=[^,]*\d)", re.IGNORECASE)
 _SIDE_CLAUSE = re.compile(
-    r",?\s+(?:with|which|while|whereas|compared|followed|because|since|as|so that|where|when|if|although|but|and)\b|"
+    r",?\s+(?:with|which|while|whereas|compared|followed|because|since|as|so that|where|when|if|although|"
+    r"but|and)\b|"
     r",(?!\s*[-$_]?\d|\s*_)|，|[:：](?!\s?\d+\b(?!\s+[a-z]))",
     re.IGNORECASE,
 )
 
 
 def cut_reasons(text: str) -> str:
-    """`15, since 5·3 = 15` without its reason, where something is left that has a number in it."""
+    """The claim of `15, since 5·3 = 15` without its reason; the whole text if the claim has no number."""
     claim = _BECAUSE.split(text, maxsplit=1)[0]
     return claim if re.search(r"\d", claim) else text
 
 
-def value_in(sentence: str) -> str | None:
-    """The one value a sentence commits to, None if it names none or several."""
-    if yes_no(sentence) is not None and re.match(r"\W*(?:yes|no|true|false)\b", sentence, re.IGNORECASE):
+def find_value(sentence: str) -> str | None:
+    """The one value that a sentence gives; None if it gives none or several."""
+    if read_yes_no(sentence) is not None and re.match(r"\W*(?:yes|no|true|false)\b", sentence, re.IGNORECASE):
         return sentence
     if p.OTHERWISE.search(sentence):
         return None
     sentence = _TAKEN_BACK.sub("", cut_reasons(" ".join(_DENIED.sub(" ", sentence).split())))
     spans = _MATH_SPAN.findall(sentence)
     elsewhere = _NUMBERS.search(_MATH_SPAN.sub(" ", sentence))
-    if len(spans) == 1 and not elsewhere and _SAYS_SOMETHING.search(spans[0][1:-1]):
+    if len(spans) == 1 and not elsewhere and _HAS_CONTENT.search(spans[0][1:-1]):
         return spans[0]
     marker = list(p.CONCLUSION.finditer(sentence))
-    if marker and marker[-1].start() > 0 and (value := value_in(sentence[marker[-1].end() :])) is not None:
+    if marker and marker[-1].start() > 0 and (value := find_value(sentence[marker[-1].end() :])) is not None:
         return value
     sentence = _WHERE.sub("", sentence.rstrip(" .。!*"))
     bold = BOLD.findall(sentence + "**" * (sentence.count("**") % 2))
@@ -116,38 +122,41 @@ def value_in(sentence: str) -> str | None:
         or _EITHER.search(sentence)
         or _FINAL_IS.match(sentence)
     )
-    return match[1] if match else _spoken(sentence)
+    return match[1] if match else _find_unmarked_value(sentence)
 
 
-def _spoken(sentence: str) -> str | None:
-    """The value of a sentence that marks none: after "there are", the only number, after "is", a number word."""
+def _find_unmarked_value(sentence: str) -> str | None:
+    """The value of a sentence without mathematics or emphasis.
+
+    Tried in this order: after "there are" or "in total", the only number, after "is", the only number word.
+    """
     for pattern in (_LAST_EQUALS, _TOTAL, _THERE):
         found = list(pattern.finditer(sentence))
         if found:
-            return _with_unit(sentence, found[-1][1])
+            return _append_unit(sentence, found[-1][1])
     if _TWO_CLAIMS.search(sentence):
         return None
-    for clause in _clauses(_PREMISE.sub("", sentence)):
+    for clause in _iter_clauses(_PREMISE.sub("", sentence)):
         numbers = list(dict.fromkeys(m.group().strip() for m in _NUMBERS.finditer(clause)))
         if len(numbers) == 1:
-            return _with_unit(clause, numbers[0])
+            return _append_unit(clause, numbers[0])
     for pattern in (_AFTER_IS, _CHINESE_IS):
         found = list(pattern.finditer(sentence))
         if found:
-            return _with_unit(sentence, found[-1][1])
+            return _append_unit(sentence, found[-1][1])
     words = {m.group().lower() for m in _NUMBER_WORD.finditer(sentence)}
     return words.pop() if len(words) == 1 and not _NUMBERS.search(sentence) else None
 
 
-def _clauses(sentence: str) -> Iterator[str]:
-    """The sentence, then what stands before its first side clause, its second, … (its tenth at most)."""
+def _iter_clauses(sentence: str) -> Iterator[str]:
+    """Yields the sentence, then the part before its first side clause, before its second, … (at most ten)."""
     yield sentence
     for separator in islice(_SIDE_CLAUSE.finditer(sentence), 10):
         yield sentence[: separator.start()]
 
 
-def _with_unit(sentence: str, number: str) -> str | None:
-    """The number and the word after it, which may be its unit; None if it is one of two (`12 or 13`)."""
+def _append_unit(sentence: str, number: str) -> str | None:
+    """The number with the word after it, which may be its unit; None if it is one of two (`12 or 13`)."""
     rest = sentence[sentence.rfind(number) + len(number) :]
     if _ALTERNATIVE.match(rest):
         return None

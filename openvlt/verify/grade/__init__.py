@@ -1,0 +1,1 @@
+"""Grade: compares an extracted answer with the gold answer."""

@@ -1,9 +1,8 @@
-"""Whether two expressions are equal: exactly, else refuted in floats, else confirmed in sixty digits at several
-points.
+"""Compares two expressions exactly, or else at several points, first in floats and then in sixty digits.
 
-Two different expressions of at most 400 tokens that agree to forty digits at four unrelated points don't occur as
-answers, so agreement decides. What has no value at the points (or only at some) is left to `symbolic`, in a worker
-process.
+Two different expressions of at most 400 tokens that agree to forty digits at four unrelated points don't
+occur as answers, so agreement decides. An expression without a value at some point is left to `symbolic`, in
+a worker process.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from openvlt.verify.parse.expression import (
-    Floats,
+    FLOATS,
     HighPrecision,
     Node,
     Undefined,
@@ -24,7 +23,8 @@ from openvlt.verify.parse.expression import (
     symbols,
 )
 
-# Unrelated values for up to a dozen symbols; each point shifts them. A negative point last: |x| isn't x, √(x²) isn't x.
+# Unrelated values for up to a dozen symbols; each point scales them.
+# The last point is negative, so that neither |x| nor √(x²) equals x.
 _BASE = [
     Fraction(n, 10**9)
     for n in (
@@ -46,13 +46,13 @@ _POINTS = (Fraction(1), Fraction(7, 5), Fraction(3, 7), Fraction(-6, 5))
 
 
 @cache
-def digits() -> HighPrecision:
-    """The many-digit backend, made once: importing mpmath takes a tenth of a second."""
+def high_precision() -> HighPrecision:
+    """The shared sixty-digit backend, made on first use because importing mpmath takes 0.1 s."""
     return HighPrecision()
 
 
 def sample_points(names: frozenset[str], *, positive: bool = False) -> list[dict[str, Fraction]]:
-    """Where to compare. With several symbols all are positive: they name lengths, not unknowns of either sign."""
+    """The points where expressions are compared. Several symbols are positive, as lengths are."""
     ordered = sorted(names)
     factors = _POINTS[:3] if positive or len(ordered) > 1 else _POINTS
     return [
@@ -62,11 +62,11 @@ def sample_points(names: frozenset[str], *, positive: bool = False) -> list[dict
 
 
 def same_value(a: Node, b: Node) -> bool | None:
-    """Equality of two expressions; None when neither arithmetic can tell."""
+    """Whether two expressions are equal; None where neither exact nor numerical evaluation decides."""
     if a == b:
         return True
     if has_infinity(a) or has_infinity(b):
-        return _same_infinity(_infinity(a), _infinity(b))
+        return _is_same_infinity(_infinity_sign(a), _infinity_sign(b))
     try:
         left, right = exact(a), exact(b)
     except (Undefined, Unreadable):
@@ -75,14 +75,14 @@ def same_value(a: Node, b: Node) -> bool | None:
         return left == right
     a, b = fold_case(a, b)
     names = symbols(a) | symbols(b)
-    results = [_same_at(a, b, point) for point in (sample_points(names) if names else [{}])]
+    results = [_compare_at(a, b, point) for point in (sample_points(names) if names else [{}])]
     if False in results:
         return False
     return None if None in results else True
 
 
 def fold_case(a: Node, b: Node) -> tuple[Node, Node]:
-    """Both in lower case if their symbols differ only by case (`X = 3` answers `x = 3`)."""
+    """Both in lower case if their symbols differ only in case (`X = 3` is the same as `x = 3`)."""
     left, right = symbols(a), symbols(b)
     if left != right and {n.lower() for n in left} == {n.lower() for n in right} and len(left) == len(right):
         return _lower(a), _lower(b)
@@ -95,9 +95,9 @@ def _lower(node: Node) -> Node:
     return tuple(_lower(part) if isinstance(part, tuple) else part for part in node)
 
 
-def _same_at(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
+def _compare_at(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
     try:
-        at = {name: Floats.number(value) for name, value in point.items()}
+        at = {name: FLOATS.number(value) for name, value in point.items()}
         left, right = complex(evaluate(a, at)), complex(evaluate(b, at))
     except (Undefined, OverflowError):
         return None
@@ -106,11 +106,11 @@ def _same_at(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
         return None
     if gap > 1e-6 * size and gap > 1e-9:
         return False
-    return _confirmed(a, b, point)
+    return _confirm_at(a, b, point)
 
 
-def _confirmed(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
-    backend = digits()
+def _confirm_at(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
+    backend = high_precision()
     try:
         at = {name: backend.number(value) for name, value in point.items()}
         left, right = evaluate(a, at, backend), evaluate(b, at, backend)
@@ -122,7 +122,7 @@ def _confirmed(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
 
 
 def real(node: Node) -> float | None:
-    """The real value of a closed expression as a float, None if it has none."""
+    """The real value of an expression without symbols as a float; None if it has none."""
     try:
         value = complex(evaluate(node, {}))
     except (Undefined, KeyError, OverflowError):
@@ -134,42 +134,42 @@ def real(node: Node) -> float | None:
     )
 
 
-def proportional(f: Node, g: Node) -> bool | None:
-    """Whether f is a constant multiple of g (so that f = 0 and g = 0 are one equation); None when it can't be told."""
+def is_proportional(f: Node, g: Node) -> bool | None:
+    """Whether f is a constant multiple of g (f = 0 and g = 0 are then one equation); None where undecided."""
     f, g = fold_case(f, g)
     names = symbols(f) | symbols(g)
     if symbols(f) != symbols(g):
         return False
     try:
-        ratios = [_ratio(f, g, point) for point in sample_points(names)]
+        ratios = [_ratio_at(f, g, point) for point in sample_points(names)]
     except (Undefined, OverflowError):
         return None
     return all(abs(ratio - ratios[0]) <= 1e-8 * abs(ratios[0]) for ratio in ratios) and abs(ratios[0]) > 1e-9
 
 
 def sign_of_ratio(f: Node, g: Node) -> float:
-    """The constant of two proportional expressions."""
+    """f / g of two proportional expressions: a constant, whose sign is what matters."""
     f, g = fold_case(f, g)
-    return _ratio(f, g, sample_points(symbols(f))[0]).real
+    return _ratio_at(f, g, sample_points(symbols(f))[0]).real
 
 
-def _ratio(f: Node, g: Node, point: Mapping[str, Fraction]) -> complex:
-    at: dict[str, Any] = {name: Floats.number(value) for name, value in point.items()}
+def _ratio_at(f: Node, g: Node, point: Mapping[str, Fraction]) -> complex:
+    at: dict[str, Any] = {name: FLOATS.number(value) for name, value in point.items()}
     return complex(evaluate(("mul", f, ("pow", g, ("num", Fraction(-1)))), at))
 
 
 def has_infinity(node: Node) -> bool:
+    """Whether infinity occurs in an expression."""
     return node == ("const", "oo") or any(has_infinity(part) for part in node[1:] if isinstance(part, tuple))
 
 
-def _same_infinity(a: int, b: int) -> bool | None:
-    """Infinities of known sign compare by it; what is neither (∞ - ∞, or a number on one side only) isn't equal to
-    anything."""
+def _is_same_infinity(a: int, b: int) -> bool:
+    """Whether both are infinite with the same sign. Anything else (∞ - ∞, or a number) is unequal."""
     return a == b if a and b else False
 
 
-def _infinity(node: Node) -> int:
+def _infinity_sign(node: Node) -> int:
     """1 or -1 for plus or minus infinity, 0 for anything else."""
     if node == ("const", "oo"):
         return 1
-    return -_infinity(node[2]) if node[:2] == ("mul", ("num", Fraction(-1))) else 0
+    return -_infinity_sign(node[2]) if node[:2] == ("mul", ("num", Fraction(-1))) else 0

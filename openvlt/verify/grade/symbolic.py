@@ -1,7 +1,8 @@
-"""What typed comparison leaves open, by sympy: built by constructors from a bounded tree, never from text.
+"""Compares by sympy what typed comparison leaves open.
 
-Runs in a worker process that is killed at its deadline (`workers`); nothing outside a worker may import this module's
-sympy half, and importing the module itself doesn't.
+Expressions are built by sympy's constructors from a bounded tree, never from text.
+It runs in a worker process that is killed at its deadline (`openvlt.verify.pool`). Importing this module
+doesn't import sympy; its functions do, so only a worker may call them.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ _RELATIONS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": opera
 
 
 def decide(gold: Value, answer: Value) -> Verdict:
-    """CORRECT or WRONG where sympy can tell, UNPARSED where it cannot."""
+    """CORRECT or WRONG where sympy can decide, UNPARSED where it cannot."""
     import sympy
 
     try:
-        same = _same(gold, answer)
+        same = _compare(gold, answer)
     except (
         NotImplementedError,
         TypeError,
@@ -36,35 +37,43 @@ def decide(gold: Value, answer: Value) -> Verdict:
     return Verdict.UNPARSED if same is None else Verdict.CORRECT if same else Verdict.WRONG
 
 
-def _same(gold: Value, answer: Value) -> bool | None:
+def _compare(gold: Value, answer: Value) -> bool | None:
     if isinstance(gold, Quantity) and isinstance(answer, Quantity):
-        return _zero(build_expression(gold.node) - build_expression(answer.node))
+        return _is_zero(build_expression(gold.node) - build_expression(answer.node))
     if isinstance(gold, Relation) and isinstance(answer, Relation) and gold.op == answer.op == "=":
-        return _one_equation(*(build_expression(r.left) - build_expression(r.right) for r in (gold, answer)))
-    first, second = _solutions(gold), _solutions(answer)
+        f, g = _difference(gold), _difference(answer)
+        return None if f is None or g is None else _is_same_equation(f, g)
+    first, second = _solution_set(gold), _solution_set(answer)
     return None if first is None or second is None else first == second
 
 
-def _zero(expression: Any) -> bool | None:
+def _difference(equation: Relation) -> Any:
+    """Left side minus right side; None if one side was not read."""
+    if equation.left is None or equation.right is None:
+        return None
+    return build_expression(equation.left) - build_expression(equation.right)
+
+
+def _is_zero(expression: Any) -> bool | None:
     import sympy
 
     return sympy.simplify(expression).equals(0)
 
 
-def _one_equation(f: Any, g: Any) -> bool:
-    """Whether the numerators of two equations `f = 0`, `g = 0` have the same factors: y = 1/x and xy = 1."""
+def _is_same_equation(f: Any, g: Any) -> bool:
+    """Whether the numerators of `f = 0` and `g = 0` have the same factors, as y = 1/x and xy = 1 have."""
     import sympy
 
     lists = (sympy.factor_list(sympy.numer(sympy.together(side)))[1] for side in (f, g))
-    first, second = ({_signless(factor.primitive()[1]) for factor, _ in factors} for factors in lists)
+    first, second = ({_drop_sign(factor.primitive()[1]) for factor, _ in factors} for factors in lists)
     return first == second
 
 
-def _signless(factor: Any) -> Any:
+def _drop_sign(factor: Any) -> Any:
     return -factor if factor.could_extract_minus_sign() else factor
 
 
-def _solutions(value: Value) -> Any:
+def _solution_set(value: Value) -> Any:
     """The set of real numbers that a range, a union or an inequality in one unknown describes."""
     import sympy
 
@@ -73,16 +82,16 @@ def _solutions(value: Value) -> Any:
         high = sympy.oo if value.high is None else build_expression(value.high.node)
         return sympy.Interval(low, high, not value.closed[0], not value.closed[1])
     if isinstance(value, Group):
-        parts = [_solutions(item) for item in value.items]
+        parts = [_solution_set(item) for item in value.items]
         if value.brackets[:1] in ("(", "[") and len(value.items) == 2:
             ends = [build_expression(item.node) for item in value.items if isinstance(item, Quantity)]
-            return (
-                sympy.Interval(*ends, value.brackets[0] == "(", value.brackets[1] == ")")
-                if len(ends) == 2
-                else None
-            )
+            if len(ends) != 2:
+                return None
+            return sympy.Interval(ends[0], ends[1], value.brackets[0] == "(", value.brackets[1] == ")")
         return None if None in parts else sympy.Union(*parts)
     if isinstance(value, Relation) and value.op in _RELATIONS:
+        if value.left is None or value.right is None:
+            return None
         relation = _RELATIONS[value.op](build_expression(value.left), build_expression(value.right))
         names = list(relation.free_symbols)
         return relation.as_set() if len(names) == 1 else None
@@ -107,7 +116,8 @@ def build_expression(node: Node) -> Any:
         return sympy.Pow(*parts)
     if kind in ("pct", "deg"):
         return parts[0] * (sympy.Rational(1, 100) if kind == "pct" else sympy.pi / 180)
-    return getattr(sympy, _NAMES.get(node[1], node[1]))(*parts)
+    name: str = node[1]
+    return getattr(sympy, _NAMES.get(name, name))(*parts)
 
 
 _NAMES = {"abs": "Abs", "ln": "log", "ceil": "ceiling", "binom": "binomial", "max": "Max", "min": "Min"}

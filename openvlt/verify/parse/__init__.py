@@ -1,0 +1,1 @@
+"""Parse: reads an answer text as a typed value."""

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openvlt.verify.parse.expression import Node, text_of
+from openvlt.verify.parse.expression import Node, format_expression
 from openvlt.verify.parse.quantity import Quantity
 
 
 @dataclass(frozen=True)
 class Words:
-    """A text that isn't mathematics."""
+    """A text that was not read as mathematics."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Relation:
-    """`left op right`; `label` is the left side when it is only a name (x, f(x), S_{ABC}) and `value` what it is said
-    to be."""
+    """`left op right`.
+
+    `label` is the left side if it is only a name (x, f(x), S_{ABC}), and `value` is then the right side.
+    """
 
     op: str
     left: Node | None
@@ -29,7 +31,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers between `low` and `high` (None: unbounded); `closed` tells which end belongs to it."""
+    """The numbers between `low` and `high` (None: unbounded); `closed` is whether each end belongs to it."""
 
     low: Quantity | None
     high: Quantity | None
@@ -39,8 +41,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Group:
-    """Several values: `brackets` is "()", "[)", "{}", … or "" for a bare list; `joint` is "," or "or" or "u"
-    (union)."""
+    """Several values.
+
+    `brackets` is "()", "[)", "{}", … or "" for a bare list; `joint` is ",", "or" or "u" (union).
+    """
 
     items: tuple[Value, ...]
     brackets: str = ""
@@ -56,7 +60,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Ratio:
-    """`2 : 3 : 4`."""
+    """A ratio of two or more numbers: `2 : 3 : 4`."""
 
     parts: tuple[Quantity, ...]
 
@@ -64,36 +68,37 @@ class Ratio:
 Value = Words | Quantity | Relation | Range | Group | Matrix | Ratio
 
 
-def show(value: Value) -> str:
+def describe_value(value: Value) -> str:
     """A value in a few words, for people."""
     if isinstance(value, Quantity):
-        return _show_quantity(value)
+        return _describe_quantity(value)
     if isinstance(value, Relation):
-        left = value.label or _side(value.left)
-        return f"{left} {value.op} {_side(value.right) if value.value is None else show(value.value)}"
+        left = value.label or _describe_node(value.left)
+        right = _describe_node(value.right) if value.value is None else describe_value(value.value)
+        return f"{left} {value.op} {right}"
     if isinstance(value, Range):
-        low = "-∞" if value.low is None else show(value.low)
-        high = "∞" if value.high is None else show(value.high)
+        low = "-∞" if value.low is None else describe_value(value.low)
+        high = "∞" if value.high is None else describe_value(value.high)
         return f"from {low} ({_ENDS[value.closed[0]]}) to {high} ({_ENDS[value.closed[1]]})"
     if isinstance(value, Group):
         joint = {",": ", ", "or": " or ", "u": " ∪ "}[value.joint]
-        return value.brackets[:1] + joint.join(map(show, value.items)) + value.brackets[1:]
+        return value.brackets[:1] + joint.join(map(describe_value, value.items)) + value.brackets[1:]
     if isinstance(value, Matrix):
-        return "matrix " + "; ".join(" ".join(map(show, row)) for row in value.rows)
+        return "matrix " + "; ".join(" ".join(map(describe_value, row)) for row in value.rows)
     if isinstance(value, Ratio):
-        return " : ".join(map(show, value.parts))
+        return " : ".join(map(describe_value, value.parts))
     return f"the words {value.text!r}"
 
 
 _ENDS = {True: "with it", False: "without it"}
 
 
-def _side(node: Node | None) -> str:
-    return "…" if node is None else text_of(node)
+def _describe_node(node: Node | None) -> str:
+    return "…" if node is None else format_expression(node)
 
 
-def _show_quantity(value: Quantity) -> str:
-    number = str(value.value) if value.value is not None else text_of(value.node)
+def _describe_quantity(value: Quantity) -> str:
+    number = str(value.value) if value.value is not None else format_expression(value.node)
     rounding = "" if value.ulp is None else f" (to {value.ulp})"
     unit = (
         ""

@@ -1,9 +1,10 @@
-"""Expressions as nested tuples, and their value: exactly as a fraction, or numerically in floats or many digits.
+"""Expressions as nested tuples, and their value: exactly as a fraction, or in floats, or in sixty digits.
 
-A node is `(kind, …)`: num Fraction · sym name · const name · add/mul nodes · pow base exponent · call name node… ·
-pct node · deg node.
+A node is `(kind, …)`: num Fraction · sym name · const name · add/mul nodes · pow base exponent · call name
+node… · pct node · deg node.
 
-Everything is bounded before it is computed: no power, factorial or root is built whose size isn't known to be small.
+Sizes are checked before anything is computed: a power, factorial or root is built only if its size is known
+to be small.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 MAX_BITS = 4_096
 """Largest numerator or denominator, in bits; about 1,200 digits."""
 MAX_EXPONENT = 4_096
 MAX_FACTORIAL = 170
 Node = tuple[Any, ...]
+"""An expression: its kind, then its parts."""
 
 
 class Unreadable(ValueError):
-    """The text is outside the grammar or its bounds. Says nothing about right or wrong."""
+    """The text is outside the grammar or its bounds, which doesn't make it a wrong answer."""
 
 
 class Undefined(ArithmeticError):
@@ -32,7 +34,7 @@ def _bits(value: Fraction) -> int:
     return max(abs(value.numerator).bit_length(), value.denominator.bit_length())
 
 
-def _bounded(value: Fraction) -> Fraction:
+def _check_size(value: Fraction) -> Fraction:
     if _bits(value) > MAX_BITS:
         raise Unreadable("a number of more than 4,096 bits")
     return value
@@ -41,12 +43,14 @@ def _bounded(value: Fraction) -> Fraction:
 def _root(value: Fraction, degree: int) -> Fraction | None:
     """The exact real root of a fraction if it is rational."""
     if value < 0:
-        return None if degree % 2 == 0 else (lambda r: None if r is None else -r)(_root(-value, degree))
-    parts = [_integer_root(n, degree) for n in (value.numerator, value.denominator)]
-    return None if None in parts else Fraction(*parts)
+        root = _root(-value, degree) if degree % 2 else None
+        return None if root is None else -root
+    top, bottom = _integer_root(value.numerator, degree), _integer_root(value.denominator, degree)
+    return None if top is None or bottom is None else Fraction(top, bottom)
 
 
 def _integer_root(n: int, degree: int) -> int | None:
+    """The root of a natural number if it is a natural number too."""
     low, high = 0, 1 << (n.bit_length() // degree + 1)
     while low < high:
         middle = (low + high + 1) // 2
@@ -55,7 +59,7 @@ def _integer_root(n: int, degree: int) -> int | None:
 
 
 def power(base: Fraction, exponent: Fraction) -> Fraction | None:
-    """`base ** exponent` if it is rational; None if it isn't.
+    """`base ** exponent` if it is rational, else None.
 
     Raises Unreadable when the result would be too large, Undefined for a negative power of zero.
     """
@@ -89,7 +93,7 @@ def _binomial(n: Fraction, k: Fraction) -> Fraction | None:
 
 _EXACT: Mapping[str, Callable[..., Fraction | None]] = {
     "sqrt": lambda x: _root(x, 2),
-    "abs": abs,
+    "abs": lambda x: abs(x),
     "floor": lambda x: Fraction(math.floor(x)),
     "ceil": lambda x: Fraction(math.ceil(x)),
     "factorial": _factorial,
@@ -100,7 +104,7 @@ _EXACT: Mapping[str, Callable[..., Fraction | None]] = {
 
 
 def exact(node: Node) -> Fraction | None:
-    """The rational value of an expression, None if it has none that can be told without approximation.
+    """The rational value of an expression; None if it cannot be found without approximation.
 
     Raises Unreadable (too large) and Undefined (division by zero): both before anything large is built.
     """
@@ -109,18 +113,34 @@ def exact(node: Node) -> Fraction | None:
         return node[1]
     if kind in ("sym", "const"):
         return None
-    values = [exact(child) for child in (node[2:] if kind == "call" else node[1:])]
-    if any(value is None for value in values):
+    found = [exact(child) for child in (node[2:] if kind == "call" else node[1:])]
+    values = [value for value in found if value is not None]
+    if len(values) < len(found):
         return None
     if kind == "add":
-        return _bounded(sum(values, Fraction(0)))
+        return _check_size(sum(values, Fraction(0)))
     if kind == "mul":
-        return _bounded(math.prod(values, start=Fraction(1)))
+        return _check_size(math.prod(values, start=Fraction(1)))
     if kind == "pow":
-        return power(*values)
+        return power(values[0], values[1])
     if kind == "pct":
         return values[0] / 100
     return _EXACT[node[1]](*values) if kind == "call" and node[1] in _EXACT else None
+
+
+class Backend(Protocol):
+    """The arithmetic that `evaluate` computes in. Values are numbers of the backend's own type."""
+
+    @property
+    def constants(self) -> Mapping[str, Any]:
+        """The values of pi, e, i and phi."""
+
+    @property
+    def functions(self) -> Mapping[str, Callable[..., Any]]:
+        """The functions by the names that `call` nodes use."""
+
+    def number(self, value: Fraction) -> Any:
+        """The backend's number for a fraction."""
 
 
 class Floats:
@@ -154,11 +174,15 @@ class Floats:
 
     @staticmethod
     def number(value: Fraction) -> complex:
+        """The nearest double."""
         return complex(value.numerator / value.denominator)
 
 
+FLOATS = Floats()
+
+
 class HighPrecision:
-    """The same in 60 digits by mpmath (a part of sympy's installation), for what floats cannot tell apart."""
+    """Arithmetic in 60 digits by mpmath, which sympy installs, for numbers that floats cannot tell apart."""
 
     def __init__(self) -> None:
         import mpmath
@@ -178,6 +202,7 @@ class HighPrecision:
         }
 
     def number(self, value: Fraction) -> Any:
+        """The nearest number of 60 digits."""
         return self.mp.mpf(value.numerator) / value.denominator
 
 
@@ -193,15 +218,15 @@ def _gamma_binomial(n: Any, k: Any, gamma: Callable[[Any], Any]) -> Any:
     return gamma(n + 1) / (gamma(k + 1) * gamma(n - k + 1))
 
 
-def evaluate(node: Node, at: Mapping[str, Any], backend: Any = Floats) -> Any:
-    """The value of an expression with its symbols taken from `at`. Raises Undefined."""
+def evaluate(node: Node, at: Mapping[str, Any], backend: Backend = FLOATS) -> Any:
+    """The value of an expression, with the values of its symbols from `at`. Raises Undefined."""
     try:
         return _evaluate(node, at, backend)
     except (ArithmeticError, ValueError, TypeError) as error:
         raise Undefined(str(error)) from error
 
 
-def _evaluate(node: Node, at: Mapping[str, Any], backend: Any) -> Any:
+def _evaluate(node: Node, at: Mapping[str, Any], backend: Backend) -> Any:
     kind = node[0]
     if kind == "num":
         return backend.number(node[1])
@@ -226,26 +251,26 @@ def _evaluate(node: Node, at: Mapping[str, Any], backend: Any) -> Any:
 
 
 def symbols(node: Node) -> frozenset[str]:
-    """The free names of an expression."""
+    """The names of the symbols of an expression."""
     if node[0] == "sym":
         return frozenset((node[1],))
     return frozenset().union(*(symbols(child) for child in node[1:] if isinstance(child, tuple)))
 
 
 def substitute(node: Node, name: str, value: Fraction) -> Node:
-    """The expression with a number in the place of a symbol."""
+    """The expression with a number in place of a symbol."""
     if node == ("sym", name):
         return ("num", value)
     return tuple(substitute(part, name, value) if isinstance(part, tuple) else part for part in node)
 
 
-def text_of(node: Node) -> str:
+def format_expression(node: Node) -> str:
     """The expression in plain infix, fully bracketed."""
     kind = node[0]
     if kind in ("num", "sym", "const"):
         return str(node[1])
     if kind in ("add", "mul", "pow"):
-        return "(" + {"add": " + ", "mul": "*", "pow": "^"}[kind].join(map(text_of, node[1:])) + ")"
+        return "(" + {"add": " + ", "mul": "*", "pow": "^"}[kind].join(map(format_expression, node[1:])) + ")"
     if kind == "call":
-        return f"{node[1]}({', '.join(map(text_of, node[2:]))})"
-    return text_of(node[1]) + {"pct": "%", "deg": "°"}[kind]
+        return f"{node[1]}({', '.join(map(format_expression, node[2:]))})"
+    return format_expression(node[1]) + {"pct": "%", "deg": "°"}[kind]

@@ -1,4 +1,4 @@
-"""Tokens of the restricted grammar: numbers, commands, letters and operators, bounded in length, count and digits."""
+"""Splits mathematics into tokens: numbers, commands, letters and operators, bounded in length and number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from openvlt.verify.parse.expression import Unreadable
 
-MAX_CHARS, MAX_TOKENS, MAX_DIGITS = 1_500, 400, 400
+MAX_EXPRESSION_CHARS, MAX_TOKENS, MAX_DIGITS = 1_500, 400, 400
 
 
 FUNCTIONS = {
@@ -29,14 +29,15 @@ _PROSE = frozenset(
 )
 _WORD_PARTS = re.compile("|".join(sorted(NAMES, key=len, reverse=True)) + "|[A-Za-z]")
 _TOKEN = re.compile(
-    r"\s+|(?P<num>(?:\d{1,3}(?:(?:,|\{,\}|\s)\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4}(?![\w.]))?|\.\d+)"
+    r"\s+|(?P<num>(?:\d{1,3}(?:(?:,|\{,\}|\s)\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4}(?![\w.]))?|"
+    r"\.\d+)"
     r"|(?P<cmd>\\[A-Za-z]+|\\[%{}|])|(?P<word>[A-Za-z]+)|(?P<op>\*\*|[-+*/^_()\[\]{}|!%'])"
 )
 
 
-def tokens(text: str) -> list[tuple[str, str]]:
-    """`(kind, text)` pairs; raises Unreadable for a character, word or amount that is outside the grammar."""
-    if len(text) > MAX_CHARS:
+def tokenize_math(text: str) -> list[tuple[str, str]]:
+    """The `(kind, text)` tokens of a text. Raises Unreadable for what is outside the grammar or too long."""
+    if len(text) > MAX_EXPRESSION_CHARS:
         raise Unreadable("an expression of more than 1,500 characters")
     found: list[tuple[str, str]] = []
     position = 0
@@ -56,8 +57,10 @@ def tokens(text: str) -> list[tuple[str, str]]:
 
 
 def _split_word(word: str) -> list[tuple[str, str]]:
-    """`xcosx` into x, cos, x; a run of more than three plain letters is prose (four capitals name a figure), and so are
-    three that can be spoken (`red`; `abc` is a product).
+    """The tokens of a word: `xcosx` is x, cos, x. Raises Unreadable for prose.
+
+    Prose is a run of more than three letters (of four in capitals, which name a figure), and three letters
+    that can be spoken (`red`; but `abc` is a product).
     """
     parts = _WORD_PARTS.findall(word)
     letters = sum(len(part) == 1 for part in parts)
@@ -72,10 +75,10 @@ def _split_word(word: str) -> list[tuple[str, str]]:
     return [("cmd", "\\" + part) if part in NAMES else ("let", part) for part in parts]
 
 
-def literal(text: str) -> Fraction:
+def read_literal(text: str) -> Fraction:
     """The value of a decimal literal with optional thousands separators and exponent."""
-    digits = re.sub(r"[,{}\s]", "", text)
-    mantissa, _, exponent = digits.lower().partition("e")
+    high_precision = re.sub(r"[,{}\s]", "", text)
+    mantissa, _, exponent = high_precision.lower().partition("e")
     if len(mantissa) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_DIGITS:
         raise Unreadable("a number of more than 400 digits")
-    return Fraction(digits)
+    return Fraction(high_precision)

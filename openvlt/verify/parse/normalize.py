@@ -1,5 +1,4 @@
-"""Making two spellings of the same text equal: Unicode forms, invisible characters, LaTeX wrapping. Pure string
-work."""
+"""Gives different spellings of a text one form: Unicode variants, invisible characters, LaTeX wrapping."""
 
 from __future__ import annotations
 
@@ -7,12 +6,12 @@ import re
 import unicodedata
 from functools import lru_cache
 
-MAX_CHARS = 2_000
-"""Longest answer text that is ever looked into; a final answer is short, so anything longer is nobody's answer."""
+MAX_ANSWER_CHARS = 2_000
+"""Longest answer text that is read; a final answer is short, so anything longer is no answer."""
 
 _SHORT = 300
 
-# Zero-width, bidirectional, soft-hyphen, byte-order and replacement characters: invisible, so never part of an answer.
+# Zero-width, bidirectional, soft-hyphen, byte-order and replacement characters: never part of an answer.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0e-\x1f\x7f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffd\ud800-\udfff]"
@@ -137,8 +136,8 @@ _BROKEN = (
 )
 
 
-def visible(text: str) -> str:
-    """The text without characters nobody sees (zero-width, bidirectional, NUL, broken surrogates)."""
+def drop_invisible(text: str) -> str:
+    """The text without invisible characters (zero-width, bidirectional, NUL, broken surrogates)."""
     if "\x0c" in text or "\x08" in text or "\t" in text:
         for broken, whole in _BROKEN:
             text = text.replace(broken, whole)
@@ -146,9 +145,8 @@ def visible(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """One spelling for Unicode variants: full-width forms, minus signs, superscripts, vulgar fractions, Greek
-    letters."""
-    text = visible(text)
+    """The text with one spelling for full-width forms, minus signs, superscripts, fractions and Greek."""
+    text = drop_invisible(text)
     if text.isascii():
         return text.replace("\r", "\n").replace("\t", " ").replace("\x0c", " ")
     text = _SUP_RUN.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
@@ -181,15 +179,14 @@ _SWITCH = re.compile(
 )
 _OVER = re.compile(rf"\{{({_INNER})\\over(?![A-Za-z])({_INNER})\}}")
 _BARE_OVER = re.compile(r"([^=$]*)\\over(?![A-Za-z])([^=$]*)")
-# 0.333..., 0.1818..., 0.58333...: a cycle after other digits must stand there three times (2.718281828... is e).
+# 0.333..., 0.1818..., 0.58333...: a cycle after other digits must occur three times (2.718281828... is e).
 _CYCLE = re.compile(
     r"(?:(?<!\d)(\d{1,9}\.)(\d{1,6}?)\2+|(\d\.\d{1,12}?)(\d{1,6}?)\4{2,})\s*(?:\.{3}|\\[lc]?dots)"
 )
 
 
 def unwrap(text: str) -> str:
-    """Takes off what only dresses an answer: math delimiters, emphasis, `\\text{}`, LaTeX spacing, a final full
-    stop."""
+    """The text without math delimiters, emphasis, `\\text{}`, LaTeX spacing and a final full stop."""
     if "\\" in text or "~" in text or "{" in text:
         text = _THOUSANDS.sub(",", text)
         if "\\\\" in text and "\\begin" not in text:
@@ -211,32 +208,32 @@ def unwrap(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """`unwrap(plain(text))`, remembered for short texts: an answer is looked at by several rules."""
-    return _clean(text) if len(text) <= _SHORT else unwrap(plain_text(text))
+    """`unwrap(plain_text(text))`, cached for short texts because several rules read the same answer."""
+    return _clean_short(text) if len(text) <= _SHORT else unwrap(plain_text(text))
 
 
 @lru_cache(maxsize=16_384)
-def _clean(text: str) -> str:
+def _clean_short(text: str) -> str:
     return unwrap(plain_text(text))
 
 
 def fold(text: str) -> str:
-    """The form words are compared in: clean, lower case, no articles in front, no quotes or brackets around."""
-    return _fold(text) if len(text) <= _SHORT else _folded(text)
+    """The form in which words are compared: clean, lower case, without article, quotes and brackets."""
+    return _fold_short(text) if len(text) <= _SHORT else _fold_text(text)
 
 
 @lru_cache(maxsize=16_384)
-def _fold(text: str) -> str:
-    return _folded(text)
+def _fold_short(text: str) -> str:
+    return _fold_text(text)
 
 
-def _folded(text: str) -> str:
+def _fold_text(text: str) -> str:
     text = clean(text).casefold().replace("\\", "").strip("\"'()[]{}")
     return re.sub(r"^(?:the|a|an)\s+", "", " ".join(text.split()))
 
 
-def has_balanced_braces(text: str, start: int, limit: int = MAX_CHARS) -> int:
-    """Index of the brace that closes the one at `start`, or -1 (unclosed, or further than `limit` away)."""
+def find_closing_brace(text: str, start: int, limit: int = MAX_ANSWER_CHARS) -> int:
+    """Index of the brace that closes the one at `start`; -1 if there is none within `limit` characters."""
     depth = 0
     for index in range(start, min(len(text), start + limit)):
         char = text[index]

@@ -1,4 +1,4 @@
-"""Words as data: number words (English and Chinese), yes and no, and the phrases around an answer that mean nothing."""
+"""Words in English and Chinese: numbers, yes and no, refusals, and fillers before an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from fractions import Fraction
 SMALL = {
     word: n
     for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+        "sixteen seventeen "
         "eighteen nineteen twenty".split()
     )
 }
@@ -38,7 +39,7 @@ COUNT = (
     rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(list(SMALL)[1:10])}))?|"
     rf"(?:{'|'.join(sorted(SMALL, key=len, reverse=True))})(?:[- ](?:{'|'.join(_PARTS)}))?)"
 )
-"""Pattern of a number word, or of a fraction in words (two thirds), for the inside of a sentence."""
+"""Pattern of a number word, or of a fraction in words (two thirds), inside a sentence."""
 MAGNITUDES = {
     "hundred": 10**2,
     "thousand": 10**3,
@@ -86,49 +87,55 @@ NOTHING = frozenset(
 )
 
 REFUSAL = re.compile(
-    r"(?:can(?:not|'t| not)|could not|couldn't|(?:un|not )able to|impossible to|not possible to|(?:isn't|is not) possible to|"
+    r"(?:can(?:not|'t| not)|could not|couldn't|(?:un|not )able to|impossible to|not possible to|(?:isn't|is "
+    r"not) possible to|"
     r"difficult to)"
-    r" (?:be )?(?:\w+ )?(?:determin|answer|solv|calculat|provid|tell|help|identif|say|find|assist|process|open|load|"
+    r" (?:be )?(?:\w+ )?(?:determin|answer|solv|calculat|provid|tell|help|identif|say|find|assist|process|"
+    r"open|load|"
     r"access|be given|giv|comput|view|see|read|infer)"
-    r"|(?:not |in)(?:enough|sufficient) (?:information|data|details)|(?:^|\W)(?:i'?m |i am )?sorry,? (?:but )?i\b|"
-    r"i (?:do not|don't) know|(?:option|answer|choice) is not (?:provided|listed|given|among)|none of the (?:above|"
+    r"|(?:not |in)(?:enough|sufficient) (?:information|data|details)|(?:^|\W)(?:i'?m |i am )?sorry,? (?:but "
+    r")?i\b|"
+    r"i (?:do not|don't) know|(?:option|answer|choice) is not (?:provided|listed|given|among)|none of the "
+    r"(?:above|"
     r"options|choices|given)"
     r"|more information is needed|无法(?:确定|回答|判断|得出|计算)|不能确定|不知道|信息不足",
     re.IGNORECASE,
 )
 
 FILLER = re.compile(
-    r"^(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|simply|equal to|equals?|"
+    r"^(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|simply|equal to|"
+    r"equals?|"
     r"a total of|"
-    r"total of|precisely|circa|also|therefore|thus|hence|so|then|now|that|is|are|was|be|it is|it's|there are|there is|"
+    r"total of|precisely|circa|also|therefore|thus|hence|so|then|now|that|is|are|was|be|it is|it's|there "
+    r"are|there is|"
     r"约为|约|大约是|大约|等于|共|一共|为|是|有)"
     r"(?=[\s\d\\$:(\-]|[^\x00-\x7f])|\\approx|\\sim|[=:≈~])\s*:?\s*",
     re.IGNORECASE,
 )
 
 
-def refuses(text: str, choices: Sequence[str] | None = None) -> bool:
-    """Whether a text declines to answer; where an option says so too ("it cannot be determined"), it is an answer."""
+def is_refusal(text: str, choices: Sequence[str] | None = None) -> bool:
+    """Whether a text declines to answer; not where an option does too ("it cannot be determined")."""
     return REFUSAL.search(text) is not None and not any(
         REFUSAL.search(str(choice)) for choice in choices or ()
     )
 
 
-def number_word(text: str) -> Fraction | None:
-    """`twelve`, `twenty-one`, `three quarters`, `half`, `十二`, `三分之一`; None for anything else."""
+def read_number_word(text: str) -> Fraction | None:
+    """The value of `twelve`, `twenty-one`, `three quarters`, `half`, `十二`, `三分之一`; else None."""
     text = text.strip().lower()
     if not text or len(text) > 40:
         return None
     signed = re.match(r"(?:minus|negative) (?=[a-z])", text)
     if signed:
-        value = number_word(text[signed.end() :])
+        value = read_number_word(text[signed.end() :])
         return None if value is None else -value
     if text[0].isascii():
-        return _english(re.sub(r"^(?:a|an) (?=half|third|quarter|hundred|thousand|dozen)", "one ", text))
-    return _chinese_fraction(text)
+        return _read_english(re.sub(r"^(?:a|an) (?=half|third|quarter|hundred|thousand|dozen)", "one ", text))
+    return _read_chinese_fraction(text)
 
 
-def _english(text: str) -> Fraction | None:
+def _read_english(text: str) -> Fraction | None:
     if text in SMALL:
         return Fraction(SMALL[text])
     if text in _TENS:
@@ -142,27 +149,27 @@ def _english(text: str) -> Fraction | None:
         return Fraction(_TENS[first] + SMALL[last])
     if first in SMALL and last in _PARTS:
         return Fraction(SMALL[first], _PARTS[last])
-    if last in MAGNITUDES and (count := _english(first) if first else None) is not None:
+    if last in MAGNITUDES and (count := _read_english(first) if first else None) is not None:
         return count * MAGNITUDES[last]
     return None
 
 
-def _chinese_fraction(text: str) -> Fraction | None:
+def _read_chinese_fraction(text: str) -> Fraction | None:
     if text in ("一半", "半"):
         return Fraction(1, 2)
     if text.startswith("负"):
-        value = _chinese_fraction(text[1:])
+        value = _read_chinese_fraction(text[1:])
         return None if value is None else -value
     bottom, cut, top = text.partition("分之")
     if cut:
-        whole = Fraction(100) if bottom == "百" else _chinese(bottom)
-        part = Fraction(top) if top.isdigit() else _chinese(top)
+        whole = Fraction(100) if bottom == "百" else _read_chinese(bottom)
+        part = Fraction(top) if top.isdigit() else _read_chinese(top)
         return part / whole if whole and part is not None else None
-    return _chinese(text)
+    return _read_chinese(text)
 
 
-def _chinese(text: str) -> Fraction | None:
-    """Numerals below ten thousand: 十二, 二十, 一百零五, 两千."""
+def _read_chinese(text: str) -> Fraction | None:
+    """The value of a Chinese numeral below ten thousand: 十二, 二十, 一百零五, 两千."""
     total, digit = 0, None
     for char in text:
         if char in _CHINESE_DIGITS:
@@ -177,8 +184,8 @@ def _chinese(text: str) -> Fraction | None:
     return Fraction(total + (digit or 0)) if text else None
 
 
-def yes_no(text: str) -> bool | None:
-    """What a text says that opens with yes, no, true, false or their Chinese forms; None if it opens otherwise."""
+def read_yes_no(text: str) -> bool | None:
+    """The truth value of a text that begins with yes, no, true, false or their Chinese forms; else None."""
     text = text.strip(" .\"'*").lower()
     if text in YES_NO:
         return YES_NO[text]

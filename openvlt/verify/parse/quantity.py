@@ -1,4 +1,4 @@
-"""One number, with what dresses it: sign of currency, percent, unit, magnitude word, counted thing, precision."""
+"""Reads one number or expression with its currency, percent, unit, magnitude, counted thing and precision."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from fractions import Fraction
 
 from openvlt.verify.parse.expression import Node, Undefined, Unreadable, exact, symbols
 from openvlt.verify.parse.grammar import parse_math
-from openvlt.verify.parse.lexer import MATH_WORDS, MAX_DIGITS, literal
-from openvlt.verify.parse.number_words import FILLER, MAGNITUDES, number_word
-from openvlt.verify.parse.units import CHINESE_COUNTERS, GENERIC, Unit, lookup, split_unit
+from openvlt.verify.parse.lexer import MATH_WORDS, MAX_DIGITS, read_literal
+from openvlt.verify.parse.number_words import FILLER, MAGNITUDES, read_number_word
+from openvlt.verify.parse.units import CHINESE_COUNTERS, GENERIC, Unit, lookup_unit, split_unit
 
 
 @dataclass(frozen=True)
 class Quantity:
     """An expression `node` with its rational `value` if it has one.
 
-    `ulp` is the size of the last written decimal (None for integers, fractions and roots: they are exact); `unit` and
-    `noun` what was counted; `percent` and `magnitude` whether "%" or "million" stood there (`value` is the number as
-    written).
+    `ulp` is the size of the last written decimal; None for integers, fractions and roots, which are exact.
+    `unit` and `noun` are what is counted. `percent` and `magnitude` are a "%" or a word such as "million"
+    after the number; `value` doesn't include them.
     """
 
     node: Node
@@ -31,13 +31,15 @@ class Quantity:
     magnitude: int = 1
 
     @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
+        """Whether the expression has no symbols."""
         return self.value is not None or not symbols(self.node)
 
 
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:(?:,\d{3})+|(?:'\d{3})+)|\d+)(?:\.(\d*))?|[-+]?\.(\d+)")
 _SCIENTIFIC = re.compile(
-    r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|[*xX])\s*10\s*(?:\^|\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?"
+    r"([-+]?\d*\.?\d+)\s*(?:[eE]|(?:\\times|\\cdot|[*xX])\s*10\s*(?:\^|"
+    r"\*\*))\s*[{(]?\s*([-+]?\d{1,3})\s*[})]?"
 )
 _MIXED = re.compile(r"([-+]?)(\d{1,9})(?:\s+|\s*-\s*|\s+and\s+)(\d{1,9})\s*/\s*(\d{1,9})")
 _OUT_OF = re.compile(r"(\d{1,9})\s+(?:out\s+of|in)(?:\s+every)?\s+(\d{1,9})")
@@ -69,7 +71,8 @@ _DIMENSION = re.compile(
 )
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)\b[^()]*$")
 _GENERIC_UNIT = re.compile(
-    r"(?<=\S)\s*(?<![A-Za-z])(?:square\s|sq\b\.?|cubic\s)?\s*units?\s*(?:\^\s*\{?\s*[23]\s*\}?|squared|cubed)?$",
+    r"(?<=\S)\s*(?<![A-Za-z])(?:square\s|sq\b\.?|cubic\s)?\s*units?\s*(?:\^\s*\{?\s*[23]\s*\}?|squared|"
+    r"cubed)?$",
     re.IGNORECASE,
 )
 _LABELLED = re.compile(r"([A-Za-z]{3,})\s+#?(\d[\d,.]*)(?:st|nd|rd|th)?")
@@ -88,14 +91,14 @@ _STOP = frozenset(
 )
 
 
-def quantity(text: str, *, units: bool = True) -> Quantity:
-    """The quantity a cleaned text writes. `units=False` reads letters as symbols only. Raises Unreadable."""
+def read_quantity(text: str, *, units: bool = True) -> Quantity:
+    """The quantity of a cleaned text; with `units=False` all letters are symbols. Raises Unreadable."""
     text = text.strip()
-    quick = _number(text) if len(text) <= MAX_DIGITS else None
+    quick = _read_number(text) if len(text) <= MAX_DIGITS else None
     if quick is not None:
         return quick
     if len(text) > MAX_DIGITS or text.endswith(("%%", "%\\%")):
-        return _expression(text)
+        return _read_expression(text)
     for _ in range(3):
         text, count = FILLER.subn("", text)
         if not count:
@@ -103,28 +106,28 @@ def quantity(text: str, *, units: bool = True) -> Quantity:
     text = _MINUS.sub("-", text)
     match = _CURRENCY.match(text)
     if match:
-        inner = quantity(match[1] + text[match.end() :])
-        return replace(inner, unit=inner.unit or lookup(match[2].lower()))
+        inner = read_quantity(match[1] + text[match.end() :])
+        return replace(inner, unit=inner.unit or lookup_unit(match[2].lower()))
     match = _PERCENT.search(text)
     if match and text[: match.start()].strip():
-        return replace(quantity(text[: match.start()], units=False), percent=True)
+        return replace(read_quantity(text[: match.start()], units=False), percent=True)
     if text.startswith("百分之"):
-        return replace(quantity(text[3:], units=False), percent=True)
-    return _dressed(text, units)
+        return replace(read_quantity(text[3:], units=False), percent=True)
+    return _read_with_unit(text, units)
 
 
-def _number(text: str) -> Quantity | None:
-    """Plain, scientific, mixed and repeating decimals, by pattern: most answers end here."""
+def _read_number(text: str) -> Quantity | None:
+    """A plain, scientific, mixed or repeating number by pattern, which most answers are; else None."""
     match = _PLAIN.fullmatch(text)
     if match:
         decimals = match[1] or match[2]
-        value = literal(text.rstrip(".").replace("'", ""))
+        value = read_literal(text.rstrip(".").replace("'", ""))
         return Quantity(("num", value), value, Fraction(1, 10 ** len(decimals)) if decimals else None)
     match = _SCIENTIFIC.fullmatch(text)
     if match and abs(int(match[2])) <= MAX_DIGITS:
         scale = Fraction(10) ** int(match[2])
         decimals = len(match[1].partition(".")[2])
-        value = literal(match[1]) * scale
+        value = read_literal(match[1]) * scale
         return Quantity(("num", value), value, scale / 10**decimals if decimals else None)
     match = _MIXED.fullmatch(text)
     if match and int(match[3]) < int(match[4]):
@@ -135,10 +138,10 @@ def _number(text: str) -> Quantity | None:
         value = Fraction(int(match[1]), int(match[2]))
         return Quantity(("num", value), value)
     match = _REPEATING.fullmatch(text)
-    return _repeating(*match.groups()) if match else None
+    return _read_repeating(*match.groups()) if match else None
 
 
-def _repeating(whole: str, fixed: str, cycle: str) -> Quantity:
+def _read_repeating(whole: str, fixed: str, cycle: str) -> Quantity:
     shift = 10 ** len(fixed)
     part = (Fraction(int(fixed or 0)) + Fraction(int(cycle), 10 ** len(cycle) - 1)) / shift
     value = abs(int(whole.strip("+-") or 0)) + part
@@ -146,58 +149,57 @@ def _repeating(whole: str, fixed: str, cycle: str) -> Quantity:
     return Quantity(("num", value), value)
 
 
-def _dressed(text: str, units: bool) -> Quantity:
+def _read_with_unit(text: str, units: bool) -> Quantity:
+    """A number or expression with a unit or a counted thing, if `units`, or without."""
     text = _ARC_MINUTES.sub(r"(\1+\2/60)^\\circ", _DEGREE_TERM.sub("", text))
     if units:
-        whole = _compound(text)
+        whole = _read_compound(text)
         if whole is not None:
             return whole
         text = _GENERIC_UNIT.sub("", text)
         shorter = _DIMENSION.sub("", text)
         head, unit = split_unit(shorter)
         if unit is not None:
-            inner = _closed_head(head, single=len(shorter) - len(head) <= 2)
+            inner = _read_head(head, single=len(shorter) - len(head) <= 2)
             if inner is not None:
                 return replace(inner, unit=unit)
-    value = number_word(text)
+    value = read_number_word(text)
     if value is not None:
         return Quantity(("num", value), value)
-    counted = _counted(text) if units else None
+    counted = _read_count(text) if units else None
     if counted is not None:
         return counted
     try:
-        return _expression(text)
+        return _read_expression(text)
     except Unreadable:
         if text[:1].isdigit() and text[-1:] in "])}":
-            return _expression(text[:-1])
+            return _read_expression(text[:-1])
         raise
 
 
-def _compound(text: str) -> Quantity | None:
-    """`1 hour 30 minutes`: two amounts of one dimension, the second in a smaller unit and less than one of the
-    first's."""
+def _read_compound(text: str) -> Quantity | None:
+    """A sum of two amounts such as `1 hour 30 minutes`, in the unit of the first; None for other texts.
+
+    Both have the same dimension, and the second is less than one unit of the first.
+    """
     match = _COMPOUND.fullmatch(text)
     if match is None:
         return None
     try:
-        major, minor = quantity(match[1]), quantity(match[2])
+        major, minor = read_quantity(match[1]), read_quantity(match[2])
     except Unreadable:
         return None
-    if not (major.unit and minor.unit and major.unit.dims == minor.unit.dims) or None in (
-        major.value,
-        minor.value,
-    ):
+    if not (major.unit and minor.unit and major.unit.dims == minor.unit.dims):
+        return None
+    if major.value is None or minor.value is None:
         return None
     part = minor.value * minor.unit.scale / major.unit.scale
-    return (
-        replace(major, node=("num", major.value + part), value=major.value + part, ulp=None)
-        if part < 1
-        else None
-    )
+    total = major.value + part
+    return replace(major, node=("num", total), value=total, ulp=None) if part < 1 else None
 
 
-def _expression(text: str) -> Quantity:
-    """By the grammar alone; what has no value at all (a division by zero) cannot be compared."""
+def _read_expression(text: str) -> Quantity:
+    """An expression by the grammar alone. Raises Unreadable also if it has no value (a division by zero)."""
     node = parse_math(text)
     try:
         return Quantity(node, exact(node))
@@ -205,43 +207,49 @@ def _expression(text: str) -> Quantity:
         raise Unreadable(str(error)) from error
 
 
-def _closed_head(head: str, *, single: bool) -> Quantity | None:
-    """The number before a unit; before a one-letter unit it must be free of symbols (`2m` is metres, `xm` a
-    product)."""
+def _read_head(head: str, *, single: bool) -> Quantity | None:
+    """The number before a unit; None if there is none.
+
+    Before a one-letter unit (`single`) it must have no symbols: `2m` is metres, `xm` a product.
+    """
     if _FUNCTION.search(head):
         return None
     try:
-        inner = quantity(head, units=False)
+        inner = read_quantity(head, units=False)
     except Unreadable:
         return None
-    return inner if inner.closed or not single else None
+    return inner if inner.is_closed or not single else None
 
 
-def _counted(text: str) -> Quantity | None:
-    """`3 apples`, `five cats`, `2.5 million`, `12个`: a number and what it counts."""
+def _read_count(text: str) -> Quantity | None:
+    """A number with what it counts: `3 apples`, `five cats`, `2.5 million`, `12个`; else None."""
     labelled = _LABELLED.fullmatch(text)
-    if labelled and labelled[1].lower() not in _NOT_LABELS | MATH_WORDS and (inner := _number(labelled[2])):
+    if (
+        labelled
+        and labelled[1].lower() not in _NOT_LABELS | MATH_WORDS
+        and (inner := _read_number(labelled[2]))
+    ):
         return replace(inner, noun=labelled[1].lower())
     match = _NOUN.fullmatch(text) or _WORD_NOUN.fullmatch(text)
-    head, noun = (match[1], match[2].strip(" ,").lower()) if match else _chinese_counter(text)
+    head, noun = (match[1], match[2].strip(" ,").lower()) if match else _split_chinese_counter(text)
     words = set(re.split(r"[\s,]+", noun))
     if not noun or _STOP & words or "n't" in noun or words & MATH_WORDS or _NO_COUNTER.search(noun):
         return None
-    value = number_word(head)
+    value = read_number_word(head)
     try:
-        inner = Quantity(("num", value), value) if value is not None else quantity(head, units=False)
+        inner = Quantity(("num", value), value) if value is not None else read_quantity(head, units=False)
     except Unreadable:
         return None
-    if not inner.closed:
+    if not inner.is_closed:
         return None
     first, _, rest = noun.partition(" ")
     if first in MAGNITUDES:
-        unit = lookup(rest) if rest else None
+        unit = lookup_unit(rest) if rest else None
         return replace(inner, magnitude=MAGNITUDES[first], unit=unit, noun="" if unit else rest)
     return replace(inner, noun="" if noun in GENERIC else noun)
 
 
-def _chinese_counter(text: str) -> tuple[str, str]:
+def _split_chinese_counter(text: str) -> tuple[str, str]:
     match = _CHINESE_COUNT.fullmatch(text)
     if not match or not (match[2] or match[3]):
         return text, ""

@@ -1,7 +1,7 @@
-"""What an answer text says, as a typed value: a quantity, relation, range, group, matrix, ratio, or just words.
+"""Reads an answer text as a typed value: a quantity, relation, range, group, matrix, ratio, or words.
 
-Structure (lists, sets, intervals, relations) is found on the text itself, in one scan that counts brackets; each leaf
-is a `Quantity`. Nothing here can fail: what cannot be read as mathematics is `Words`.
+Structure (lists, sets, intervals, relations) is found in the text itself, by one scan that counts brackets;
+each leaf is a `Quantity`. `read_answer` never raises: a text that is not mathematics is `Words`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from functools import lru_cache
 
 from openvlt.verify.parse.answer import Group, Matrix, Range, Ratio, Relation, Value, Words
 from openvlt.verify.parse.expression import Undefined, Unreadable, symbols
-from openvlt.verify.parse.normalize import MAX_CHARS, clean, unwrap
-from openvlt.verify.parse.quantity import Quantity, quantity
+from openvlt.verify.parse.normalize import MAX_ANSWER_CHARS, clean, unwrap
+from openvlt.verify.parse.quantity import Quantity, read_quantity
+from openvlt.verify.parse.separators import Cut, find_cuts, split_at, strip_brackets
 
 MAX_ITEMS, MAX_LEVELS, MAX_CELLS = 100, 6, 100
 
@@ -46,16 +47,6 @@ _OPERATORS = {
     "!=": "!=",
 }
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-_SCAN = re.compile(
-    r"\\[{}]|\\left|\\right|\\(?:langle|rangle|lfloor|rfloor|lceil|rceil)|[()\[\]{}]|[,;]|"
-    r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|vee|lor|wedge|land)(?![A-Za-z])|"
-    r"\\(?:approx|equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|implies|(?:Long)?Rightarrow)(?![A-Za-z])|"
-    r"<=|>=|==|!=|[=<>]|:"
-)
-_OPENING, _CLOSING = (
-    frozenset(("(", "[", "{", "\\{", "\\langle")),
-    frozenset((")", "]", "}", "\\}", "\\rangle")),
-)
 _JOINTS = {
     ",": ",",
     ";": ",",
@@ -95,19 +86,19 @@ _BUILDER = re.compile(
 
 
 def read_answer(text: str, *, units: bool = True) -> Value:
-    """The value of an answer text; `Words` if it isn't mathematics. `units=False` takes unit letters for symbols."""
-    if len(text) > MAX_CHARS:
-        return Words(text[:MAX_CHARS])
-    return _read_short(text, units) if len(text) <= 300 else _read(_respelt(text), units, 0)
+    """The value of an answer text, `Words` if it isn't mathematics. `units=False`: letters are symbols."""
+    if len(text) > MAX_ANSWER_CHARS:
+        return Words(text[:MAX_ANSWER_CHARS])
+    return _read_short(text, units) if len(text) <= 300 else _read(_respell(text), units, 0)
 
 
 @lru_cache(maxsize=16_384)
 def _read_short(text: str, units: bool) -> Value:
-    return _read(_respelt(text), units, 0)
+    return _read(_respell(text), units, 0)
 
 
-def _respelt(text: str) -> str:
-    """The cleaned text with the real numbers and the interval ]0, 1[ in round brackets, a number without its quotes."""
+def _respell(text: str) -> str:
+    """The cleaned text, with the real numbers and ]0, 1[ as usual intervals and numbers without quotes."""
     if _REALS.fullmatch(text.strip("$ .")):
         return "(-\\infty, \\infty)"
     text = clean(text)
@@ -120,150 +111,93 @@ def _read(text: str, units: bool, level: int) -> Value:
     try:
         if level > MAX_LEVELS:
             raise Unreadable("structures nested more than 6 deep")
-        return _structure(text, units, level)
+        return _read_structure(text, units, level)
     except (Unreadable, Undefined, RecursionError):
         return Words(text)
 
 
-def _structure(text: str, units: bool, level: int) -> Value:
+def _read_structure(text: str, units: bool, level: int) -> Value:
     if not text:
         raise Unreadable("nothing there")
     if text.isdigit():
-        return quantity(text)
+        return read_quantity(text)
     if "\\begin" in text:
         text = _MATRIX_NAME.sub("", text)
-        return _environment(re.sub(r"^[(\[]\s*(?=\\begin)|(?<=\})\s*[)\]]$", "", text), units, level)
+        return _read_environment(re.sub(r"^[(\[]\s*(?=\\begin)|(?<=\})\s*[)\]]$", "", text), units, level)
     text = text.lstrip("=:").strip()
     try:
         if not re.search(r"[=<>;:]|\\(?:cup|in|le|ge|pm)|\bor\b|, ", text) and text[:1] not in "([{":
-            return quantity(text, units=units)
+            return read_quantity(text, units=units)
     except Unreadable:
         pass
-    cuts = _scan(text)
+    cuts = find_cuts(text)
     if len({cut[2] for cut in cuts} & {",", ";"}) == 2:  # p=5, q=2; p=7, q=2
-        return _group(_pieces(text, [cut for cut in cuts if cut[2] == ";"]), "", ",", units, level)
+        return _read_group(split_at(text, [cut for cut in cuts if cut[2] == ";"]), "", ",", units, level)
     for joint in ("u", "or", ","):
         at = [cut for cut in cuts if _JOINTS.get(cut[2]) == joint]
         if at and not (joint == "," and _is_number(text)):
-            return _group(_pieces(text, at), "", joint, units, level)
+            return _read_group(split_at(text, at), "", joint, units, level)
     if any(cut[2] in _OPERATORS for cut in cuts):
-        return _relation(text, [cut for cut in cuts if cut[2] in _OPERATORS], units, level)
+        return _read_relation(text, [cut for cut in cuts if cut[2] in _OPERATORS], units, level)
     if any(cut[2] == ":" for cut in cuts):
-        return Ratio(
-            tuple(quantity(part, units=units) for part in _pieces(text, [c for c in cuts if c[2] == ":"]))
-        )
-    return _leaf(text, units, level)
+        parts = split_at(text, [cut for cut in cuts if cut[2] == ":"])
+        return Ratio(tuple(read_quantity(part, units=units) for part in parts))
+    return _read_leaf(text, units, level)
 
 
 def _is_number(text: str) -> bool:
     try:
-        return "," in text and " " not in text and quantity(text).value is not None
+        return "," in text and " " not in text and read_quantity(text).value is not None
     except Unreadable:
         return False
 
 
-def _leaf(text: str, units: bool, level: int) -> Value:
-    """A bracketed group, plus-minus, or a single quantity."""
-    inner = _bracketed(text)
+def _read_leaf(text: str, units: bool, level: int) -> Value:
+    """A value without separators outside brackets: a bracketed group, plus-minus, or a single quantity."""
+    inner = strip_brackets(text)
     if inner is not None:
         brackets, body = inner
         builder = _BUILDER.fullmatch(text)
         if builder:
             return _read(builder[1].strip(), units, level + 1)
-        at = [cut for cut in _scan(body, thousands=False) if cut[2] in (",", ";")]
+        at = [cut for cut in find_cuts(body, thousands=False) if cut[2] in (",", ";")]
         if at or brackets == "{}":
-            return _group(_pieces(body, at) if body.strip() else [], brackets, ",", units, level)
-        if brackets in ("()", "[]") and _scan(body):
-            return _structure(body, units, level + 1)
+            return _read_group(split_at(body, at) if body.strip() else [], brackets, ",", units, level)
+        if brackets in ("()", "[]") and find_cuts(body):
+            return _read_structure(body, units, level + 1)
         if brackets == "[]":
-            return _group([body], brackets, ",", units, level)
+            return _read_group([body], brackets, ",", units, level)
     if "\\pm" in text or "\\mp" in text:
         signs = [text.replace("\\pm", a).replace("\\mp", b) for a, b in (("+", "-"), ("-", "+"))]
-        return Group(tuple(quantity(side, units=units) for side in signs), "{}", "or")
+        return Group(tuple(read_quantity(side, units=units) for side in signs), "{}", "or")
     if text in ("\\emptyset", "\\varnothing", "\\phi"):
         return Group((), "{}")
     point = _POINT.fullmatch(text)
     if point:
         with contextlib.suppress(Unreadable):
-            return quantity(text, units=units)
+            return read_quantity(text, units=units)
         return _read(point[1], units, level + 1)
-    return quantity(text, units=units)
+    return read_quantity(text, units=units)
 
 
-def _group(pieces: list[str], brackets: str, joint: str, units: bool, level: int) -> Group:
+def _read_group(pieces: list[str], brackets: str, joint: str, units: bool, level: int) -> Group:
     if len(pieces) > MAX_ITEMS:
         raise Unreadable("a list of more than 100 items")
     items = tuple(_read(unwrap(piece), units, level + 1) for piece in pieces if piece.strip())
     if not brackets and any(isinstance(item, Words) for item in items):
         raise Unreadable("a list with words")
-    return Group(tuple(part for item in items for part in _listed(item, brackets, joint)), brackets, joint)
+    return Group(tuple(part for item in items for part in _flatten(item, brackets, joint)), brackets, joint)
 
 
-def _listed(item: Value, brackets: str, joint: str) -> tuple[Value, ...]:
-    """`1, 2 or 3` and `0, ±1` list three values."""
+def _flatten(item: Value, brackets: str, joint: str) -> tuple[Value, ...]:
+    """The parts that an item adds to its list: `1, 2 or 3` and `0, ±1` are lists of three values."""
     if not isinstance(item, Group) or brackets not in ("", "{}"):
         return (item,)
     plus_minus = item.joint == "or" and item.brackets
     return item.items if joint == "," and plus_minus or joint == "or" and not item.brackets else (item,)
 
 
-def _scan(text: str, *, thousands: bool = True) -> list[tuple[int, int, str]]:
-    """`(start, end, token)` of every separator and operator outside brackets; raises Unreadable if brackets don't
-    close.
-
-    `thousands` lets a comma group digits (1,234), which it cannot do between the brackets of a pair.
-    """
-    found, depth = [], 0
-    for match in _SCAN.finditer(text):
-        token = match.group()
-        if token in _OPENING:
-            depth += 1
-        elif token in _CLOSING:
-            depth -= 1
-            if depth < 0:
-                raise Unreadable("a bracket closes that was never opened")
-        elif (
-            depth == 0
-            and not token.startswith(("\\left", "\\right"))
-            and not (thousands and _in_number(text, match))
-        ):
-            found.append((match.start(), match.end(), token))
-    if depth:
-        raise Unreadable("a bracket isn't closed")
-    return found
-
-
-def _in_number(text: str, match: re.Match[str]) -> bool:
-    """A comma that groups thousands: a digit before it, exactly three after."""
-    return (
-        match.group() == ","
-        and match.start() > 0
-        and text[match.start() - 1].isdigit()
-        and bool(re.match(r"\d{3}(?!\d)", text[match.end() : match.end() + 4]))
-    )
-
-
-def _pieces(text: str, cuts: list[tuple[int, int, str]]) -> list[str]:
-    starts = [0, *(end for _, end, _ in cuts)]
-    ends = [*(start for start, _, _ in cuts), len(text)]
-    return [text[a:b] for a, b in zip(starts, ends, strict=True)]
-
-
-def _bracketed(text: str) -> tuple[str, str] | None:
-    """`("[)", inside)` when one pair of brackets spans the whole text."""
-    opener = next((o for o in ("\\{", "\\langle", "(", "[", "{") if text.startswith(o)), None)
-    closer = next((c for c in ("\\}", "\\rangle", ")", "]", "}") if text.endswith(c)), None)
-    if opener is None or closer is None or len(text) < len(opener) + len(closer):
-        return None
-    depth = 0
-    for match in _SCAN.finditer(text):
-        depth += (match.group() in _OPENING) - (match.group() in _CLOSING)
-        if depth == 0 and match.group() in _CLOSING and match.end() < len(text):
-            return None
-    return (opener[-1] + closer[-1]).replace("ee", "()"), text[len(opener) : -len(closer)]
-
-
-def _environment(text: str, units: bool, level: int) -> Value:
+def _read_environment(text: str, units: bool, level: int) -> Value:
     match = _MATRIX.fullmatch(text)
     if match:
         rows = [row.split("&") for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr\b", match[2]) if row.strip()]
@@ -273,14 +207,14 @@ def _environment(text: str, units: bool, level: int) -> Value:
     match = _SYSTEM.fullmatch(text)
     if match is None or "\\begin" in match[1]:
         raise Unreadable("an unknown environment")
-    return _group(
+    return _read_group(
         [row.replace("&", " ") for row in re.split(r"\\\\", match[1]) if row.strip()], "", ",", units, level
     )
 
 
-def _relation(text: str, cuts: list[tuple[int, int, str]], units: bool, level: int) -> Value:
-    ops, sides = [_OPERATORS[cut[2]] for cut in cuts], [side.strip() for side in _pieces(text, cuts)]
-    if ops[-1] == "~" and (len(ops) > 1 or not _LABEL.fullmatch(sides[0])):  # x = 1/3 ≈ 0.33 says 1/3
+def _read_relation(text: str, cuts: list[Cut], units: bool, level: int) -> Value:
+    ops, sides = [_OPERATORS[cut[2]] for cut in cuts], [side.strip() for side in split_at(text, cuts)]
+    if ops[-1] == "~" and (len(ops) > 1 or not _LABEL.fullmatch(sides[0])):  # x = 1/3 ≈ 0.33 is 1/3
         ops, sides = ops[:-1], sides[:-1]
         if not ops:
             return _read(unwrap(sides[0]), units, level + 1)
@@ -288,53 +222,58 @@ def _relation(text: str, cuts: list[tuple[int, int, str]], units: bool, level: i
     if "=>" in ops:
         return _read(unwrap(sides[-1]), units, level + 1)
     if set(ops) <= {"=", "in"}:
-        return _equation(ops[-1], sides, units, level)
+        return _read_equation(ops[-1], sides, units, level)
     if len(ops) == 2 and {op[0] for op in ops} in ({"<"}, {">"}):
-        return _double(ops, sides)
+        return _read_double(ops, sides)
     if len(ops) != 1:
         raise Unreadable("a chain of mixed relations")
-    left, right = (quantity(side, units=units) for side in sides)
+    left, right = (read_quantity(side, units=units) for side in sides)
     for a, b, op in ((left, right, ops[0]), (right, left, _FLIP.get(ops[0], ops[0]))):
-        if a.node[0] == "sym" and b.closed and op != "!=":
+        if a.node[0] == "sym" and b.is_closed and op != "!=":
             below = op in ("<", "<=")
             closed = (not below and op == ">=", below and op == "<=")
             return Range(None if below else b, b if below else None, closed, a.node[1])
     return Relation(ops[0], left.node, right.node)
 
 
-def _double(ops: list[str], sides: list[str]) -> Range:
-    """`-2 < x <= 1`."""
-    low, high = quantity(sides[0]), quantity(sides[2])
+def _read_double(ops: list[str], sides: list[str]) -> Range:
+    """The range of a double inequality: `-2 < x <= 1`."""
+    low, high = read_quantity(sides[0]), read_quantity(sides[2])
     closed = (ops[0].endswith("="), ops[1].endswith("="))
     if not _LABEL.fullmatch(sides[1]):
         raise Unreadable("a double inequality around an expression")
     if ops[0] in (">", ">="):
-        low, high, closed = high, low, closed[::-1]
+        low, high, closed = high, low, (closed[1], closed[0])
     return Range(low, high, closed, sides[1])
 
 
-def _equation(op: str, sides: list[str], units: bool, level: int) -> Value:
+def _read_equation(op: str, sides: list[str], units: bool, level: int) -> Value:
     """A labelled value (`x = 3`, `AB = 5 cm`, `f(x) = …`), a computation (`3 + 4 = 7`) or a true equation."""
     value = _read(unwrap(sides[-1]), units, level + 1)
     label = " ".join(sides[0].split())
     if op == "in":
-        return _renamed(value, label)
+        return _name_range(value, label)
     left = None
     with contextlib.suppress(Unreadable):
-        left = quantity(sides[0], units=False).node
+        left = read_quantity(sides[0], units=False).node
     right = value.node if isinstance(value, Quantity) else None
-    named = left is not None and left[0] == "sym" or _LABEL.fullmatch(label) is not None
-    if not named and (left is None or not symbols(left)) and len(sides) >= 2 and not isinstance(value, Words):
+    is_label = left is not None and left[0] == "sym" or _LABEL.fullmatch(label) is not None
+    if (
+        not is_label
+        and (left is None or not symbols(left))
+        and len(sides) >= 2
+        and not isinstance(value, Words)
+    ):
         if left is not None and right is not None and symbols(right):
             label = sides[-1] if right[0] == "sym" else ""
-            return Relation("=", left, right, label, quantity(sides[0], units=units) if label else None)
+            return Relation("=", left, right, label, read_quantity(sides[0], units=units) if label else None)
         return value
-    if isinstance(value, Words) and not named:
+    if isinstance(value, Words) and not is_label:
         raise Unreadable("an equation with an unreadable side")
-    return Relation("=", left, right, label if named else "", value if named else None)
+    return Relation("=", left, right, label if is_label else "", value if is_label else None)
 
 
-def _renamed(value: Value, name: str) -> Value:
+def _name_range(value: Value, name: str) -> Value:
     if isinstance(value, Range):
         return Range(value.low, value.high, value.closed, name)
     return value

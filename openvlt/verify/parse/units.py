@@ -1,8 +1,8 @@
-"""Units of measurement: a table of names, and a reader for what stands after a number.
+"""Reads units of measurement after a number, by a table of their names.
 
-An own table and not pint: answers use some hundred spellings (English, abbreviated, Chinese), pint knows none of the
-Chinese, takes 0.3 s to import and reads text with a tokenizer that has to be guarded like any other parser of foreign
-text.
+It is an own table because answers use some hundred spellings (English, abbreviated, Chinese). pint has none
+of the Chinese ones, takes 0.3 s to import and reads text with a tokenizer that would have to be guarded like
+any other parser of foreign text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fractions import Fraction
 
 _PI = Fraction(math.pi)
 
-# dimension | size in the dimension's base unit | names. A name with `~` also takes the metric prefixes of _PREFIXES.
+# dimension | size in the dimension's base unit | names. A name with `~` also takes the _PREFIXES.
 _TABLE = """
 length      | 1            | ~m meter meters metre metres 米 公尺
 length      | 1/100        | 厘米 公分 centimeter centimeters centimetre centimetres cms
@@ -86,7 +86,7 @@ _PREFIXES = {
     "n": Fraction(1, 10**9),
     "p": Fraction(1, 10**12),
 }
-# What a derived dimension is made of, so that litres compare with cubic metres and newtons with kg·m/s².
+# Derived dimensions by base dimensions, so that litres compare with cubic metres and newtons with kg·m/s².
 _DERIVED = {
     "volume": (Fraction(1, 1000), {"length": 3}),
     "force": (Fraction(1000), {"mass": 1, "length": 1, "time": -2}),
@@ -99,7 +99,7 @@ _DERIVED = {
     "voltage": (Fraction(1000), {"mass": 1, "length": 2, "time": -3, "current": -1}),
     "resistance": (Fraction(1000), {"mass": 1, "length": 2, "time": -3, "current": -2}),
 }
-# Words that stand where a unit would, and say nothing that could be compared.
+# Words in the place of a unit that cannot be compared.
 GENERIC = frozenset("unit units square sq cubic u 单位 平方单位 立方单位 个 个单位".split())
 CHINESE_COUNTERS = "个只条本人支次名种块张件辆棵位头朵颗双对枚根间层页道题组堆盒箱袋瓶杯把台座排级步圈"
 
@@ -124,12 +124,12 @@ class Unit:
 ONE = Unit(Fraction(1), ())
 
 
-def _unit(dimension: str, size: Fraction) -> Unit:
+def _make_unit(dimension: str, size: Fraction) -> Unit:
     scale, dims = _DERIVED.get(dimension, (Fraction(1), {dimension: 1}))
     return Unit(size * scale, tuple(sorted(dims.items())))
 
 
-def _build() -> dict[str, Unit]:
+def _build_table() -> dict[str, Unit]:
     table: dict[str, Unit] = {}
     for line in _TABLE.strip().splitlines():
         dimension, size, names = (part.strip() for part in line.split("|"))
@@ -137,12 +137,12 @@ def _build() -> dict[str, Unit]:
         for name in names.split():
             prefixes = _PREFIXES if name.startswith("~") else {"": Fraction(1)}
             for prefix, factor in prefixes.items():
-                table.setdefault(prefix + name.removeprefix("~"), _unit(dimension, base * factor))
+                table.setdefault(prefix + name.removeprefix("~"), _make_unit(dimension, base * factor))
     return table
 
 
-UNITS = _build()
-# After lower-casing: CM and Kg are written by models too. Never for one letter, where case tells metre from mega.
+UNITS = _build_table()
+# By lower-case name, for CM and Kg. Not for one letter, where case makes the difference (m, M).
 _FOLDED = {name.lower(): unit for name, unit in reversed(UNITS.items()) if len(name) > 1}
 _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "平方": 2, "立方": 3}
 _CHINESE = "|".join(sorted((n for n in UNITS if "\u4e00" <= n[0] <= "\u9fff"), key=len, reverse=True))
@@ -160,15 +160,15 @@ _DEGREES = re.compile(r"(?:degrees?|\^\s*\{?\s*\\circ\s*\}?)\s+([CF])(?:elsius|a
 _MAX_WORDS, _MAX_TAIL = 8, 60
 
 
-def lookup(name: str) -> Unit | None:
-    """The unit of a name, exact case first."""
+def lookup_unit(name: str) -> Unit | None:
+    """The unit with a name, first in exact case, then in any case; None if there is none."""
     name = "".join(name.split()).replace("{", "").replace("}", "")
     bare = name.removesuffix(".")
     return UNITS.get(name) or UNITS.get(bare) or _FOLDED.get(bare.lower())
 
 
 def read_unit(text: str) -> Unit | None:
-    """The unit that a whole text writes (`m/s^2`, `square inches`, `平方厘米`), or None."""
+    """The unit of a whole text (`m/s^2`, `square inches`, `平方厘米`); None if it isn't one."""
     unit, sign, power, position = ONE, 1, 1, 0
     text = _DEGREES.sub(r"^\\circ \1", text.strip())
     while position < len(text):
@@ -181,7 +181,7 @@ def read_unit(text: str) -> Unit | None:
         elif match["pre"]:
             power = _POWER_WORDS[match["pre"].lower()]
         elif match["name"]:
-            base = lookup(match["name"])
+            base = lookup_unit(match["name"])
             if base is None:
                 return None
             unit, power = unit * base ** (sign * power * _exponent(match["exp"])), 1
@@ -195,7 +195,7 @@ def _exponent(text: str | None) -> int:
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
-    """`12 cm` into (`12`, centimetre); (text, None) when nothing before the unit is left or no unit is there."""
+    """The text before a unit and the unit: (`12`, centimetre) for `12 cm`; (text, None) if one is missing."""
     offset = max(0, len(text) - _MAX_TAIL)
     starts = [offset + match.start() for match in _WORD_START.finditer(text[offset:])]
     for start in starts[-_MAX_WORDS:]:
