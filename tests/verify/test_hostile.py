@@ -29,8 +29,8 @@ def warm() -> None:
     verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
 
 
-def _judged(hostile: list[tuple[str, str, str]]) -> list[tuple[str, float, Verdict]]:
-    """Name, seconds, verdict. Who takes too long is asked again: what hangs does so each time, what only met a busy machine doesn't."""
+def _verify_all(hostile: list[tuple[str, str, str]]) -> list[tuple[str, float, Verdict]]:
+    """Name, seconds, verdict. A slow item is repeated: one that hangs does so each time, unlike a busy machine."""
     found = []
     for name, gold, response in hostile:
         for _ in range(3):
@@ -48,10 +48,10 @@ def _slow(found: list[tuple[str, float, Verdict]]) -> list[tuple[str, float, Ver
 
 
 @pytest.fixture(scope="module")
-def judged(hostile: list[tuple[str, str, str]]) -> tuple[list[tuple[str, float, Verdict]], int]:
+def results(hostile: list[tuple[str, str, str]]) -> tuple[list[tuple[str, float, Verdict]], int]:
     """All of them in the main thread, and by how many KB that made this process grow."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = _judged(hostile)
+    found = _verify_all(hostile)
     return found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
 
@@ -60,27 +60,27 @@ def test_there_are_enough_kinds(hostile: list[tuple[str, str, str]]) -> None:
 
 
 def test_each_is_answered_within_a_second_in_the_main_thread(
-    judged: tuple[list[tuple[str, float, Verdict]], int],
+    results: tuple[list[tuple[str, float, Verdict]], int],
 ) -> None:
-    found, grown = judged
+    found, grown = results
     assert not _slow(found) and grown < LIMIT_KB
 
 
-def test_none_is_credited(
-    hostile: list[tuple[str, str, str]], judged: tuple[list[tuple[str, float, Verdict]], int]
+def test_none_is_correct(
+    hostile: list[tuple[str, str, str]], results: tuple[list[tuple[str, float, Verdict]], int]
 ) -> None:
     """Of the kinds that don't just dress the right answer up in brackets, boxes or invisible characters."""
     kinds = ("code", "operators", "environments", "relations", "powers", "factorials", "giants")
     short = {name for name, gold, _ in hostile if name.startswith(kinds) and len(gold) < 100}
     assert (
         len(short) > 100
-        and [name for name, _, verdict in judged[0] if name in short and verdict is Verdict.CORRECT] == []
+        and [name for name, _, verdict in results[0] if name in short and verdict is Verdict.CORRECT] == []
     )
 
 
 def test_within_a_second_in_a_thread(hostile: list[tuple[str, str, str]]) -> None:
     found: list[tuple[str, float, Verdict]] = []
-    thread = threading.Thread(target=lambda: found.extend(_judged(hostile)))
+    thread = threading.Thread(target=lambda: found.extend(_verify_all(hostile)))
     thread.start()
     thread.join()
     assert len(found) == len(hostile) and not _slow(found)
@@ -88,7 +88,7 @@ def test_within_a_second_in_a_thread(hostile: list[tuple[str, str, str]]) -> Non
 
 def _child(hostile: list[tuple[str, str, str]], queue: multiprocessing.Queue) -> None:
     verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
-    queue.put(_judged(hostile))
+    queue.put(_verify_all(hostile))
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
