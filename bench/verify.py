@@ -1,10 +1,10 @@
 """Verifier against Math-Verify and MathRuler on recorded answers, interleaved row by row in one process.
 
-Command: `python bench/verify.py [--rows N]`, with `pip install "math-verify[antlr4_13_2]" mathruler` in the same
-environment to have the peers (bench-only; they need another antlr than hydra, so give the bench its own environment).
-Writes bench/results/verify.json: accuracy on the hand-decided cases by category, agreement with the official
-verdicts, then verdicts per second, median, p99, maximum. Data: the folder named by OPENVLT_TEST_DATA (default
-../shared/data).
+Command: `python bench/verify.py [--rows N]`, with `pip install "math-verify[antlr4_13_2]" mathruler` in the
+same environment to have the peers (bench-only; they need another antlr than hydra, so give the bench its own
+environment). Writes bench/results/verify.json: accuracy on the hand-decided cases by category, agreement with
+the official verdicts, then verdicts per second, median, p99, maximum. Data: the folder named by
+OPENVLT_TEST_DATA (default ../shared/data).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def ours() -> Grader:
 
 
 def golds(row: Row) -> list[str]:
-    """The gold answer and, of an option, its letter and its text: what a choice-aware user of a peer would allow."""
+    """The gold answer and, for an option, both letter and text, as a careful user of a peer allows."""
     found, choices = [row["gold"]], row.get("choices") or []
     if row["gold"] in CHOICE_LETTERS and CHOICE_LETTERS.find(row["gold"]) < len(choices):
         found.append(choices[CHOICE_LETTERS.index(row["gold"])])
@@ -177,7 +177,7 @@ def accuracy(found: dict[str, Grader]) -> dict[str, Any]:
 
 
 def speed(found: dict[str, Grader], rows: list[Row]) -> dict[str, Any]:
-    """Every row by every grader in turn, in CPU time, so that other work on the machine touches nobody's numbers."""
+    """CPU seconds of every grader on every row, in turn, so that other work on the machine doesn't count."""
     seconds: dict[str, list[float]] = {name: [] for name in found}
     agreed: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in found}
     for row in rows:
@@ -229,7 +229,8 @@ def main() -> None:
     for name, numbers in result["speed"].items():
         right = result["accuracy"][name]["overall"]
         print(
-            f"{name:24} cases {right:6.1%}  {numbers['verdicts_per_s']:8.0f}/s  median {numbers['median_us']:7.0f} us  "
+            f"{name:24} cases {right:6.1%}  {numbers['verdicts_per_s']:8.0f}/s  "
+            f"median {numbers['median_us']:7.0f} us  "
             f"p99 {numbers['p99_ms']:6.2f} ms  max {numbers['max_ms']:7.1f} ms"
         )
     print(f"written to {path}")
