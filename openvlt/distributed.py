@@ -31,7 +31,9 @@ Item = TypeVar("Item")
 _MESSAGE = 1 << 24  # values in one message
 _PATIENCE = timedelta(hours=4)  # a rank may wait while the main one asks a server for traces
 _MAIN_FIRST_S = 10  # how long another rank's error waits for the main one's
-_REPORTED = "openvlt/reported"  # key in the store: how often ranks wanted to report the run's end
+_REPORTED = (
+    "openvlt/reported"  # key in the store: the rank that reported how the run ends, and its exit status
+)
 _PLACES = "OPENVLT_RANKS"  # the launcher's temporary folder, gone with it
 _HEAVY = ("model", "last.ckpt")  # what ranks read from the main folder instead of having a copy
 
@@ -72,7 +74,7 @@ def check_devices(processes: int, accelerator: str) -> None:
 def launch(processes: int) -> int:
     """Runs this very command `processes` times on this machine, one rank each, and gives the exit status of the first that failed.
 
-    The store through which the ranks meet lives here, as with torchrun, so that it outlives each of them.
+    That is the one that reported, where one did. The store through which the ranks meet lives here, as with torchrun, so that it outlives each of them.
     """
     from torch.distributed import TCPStore
 
@@ -102,6 +104,8 @@ def launch(processes: int) -> int:
         failed = -told[0] if told else next((rank.returncode for rank in ranks if rank.returncode), 0)
         for rank in ranks if failed else ():  # the main one first: it may still tidy up in the run's folder
             _end(rank, patience_s=30 if rank is ranks[0] and not told else 1)
+    if failed > 0 and store.check([_REPORTED]):  # others may end first, by the connection that broke
+        failed = int(store.get(_REPORTED).split()[1])
     return failed if failed >= 0 else 128 - failed
 
 
@@ -145,25 +149,28 @@ def join_process_group(accelerator: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open as long as the process lives
 
 
-def claim_report() -> bool:
-    """Whether this rank is the first to report how the run ends. The others then stay silent: they met the same, or its effect.
+def claim_report(status: int) -> bool:
+    """Whether this rank is the first to report how the run ends, with this exit status. The others then stay silent: they met the same, or its effect.
 
     A rank other than the main one waits a moment for that one first, because the main rank's message names the run's own folder.
     """
     if (distributed := _group()) is None:
         return True
     store = distributed.distributed_c10d._get_default_store()
+    while isinstance(store, distributed.PrefixStore):  # the launcher reads the key without the group's prefix
+        store = store.underlying_store
     try:
         until = time.monotonic() + (0 if is_main() else _MAIN_FIRST_S)
         while not store.check([_REPORTED]) and time.monotonic() < until:
             time.sleep(0.05)  # the store's own wait warns on stderr when its time is up
-        return store.add(_REPORTED, 1) == 1
+        mine = f"{rank()} {status}"
+        return store.compare_set(_REPORTED, "", mine) == mine.encode()
     except RuntimeError:  # the store is gone with the process that held it
         return True
 
 
 def _report_exception(*error: Any) -> None:
-    if claim_report():
+    if claim_report(1):
         sys.__excepthook__(*error)
 
 

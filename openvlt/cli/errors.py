@@ -34,12 +34,12 @@ def report_errors(errors: tuple[type[Exception], ...], numbers: tuple[int, ...])
             raise
         sys.exit(_fail(error_sentence(error)))
     except KeyboardInterrupt:
-        distributed.claim_report()  # the other ranks then end in silence
+        distributed.claim_report(130)  # the other ranks then end in silence
         sys.exit(130)
 
 
 def _fail(message: str) -> int:
-    if distributed.claim_report():  # all ranks meet the same mistake
+    if distributed.claim_report(2):  # all ranks meet the same mistake
         print(f"error: {message}", file=sys.stderr)
     return 2
 
