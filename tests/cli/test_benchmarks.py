@@ -97,27 +97,21 @@ def test_a_model_is_asked_every_row(cli: Cli, rows: Callable[..., Path]) -> None
 
 
 def test_a_killed_run_goes_on_at_its_row_and_ends_the_same(cli: Cli, rows: Callable[..., Path]) -> None:
-    words = [
-        *SMALL,
-        "batch=1",
-        "benchmark=mathvision",
-        f"data_dir={rows()}",
-        "samples=2",
-        "evaluation.sampling.greedy=false",
-        "seed=5",
-    ]
-    whole = run(cli, *words[len(SMALL) :])
-    started = cli.start("evaluate.py", *words, "limit=6")  # another config: it doesn't touch the finished run
-    started.after(
-        lambda: len(list(cli.newest("evaluate").glob("responses.jsonl"))) and cli.newest("evaluate") != whole,
-        signal.SIGKILL,
-    )
+    sampled = ["samples=2", "evaluation.sampling.greedy=false", "seed=5"]
+    words = ["batch=1", "benchmark=mathvision", f"data_dir={rows()}", *sampled]
+    whole = run(cli, *words)
+    words = [*SMALL, *words, "limit=6"]  # another config: it doesn't touch the finished run
+    answers = "runs/evaluate/*/responses.jsonl"
+    before = sum(len(file.read_text().splitlines()) for file in cli.work.glob(answers))
+    started = cli.start("evaluate.py", *words, pause=(cli.work, answers, before + 3))
+    started.at_pause().end_by(signal.SIGKILL)
     cut = cli.newest("evaluate")
-    assert not (cut / "results.json").exists()
+    assert cut != whole and not (cut / "results.json").exists()
     there = len((cut / "responses.jsonl").read_text().splitlines())
+    assert 3 <= there < 12
     with (cut / "responses.jsonl").open("a") as lines:
         lines.write('{"id": "5", "resp')  # killed in the middle of a line
-    done = cli("evaluate.py", *words, "limit=6").ok()
+    done = cli("evaluate.py", *words).ok()
     assert f"continuing {cut}" in done.out and f"{there} of 12 answers are there" in done.out
     for name in ("responses.jsonl", "rows.parquet", "results.md"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name

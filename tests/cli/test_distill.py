@@ -172,10 +172,9 @@ def test_a_request_to_stop_while_the_base_is_made_ends_quietly(cli: Cli, tmp_pat
         f"paths.cache={tmp_path}",
     ]
     sizes = [word for word in MODEL if word != "model.training=null"]
-    begun = lambda: any(
-        len(file.read_text().splitlines()) > 2 for file in tmp_path.glob("*/training/metrics.csv")
-    )  # noqa: E731
-    done = cli.start("distill.py", *words, *sizes, "model=tiny").after(begun, signal.SIGTERM, everyone=True)
+    pause = (tmp_path, "*/training/metrics.csv", 3)
+    started = cli.start("distill.py", *words, *sizes, "model=tiny", pause=pause)
+    done = started.at_pause().end_by(signal.SIGTERM, everyone=True)
     assert done.status == 130 and "Traceback" not in done.err, done.err
     assert done.err.startswith(
         "\ninterrupted; nothing finished is lost. Continue with: python distill.py resume="

@@ -145,9 +145,11 @@ def test_an_interrupted_and_killed_run_ends_with_the_same_bits(cli: Cli, iter1: 
         file = next(tmp_path.glob("runs/iter1/*/03-grpo1/metrics.csv"), None)
         return 0 if file is None else len(file.read_text().splitlines()) - 1
 
-    done = cli.start("train.py", "+experiment=iter1", *ITER1, f"paths.runs={tmp_path / 'runs'}").after(
-        lambda: rows() >= 1, signal.SIGINT
-    )
+    def pause(lines: int) -> tuple[Path, str, int]:
+        return tmp_path, "runs/iter1/*/03-grpo1/metrics.csv", 1 + lines
+
+    words = ["+experiment=iter1", *ITER1, f"paths.runs={tmp_path / 'runs'}"]
+    done = cli.start("train.py", *words, pause=pause(1)).at_pause().end_by(signal.SIGINT)
     assert done.status == 130 and "Traceback" not in done.err, done.err
     command = shlex.split(
         re.search(r"python (train\.py resume=.*)", done.err)[1]
@@ -156,7 +158,7 @@ def test_an_interrupted_and_killed_run_ends_with_the_same_bits(cli: Cli, iter1: 
     assert not (folder / "03-grpo1" / "results.json").exists() and not (folder / "results.json").exists()
 
     enough = max(3, rows() + 1)
-    done = cli.start(*command, tiny=False).after(lambda: rows() >= enough, signal.SIGKILL)
+    done = cli.start(*command, tiny=False, pause=pause(enough)).at_pause().end_by(signal.SIGKILL)
     assert done.status == -signal.SIGKILL and not (folder / "03-grpo1" / "model").exists()
 
     done = cli(*command, tiny=False).ok()

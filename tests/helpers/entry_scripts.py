@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,19 +85,22 @@ class Running:
     ask: Callable[[dict[str, Any]], Any]
 
     def wait(self) -> Done:
-        return Done(self.ask({"pid": self.pid, "wait": True}), *(file.read_text() for file in self.files))
+        """Its end; fails when it pauses first."""
+        status = self.ask({"pid": self.pid})
+        assert status is not None, "the run is paused; end it with `end_by`"
+        return Done(status, *(file.read_text() for file in self.files))
 
-    def after(self, condition: Callable[[], Any], number: signal.Signals, *, everyone: bool = False) -> Done:
-        """Sends a signal once the condition holds, to all processes of the run if `everyone`. Fails when the run ends first, or nothing happens for two minutes."""
-        began = time.monotonic()
-        while not condition():
-            ended = self.ask({"pid": self.pid, "wait": False})
-            assert ended is None, (
-                f"ended too early with {ended}:\n{self.files[0].read_text()}\n{self.files[1].read_text()}"
-            )
-            assert time.monotonic() - began < 120, "nothing happened for two minutes"
-            time.sleep(0.005)
+    def at_pause(self) -> Running:
+        """Itself, once it stands still at its pause; fails when it ends without reaching it."""
+        status = self.ask({"pid": self.pid})
+        texts = [file.read_text() for file in self.files]
+        assert status is None, "\n".join([f"ended with {status} before its pause", *texts])
+        return self
+
+    def end_by(self, number: signal.Signals, *, everyone: bool = False) -> Done:
+        """Sends a signal to a paused run (to all its processes if `everyone`), lets it go on, and waits for its end."""
         os.kill(-self.pid if everyone else self.pid, number)
+        os.kill(self.pid, signal.SIGCONT)
         return self.wait()
 
 
@@ -114,13 +116,17 @@ class Cli:
         """One run in a fork (see forks.py), to its end. `tiny=False` gives nothing but the arguments."""
         return self.start(script, *arguments, tiny=tiny).wait()
 
-    def start(self, script: str, *arguments: str, tiny: bool = True) -> Running:
-        """As calling it, to be waited for, interrupted or killed."""
+    def start(
+        self, script: str, *arguments: str, tiny: bool = True, pause: tuple[Path, str, int] | None = None
+    ) -> Running:
+        """As calling it, to be waited for or ended by a signal.
+
+        With `pause=(folder, pattern, lines)` the run stops by itself, once, when the files there that match hold so many lines.
+        """
         number = next(self.numbers)
         files = (self.work / f"{number}.out", self.work / f"{number}.err")
-        pid = self._ask(
-            {"argv": self.argv(script, *arguments, tiny=tiny), "out": str(files[0]), "err": str(files[1])}
-        )
+        job = {"argv": self.argv(script, *arguments, tiny=tiny), "out": str(files[0]), "err": str(files[1])}
+        pid = self._ask({**job, "pause": pause and (str(pause[0]), *pause[1:])})
         return Running(pid, files, self._ask)
 
     def process(self, script: str, *arguments: str, **variables: str) -> Done:

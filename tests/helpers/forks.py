@@ -1,8 +1,9 @@
 """Runs the entry scripts in forks of one process that has the heavy imports behind it: a run costs its own second, not eight of imports.
 
-One JSON object a line on stdin, one line back: {argv, out, err} starts a fork and gives its process id, {pid, wait} its exit status, or
-null while it runs and `wait` is false. A fork does what `python train.py ...` does: its own arguments, its own standard files, the script
-as `__main__`, tracebacks and exit statuses as the interpreter makes them; only the tidying up of a process that is over is left out.
+One JSON object a line on stdin, one line back: {argv, out, err, pause} starts a fork and gives its process id; {pid} waits until that
+one has ended and gives its exit status, or null when it has paused. A fork does what `python train.py ...` does: its own arguments, its
+own standard files, the script as `__main__`, tracebacks and exit statuses as the interpreter makes them; only the tidying up of a process
+that is over is left out.
 """
 
 import gc
@@ -13,6 +14,27 @@ import runpy
 import signal
 import sys
 import traceback
+from pathlib import Path
+
+
+def pause_once(folder: str, pattern: str, lines: int) -> None:
+    """Stops this process when it opens any file while those in `folder` that match `pattern` hold so many lines, once.
+
+    So a test ends a run in a known state, however busy the machine is.
+    """
+    owner, waiting = os.getpid(), True
+
+    def look(event: str, _: tuple) -> None:
+        nonlocal waiting
+        if event != "open" or not waiting or os.getpid() != owner:
+            return
+        waiting = False  # meanwhile: reading the files opens them
+        if sum(len(file.read_bytes().splitlines()) for file in Path(folder).glob(pattern)) >= lines:
+            os.kill(owner, signal.SIGSTOP)
+        else:
+            waiting = True
+
+    sys.addaudithook(look)
 
 
 def run(job: dict) -> int:
@@ -25,6 +47,8 @@ def run(job: dict) -> int:
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell starts background jobs with Ctrl-C ignored; a user's isn't
+    if job["pause"]:
+        pause_once(*job["pause"])
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
@@ -51,8 +75,9 @@ print("ready", flush=True)
 while line := sys.stdin.readline():
     job = json.loads(line)
     if "pid" in job:
-        pid, status = os.waitpid(job["pid"], 0 if job["wait"] else os.WNOHANG)
-        print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
+        _, status = os.waitpid(job["pid"], os.WUNTRACED)
+        paused = os.WIFSTOPPED(status)
+        print(json.dumps(None if paused else os.waitstatus_to_exitcode(status)), flush=True)
     elif child := os.fork():
         print(child, flush=True)
     else:
