@@ -40,17 +40,14 @@ def test_two_ranks_interrupted_and_resumed_end_like_one(cli: Cli, iter1: Path, t
     first = subprocess.Popen(
         command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    began = time.monotonic()
     while not any(rows(stage) for stage in tmp_path.glob("runs/iter1/*/03-grpo1")):
-        assert first.poll() is None and time.monotonic() - began < 300, first.stderr.read()
+        assert first.poll() is None, first.stderr.read()
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGINT)  # as a terminal does
-    _, said = first.communicate(timeout=120)
+    _, said = first.communicate()
     assert first.returncode == 130 and "Traceback" not in said, said
     resume = shlex.split(re.search(r"python (train\.py resume=.*)", said)[1])
-    done = subprocess.run(
-        [sys.executable, *resume], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, *resume], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("finished before: skipped") == 3, (
         done.stdout + done.stderr
     )

@@ -201,7 +201,7 @@ def transformers_serve(model: Path, log: Path) -> Iterator[str]:
         ) as process,
     ):
         try:
-            for _ in range(600):
+            while True:
                 assert process.poll() is None, log.read_text()
                 with (
                     contextlib.suppress(OSError),
@@ -252,7 +252,7 @@ def start(folder: Path, url: str, model: Path, *more: str) -> subprocess.Popen[s
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=900)
+    out, _ = process.communicate()
     assert process.returncode == 0, out
     return out
 

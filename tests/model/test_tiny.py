@@ -144,7 +144,7 @@ def test_plain_transformers_loads_it_and_says_the_same(folder, vlm, mixed, rende
         "HF_HUB_OFFLINE": "1"
     }
     command = [sys.executable, "-c", PLAIN, str(folder), str(tmp_path / "image.png"), banned]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     sampling = Sampling(max_new_tokens=12, greedy=True)
     ours = PrefixGenerator().generate(vlm, mixed[:1], render(mixed[:1]), sampling, 0)[0]

@@ -141,7 +141,7 @@ def test_a_line_that_another_process_is_writing_is_waited_for_not_cut_off(tmp_pa
         assert not opened
         writer.write(line[20:])
         fcntl.flock(writer, fcntl.LOCK_UN)
-    thread.join(10)
+    thread.join()
     with opened[0] as ledger:
         assert ledger.get(key) == {"a": 1}
 

@@ -133,7 +133,7 @@ def test_two_ranks_share_the_work_and_end_as_one(tmp_path: Path, monkeypatch: py
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join()
         assert process.exitcode == 0
     for number in range(2):
         assert all(

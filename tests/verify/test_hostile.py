@@ -6,6 +6,7 @@ import multiprocessing
 import resource
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from openvlt.types import Verdict
 from openvlt.verify import explain, verify, verify_batch
 from tests.helpers.hostile_answers import inputs
 
-LIMIT_S, LIMIT_KB = 1.0, 512 * 1024
+DEADLINE_S, LIMIT_S, LIMIT_KB = 0.5, 1.0, 512 * 1024
 MOST = 120
 
 
@@ -30,21 +31,18 @@ def warm() -> None:
 
 
 def _verify_all(hostile: list[tuple[str, str, str]]) -> list[tuple[str, float, Verdict]]:
-    """Name, seconds, verdict. A slow item is repeated: one that hangs does so each time, unlike a busy machine."""
+    """Name, seconds, verdict. The seconds are this thread's own: a worker's are bounded by the deadline (test_workers), those that a busy
+    machine spends elsewhere say nothing."""
     found = []
     for name, gold, response in hostile:
-        for _ in range(3):
-            start = time.perf_counter()
-            verdict = verify_batch([(gold, response)], workers=0, deadline_s=0.5)[0]
-            seconds = time.perf_counter() - start
-            if seconds <= LIMIT_S:
-                break
-        found.append((name, seconds, verdict))
+        start = time.thread_time()
+        verdict = verify_batch([(gold, response)], workers=0, deadline_s=DEADLINE_S)[0]
+        found.append((name, time.thread_time() - start, verdict))
     return found
 
 
 def _slow(found: list[tuple[str, float, Verdict]]) -> list[tuple[str, float, Verdict]]:
-    return [each for each in found if each[1] > LIMIT_S]
+    return [each for each in found if each[1] > LIMIT_S - DEADLINE_S]
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +84,19 @@ def test_within_a_second_in_a_thread(hostile: list[tuple[str, str, str]]) -> Non
     assert len(found) == len(hostile) and not _slow(found)
 
 
-def _child(hostile: list[tuple[str, str, str]], queue: multiprocessing.Queue) -> None:
+def _child(hostile: list[tuple[str, str, str]], answers: Connection) -> None:
     verify(r"y=\frac{1}{x}", "<answer>xy=1</answer>")
-    queue.put(_verify_all(hostile))
+    answers.send(_verify_all(hostile))
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_within_a_second_in_a_daemonic_process(hostile: list[tuple[str, str, str]], method: str) -> None:
     context = multiprocessing.get_context(method)
-    queue = context.Queue()
-    process = context.Process(target=_child, args=(hostile, queue), daemon=True)
+    answers, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(hostile, theirs), daemon=True)
     process.start()
-    found = queue.get(timeout=120)
+    theirs.close()  # so that the end of the process is the end of its answers
+    found = answers.recv()
     process.join()
     assert len(found) == len(hostile) and not _slow(found)
 
@@ -106,10 +105,13 @@ def test_a_pool_of_workers_survives_them_all_in_order(hostile: list[tuple[str, s
     items = [
         item for _, gold, response in hostile for item in ((gold, response), ("7", "<answer>7</answer>"))
     ]
-    verdicts = verify_batch(items, workers=2, deadline_s=0.5)
-    between = verdicts[1::2]  # a busy machine may keep one of them waiting
-    assert len(verdicts) == len(items) and set(between) <= {Verdict.CORRECT, Verdict.TIMEOUT}
-    assert between.count(Verdict.CORRECT) >= len(hostile) - 3
+    for deadline_s in (DEADLINE_S, 4.0, 32.0):  # a busy machine may keep more of them waiting than a few
+        verdicts = verify_batch(items, workers=2, deadline_s=deadline_s)
+        between = verdicts[1::2]
+        assert len(verdicts) == len(items) and set(between) <= {Verdict.CORRECT, Verdict.TIMEOUT}
+        if between.count(Verdict.CORRECT) >= len(hostile) - 3:
+            return
+    pytest.fail(f"{between.count(Verdict.TIMEOUT)} easy answers of {len(hostile)} took too long")
 
 
 PIECES = [
