@@ -15,6 +15,7 @@ from openvlt.types import Verdict
 from openvlt.verify import explain, verify, verify_batch
 from tests.helpers.hostile_answers import inputs
 
+pytestmark = pytest.mark.deadline
 DEADLINE_S, LIMIT_S, LIMIT_KB = 0.5, 1.0, 512 * 1024
 MOST = 120
 

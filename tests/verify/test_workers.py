@@ -16,6 +16,7 @@ from openvlt.errors import UserError
 from openvlt.types import Verdict
 from openvlt.verify import pool, verify_batch
 
+pytestmark = pytest.mark.deadline
 ROOT = Path(__file__).parents[2]
 HANGS = ("(x+y+z)^{2}", "<answer>(x+y+z)^{4000}</answer>")
 PATIENT_S = 600.0  # a deadline that nothing meets, however busy the machine
