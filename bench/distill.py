@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 RESULT = ROOT / "bench" / "results" / "distill.json"
 AT_ONCE, LATENCY_S, REQUESTS = 64, 0.2, 3200
 
@@ -32,10 +32,9 @@ AT_ONCE, LATENCY_S, REQUESTS = 64, 0.2, 3200
 
 
 def throughput(rounds: int) -> list[dict[str, float]]:
-    from stub_server import stub_server
-
     from openvlt.serving.client import Server
     from openvlt.serving.protocol import ChatRequest, Endpoint
+    from tests.helpers.stub_server import stub_server
 
     def asks(amount: int) -> Iterator[ChatRequest]:
         return (

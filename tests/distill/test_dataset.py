@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pyarrow import parquet
-from test_pipeline import Fake, right, rows
 
 from openvlt.cli.distill import describe_calls, inspect_run
 from openvlt.data.images import open_images
@@ -30,6 +29,7 @@ from openvlt.errors import UserError
 from openvlt.serving.client import Server
 from openvlt.serving.protocol import Endpoint
 from openvlt.types import Problem
+from tests.distill.test_pipeline import Fake, right, rows
 
 RED = Image.new("RGB", (8, 6), "red")
 PROBLEMS = [

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_pipeline import Fake, rows
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from openvlt.data.prompts import PromptStyle
@@ -35,6 +34,7 @@ from openvlt.rollout.hf import HFGenerator
 from openvlt.serving.client import Server
 from openvlt.serving.protocol import Endpoint, Usage
 from openvlt.types import Problem
+from tests.distill.test_pipeline import Fake, rows
 from tests.helpers.stub_server import requests, stub_server
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from test_pipeline import ids
 
 from openvlt.data.prompts import PromptStyle, question_text
 from openvlt.distill.cut import keep_whole
@@ -18,6 +17,7 @@ from openvlt.distill.writers.scripted import ScriptedWriter
 from openvlt.errors import UserError
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.types import Completion, Problem
+from tests.distill.test_pipeline import ids
 
 
 class Recorder:
