@@ -1,9 +1,9 @@
-"""Text models behind the chat path that vision-language models take."""
+"""Text models as writers: loaded as a `VLM` whose processor takes no images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,12 +13,13 @@ from openvlt.model.processor import first_error_line
 
 
 class TextProcessor:
-    """A tokenizer where a processor is expected: text in, no images."""
+    """A tokenizer with the interface of a processor, for text without images."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **settings: Any) -> str:
+        """The prompt as text."""
         plain = [{**each, "content": "".join(part["text"] for part in each["content"])} for each in messages]
         return self.tokenizer.apply_chat_template(plain, **settings)
 
@@ -30,14 +31,14 @@ class TextProcessor:
 
 @dataclass(frozen=True)
 class TextModel:
-    """A causal language model (a folder or hub id) that reasons over captions; generate with `rollout.hf.HFGenerator`."""
+    """A causal language model, a folder or hub id, that reads captions. `HFGenerator` samples from it."""
 
     path: str
     dtype: str = "bfloat16"
     device: str = "auto"
 
     def load(self) -> VLM:
-        """Raises UserError when the model can't be had."""
+        """Loads the model. Raises UserError if it can't be loaded or has no chat template."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         check_place(self.path)
@@ -47,10 +48,11 @@ class TextModel:
             model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.dtype)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
-                f"model {self.path!r} can't be loaded: {first_error_line(error)}; check the path or the hub id"
+                f"model {self.path!r} can't be loaded: {first_error_line(error)}; "
+                "check the path or the hub id"
             ) from error
         if tokenizer.chat_template is None:
             raise UserError(f"model {self.path!r} has no chat template; take an instruction-tuned model")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return VLM(model.to(device), TextProcessor(tokenizer), self.path)
+        return VLM(cast(Any, model).to(device), cast(Any, TextProcessor(tokenizer)), self.path)

@@ -1,4 +1,4 @@
-"""Who writes captions and chains: a local model, a server, a function, or nobody (the known answer). Each is asked the same way."""
+"""What writers of captions and chains have in common: the question they get, and how they are called."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ CAPTION_TEMPLATE = "Description:\n{caption}\n\nQuestion:\n{question}"
 
 @dataclass(frozen=True)
 class Question:
-    """A problem as a writer gets it. With a `caption` the writer reads that and never the image; `missing` numbers the samples wanted."""
+    """A problem for a writer, and the numbers of its `missing` samples.
+
+    With a `caption` the writer reads that and never sees the image.
+    """
 
     problem: Problem
     caption: str | None
     missing: tuple[int, ...]
 
     def as_prompt(self, template: str) -> Problem:
-        """What is put before a model: the problem itself, or a text of the caption and the question with its options."""
+        """The problem that a model is shown: itself, or a text of caption, question and options."""
         if self.caption is None:
             return self.problem
         text = template.format(caption=self.caption, question=question_text(self.problem))
@@ -31,10 +34,9 @@ class Question:
 
 
 class TextWriter(Protocol):
-    """`write` answers questions as they are done, in any order, with at least the missing samples of each.
+    """A writer of captions or chains: a local model, a server, a function, or given texts.
 
-    `signature` is what an answer depends on besides question and seed, so that other settings are other calls; where a model runs and
-    who pays for it is no part of it. `local` says whether the run's own model is needed, `random` whether two samples can differ.
+    `local`: whether it needs the run's own model. `random`: whether two samples can differ.
     """
 
     @property
@@ -43,8 +45,18 @@ class TextWriter(Protocol):
     @property
     def random(self) -> bool: ...
 
-    def signature(self, vlm: VLM | None) -> Any: ...
+    def signature(self, vlm: VLM | None) -> Any:
+        """What a reply depends on besides question and seed, as part of its ledger key.
+
+        Where a model runs and who pays for it are left out.
+        """
+        ...
 
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
-    ) -> Iterator[tuple[Question, int, Reply]]: ...
+    ) -> Iterator[tuple[Question, int, Reply]]:
+        """Yields (question, sample number, reply) as they are done, in any order; adds each reply to `usage`.
+
+        Every question gets at least its missing samples, at most all `samples`. `vlm` is the run's own model.
+        """
+        ...

@@ -5,25 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
 from openvlt.config.validate import check_positive
-from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle
 from openvlt.distill.writers.base import CAPTION_TEMPLATE, Question
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
-from openvlt.rollout.distributed import generate_on_ranks
+from openvlt.rollout.batches import generate_in_batches
 from openvlt.serving.protocol import Reply, Usage
 from openvlt.storage.ledger import content_key
 
 
 @dataclass(frozen=True)
 class LocalWriter:
-    """A model in this process: the run's own, or `model` (any `PretrainedModel`, or a `TextModel` that reads captions).
+    """The run's own model, or `model` (any `PretrainedModel`, or a `TextModel` that reads captions).
 
-    `batch` questions are put before the generator at a time; an answer that hit the token limit is marked unfinished.
+    `batch` questions are generated at a time. A reply that hit the token limit is marked unfinished.
     """
 
     generator: Generator
@@ -38,36 +38,47 @@ class LocalWriter:
 
     def __post_init__(self) -> None:
         check_positive(self, "", "batch")
-        self._sampling(1)  # raises where it can't be sampled so: now, not when the first question comes
+        self._sampling(1)  # raises for settings that can't be: now, not when the first question comes
 
     def _sampling(self, samples: int) -> Sampling:
         return Sampling(samples, self.max_new_tokens, self.temperature, self.top_p, greedy=self.greedy)
 
     @property
     def local(self) -> bool:
+        """Whether the run's own model writes."""
         return self.model is None
 
     @property
     def random(self) -> bool:
+        """Whether two samples can differ."""
         return self._sampling(1).random
 
     def signature(self, vlm: VLM | None) -> Any:
+        """See `TextWriter`."""
         sampling = None if self.greedy else (self.temperature, self.top_p)
-        model = fingerprint(vlm.path if self.local else self.model.path)
+        model = fingerprint(_run_model(vlm).path if self.local else self.model.path)
         return ["local", model, repr(self.prompt), self.max_new_tokens, sampling, self.template]
 
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
-        """See `Engine`; all samples of a question are written together, missing or not."""
-        questions, sampling = iter(questions), self._sampling(samples)
-        vlm = vlm if self.local else None
-        while part := list(islice(questions, self.batch)):
-            vlm = vlm or self.model.load()
-            told = [question.as_prompt(self.template) for question in part]
-            prompts = Renderer(vlm.processor, self.prompt).prompts(told)
-            rows = iter(generate_on_ranks(self.generator, vlm, told, prompts, sampling, seed))
-            for question in part:
+        """See `TextWriter`; all samples of a question are written together, missing or not."""
+        questions = iter(questions)
+        if (first := next(questions, None)) is None:
+            return  # a model of its own isn't loaded for nothing
+        writer = _run_model(vlm) if self.local else self.model.load()
+        ahead, waiting = tee(chain([first], questions))
+        for prompts, completions in generate_in_batches(
+            self.generator,
+            writer,
+            (question.as_prompt(self.template) for question in ahead),
+            self.prompt,
+            self._sampling(samples),
+            batch=self.batch,
+            seed=seed,
+        ):
+            rows = iter(completions)
+            for question in islice(waiting, len(prompts)):
                 for sample in range(samples):
                     row = next(rows)
                     reply = Reply(row.text, row.finished, output_tokens=len(row.token_ids))
@@ -75,14 +86,22 @@ class LocalWriter:
                     yield question, sample, reply
 
 
+def _run_model(vlm: VLM | None) -> VLM:
+    assert vlm is not None, "a local writer without a model of its own needs the run's"
+    return vlm
+
+
 def fingerprint(path: str) -> Any:
-    """A model folder by its files' sizes and a sample of their bytes, so that a folder may move; a hub id by its name."""
+    """What identifies a model: the hub id; for a folder the sizes and a sample of the bytes of its weights.
+
+    So a folder may move.
+    """
     files = sorted(Path(path).glob("*.safetensors")) if path and Path(path).is_dir() else []
-    return content_key(*((file.stat().st_size, _sample(file)) for file in files)) if files else path
+    return content_key(*((file.stat().st_size, _sample_bytes(file)) for file in files)) if files else path
 
 
-def _sample(file: Path) -> str:
-    """Four pieces of 64 KiB, spread over a file."""
+def _sample_bytes(file: Path) -> str:
+    """The digest of four pieces of 64 KiB, spread over a file."""
     size, digest = file.stat().st_size, hashlib.blake2b(digest_size=16)
     with file.open("rb") as handle:
         for part in range(4):

@@ -1,4 +1,4 @@
-"""Writers without a model: a function, the gold answer, captions that came with the data."""
+"""Writers without a model: a function, the gold answers, captions that came with the data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from openvlt.serving.protocol import Reply, Usage
 
 @dataclass(frozen=True)
 class ScriptedWriter:
-    """`function(caption, question, rng)` writes a chain: the procedural stand-in for a text reasoner, or code of your own."""
+    """A function `(caption, question, rng) -> chain`: the reasoner of `distill.reason`, or your own code."""
 
     function: Callable[[str, str, random.Random], str]
     local: bool = field(default=False, init=False)
     random: bool = field(default=True, init=False)
 
     def signature(self, vlm: VLM | None) -> Any:
+        """See `TextWriter`."""
         inner = getattr(self.function, "func", self.function)
         return [
             "function",
@@ -33,7 +34,7 @@ class ScriptedWriter:
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
-        """See `Engine`. The function never sees the image: without a caption there is nothing it could read."""
+        """See `TextWriter`. Raises UserError for a question without a caption: the image is never seen."""
         for question in questions:
             if question.caption is None:
                 raise UserError(
@@ -48,18 +49,19 @@ class ScriptedWriter:
 
 @dataclass(frozen=True)
 class GoldAnswers:
-    """No reasoning at all: the known answer in its tags. For smoke tests on rows that nobody has written traces for."""
+    """The gold answer in its tags, without reasoning: for smoke tests on rows without traces."""
 
     local: bool = field(default=False, init=False)
     random: bool = field(default=False, init=False)
 
     def signature(self, vlm: VLM | None) -> Any:
+        """See `TextWriter`."""
         return ["gold"]
 
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
-        """See `Engine`."""
+        """See `TextWriter`."""
         for question in questions:
             for sample in question.missing:
                 yield question, sample, Reply(f"<think></think><answer>{question.problem.answer}</answer>")
@@ -67,29 +69,32 @@ class GoldAnswers:
 
 @dataclass(frozen=True)
 class GivenCaptions:
-    """Captions that the data came with (`meta["caption"]`, generated figures have it): what a faultless captioner would say."""
+    """Captions that came with the problems in `meta["caption"]`, as those of generated figures do."""
 
     local: bool = field(default=False, init=False)
     random: bool = field(default=False, init=False)
 
     def signature(self, vlm: VLM | None) -> Any:
+        """See `TextWriter`."""
         return ["known"]
 
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
-        """See `Engine`. Raises UserError for a problem without one."""
+        """See `TextWriter`. Raises UserError for a problem without a caption."""
         for question in questions:
             if "caption" not in question.problem.meta:
                 raise UserError(
-                    f"row {question.problem.id!r} came without a caption; take another engine for distill.caption"
+                    f"row {question.problem.id!r} came without a caption; "
+                    "take another writer for distill.caption"
                 )
             yield question, 0, Reply(question.problem.meta["caption"])
 
 
 def require_reasoner() -> None:
-    """Stands where a configuration leaves the reasoner open. Raises UserError as soon as it is built."""
+    """Raises UserError: the `_target_` of a reasoner that the user has to choose."""
     raise UserError(
-        "no value for reasoner: traces from captions need a text model that reasons; give 'reasoner={_target_: "
-        "<callable (caption, question, rng) -> chain>, _partial_: true}', or take distill=served, whose reasoner is a server"
+        "no value for reasoner: traces from captions need a text model that reasons; "
+        "give 'reasoner={_target_: <callable (caption, question, rng) -> chain>, _partial_: true}', "
+        "or take distill=served, whose reasoner is a server"
     )

@@ -18,7 +18,10 @@ from openvlt.storage.ledger import content_key
 
 @dataclass(frozen=True)
 class ServedWriter:
-    """A model behind a `server`. Captions are told by `template`; images are sent within the request, at most `max_pixels` large."""
+    """A model behind a `server`.
+
+    `template` joins caption and question. Images are sent within the request, at most `max_pixels` large.
+    """
 
     server: Server
     prompt: PromptStyle
@@ -31,10 +34,12 @@ class ServedWriter:
 
     @property
     def random(self) -> bool:
-        asked = {"temperature": self.temperature, **self.server.options}
-        return asked["temperature"] != 0 and asked.get("top_k") != 1
+        """Whether two samples can differ."""
+        options = {"temperature": self.temperature, **self.server.options}
+        return options["temperature"] != 0 and options.get("top_k") != 1
 
     def signature(self, vlm: VLM | None) -> Any:
+        """See `TextWriter`."""
         options = dict(self.server.options)
         return [
             "served",
@@ -50,58 +55,59 @@ class ServedWriter:
     def write(
         self, vlm: VLM | None, questions: Iterable[Question], samples: int, seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
-        """See `Engine`; every sample is a request of its own, with a seed of its own, and only the missing ones are sent, by one rank."""
+        """See `TextWriter`; one request per missing sample, each with its own seed, sent by the main rank."""
         if distributed.world_size() == 1:  # the usual case holds no reply in memory
-            yield from self._ask(questions, seed, usage)
-        elif distributed.is_main():
-            sent = []
-            for question, sample, reply in self._ask(questions, seed, usage):
-                sent.append((question.problem.id, sample, reply))
+            yield from self._request(questions, seed, usage)
+            return
+        replies: list[tuple[str, int, Reply]] = []
+        if distributed.is_main():
+            for question, sample, reply in self._request(questions, seed, usage):
+                replies.append((question.problem.id, sample, reply))
                 yield question, sample, reply
-            distributed.broadcast(sent)
+            distributed.broadcast(replies)
         else:
-            known = {question.problem.id: question for question in questions}
-            for name, sample, reply in distributed.broadcast(()):
-                yield known[name], sample, reply
+            by_id = {question.problem.id: question for question in questions}
+            for name, sample, reply in distributed.broadcast(replies):
+                yield by_id[name], sample, reply
 
-    def _ask(
+    def _request(
         self, questions: Iterable[Question], seed: int, usage: Usage
     ) -> Iterator[tuple[Question, int, Reply]]:
-        asked: dict[str, tuple[Question, int]] = {}
+        under_way: dict[str, tuple[Question, int]] = {}
 
-        def asks() -> Iterator[ChatRequest]:
+        def requests() -> Iterator[ChatRequest]:
             for question in questions:
                 messages = self.messages(question)
                 for sample in question.missing:
                     key = content_key(question.problem.id, sample)
-                    asked[key] = question, sample
+                    under_way[key] = question, sample
                     yield ChatRequest(messages, self.options(question, sample, seed), key)
 
-        for ask, reply in self.server.stream(asks(), usage):
-            yield *asked.pop(ask.key), reply
+        for request, reply in self.server.stream(requests(), usage):
+            yield *under_way.pop(request.key), reply
 
     def options(self, question: Question, sample: int, seed: int) -> dict[str, Any]:
-        """The decoding options of one request; servers that take a seed give the same answer to the same request again."""
-        own = int(content_key(seed, question.problem.id, sample)[:7], 16)
+        """The decoding options of one request; a server that honours `seed` answers it alike again."""
+        request_seed = int(content_key(seed, question.problem.id, sample)[:7], 16)
         return {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_tokens": self.max_new_tokens,
-            "seed": own,
+            "seed": request_seed,
         }
 
     def messages(self, question: Question) -> list[dict[str, Any]]:
-        """The conversation in the protocol's form; plain text where there is no image."""
-        told, messages = question.as_prompt(self.template), []
-        for message in self.prompt.messages(told):
-            images = iter(told.images)
+        """The conversation in the protocol's form; a message without an image is plain text."""
+        prompt, messages = question.as_prompt(self.template), []
+        for message in self.prompt.messages(prompt):
+            images = iter(prompt.images)
             parts = [
-                self._image(next(images), told.id) if part["type"] == "image" else part
+                self._image_part(next(images), prompt.id) if part["type"] == "image" else part
                 for part in message["content"]
             ]
             plain = len(parts) == 1 and parts[0]["type"] == "text"
             messages.append({"role": message["role"], "content": parts[0]["text"] if plain else parts})
         return messages
 
-    def _image(self, image: Any, row: str) -> dict[str, Any]:
+    def _image_part(self, image: Any, row: str) -> dict[str, Any]:
         return {"type": "image_url", "image_url": {"url": image_url(image, row, self.max_pixels)}}
