@@ -1,5 +1,7 @@
-"""Any OpenAI-compatible server (vLLM, SGLang, TGI, llama.cpp, `transformers serve`, hosted ones) as a source of text: many requests at
-once, each until it is answered. Keys come from the environment and go nowhere else.
+"""A client for OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, `transformers serve`, hosted ones.
+
+Many requests are under way at once, each until it is answered. Keys come from the environment and go nowhere
+else.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openvlt.errors import UserError
-from openvlt.serving.protocol import Again, ChatRequest, Endpoint, Reply, Usage, explain_refusal, parse_reply
+from openvlt.serving.protocol import (
+    ChatRequest,
+    Endpoint,
+    Reply,
+    RetryableError,
+    Usage,
+    explain_refusal,
+    parse_reply,
+)
 from openvlt.storage.ledger import Ledger
 
 LONGEST_PAUSE_S = 60.0
@@ -27,11 +37,13 @@ _JITTER = random.Random()  # of its own: seeded runs draw from the module's
 
 @dataclass(frozen=True)
 class Server:
-    """`concurrency` requests at once over all `endpoints`, each with `deadline_s` seconds per attempt and up to `attempts` of them.
+    """One or several endpoints that are asked alike.
 
-    Retried with exponential back-off from `backoff_s` (or what Retry-After says): 429, 5xx, dropped connections, timeouts, malformed
-    answers. Each attempt goes to the endpoint with the fewest requests under way; one that can't be reached rests meanwhile. `options`
-    stand over those of every request (null takes one out: `{max_tokens: null, max_completion_tokens: 2048}`).
+    `concurrency` requests are under way at once over all `endpoints`, each with up to `attempts` attempts of
+    `deadline_s` seconds. Retried with exponential back-off from `backoff_s`, or after what Retry-After says:
+    429, 5xx, dropped connections, timeouts, malformed replies. Each attempt goes to the endpoint with the
+    fewest requests under way; one that can't be reached rests meanwhile. `options` stand over those of every
+    request (null takes one out: `{max_tokens: null, max_completion_tokens: 2048}`).
     """
 
     endpoints: Sequence[Endpoint]
@@ -44,91 +56,102 @@ class Server:
     def __post_init__(self) -> None:
         if not self.endpoints:
             raise UserError(
-                "a server has no endpoints; give at least one: endpoints=[{url: 'http://localhost:8000/v1', model: <name>}]"
+                "a server has no endpoints; give at least one: "
+                "endpoints=[{url: 'http://localhost:8000/v1', model: <name>}]"
             )
         if self.concurrency < 1 or self.attempts < 1 or self.deadline_s <= 0 or self.backoff_s < 0:
             raise UserError(
-                f"server: concurrency={self.concurrency} and attempts={self.attempts} must be at least 1, deadline_s={self.deadline_s} "
-                f"above 0, backoff_s={self.backoff_s} at least 0"
+                f"server: concurrency={self.concurrency} and attempts={self.attempts} must be at least 1, "
+                f"deadline_s={self.deadline_s} above 0, backoff_s={self.backoff_s} at least 0"
             )
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models that may answer, without where they run."""
+        """The models that may reply, without where they run."""
         return tuple(sorted({endpoint.model for endpoint in self.endpoints}))
 
     def reachable(self) -> bool:
-        """Whether one endpoint at least takes a connection; of those behind a proxy nothing is known, and they count."""
+        """Whether at least one endpoint takes a connection; one behind a proxy can't be tried and counts."""
         for endpoint in self.endpoints:
-            place = urllib.parse.urlsplit(endpoint.url)
-            if urllib.request.getproxies() and not urllib.request.proxy_bypass(place.hostname):
+            url = urllib.parse.urlsplit(endpoint.url)
+            if urllib.request.getproxies() and not urllib.request.proxy_bypass(url.hostname or ""):
                 return True
-            port = place.port or {"http": 80, "https": 443}[place.scheme]
-            with contextlib.suppress(OSError), socket.create_connection((place.hostname, port), timeout=10):
+            port = url.port or {"http": 80, "https": 443}[url.scheme]
+            with contextlib.suppress(OSError), socket.create_connection((url.hostname, port), timeout=10):
                 return True
         return False
 
     def stream(
-        self, asks: Iterable[ChatRequest], usage: Usage | None = None
+        self, requests: Iterable[ChatRequest], usage: Usage | None = None
     ) -> Iterator[tuple[ChatRequest, Reply]]:
-        """Every ask with its reply, as they come in: not in order. `asks` is read as there is room, so it may be endless.
+        """Yields every request with its reply, as they come in: not in order.
 
-        A request that no attempt answered, or that the server refuses for its content, comes back with `error`. Raises UserError for
-        what no retry mends: no key or a wrong one, no such model, no server at all, or `concurrency` failures in a row. Leaving the
-        iteration cancels what is under way.
+        `requests` is read as there is room, so it may be endless. A request that no attempt answered, or that
+        the server refuses for its content, comes back with `error`. Raises UserError for what no retry mends:
+        no key or a wrong one, no such model, no server at all, or `concurrency` failures in a row. Leaving
+        the iteration cancels what is under way.
         """
-        usage, replies = Usage() if usage is None else usage, queue.SimpleQueue()
-        calls, under_way, in_a_row = _Calls(self, usage, replies), 0, 0
+        usage = Usage() if usage is None else usage
+        replies: queue.SimpleQueue[tuple[ChatRequest, Reply | Exception]] = queue.SimpleQueue()
+        loop, under_way, failures = _RequestLoop(self, usage, replies), 0, 0
         try:
-            for ask in _then_none(asks):
-                if ask is not None:
-                    calls.begin(ask)
+            for request in _with_end(requests):
+                if request is not None:
+                    loop.send(request)
                     under_way += 1
-                while under_way and (ask is None or under_way >= 2 * self.concurrency or not replies.empty()):
-                    asked, reply = replies.get()
+                full = 2 * self.concurrency
+                while under_way and (request is None or under_way >= full or not replies.empty()):
+                    answered, reply = replies.get()
                     under_way -= 1
                     if isinstance(reply, Exception):
                         raise reply
                     usage.count(reply)
-                    in_a_row = in_a_row + 1 if reply.error else 0
-                    if in_a_row >= max(8, self.concurrency):
+                    failures = failures + 1 if reply.error else 0
+                    if failures >= max(8, self.concurrency):
                         raise UserError(
-                            f"{in_a_row} requests in a row failed, the last with {reply.error}; mend the server, then resume"
+                            f"{failures} requests in a row failed, the last with {reply.error}; "
+                            "mend the server, then resume"
                         )
-                    yield asked, reply
+                    yield answered, reply
         finally:
-            calls.close()
+            loop.close()
 
     def ask(
-        self, asks: Sequence[ChatRequest], *, ledger: Ledger | None = None, usage: Usage | None = None
+        self,
+        requests: Sequence[ChatRequest],
+        *,
+        ledger: Ledger | None = None,
+        usage: Usage | None = None,
     ) -> list[Reply]:
-        """Replies in the order of the asks; with a ledger, what it holds is not asked again and what comes in is filed in it.
+        """The replies in the order of the requests; equal requests are sent once.
 
-        A reply with an error is given back but never filed. Equal asks are sent once.
+        With a ledger, what it holds isn't sent again, and what comes in is added to it. A reply with an error
+        is returned but never added.
         """
-        known: dict[str, Reply] = {}
-        waiting: dict[str, ChatRequest] = {}
-        for ask in asks:
-            key = ask.cache_key(self.models)
-            row = ledger.get(key) if ledger is not None and key not in known else None
+        replies: dict[str, Reply] = {}
+        unanswered: dict[str, ChatRequest] = {}
+        for request in requests:
+            key = request.cache_key(self.models)
+            row = ledger.get(key) if ledger is not None and key not in replies else None
             if row is not None:
-                known[key] = Reply(**row)
-            elif key not in known:
-                waiting[key] = ChatRequest(ask.messages, ask.options, key)
-        for ask, reply in self.stream(waiting.values(), usage):
-            known[ask.key] = reply
+                replies[key] = Reply(**row)
+            elif key not in replies:
+                unanswered[key] = ChatRequest(request.messages, request.options, key)
+        for request, reply in self.stream(unanswered.values(), usage):
+            replies[request.key] = reply
             if ledger is not None and not reply.error:
-                ledger.append(ask.key, vars(reply))
-        return [known[ask.cache_key(self.models)] for ask in asks]
+                ledger.append(request.key, vars(reply))
+        return [replies[request.cache_key(self.models)] for request in requests]
 
 
-def _then_none(asks: Iterable[ChatRequest]) -> Iterator[ChatRequest | None]:
-    yield from asks
+def _with_end(requests: Iterable[ChatRequest]) -> Iterator[ChatRequest | None]:
+    """The requests, and None after the last."""
+    yield from requests
     yield None
 
 
-class _Calls:
-    """The requests under way: an event loop in a thread of its own."""
+class _RequestLoop:
+    """An event loop in a thread of its own, which sends requests until each is answered."""
 
     def __init__(
         self, server: Server, usage: Usage, replies: queue.SimpleQueue[tuple[ChatRequest, Reply | Exception]]
@@ -136,16 +159,17 @@ class _Calls:
         self.server, self.usage, self.replies = server, usage, replies
         self.loop = asyncio.new_event_loop()
         self.room = asyncio.Semaphore(server.concurrency)
-        self.busy = [0] * len(server.endpoints)
+        # of each endpoint: requests under way, misses in a row, when it may be tried again
+        self.under_way = [0] * len(server.endpoints)
         self.missed, self.rests_until = [0] * len(server.endpoints), [0.0] * len(server.endpoints)
         self.reached = False
         self.keys = [os.environ.get(endpoint.key) or "none" for endpoint in server.endpoints]
         self.thread = threading.Thread(target=self.loop.run_forever, name="requests", daemon=True)
         self.thread.start()
-        self.clients = asyncio.run_coroutine_threadsafe(self._open(), self.loop).result()
+        self.clients = asyncio.run_coroutine_threadsafe(self._open_clients(), self.loop).result()
 
-    async def _open(self) -> list[Any]:
-        openai = _openai()
+    async def _open_clients(self) -> list[Any]:
+        openai = _import_openai()
         limits = {"timeout": None, "max_retries": 0}  # both are ours
         pairs = zip(self.server.endpoints, self.keys, strict=True)
         return [
@@ -155,84 +179,87 @@ class _Calls:
             for e, key in pairs
         ]
 
-    def begin(self, ask: ChatRequest) -> None:
-        asyncio.run_coroutine_threadsafe(self._call(ask), self.loop)
+    def send(self, request: ChatRequest) -> None:
+        """Begins a request; its reply, or the exception that ends the stream, is put into `replies`."""
+        asyncio.run_coroutine_threadsafe(self._put_reply(request), self.loop)
 
     def close(self) -> None:
+        """Cancels what is under way and ends the thread."""
         asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()
 
     async def _stop(self) -> None:
-        mine = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in mine:
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
             task.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
         for client in self.clients:
             await client.close()
 
-    async def _call(self, ask: ChatRequest) -> None:
+    async def _put_reply(self, request: ChatRequest) -> None:
         try:
             async with self.room:
-                reply: Reply | Exception = await self._until_answered(ask)
+                reply: Reply | Exception = await self._attempt_until_answered(request)
         except Exception as error:  # it is raised where the replies are read
             reply = error
-        self.replies.put((ask, reply))
+        self.replies.put((request, reply))
 
-    async def _until_answered(self, ask: ChatRequest) -> Reply:
+    async def _attempt_until_answered(self, request: ChatRequest) -> Reply:
+        fault = None
         for attempt in range(self.server.attempts):
-            place = min(
-                range(len(self.busy)),
-                key=lambda place: (self.rests_until[place] > self.loop.time(), self.busy[place]),
-            )
-            self.busy[place] += 1
+            number = self._next_endpoint()
+            self.under_way[number] += 1
             try:
-                return await self._attempt(ask, place)
-            except Again as fault:
-                last = fault
-                self._rest(place, fault.kind)
+                return await self._attempt(request, number)
+            except RetryableError as error:
+                fault = error
+                self._rest(number, fault.kind)
             finally:
-                self.busy[place] -= 1
-            if last.kind == "unreachable" and not self.reached and attempt == 1:
-                raise UserError(
-                    f"no server answers at {self.server.endpoints[place].url} ({last}); start it, or correct the url"
-                )
+                self.under_way[number] -= 1
+            if fault.kind == "unreachable" and not self.reached and attempt == 1:
+                url = self.server.endpoints[number].url
+                raise UserError(f"no server answers at {url} ({fault}); start it, or correct the url")
             if attempt + 1 < self.server.attempts:
-                self.usage.retries[last.kind] += 1
+                self.usage.retries[fault.kind] += 1
                 pause = min(self.server.backoff_s * 2**attempt, LONGEST_PAUSE_S) * _JITTER.uniform(0.5, 1.0)
-                await asyncio.sleep(max(pause, min(last.wait_s, LONGEST_PAUSE_S)))
-        return Reply("", finished=False, error=f"{last} ({self.server.attempts} attempts)")
+                await asyncio.sleep(max(pause, min(fault.wait_s, LONGEST_PAUSE_S)))
+        return Reply("", finished=False, error=f"{fault} ({self.server.attempts} attempts)")
 
-    def _rest(self, place: int, kind: str) -> None:
-        """An endpoint that can't be reached fails at once and would draw every request: it is left alone for a while."""
-        self.missed[place] = self.missed[place] + 1 if kind == "unreachable" else 0
-        pause = min(self.server.backoff_s * 2 ** self.missed[place], LONGEST_PAUSE_S)
-        self.rests_until[place] = self.loop.time() + pause if self.missed[place] else 0.0
+    def _next_endpoint(self) -> int:
+        """The number of the endpoint with the fewest requests under way, of those that don't rest."""
+        now = self.loop.time()
+        return min(
+            range(len(self.under_way)),
+            key=lambda number: (self.rests_until[number] > now, self.under_way[number]),
+        )
 
-    async def _attempt(self, ask: ChatRequest, place: int) -> Reply:
-        openai, endpoint = _openai(), self.server.endpoints[place]
-        options = {
-            name: value for name, value in {**ask.options, **self.server.options}.items() if value is not None
-        }
-        body = {"model": endpoint.model, "messages": ask.messages, **options}
+    def _rest(self, number: int, kind: str) -> None:
+        """Lets an endpoint rest that can't be reached: it fails at once and would draw every request."""
+        self.missed[number] = self.missed[number] + 1 if kind == "unreachable" else 0
+        pause = min(self.server.backoff_s * 2 ** self.missed[number], LONGEST_PAUSE_S)
+        self.rests_until[number] = self.loop.time() + pause if self.missed[number] else 0.0
+
+    async def _attempt(self, request: ChatRequest, number: int) -> Reply:
+        openai, endpoint = _import_openai(), self.server.endpoints[number]
+        options = {**request.options, **self.server.options}
+        options = {name: value for name, value in options.items() if value is not None}
+        body = {"model": endpoint.model, "messages": request.messages, **options}
         try:
             async with asyncio.timeout(self.server.deadline_s):
-                text = await self.clients[place].post("/chat/completions", cast_to=str, body=body)
+                text = await self.clients[number].post("/chat/completions", cast_to=str, body=body)
         except TimeoutError:
-            raise Again("timeout", f"no answer within {self.server.deadline_s:g} s") from None
-        except (
-            openai.APIConnectionError
-        ) as error:  # its APITimeoutError too: over aiohttp a dropped connection has that name
+            raise RetryableError("timeout", f"no answer within {self.server.deadline_s:g} s") from None
+        except openai.APIConnectionError as error:
+            # its APITimeoutError too: over aiohttp a dropped connection has that name
             causes = list(_causes(error))
-            unreachable = any(
-                type(cause).__name__ in ("ClientConnectorError", "ClientConnectorDNSError")
-                for cause in causes
-            )
-            raise Again("unreachable" if unreachable else "connection", str(causes[-1])) from error
+            names = {type(cause).__name__ for cause in causes}
+            unreachable = not names.isdisjoint(("ClientConnectorError", "ClientConnectorDNSError"))
+            raise RetryableError("unreachable" if unreachable else "connection", str(causes[-1])) from error
         except openai.APIStatusError as error:
             self.reached = True
-            return explain_refusal(error, endpoint, self.keys[place])
+            return explain_refusal(error, endpoint, self.keys[number])
         self.reached = True
         return parse_reply(text, endpoint)
 
@@ -244,7 +271,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _openai() -> Any:
+def _import_openai() -> Any:
     try:
         import openai
     except ImportError:

@@ -61,7 +61,7 @@ class Stub:
         if fault == "drop":
             return False
         status = {"429": "429 Too Many Requests", "500": "500 Internal Server Error"}.get(fault, "200 OK")
-        said = (
+        payload = (
             json.dumps(
                 {
                     "id": name,
@@ -81,9 +81,9 @@ class Stub:
             if status.startswith("200")
             else '{"error": {"message": "on purpose"}}'
         )
-        said = {"half": said[: len(said) // 2], "no JSON": "<html>busy</html>"}.get(fault, said)
+        payload = {"half": payload[: len(payload) // 2], "no JSON": "<html>busy</html>"}.get(fault, payload)
         writer.write(
-            f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nRetry-After: 0\r\nContent-Length: {len(said.encode())}\r\n\r\n{said}".encode()
+            f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nRetry-After: 0\r\nContent-Length: {len(payload.encode())}\r\n\r\n{payload}".encode()
         )
         await writer.drain()
         return True

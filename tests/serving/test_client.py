@@ -115,7 +115,7 @@ def test_a_ledger_makes_repeats_free(tmp_path):
         assert server("http://127.0.0.1:9/v1").ask(plain, ledger=ledger) == first
 
 
-def test_what_is_never_answered_comes_back_with_its_error_and_is_not_filed(tmp_path):
+def test_what_is_never_answered_comes_back_with_its_error_and_is_in_no_ledger(tmp_path):
     with stub_server(tmp_path / "log", faults=1.0) as url, Ledger(tmp_path / "judge.jsonl") as ledger:
         replies = server(url, attempts=2, deadline_s=0.2).ask(asks(3), ledger=ledger)
         assert (
@@ -135,15 +135,15 @@ def test_no_server_is_one_sentence():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"key": "sk-123-secret"}, "`key` is the name of an environment variable"),
         ({"url": "http://me:secret@host/v1"}, "without user name or password"),
         ({"url": "localhost:8000"}, "isn't of the form http://host:port/v1"),
     ],
 )
-def test_a_key_in_the_configuration_is_refused_and_not_repeated(settings, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_a_key_in_the_configuration_is_refused_and_not_repeated(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
         Endpoint(**{"url": "http://host/v1", "model": "m", **settings})
     assert "secret" not in str(caught.value)
 
@@ -172,11 +172,11 @@ def test_keys_stay_in_the_environment(tmp_path: Path, monkeypatch):
 
     class Loud(BaseHTTPRequestHandler):
         def do_POST(self):  # noqa: N802
-            said = json.dumps({"error": {"message": f"bad key {self.headers['Authorization']}"}}).encode()
+            body = json.dumps({"error": {"message": f"bad key {self.headers['Authorization']}"}}).encode()
             self.send_response(401)
-            self.send_header("Content-Length", str(len(said)))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(body)
 
         def log_message(self, *_):
             pass
