@@ -1,10 +1,10 @@
-"""Distillation's two promises: a slow server is kept busy, and memory doesn't grow with the number of problems.
+"""Measures distillation: how busy a slow server is kept, and memory by the number of problems.
 
-Commands: `python bench/distill.py throughput [--rounds 3]`: 3,200 requests, 64 at once, to a stub of 200 ms (a process of its own);
-the share of the ideal 320 a second, the client's CPU time per request, and the machine's load meanwhile.
-`python bench/distill.py memory [--problems 100000]`: captions that are known, one procedural chain each, verified, cut, selected and
-published; this process's resident memory while it goes through 1,000, 10,000 and all problems, each in a new folder.
-Both write their part of bench/results/distill.json.
+Commands: `python bench/distill.py throughput [--rounds 3]`: 3,200 requests, 64 at once, to a stub of 200 ms
+(a process of its own); the share of the ideal 320 a second, the client's CPU time per request, and the
+machine's load meanwhile. `python bench/distill.py memory [--problems 100000]`: given captions, one procedural
+chain each, verified, cut, selected and written; this process's resident memory while it goes through 1,000,
+10,000 and all problems, each in a new folder. Both write their part of bench/results/distill.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESULT = ROOT / "bench" / "results" / "distill.json"
 AT_ONCE, LATENCY_S, REQUESTS = 64, 0.2, 3200
 
 
-# --- throughput ---------------------------------------------------------------------------------------------------------
+# --- throughput ---------------------------------------------------------------------------------------------
 
 
 def throughput(rounds: int) -> list[dict[str, float]]:
@@ -58,11 +58,11 @@ def throughput(rounds: int) -> list[dict[str, float]]:
     return found
 
 
-# --- memory -------------------------------------------------------------------------------------------------------------
+# --- memory -------------------------------------------------------------------------------------------------
 
 
 class Stream(Sequence):
-    """Problems that are made when they are looked at: questions about three coloured values, with what a faultless captioner says."""
+    """Problems made when they are read: sums of three coloured values, with captions that name them."""
 
     def __init__(self, amount: int) -> None:
         self.amount = amount
@@ -76,13 +76,13 @@ class Stream(Sequence):
         if number >= self.amount:
             raise IndexError(number)
         red, green, blue = number % 6, number // 6 % 6, number // 36 % 6
-        said = {"caption": f"red={red}, green={green}, blue={blue}"}
+        meta = {"caption": f"red={red}, green={green}, blue={blue}"}
         return Problem(
             f"stream-{number}",
             "What is red + green + blue?",
             str(red + green + blue),
             answer_type="integer",
-            meta=said,
+            meta=meta,
         )
 
 
@@ -104,18 +104,19 @@ def resident() -> float:
 
 
 def memory(problems: int) -> list[dict[str, float]]:
-    return [through(amount) for amount in (1000, 10000, problems)]
+    return [measure_memory(amount) for amount in (1000, 10000, problems)]
 
 
-def through(amount: int) -> dict[str, float]:
-    """One distillation of so many problems, published."""
+def measure_memory(amount: int) -> dict[str, float]:
+    """Distils so many problems and writes the data set; returns the memory that this took."""
     from openvlt.data.prompts import PromptStyle
     from openvlt.distill.cut import cut_reflections
-    from openvlt.distill.dataset import write_distilled
-    from openvlt.distill.pipeline import Distillation
+    from openvlt.distill.dataset import write_dataset_files
+    from openvlt.distill.pipeline import run_distillation
     from openvlt.distill.reason import write_chain
     from openvlt.distill.run import DistillationRun
     from openvlt.distill.select import keep_shortest
+    from openvlt.distill.settings import Distillation
     from openvlt.distill.writers.scripted import GivenCaptions, ScriptedWriter
 
     settings = Distillation(
@@ -128,9 +129,9 @@ def through(amount: int) -> dict[str, float]:
     watch, before, began = Watch(), resident(), time.perf_counter()
     watch.start()
     with tempfile.TemporaryDirectory() as folder:
-        counts = settings.run(None, Stream(amount), folder=Path(folder), seed=1)
-        with DistillationRun(settings, None, Path(folder), 1) as work:
-            write_distilled(work.judge(Stream(amount)), Path(folder), PromptStyle())
+        counts = run_distillation(settings, None, Stream(amount), folder=Path(folder), seed=1)
+        with DistillationRun(settings, None, Path(folder), 1) as run:
+            write_dataset_files(run.verify_and_select(Stream(amount)), Path(folder), PromptStyle())
         disk = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
     watch.over.set()
     watch.join()

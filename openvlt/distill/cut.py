@@ -1,4 +1,4 @@
-"""Making a verified trace shorter before it is imitated: cut its reflections, drop it when long, or leave it."""
+"""Cuts of a verified trace before SFT: cut its reflections, drop it when it is long, or keep it whole."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ KEYWORDS = (
 
 
 def cut_reflections(trace: str, *, keywords: Sequence[str] = KEYWORDS) -> str | None:
-    """The trace up to its first reflection, with its final answer kept (paper, section 3: split at keywords, drop what follows).
+    """Cuts a trace's reasoning at its first reflection; the final answer stays.
 
-    A keyword counts where a sentence starts with it. A trace that would lose all of its reasoning is dropped (None).
+    Paper, section 3: split at keywords, drop what follows. A keyword counts where a sentence starts with it.
+    A trace that would lose all of its reasoning is dropped (None).
     """
     parts = _PARTS.match(trace)
     if parts is None:
@@ -36,7 +37,10 @@ def cut_reflections(trace: str, *, keywords: Sequence[str] = KEYWORDS) -> str | 
 
 
 def tag_chain(trace: str, choices: Sequence[str] | None = None) -> str:
-    """A reasoner's chain in the form that is trained: R1 leaves out the opening mark (its prompt ends with it) and boxes its answer."""
+    """Puts a reasoner's chain into `<think>` and `<answer>` tags.
+
+    R1 leaves out `<think>`, with which its prompt ends, and boxes its answer.
+    """
     if "</think>" in trace and "<think>" not in trace:
         trace = f"<think>{trace}"
     if "<answer>" not in trace and (answer := extract(trace, choices=choices)) is not None:
@@ -46,10 +50,10 @@ def tag_chain(trace: str, choices: Sequence[str] | None = None) -> str:
 
 
 def drop_long(trace: str, *, max_words: int = 500) -> str | None:
-    """The trace, or None when it has more than `max_words` words (the paper's alternative filter)."""
+    """Drops a trace (None) of more than `max_words` words: the paper's alternative filter."""
     return trace if len(trace.split()) <= max_words else None
 
 
 def keep_whole(trace: str) -> str:
-    """The trace as it is (the paper's unfiltered control)."""
+    """Returns the trace as it is: the paper's unfiltered control."""
     return trace

@@ -1,9 +1,8 @@
-"""The finished data set: Parquet, JSONL as trainers elsewhere read it, difficulty columns of every problem, a card and a figure."""
+"""The finished data set: Parquet, JSONL as other trainers read it, and the difficulty of every problem."""
 
 from __future__ import annotations
 
 import json
-import os
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,66 +14,84 @@ from typing import Any
 from openvlt.data.prompts import PromptStyle, question_text
 from openvlt.data.sources.schema import problem_row
 from openvlt.distill.pipeline import trace_rows
-from openvlt.distill.run import Outcome
+from openvlt.distill.run import DistilledProblem
+from openvlt.storage.atomic import atomic_write
+from openvlt.types import Problem
 
 ROWS_AT_ONCE = 2048
-_TRACE = {
+_SHARED = {
     "id": "string",
     "question": "string",
     "answer": "string",
     "images": "list",
     "choices": "list",
     "answer_type": "string",
+    "level": "int64",
+    "source": "string",
 }
-_TRACE |= {"level": "int64", "source": "string"}
-TRACE = _TRACE | {"response": "string", "caption": "string"}
-PROBLEM = _TRACE | {"samples": "int64", "right": "int64", "pass_rate": "double", "reward_variance": "double"}
-PROBLEM |= {"mean_words": "double", "mean_tokens": "double"}
+TRACE = _SHARED | {"response": "string", "caption": "string"}
+PROBLEM = _SHARED | {
+    "samples": "int64",
+    "right": "int64",
+    "pass_rate": "double",
+    "reward_variance": "double",
+    "mean_words": "double",
+    "mean_tokens": "double",
+}
 
 
 @dataclass
-class Lengths:
-    """What the card and the figure count, per source: problems and chains by stage, fates, words of chains and of kept traces."""
+class DatasetStatistics:
+    """What the card and the figure show.
+
+    Per source: `counts` of problems and chains by stage, `outcomes` of chains, `solved` (the correct chains
+    of each problem). Over all sources: `words` of each chain, of each correct one and of each kept trace.
+    """
 
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    fates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    outcomes: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     words: dict[str, array[int]] = field(
         default_factory=lambda: {"chains": array("I"), "right": array("I"), "kept": array("I")}
     )
     solved: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("I")))
 
-    def note(self, outcome: Outcome) -> None:
-        """Adds one problem."""
-        source, right = outcome.problem.source or "data", sum(sample.right for sample in outcome.samples)
-        stages = {
-            "problems": 1,
-            "captions": outcome.caption is not None,
-            "chains": len(outcome.samples),
-            "right": right,
-        }
-        stages |= {
-            "after the cut": sum(sample.cut is not None for sample in outcome.samples),
-            "kept": len(outcome.kept),
-        }
-        self.counts[source].update(stages | {"solved": right > 0, "not answered": outcome.missing})
-        self.fates[source].update(sample.outcome for sample in outcome.samples)
-        self.solved[source].append(right)
-        for sample in outcome.samples:
+    def add(self, distilled: DistilledProblem) -> None:
+        """Counts one problem."""
+        source, samples = distilled.problem.source or "data", distilled.samples
+        correct = sum(sample.correct for sample in samples)
+        self.counts[source].update(
+            {
+                "problems": 1,
+                "captions": distilled.caption is not None,
+                "chains": len(samples),
+                "right": correct,
+                "after the cut": sum(sample.cut is not None for sample in samples),
+                "kept": len(distilled.kept),
+                "solved": correct > 0,
+                "not answered": distilled.missing,
+            }
+        )
+        self.outcomes[source].update(sample.outcome for sample in samples)
+        self.solved[source].append(correct)
+        for sample in samples:
             self.words["chains"].append(len(sample.text.split()))
-            if sample.right:
+            if sample.correct:
                 self.words["right"].append(len(sample.text.split()))
-        self.words["kept"].extend(len(response.split()) for response in outcome.kept)
+        self.words["kept"].extend(len(response.split()) for response in distilled.kept)
 
 
-def difficulty(outcome: Outcome) -> dict[str, float | int | None]:
-    """The columns that selectors read: of n chains the share that is right (pass rate p), the variance p (1 - p) of their reward, and
-    their mean length in words and in tokens; None where there is no chain."""
-    samples = outcome.samples
-    right, n = sum(sample.right for sample in samples), len(samples)
-    rate = right / n if n else None
+def difficulty(distilled: DistilledProblem) -> dict[str, float | int | None]:
+    """The difficulty columns of a problem, which `data=graded` reads; None where there is no chain.
+
+    From n chains: the pass rate p, the variance p (1 - p) of their reward, their mean length in words and
+    tokens.
+    """
+    samples = distilled.samples
+    correct, n = sum(sample.correct for sample in samples), len(samples)
+    rate = correct / n if n else None
     return {
         "samples": n,
-        "right": right,
+        "right": correct,
         "pass_rate": rate,
         "reward_variance": None if rate is None else rate * (1 - rate),
         "mean_words": sum(len(sample.text.split()) for sample in samples) / n if n else None,
@@ -82,57 +99,59 @@ def difficulty(outcome: Outcome) -> dict[str, float | int | None]:
     }
 
 
-def conversation_of(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) -> tuple[str, str]:
-    """What a trace's user and assistant say; images are `<image>` marks, in order, before the text."""
-    text = question_text(outcome.problem) + (f"\n{prompt.instruction}" if prompt.instruction else "")
+def conversation_turns(row: Mapping[str, Any], problem: Problem, prompt: PromptStyle) -> tuple[str, str]:
+    """The user's and the assistant's turn of a trace; images are `<image>` marks before the text."""
+    text = question_text(problem) + (f"\n{prompt.instruction}" if prompt.instruction else "")
     return "<image>" * len(row["images"]) + text, row["response"]
 
 
-def messages_row(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) -> dict[str, Any]:
+def messages_row(row: Mapping[str, Any], problem: Problem, prompt: PromptStyle) -> dict[str, Any]:
     """`{messages: [{role, content}], images: [paths]}`, the OpenAI form."""
-    user, assistant = conversation_of(row, outcome, prompt)
-    said = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    user, assistant = conversation_turns(row, problem, prompt)
+    turns = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    return {"id": row["id"], "messages": [*system, *said], "images": row["images"]}
+    return {"id": row["id"], "messages": [*system, *turns], "images": row["images"]}
 
 
-def sharegpt_row(row: Mapping[str, Any], outcome: Outcome, prompt: PromptStyle) -> dict[str, Any]:
-    """`{conversations: [{from, value}], images: [paths]}`, the form of LLaMA-Factory and others; `system` where there is one."""
-    user, assistant = conversation_of(row, outcome, prompt)
-    said = [{"from": "human", "value": user}, {"from": "gpt", "value": assistant}]
-    return {
-        "id": row["id"],
-        "conversations": said,
-        "images": row["images"],
-        **({"system": prompt.system} if prompt.system else {}),
-    }
+def sharegpt_row(row: Mapping[str, Any], problem: Problem, prompt: PromptStyle) -> dict[str, Any]:
+    """`{conversations: [{from, value}], images: [paths]}`, LLaMA-Factory's form; `system` if there is one."""
+    user, assistant = conversation_turns(row, problem, prompt)
+    turns = [{"from": "human", "value": user}, {"from": "gpt", "value": assistant}]
+    system = {"system": prompt.system} if prompt.system else {}
+    return {"id": row["id"], "conversations": turns, "images": row["images"], **system}
 
 
-def write_distilled(outcomes: Iterable[Outcome], folder: Path, prompt: PromptStyle) -> Lengths:
-    """Writes traces.parquet, problems.parquet, messages.jsonl and sharegpt.jsonl, one problem after the other; gives what was counted."""
-    lengths = Lengths()
-    names = ("traces.parquet", "problems.parquet", "messages.jsonl", "sharegpt.jsonl")
-    aside = {name: folder / f".{name}.tmp" for name in names}
+def write_dataset_files(
+    problems: Iterable[DistilledProblem], folder: Path, prompt: PromptStyle
+) -> DatasetStatistics:
+    """Writes traces.parquet, problems.parquet, messages.jsonl and sharegpt.jsonl, problem by problem.
+
+    Returns the statistics for card and figure.
+    """
+    statistics = DatasetStatistics()
+    conversations = {"messages.jsonl": messages_row, "sharegpt.jsonl": sharegpt_row}
+    names = ("traces.parquet", "problems.parquet", *conversations)
     with ExitStack() as stack:
-        traces = stack.enter_context(_Table(aside["traces.parquet"], TRACE))
-        problems = stack.enter_context(_Table(aside["problems.parquet"], PROBLEM))
+        # entered before anything is opened: a file takes its place after all of them are closed
+        aside = {name: stack.enter_context(atomic_write(folder / name)) for name in names}
+        trace_file = stack.enter_context(_ParquetFile(aside["traces.parquet"], TRACE))
+        problem_file = stack.enter_context(_ParquetFile(aside["problems.parquet"], PROBLEM))
         lines = {
             name: stack.enter_context(aside[name].open("w", encoding="utf-8", newline="\n"))
-            for name in names[2:]
+            for name in conversations
         }
-        for outcome in outcomes:
-            lengths.note(outcome)
-            problems.add(problem_row(outcome.problem, folder) | difficulty(outcome))
-            for row in trace_rows(outcome, folder) if outcome.kept else ():
-                traces.add(row | {"caption": outcome.caption})
-                for name, form in (("messages.jsonl", messages_row), ("sharegpt.jsonl", sharegpt_row)):
-                    lines[name].write(json.dumps(form(row, outcome, prompt), ensure_ascii=False) + "\n")
-    for name in names:
-        os.replace(aside[name], folder / name)
-    return lengths
+        for distilled in problems:
+            statistics.add(distilled)
+            problem_file.add(problem_row(distilled.problem, folder) | difficulty(distilled))
+            for row in trace_rows(distilled, folder) if distilled.kept else ():
+                trace_file.add(row | {"caption": distilled.caption})
+                for name, conversation_row in conversations.items():
+                    turns = conversation_row(row, distilled.problem, prompt)
+                    lines[name].write(json.dumps(turns, ensure_ascii=False) + "\n")
+    return statistics
 
 
-class _Table:
+class _ParquetFile:
     """A Parquet file that is written some rows at a time."""
 
     def __init__(self, file: Path, columns: Mapping[str, str]) -> None:
@@ -143,9 +162,10 @@ class _Table:
         self.schema = pyarrow.schema(
             [(name, kinds.get(kind) or pyarrow.type_for_alias(kind)) for name, kind in columns.items()]
         )
-        self.writer, self.rows = parquet.ParquetWriter(file, self.schema), []
+        self.writer = parquet.ParquetWriter(file, self.schema)
+        self.rows: list[Mapping[str, Any]] = []
 
-    def __enter__(self) -> _Table:
+    def __enter__(self) -> _ParquetFile:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -153,6 +173,7 @@ class _Table:
         self.writer.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
+        """Adds a row; every `ROWS_AT_ONCE` rows are written."""
         self.rows.append(row)
         if len(self.rows) >= ROWS_AT_ONCE:
             self._write()
@@ -167,14 +188,14 @@ class _Table:
         self.rows = []
 
 
-def solve_rate(lengths: Lengths) -> Iterator[tuple[str, int, float]]:
-    """(source, problems, share of them with at least one right chain), the largest source first."""
-    for source, solved in sorted(lengths.solved.items(), key=lambda item: -len(item[1])):
+def solve_rate(statistics: DatasetStatistics) -> Iterator[tuple[str, int, float]]:
+    """(source, problems, share of them with at least one correct chain), the largest source first."""
+    for source, solved in sorted(statistics.solved.items(), key=lambda item: -len(item[1])):
         yield source, len(solved), sum(count > 0 for count in solved) / len(solved)
 
 
 def quantiles(values: Sequence[int]) -> dict[str, float]:
-    """Mean and the 10th, 50th and 90th percentile, and the largest; {} of nothing."""
+    """The mean, the 10th, 50th and 90th percentile, and the largest; {} of nothing."""
     import numpy as np
 
     if not len(values):

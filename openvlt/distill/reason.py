@@ -1,9 +1,9 @@
-"""A procedural text reasoner: it sees a caption and a question, never the picture, and thinks aloud in the style of R1.
+"""A procedural text reasoner: from a caption and a question, not the picture, to a chain in the style of R1.
 
-It stands in for DeepSeek-R1-Distill where nothing can be downloaded, and is honest in the same way: a wrong caption makes
-a wrong chain, which verification has to find. Three styles, drawn per chain: most restate the values and calculate; some
-are terse (they jump to the answer, as sampled chains do now and then); some doubt themselves afterwards ("Wait, ..."), and
-part of the doubters end up with a wrong answer.
+It replaces DeepSeek-R1-Distill where nothing can be downloaded. As there, a wrong caption gives a wrong
+chain, which verification has to find. The style is drawn per chain. Most restate the values and calculate.
+Some are terse: they jump to the answer, as sampled chains do now and then. Some reflect afterwards ("Wait,
+..."), and a part of those end with a wrong answer.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ _DOUBTS = ("Wait, let me check.", "But wait, is that right?", "Wait, did I read 
 
 @dataclass(frozen=True)
 class ChainStyles:
-    """Probabilities per chain: `terse` skips the reading; of the others, `reflect` doubt, and of those, `astray` go wrong.
+    """Probabilities of a chain's style: terse; of the others, with a reflection; of those, ending wrongly.
 
-    With 4 chains per problem and the shortest right one kept (the paper's rule), terse = 0.25 leaves about two thirds of the traces
-    without reasoning: the model tuned on them guesses, and GRPO finds that reasoning pays.
+    With 4 chains per problem and the shortest correct one kept (the paper's rule), terse = 0.25 leaves about
+    two thirds of the traces without reasoning: the model tuned on them guesses, and GRPO finds that reasoning
+    pays.
     """
 
     terse: float = 0.25
@@ -30,7 +31,7 @@ class ChainStyles:
 
 
 def _reflection(read: str, equations: str, result: int, astray: bool, rng: random.Random) -> tuple[str, int]:
-    """A doubt, what it leads to, and the answer it ends with."""
+    """The text of a reflection, and the answer that it ends with."""
     doubt = rng.choice(_DOUBTS)
     if not astray:
         return f" {doubt} {read}, so {equations}. Yes, {result}.", result
@@ -39,7 +40,10 @@ def _reflection(read: str, equations: str, result: int, astray: bool, rng: rando
 
 
 def write_chain(caption: str, question: str, rng: random.Random, styles: ChainStyles = ChainStyles()) -> str:
-    """One chain, `<think>...</think><answer>...</answer>`; without the answer when caption or question can't be understood."""
+    """Writes one chain, `<think>...</think><answer>...</answer>`.
+
+    A caption or question that can't be parsed gives a chain without an answer.
+    """
     values, terms = parse_caption(caption), parse_question(question)
     if values is None or terms is None:
         return "<think>I cannot tell.</think>"

@@ -17,7 +17,8 @@ from openvlt.config.build import build
 from openvlt.config.validate import check_values
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import read_traces
-from openvlt.distill.pipeline import Distillation
+from openvlt.distill.pipeline import run_distillation
+from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.iteration.difficulty import DifficultyFilter
@@ -107,7 +108,8 @@ class DistillStage:
 
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
         problems = context.source.problems(self.select, seed)
-        counts = self.distillation.run(context.load(self.teacher), problems, folder=folder, seed=seed)
+        teacher = context.load(self.teacher)
+        counts = run_distillation(self.distillation, teacher, problems, folder=folder, seed=seed)
         return {
             "start": self.teacher,
             "distillation": counts,

@@ -1,4 +1,4 @@
-"""What a finished distillation leaves: rows in every form, difficulty columns, a card and a figure; the plan before, the look inside."""
+"""What a finished distillation leaves: rows in every form, difficulty columns, a card and a figure; the cost estimate before, the page about a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from openvlt.data.sources.selection import keep_between
 from openvlt.distill.card import draw_lengths, render_card
 from openvlt.distill.cost import ExpectedYield, describe_cost, split_amount
 from openvlt.distill.cut import cut_reflections, tag_chain
-from openvlt.distill.dataset import quantiles, solve_rate, write_distilled
-from openvlt.distill.pipeline import Distillation
+from openvlt.distill.dataset import quantiles, solve_rate, write_dataset_files
+from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.run import DistillationRun
 from openvlt.distill.select import keep_shortest
+from openvlt.distill.settings import Distillation
 from openvlt.distill.writers.served import ServedWriter
 from openvlt.errors import UserError
 from openvlt.serving.client import Server
@@ -50,12 +51,12 @@ def finished(tmp_path: Path):
         "p3": [right(p3, "Wait, no.")] * 4,
     })  # fmt: skip
     settings = Distillation(writer, cut_reflections, keep_shortest)
-    counts = settings.run(None, PROBLEMS, folder=tmp_path, seed=1)
-    with DistillationRun(settings, None, tmp_path, 1) as work:
-        lengths = write_distilled(
-            work.judge(PROBLEMS), tmp_path, PromptStyle(system="Be good.", instruction="Think.")
+    counts = run_distillation(settings, None, PROBLEMS, folder=tmp_path, seed=1)
+    with DistillationRun(settings, None, tmp_path, 1) as run:
+        statistics = write_dataset_files(
+            run.verify_and_select(PROBLEMS), tmp_path, PromptStyle(system="Be good.", instruction="Think.")
         )
-    return tmp_path, settings, lengths, counts
+    return tmp_path, settings, statistics, counts
 
 
 def test_the_same_traces_in_every_form(finished):
@@ -119,9 +120,9 @@ def test_problems_are_chosen_by_their_grades(finished):
 
 
 def test_the_card_counts_what_happened(finished):
-    folder, _, lengths, _ = finished
+    folder, _, statistics, _ = finished
     text = render_card(
-        lengths,
+        statistics,
         "seed: 1",
         {"a": "CC BY 4.0"},
         describe_calls(folder),
@@ -136,7 +137,7 @@ def test_the_card_counts_what_happened(finished):
     assert "| a | 2 | 50.0 % |" in text and "| a | wrong | 4 |" in text and "seed: 1" in text
     assert "Bad rows left out: 2. The first: f, line 2: no answer" in text
     assert "* reason: 16 answers, 0 tokens in, 48 out, cost 0.00" in text
-    assert dict((name, rate) for name, _, rate in solve_rate(lengths)) == {"a": 0.5, "b": 1.0}
+    assert dict((name, rate) for name, _, rate in solve_rate(statistics)) == {"a": 0.5, "b": 1.0}
     assert (
         quantiles([1, 2, 3]) == {"mean": 2, "p10": 1.2, "median": 2, "p90": 2.8, "longest": 3}
         and quantiles([]) == {}
@@ -154,8 +155,8 @@ def test_looking_shows_kept_and_rejected_ones_and_touches_nothing(finished):
     before = {file: file.read_bytes() for file in folder.glob("*.jsonl")}
     page = inspect_run(settings, None, PROBLEMS, folder, 1)
     assert "problems  4  solved 3  traces kept 2  chains still to be asked for 0" in page
-    for fate, number in (("kept", 4), ("not selected", 2), ("wrong", 6), ("dropped by the cut", 4)):
-        assert f"--- {fate} ({number}) ---" in page
+    for outcome, number in (("kept", 4), ("not selected", 2), ("wrong", 6), ("dropped by the cut", 4)):
+        assert f"--- {outcome} ({number}) ---" in page
     assert "gold '3'" in page and "<answer>77</answer>" in page
     (folder / "verify.jsonl").unlink()  # a run on its way: verdicts are made aside
     assert (
@@ -197,7 +198,7 @@ def test_the_plan_on_paper():
 
 
 @pytest.mark.parametrize(
-    ("said", "trained"),
+    ("chain", "trained"),
     [
         (
             "So it is 5.\n</think>\nThe answer is \\boxed{5}.",
@@ -208,16 +209,16 @@ def test_the_plan_on_paper():
         ("<think>So", "<think>So"),
     ],
 )
-def test_a_reasoners_chain_in_the_form_that_is_trained(said, trained):
-    assert tag_chain(said) == trained
+def test_a_reasoners_chain_in_the_form_that_is_trained(chain, trained):
+    assert tag_chain(chain) == trained
 
 
 def test_the_lines_are_json_whatever_was_said(tmp_path):
     odd = right(PROBLEMS[0], 'So "\u2028" 数学\n.')
     settings = Distillation(Fake({"p0": [odd] * 4}), cut_reflections, keep_shortest)
-    settings.run(None, PROBLEMS[:1], folder=tmp_path, seed=1)
-    with DistillationRun(settings, None, tmp_path, 1) as work:
-        write_distilled(work.judge(PROBLEMS[:1]), tmp_path, PromptStyle())
+    run_distillation(settings, None, PROBLEMS[:1], folder=tmp_path, seed=1)
+    with DistillationRun(settings, None, tmp_path, 1) as run:
+        write_dataset_files(run.verify_and_select(PROBLEMS[:1]), tmp_path, PromptStyle())
     (row,) = [
         json.loads(line) for line in (tmp_path / "messages.jsonl").read_bytes().decode().split("\n") if line
     ]

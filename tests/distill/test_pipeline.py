@@ -13,9 +13,10 @@ from PIL import Image
 
 from openvlt.data.sources.schema import read_traces
 from openvlt.distill.cut import cut_reflections, keep_whole
-from openvlt.distill.pipeline import Distillation
+from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.run import LEDGERS
 from openvlt.distill.select import keep_every_trace, keep_shortest
+from openvlt.distill.settings import Distillation
 from openvlt.distill.writers.scripted import GoldAnswers, ScriptedWriter
 from openvlt.errors import UserError
 from openvlt.serving.protocol import Reply
@@ -63,7 +64,7 @@ def distil(reason, folder: Path, problems: Sequence[Problem] = PROBLEMS, **chang
     settings = Distillation(
         **{"reason": reason, "cut": keep_whole, "select": keep_shortest, "samples": 2, **changes}
     )
-    return settings.run(None, problems, folder=folder, seed=1)
+    return run_distillation(settings, None, problems, folder=folder, seed=1)
 
 
 def rows(file: Path) -> list[dict]:

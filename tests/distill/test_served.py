@@ -22,8 +22,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.synthetic import figures
 from openvlt.distill.cut import cut_reflections
-from openvlt.distill.pipeline import Distillation
+from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.select import keep_shortest
+from openvlt.distill.settings import Distillation
 from openvlt.distill.text_model import TextModel
 from openvlt.distill.writers.base import CAPTION_TEMPLATE, Question
 from openvlt.distill.writers.local import LocalWriter
@@ -53,12 +54,14 @@ def distillation(reason, problems: list[Problem]) -> Distillation:
 
 
 def test_a_fifth_of_faults_changes_nothing(tmp_path):
-    """The same traces as from a server without faults; every chain answered and filed once."""
+    """The same traces as from a server without faults; every chain answered and in the ledger once."""
     problems = figures.generate_figures(100, split="train", seed=1)
     for name, faults in (("good", 0.0), ("bad", 0.2)):
         (tmp_path / name).mkdir()
         with stub_server(tmp_path / name / "log", faults=faults) as url:
-            counts = distillation(served(url), problems).run(None, problems, folder=tmp_path / name, seed=1)
+            counts = run_distillation(
+                distillation(served(url), problems), None, problems, folder=tmp_path / name, seed=1
+            )
         assert counts["missing"] == 0 and counts["correct"] > 200
         assert Counter(
             number for (kind, _), number in requests(tmp_path / name / "log").items() if kind == "ok"
@@ -73,19 +76,19 @@ def test_a_fifth_of_faults_changes_nothing(tmp_path):
 def test_a_restarted_run_asks_only_for_what_is_missing(tmp_path):
     problems = figures.generate_figures(40, split="train", seed=1)
     with stub_server(tmp_path / "log", latency=0.01) as url:
-        engine = served(url, concurrency=8)
+        writer = served(url, concurrency=8)
         asked = [Question(problem, problem.meta["caption"], (0, 1, 2, 3)) for problem in problems]
-        stream = engine.write(None, iter(asked), 4, 1, Usage())
+        stream = writer.write(None, iter(asked), 4, 1, Usage())
         for _ in range(50):
             next(stream)
         stream.close()  # what was under way is cancelled
         assert requests(tmp_path / "log").total() < 80
-        settings = distillation(engine, problems)
-        settings.run(None, problems, folder=tmp_path / "run", seed=1)
+        settings = distillation(writer, problems)
+        run_distillation(settings, None, problems, folder=tmp_path / "run", seed=1)
         before, traces = requests(tmp_path / "log").total(), (tmp_path / "run" / "traces.jsonl").read_bytes()
         kept = (tmp_path / "run" / "reason.jsonl").read_bytes().splitlines(keepends=True)
         (tmp_path / "run" / "reason.jsonl").write_bytes(b"".join(kept[:100]))
-        settings.run(None, problems, folder=tmp_path / "run", seed=1)
+        run_distillation(settings, None, problems, folder=tmp_path / "run", seed=1)
         assert (
             requests(tmp_path / "log").total() == before + 60
             and (tmp_path / "run" / "traces.jsonl").read_bytes() == traces
@@ -93,14 +96,14 @@ def test_a_restarted_run_asks_only_for_what_is_missing(tmp_path):
 
 
 def test_what_a_server_is_shown():
-    engine = ServedWriter(
+    writer = ServedWriter(
         Server([Endpoint("http://host/v1", "m")]),
         PromptStyle(system="Be brief.", instruction="Think."),
         max_pixels=100,
     )
     picture = Image.new("RGB", (40, 20), "red")
     problem = Problem("p", "Which?", "a", (picture,), choices=("a", "b"))
-    system, user = engine.messages(Question(problem, None, (0,)))
+    system, user = writer.messages(Question(problem, None, (0,)))
     assert system == {"role": "system", "content": "Be brief."} and user["content"][1] == {
         "type": "text",
         "text": "Which?\nChoices:\n(A) a\n(B) b\nThink.",
@@ -108,9 +111,9 @@ def test_what_a_server_is_shown():
     url = user["content"][0]["image_url"]["url"]
     with urllib.request.urlopen(url) as file, Image.open(file) as image:
         assert image.size == (14, 7) and image.getpixel((0, 0)) == (255, 0, 0)
-    _, told = engine.messages(Question(problem, "A red box.", (0,)))
-    assert told["content"] == "Description:\nA red box.\n\nQuestion:\nWhich?\nChoices:\n(A) a\n(B) b\nThink."
-    options = [engine.options(Question(problem, None, (0,)), sample, 1) for sample in (0, 1, 0)]
+    _, turn = writer.messages(Question(problem, "A red box.", (0,)))
+    assert turn["content"] == "Description:\nA red box.\n\nQuestion:\nWhich?\nChoices:\n(A) a\n(B) b\nThink."
+    options = [writer.options(Question(problem, None, (0,)), sample, 1) for sample in (0, 1, 0)]
     assert (
         options[0] == options[2]
         and options[0]["seed"] != options[1]["seed"]
@@ -217,7 +220,7 @@ def transformers_serve(model: Path, log: Path) -> Iterator[str]:
 
 def test_a_text_model_in_this_process_reads_captions(language_model):
     problems = figures.generate_figures(4, split="train", seed=2)
-    engine = LocalWriter(
+    writer = LocalWriter(
         HFGenerator(),
         PromptStyle(),
         max_new_tokens=24,
@@ -226,7 +229,7 @@ def test_a_text_model_in_this_process_reads_captions(language_model):
         batch=3,
     )
     asked = [Question(problem, problem.meta["caption"], (0,)) for problem in problems]
-    replies = [reply for _, _, reply in engine.write(None, iter(asked), 1, 0, Usage())]
+    replies = [reply for _, _, reply in writer.write(None, iter(asked), 1, 0, Usage())]
     assert [reply.text for reply in replies if "<answer>" in reply.text and reply.finished], replies
     with pytest.raises(UserError, match="no such folder"):
         TextModel("./nowhere").load()
@@ -262,9 +265,11 @@ def test_two_hundred_figures_through_transformers_serve_survive_a_kill(language_
     with transformers_serve(language_model, tmp_path / "serve.log") as url:
         whole = finish(start(tmp_path, url, language_model, "name=whole"))
         killed = start(tmp_path, url, language_model, "name=killed")
-        answers = lambda: sum(
-            len(file.read_bytes().splitlines()) for file in (tmp_path / "runs").glob("killed/*/reason.jsonl")
-        )  # noqa: E731
+
+        def answers() -> int:
+            files = (tmp_path / "runs").glob("killed/*/reason.jsonl")
+            return sum(len(file.read_bytes().splitlines()) for file in files)
+
         while answers() < 80:
             assert killed.poll() is None, killed.communicate()[0]
             time.sleep(0.01)

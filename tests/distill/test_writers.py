@@ -9,8 +9,9 @@ import pytest
 
 from openvlt.data.prompts import PromptStyle, question_text
 from openvlt.distill.cut import keep_whole
-from openvlt.distill.pipeline import Distillation
+from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.select import keep_every_trace, keep_shortest
+from openvlt.distill.settings import Distillation
 from openvlt.distill.writers.base import Question
 from openvlt.distill.writers.local import LocalWriter
 from openvlt.distill.writers.scripted import ScriptedWriter
@@ -31,8 +32,8 @@ class Recorder:
         return [Completion((1,), f" caption of {p.id} \n", True) for p in problems for _ in range(sampling.n)]
 
 
-def written(
-    engine,
+def write_groups(
+    writer,
     vlm,
     problems: Sequence[Problem],
     samples: int,
@@ -44,29 +45,31 @@ def written(
         Question(problem, caption, tuple(range(samples)))
         for problem, caption in zip(problems, captions, strict=True)
     ]
-    replies = [reply for _, _, reply in engine.write(vlm, iter(asked), samples, seed, Usage())]
+    replies = [reply for _, _, reply in writer.write(vlm, iter(asked), samples, seed, Usage())]
     return [replies[start : start + samples] for start in range(0, len(replies), samples)]
 
 
 def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed, tmp_path):
     secret = [replace(problem, answer="SECRET", choices=("one", "other")) for problem in mixed]
-    generator, heard = Recorder(), []
+    generator, calls = Recorder(), []
 
-    def reasoner(*told, **more) -> str:
+    def reasoner(*given, **more) -> str:
         assert not more
-        heard.append(told)
-        return f"<answer>SECRET</answer>{told[2].random()}"
+        calls.append(given)
+        return f"<answer>SECRET</answer>{given[2].random()}"
 
     captioner = LocalWriter(generator, PromptStyle(), max_new_tokens=9, greedy=True)
     settings = Distillation(
         ScriptedWriter(reasoner), keep_whole, keep_every_trace, caption=captioner, samples=3
     )
-    settings.run(vlm, secret, folder=tmp_path, seed=1)
-    assert len(heard) == 12 and len({told[2].random() for told in heard}) == 12  # chains of a caption differ
-    for index, told in enumerate(heard):
+    run_distillation(settings, vlm, secret, folder=tmp_path, seed=1)
+    assert (
+        len(calls) == 12 and len({given[2].random() for given in calls}) == 12
+    )  # chains of a caption differ
+    for index, given in enumerate(calls):
         problem = secret[index // 3]
-        assert told[:2] == (f"caption of {problem.id}", question_text(problem)) and len(told) == 3
-        assert "SECRET" not in repr(told)
+        assert given[:2] == (f"caption of {problem.id}", question_text(problem)) and len(given) == 3
+        assert "SECRET" not in repr(given)
     ((asked, prompts, sampling),) = generator.shown
     assert [p.question for p in asked] == ["Describe the image."] * 4 and sampling.greedy and sampling.n == 1
     text = vlm.tokenizer.batch_decode(prompts.ids_PL)
@@ -76,14 +79,14 @@ def test_the_reasoner_sees_caption_and_question_and_nothing_else(vlm, mixed, tmp
 
 def test_a_chain_does_not_depend_on_its_batch(mixed):
     writer = ScriptedWriter(lambda caption, question, rng: f"{caption} {rng.random()}")
-    whole = written(writer, None, mixed, 3, 1, ["seen"] * 4)
+    whole = write_groups(writer, None, mixed, 3, 1, ["seen"] * 4)
     assert (
-        written(writer, None, mixed[2:3], 3, 1, ["seen"])
+        write_groups(writer, None, mixed[2:3], 3, 1, ["seen"])
         == whole[2:3]
-        != written(writer, None, mixed[2:3], 3, 2, ["seen"])
+        != write_groups(writer, None, mixed[2:3], 3, 2, ["seen"])
     )
     with pytest.raises(UserError, match="reasons over captions, but this distillation makes none"):
-        written(writer, None, mixed, 3, 1)
+        write_groups(writer, None, mixed, 3, 1)
 
 
 def test_a_model_that_looks_is_asked_as_configured_and_unfinished_answers_are_no_candidates(
@@ -98,16 +101,15 @@ def test_a_model_that_looks_is_asked_as_configured_and_unfinished_answers_are_no
                 for k in range(2)
             ]
 
-    looks = LocalWriter(Half(), PromptStyle(), temperature=0.7, top_p=0.9, batch=3)
-    assert [[reply.finished for reply in group] for group in written(looks, vlm, mixed, 2, 0)] == [
+    writer = LocalWriter(Half(), PromptStyle(), temperature=0.7, top_p=0.9, batch=3)
+    assert [[reply.finished for reply in group] for group in write_groups(writer, vlm, mixed, 2, 0)] == [
         [True, False],
         [True, False],
         [False] * 2,
         [True, False],
     ]
-    counts = Distillation(looks, keep_whole, keep_shortest, samples=2).run(
-        vlm, mixed, folder=tmp_path, seed=0
-    )
+    settings = Distillation(writer, keep_whole, keep_shortest, samples=2)
+    counts = run_distillation(settings, vlm, mixed, folder=tmp_path, seed=0)
     assert (counts["correct"], counts["unfinished"], counts["traces"]) == (3, 5, 3) and ids(tmp_path) == [
         "one",
         "none",
@@ -116,7 +118,7 @@ def test_a_model_that_looks_is_asked_as_configured_and_unfinished_answers_are_no
 
 
 def test_a_model_of_ones_own_reads_captions(vlm, mixed):
-    """`model` is loaded for the engine alone; with a caption it is shown no image."""
+    """`model` is loaded for the writer alone; with a caption it is shown no image."""
 
     class Other:
         path = "other"
@@ -125,11 +127,11 @@ def test_a_model_of_ones_own_reads_captions(vlm, mixed):
             return vlm
 
     generator = Recorder()
-    engine = LocalWriter(generator, PromptStyle(instruction="Think."), model=Other())
-    written(engine, None, mixed[:1], 1, 0, ["A red bar of 3."])
+    writer = LocalWriter(generator, PromptStyle(instruction="Think."), model=Other())
+    write_groups(writer, None, mixed[:1], 1, 0, ["A red bar of 3."])
     ((asked, prompts, _),) = generator.shown
     assert (
-        not engine.local
+        not writer.local
         and asked[0].question == "Description:\nA red bar of 3.\n\nQuestion:\nWhat is red?"
         and asked[0].images == ()
     )
