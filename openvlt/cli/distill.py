@@ -45,6 +45,8 @@ def distill(config: DictConfig) -> None:
     if config.resume is None and config.reuse is None:
         distillation.check_servers()
     config, folder = open_run(config)
+    # once more: with `resume=` alone, the command line doesn't describe the run's distillation
+    distillation = build(config.distill, "distill")
     announce_run(config, folder)
     with keep_resumable(folder):
         problems, vlm, source = _load_inputs(config, distillation)

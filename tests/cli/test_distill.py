@@ -101,6 +101,18 @@ def test_a_run_leaves_its_data_set_can_be_looked_at_and_taken_over(cli: Cli) -> 
     assert json.loads((folder / "results.json").read_text())["traces"] == 20
 
 
+def test_a_run_is_resumed_by_its_folder_alone(cli: Cli) -> None:
+    """The distillation is the run's, not the default one."""
+    cli("distill.py", *SMALL, "name=stopped").ok()
+    folder = cli.newest("stopped")
+    before = {name: (folder / name).read_bytes() for name in ("reason.jsonl", "traces.jsonl", "README.md")}
+    (folder / "traces.jsonl").unlink()
+    done = cli("distill.py", f"resume={folder}", tiny=False).ok()
+    assert "problems 20  traces 20" in done.out
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    assert not (folder / "caption.jsonl").read_bytes()
+
+
 ONE = "distill.reason.server.endpoints"
 NAMED = ["distill=served", f"{ONE}.model=m"]
 GOOD = [*NAMED, f"{ONE}.urls=http://127.0.0.1:9/v1"]
