@@ -1,8 +1,9 @@
-"""An OpenAI-compatible server that fails on purpose, as a process of its own: `python stub_server.py <latency s> <share of faults> <log>`.
+"""An OpenAI-compatible server that fails on purpose, as a process of its own: `python stub_server.py <latency s> <share of faults> <together> <log>`.
 
 It prints its port, answers `question -> procedural chain` when the prompt holds a caption of the figures, else an echo with a hash of
 the request, and appends `fault or "ok", hash` of every request to the log. Faults are 429, 500, a dropped connection, half an answer, an
-answer that is no JSON, and one that comes too late, in equal shares, drawn from the request and how often it came.
+answer that is no JSON, and one that comes too late, in equal shares, drawn from the request and how often it came. With `together` above
+1 answers are held back until that many requests wait for one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FAULTS = ("429", "500", "drop", "half", "no JSON", "late")
-LATE_S = 8.0
+LATE_S = 3600.0  # until the client leaves
 
 
 def answer(body: dict) -> str:
@@ -39,8 +40,9 @@ def digest(body: dict) -> str:
 
 
 class Stub:
-    def __init__(self, latency: float, faults: float, log: Path) -> None:
+    def __init__(self, latency: float, faults: float, together: int, log: Path) -> None:
         self.latency, self.faults, self.log, self.seen = latency, faults, log.open("a"), Counter()
+        self.together, self.waiting, self.complete = together, 0, asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -58,6 +60,7 @@ class Stub:
         fault = rng.choice(FAULTS) if rng.random() < self.faults else "ok"
         print(fault, name, file=self.log, flush=True)
         await asyncio.sleep(LATE_S if fault == "late" else self.latency)
+        await self.gather()
         if fault == "drop":
             return False
         status = {"429": "429 Too Many Requests", "500": "500 Internal Server Error"}.get(fault, "200 OK")
@@ -88,17 +91,27 @@ class Stub:
         await writer.drain()
         return True
 
+    async def gather(self) -> None:
+        """Returns when `together` requests have come here."""
+        self.waiting += 1
+        if self.waiting < self.together:
+            await self.complete.wait()
+            return
+        self.complete.set()
+        self.waiting, self.complete = 0, asyncio.Event()
 
-async def main(latency: float, faults: float, log: Path) -> None:
-    server = await asyncio.start_server(Stub(latency, faults, log).serve, "127.0.0.1", 0, backlog=512)
+
+async def main(latency: float, faults: float, together: int, log: Path) -> None:
+    stub = Stub(latency, faults, together, log)
+    server = await asyncio.start_server(stub.serve, "127.0.0.1", 0, backlog=512)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 @contextlib.contextmanager
-def stub_server(log: Path, *, latency: float = 0.0, faults: float = 0.0) -> Iterator[str]:
+def stub_server(log: Path, *, latency: float = 0.0, faults: float = 0.0, together: int = 1) -> Iterator[str]:
     """Starts one and gives its url."""
-    command = [sys.executable, __file__, str(latency), str(faults), str(log)]
+    command = [sys.executable, __file__, str(latency), str(faults), str(together), str(log)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], env={"PYTHONPATH": "."}
     ) as process:
@@ -114,4 +127,4 @@ def requests(log: Path) -> Counter[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(float(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])))
+    asyncio.run(main(float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -30,9 +31,14 @@ def server(*urls: str, **settings) -> Server:
 
 
 def test_a_fifth_of_faults_loses_nothing_and_doubles_nothing(tmp_path):
-    usage, log = Usage(), tmp_path / "log"
-    with stub_server(log, latency=0.005, faults=0.2) as url:
-        pairs = list(server(url, deadline_s=2, concurrency=32).stream(iter(asks(400)), usage))
+    for deadline_s in (1.0, 4.0, 16.0, 64.0):  # on a busy machine good answers come late, too
+        usage, log = Usage(), tmp_path / f"log-{deadline_s}"
+        with stub_server(log, latency=0.005, faults=0.2) as url:
+            stream = server(url, deadline_s=deadline_s, concurrency=32).stream(iter(asks(400)), usage)
+            pairs = list(stream)
+        late = sum(times for (kind, _), times in requests(log).items() if kind == "late")
+        if usage.retries["timeout"] == late:
+            break
     assert Counter(ask.key for ask, _ in pairs) == Counter(ask.key for ask in asks(400))
     assert all(
         reply.text.startswith(f"echo {ask.messages[0]['content']} ") and reply.finished
@@ -57,18 +63,26 @@ def test_a_fifth_of_faults_loses_nothing_and_doubles_nothing(tmp_path):
     assert usage.cost == pytest.approx(400 * (10 * 1.0 + 5 * 2.0) / 1e6)
 
 
+def cpu_of_json() -> float:
+    """CPU seconds of fixed work, to compare others with: they grow alike on a busy or slow machine."""
+    began = time.process_time()
+    for number in range(20_000):
+        json.loads(
+            json.dumps({"messages": [{"role": "user", "content": f"question {number}"}], "seed": number})
+        )
+    return time.process_time() - began
+
+
 def test_sixty_four_at_once_keep_a_slow_server_busy(tmp_path):
-    """At least 90 % of what 64 requests at once can do, at 200 ms each; the clock runs on a shared machine, so the better of two counts."""
-    shares = []
-    with stub_server(tmp_path / "log", latency=0.2) as url:
-        list(server(url).stream(asks(64)))  # imports, connections
-        while len(shares) < 2 and max(shares, default=0) < 0.9:
-            began, cpu = time.perf_counter(), time.process_time()
-            assert sum(1 for _ in server(url).stream(iter(asks(640)))) == 640
-            shares.append(640 / (64 / 0.2) / (time.perf_counter() - began))
-            own = (time.process_time() - cpu) / 640
-    print(f"share of the ideal {max(shares):.3f}, {1000 * own:.2f} ms of CPU per request")
-    assert max(shares) >= 0.9 or own < 0.9 * 0.2 / 64  # a core of its own would have been enough
+    """The server answers when 64 requests wait, ten times. One core keeps up with 200 ms each: 90 % of 320 requests a second."""
+    with stub_server(tmp_path / "log", together=64) as url:
+        assert len(list(server(url).stream(asks(64)))) == 64  # imports, connections
+        before, began = cpu_of_json(), time.process_time()
+        assert sum(1 for _ in server(url).stream(iter(asks(640)))) == 640
+        own = (time.process_time() - began) / 640
+    unit = (before + cpu_of_json()) / 2
+    print(f"{1000 * own:.2f} ms of CPU per request, {1000 * unit:.0f} ms for 20,000 texts, {own / unit:.4f}")
+    assert own < 0.017 * unit  # 2.8 ms where the texts take 165
 
 
 def test_asks_are_read_as_there_is_room(tmp_path):
@@ -90,13 +104,13 @@ def test_asks_are_read_as_there_is_room(tmp_path):
 
 def test_several_endpoints_share_the_work_and_one_that_dies_loses_nothing(tmp_path):
     with (
-        stub_server(tmp_path / "one", latency=0.02) as one,
-        stub_server(tmp_path / "two", latency=0.02) as two,
+        stub_server(tmp_path / "one", together=4) as one,
+        stub_server(tmp_path / "two", together=4) as two,
     ):
         both = server(one, two, concurrency=8)
-        assert len(list(both.stream(asks(100)))) == 100
+        assert len(list(both.stream(asks(96)))) == 96
         shares = [requests(tmp_path / name).total() for name in ("one", "two")]
-        assert min(shares) >= 30 and sum(shares) == 100
+        assert min(shares) >= 30 and sum(shares) == 96
     with stub_server(tmp_path / "left", latency=0.01) as left:
         usage = Usage()
         replies = [reply for _, reply in server(two, left, concurrency=8).stream(asks(50), usage)]
@@ -166,7 +180,6 @@ def test_reading_a_body():
 
 def test_keys_stay_in_the_environment(tmp_path: Path, monkeypatch):
     """A server that says the key aloud doesn't bring it into our message."""
-    import json
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 

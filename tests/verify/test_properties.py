@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openvlt.types import Verdict
@@ -12,6 +12,8 @@ from openvlt.verify import explain, verify
 from openvlt.verify.parse.expression import Undefined, Unreadable, exact
 from openvlt.verify.parse.grammar import parse_math
 
+settings.register_profile("any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any pace")
 integers = st.integers(-(10**6), 10**6)
 decimals = st.decimals(-(10**4), 10**4, places=2, allow_nan=False).map(lambda d: f"{d:.2f}")
 fractions = st.tuples(st.integers(-99, 99), st.integers(2, 99)).map(
