@@ -1,20 +1,99 @@
-"""What can be wrong with data, with the facts as attributes. Which settings mend it is added by `openvlt.cli.errors`."""
+"""Errors of data, with the facts as attributes; `openvlt.cli.errors` adds the settings that mend them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from openvlt.errors import UserError
 
 
+@dataclass(eq=False)
 class DataError(UserError):
-    """A UserError made of facts: a dataclass whose text is its sentence. It can be pickled, as every error of a worker is."""
+    """A UserError made of facts: a dataclass whose text is its sentence.
+
+    It can be pickled, since workers raise it.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, name) for name in self.__dataclass_fields__)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(eq=False)
+class MissingSplit(DataError):
+    """A source has no rows of a split.
+
+    `setting` is its own that names some (`test_path=<file>`), if it has one.
+    """
+
+    where: str
+    split: str
+    setting: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.where} has no {self.split} rows"
+
+
+@dataclass(eq=False)
+class TooFewProblems(DataError):
+    """More problems are selected than there are."""
+
+    where: str
+    wanted: int
+    there: int
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.wanted} problems wanted, {self.there} there"
+
+
+@dataclass(eq=False)
+class UnknownLevels(DataError):
+    """A selection has levels that no row has."""
+
+    where: str
+    wanted: Sequence[int]
+    there: Sequence[int]
+
+    def __str__(self) -> str:
+        return f"{self.where}: levels {self.wanted} wanted, the rows have {self.there or 'none'}"
+
+
+@dataclass(eq=False)
+class ExcludedLevels(DataError):
+    """A selection has levels that the settings of a generated source leave out."""
+
+    wanted: Sequence[int]
+    there: Sequence[int]
+
+    def __str__(self) -> str:
+        return f"levels {self.wanted} wanted, data.levels has {self.there}"
+
+
+@dataclass(eq=False)
+class MixtureWanted(DataError):
+    """A selection weighs the parts of what is one source."""
+
+    where: str
+    weights: Mapping[str, float]
+
+    def __str__(self) -> str:
+        return f"{self.where} is one source; sources={dict(self.weights)} needs a mixture"
+
+
+@dataclass(eq=False)
+class MissingColumn(DataError):
+    """Rows lack the column of a problem's field."""
+
+    where: str
+    field: str
+    column: str
+    there: Collection[str]
+
+    def __str__(self) -> str:
+        there = ", ".join(map(str, self.there)) or "none"
+        return f"{self.where}: no column {self.column} for the {self.field}; there are {there}"
 
 
 @dataclass(eq=False)
@@ -39,3 +118,39 @@ class UnavailableDataSet(DataError):
 
     def __str__(self) -> str:
         return f"data set {self.path}, split {self.split!r}, can't be loaded: {self.reason}"
+
+
+@dataclass(eq=False)
+class EvaluationDataOnly(DataError):
+    """Training rows are selected of material for evaluation; only `force=<name>` gives them."""
+
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is for evaluation only ({self.why})"
+
+
+@dataclass(eq=False)
+class PromptTooLong(DataError):
+    """A prompt has more tokens than its style allows."""
+
+    row: str
+    length: int
+    limit: int
+
+    def __str__(self) -> str:
+        return f"row {self.row!r}: its prompt has {self.length} tokens, more than max_tokens={self.limit}"
+
+
+@dataclass(eq=False)
+class WorkerEnded(DataError):
+    """The process that prepares images is gone."""
+
+    exit_status: int | None
+
+    def __str__(self) -> str:
+        return (
+            f"the worker that prepares images ended (exit status {self.exit_status}): too little memory, "
+            "or too little in /dev/shm?"
+        )

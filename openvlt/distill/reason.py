@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from openvlt.data.synthetic.figures import chain, parse_caption, parse_question, reading
+from openvlt.data.synthetic.figures import needed_values, parse_caption, parse_question, solve_question
 
 _DOUBTS = ("Wait, let me check.", "But wait, is that right?", "Wait, did I read that well?")
 
@@ -47,8 +47,8 @@ def write_chain(caption: str, question: str, rng: random.Random, styles: ChainSt
     values, terms = parse_caption(caption), parse_question(question)
     if values is None or terms is None:
         return "<think>I cannot tell.</think>"
-    equations, result = chain(values, question)
-    read = reading(values, question)
+    equations, result = solve_question(values, question)
+    read = needed_values(values, question)
     if rng.random() < styles.terse:
         asked = question.removeprefix("What is ").removesuffix("?")
         thought = f"So {asked}."

@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 
 from openvlt import distributed
+from openvlt.data.synthetic.sources import Figures
 from openvlt.errors import UserError
 from openvlt.iteration.stages import (
     DistillStage,
@@ -120,9 +121,8 @@ def check_stages(stages: Mapping[str, Stage], context: StageContext) -> None:
             override_fields(
                 context.sft if isinstance(stage, SFTStage) else context.grpo, stage.settings, name
             )
-    generated = hasattr(
-        context.source, "lessons"
-    )  # such problems can't be missing: one tells whether its level and split are there
+    # generated problems can't be missing: one shows whether its level and split are there
+    generated = isinstance(context.source, Figures)
     for selection in (
         *(stage.select for stage in stages.values() if hasattr(stage, "select")),
         context.evaluation.selection,

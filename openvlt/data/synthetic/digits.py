@@ -1,28 +1,26 @@
 """Real handwriting: scikit-learn's 1,797 scanned digits, three to a picture, tinted red, green and blue.
 
-Questions, chains and lessons are those of `openvlt.data.synthetic.figures`, with values from 0 to 9 (sums up to 45). The splits
-share neither a combination of values nor a single scan. Each colour has a quadrant of its own, in reading order; the last
-one stays empty.
+Questions, equations and pretraining are those of figures, with values from 0 to 9 (sums up to 45). The splits
+share neither a combination of values nor a single scan. Each colour has a quadrant of its own, in reading
+order; the last one stays empty.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
 from PIL import Image
 
-from openvlt.data.synthetic import figures
-from openvlt.data.synthetic import pretraining as lessons
+from openvlt.data.synthetic.figures import COLOURS, FigureStyle
 from openvlt.errors import UserError
-from openvlt.types import Problem
 
 HIGHEST_DIGIT = 9
 KIND = "digits"
-DIGIT_MIX = (0.45, 0.25, 0.30)  # ten digits make six times as many sums to know as figures' six values
+DIGIT_MIX = (0.45, 0.25, 0.30)  # ten digits make six times as many sums to learn as figures' six values
 _INK = 16  # load_digits gives 0 (paper) to 16
 
 
@@ -38,7 +36,7 @@ def _scans() -> Any:
 
 @cache
 def digit_scans(split: str) -> dict[int, tuple[int, ...]]:
-    """Digit -> the numbers of its scans in one split: a fifth each for `val` and `test`; disjoint, always the same."""
+    """Digit -> rows of its scans in one split: a fifth each for `val` and `test`, always the same."""
     rows: dict[int, list[int]] = {digit: [] for digit in range(HIGHEST_DIGIT + 1)}
     for row, digit in enumerate(_scans().target.tolist()):
         rows[digit].append(row)
@@ -56,7 +54,7 @@ def digit_scans(split: str) -> dict[int, tuple[int, ...]]:
 def draw_digits(
     split: str, kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56
 ) -> Image.Image:
-    """An RGB picture of `size` x `size` pixels with one of the split's scans per value; `rng` picks scan and shift."""
+    """An RGB picture of `size` x `size` pixels: one scan of the split per value, at places drawn by `rng`."""
     page, cell = Image.new("RGB", (size, size), "white"), size // 2
     side = cell * 6 // 7
     for quadrant, (name, value) in enumerate(values.items()):
@@ -65,25 +63,10 @@ def draw_digits(
             (side, side), Image.Resampling.BILINEAR
         )
         left, top = (place * cell + rng.randint(0, cell - side) for place in (quadrant % 2, quadrant // 2))
-        page.paste(figures.COLOURS[name], (left, top), ink)
+        page.paste(COLOURS[name], (left, top), ink)
     return page
 
 
-def _style(split: str) -> figures.FigureStyle:
-    return figures.FigureStyle("digits", (KIND,), HIGHEST_DIGIT, partial(draw_digits, split))
-
-
-def generate_digits(
-    amount: int, *, split: str, seed: int, levels: Sequence[int] = figures.LEVELS, size: int = 56
-) -> list[Problem]:
-    """As `figures.generate_figures`; `val` and `test` repeat no (values, question)."""
-    return figures.generate_figures(
-        amount, split=split, seed=seed, kinds=(KIND,), levels=levels, size=size, style=_style(split)
-    )
-
-
-def digit_lessons(
-    amount: int, *, seed: int, mix: tuple[float, float, float] = DIGIT_MIX, size: int = 56
-) -> Iterator[tuple[Problem, str]]:
-    """As `pretraining.figure_lessons`, with values up to 9 in pictures, arithmetic and texts; only `train` scans."""
-    return lessons.figure_lessons(amount, seed=seed, kinds=(KIND,), mix=mix, size=size, style=_style("train"))
+def digit_style(split: str) -> FigureStyle:
+    """Pictures with the scans of one split, and values from 0 to 9."""
+    return FigureStyle("digits", (KIND,), HIGHEST_DIGIT, partial(draw_digits, split))

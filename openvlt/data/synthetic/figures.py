@@ -1,11 +1,12 @@
-"""Generated figures: three coloured values to read off a small picture, and sums and differences of them to work out.
+"""Generated figures: read three coloured values off a small picture, then add and subtract them.
 
-The embedded model's data, and the only source that needs no download. A figure shows one value (0 to 5) for each of red,
-green and blue: as bars, as shapes to count, or as digits in a table. Questions come on a ladder: level 1 has two operands,
-level 2 three, level 3 four, level 4 five (a colour may count twice). Colours keep one order in every text (red, green, blue), since finding
+This is the embedded model's data, and it needs no download. A figure shows one value (0 to 5) for each of
+red, green and blue: as bars, as shapes to count, or as digits in a table. Levels 1 to 4 have two to five
+operands (a colour may count twice). Colours keep one order in every text (red, green, blue), since finding
 values in random order is what a tiny model learns slowest. Every running total is 0 or more.
 
-The splits share no combination of the three values, whatever the kind of figure: a held-out score can't be memorised.
+The splits share no combination of the three values, whatever the kind of figure: a held-out score can't be
+memorised.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ DESCRIBE = "Describe the image."
 _WHITE, _GREY = (255, 255, 255), (200, 200, 200)
 _TERM = re.compile(r"([+-]) (red|green|blue)")
 _VALUE = re.compile(r"(red|green|blue)=(\d+)")
-# Digits of 3 x 5 pixels, row by row: drawn by hand, so that no installed font decides what the model sees.
+# Digits of 3 x 5 pixels, row by row: drawn by hand, so that pictures depend on no installed font.
 _GLYPHS = (
     ("###", "#.#", "#.#", "#.#", "###"),
     (".#.", "##.", ".#.", ".#.", "###"),
@@ -42,14 +43,14 @@ _GLYPHS = (
 )
 
 
-# --- values and splits -------------------------------------------------------------------------------------------------
+# --- values and splits --------------------------------------------------------------------------------------
 
 
 @cache
 def combinations(split: str, highest: int = HIGHEST) -> tuple[tuple[int, ...], ...]:
-    """The (red, green, blue) values of one split, up to `highest`: a fifth each for `val` and `test`, the rest is `train`.
+    """The (red, green, blue) values of one split, up to `highest`. They are the same on every machine.
 
-    The splits are disjoint and the same on every machine.
+    A fifth of all combinations is `val`, another fifth `test`, the rest `train`.
     """
     everything = itertools.product(range(highest + 1), repeat=len(COLOURS))
     ordered = sorted(everything, key=lambda values: hashlib.sha256(repr(values).encode()).digest())
@@ -60,7 +61,7 @@ def combinations(split: str, highest: int = HIGHEST) -> tuple[tuple[int, ...], .
     return tuple(ordered[cuts[split]])
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------------
+# --- pictures -----------------------------------------------------------------------------------------------
 
 
 def _bars(draw: ImageDraw.ImageDraw, size: int, values: Mapping[str, int], rng: random.Random) -> None:
@@ -111,7 +112,10 @@ KINDS = tuple(_DRAWINGS)
 
 
 def draw_figure(kind: str, values: Mapping[str, int], rng: random.Random, size: int = 56) -> Image.Image:
-    """An RGB picture of `size` x `size` pixels; `rng` decides what the values don't (places, outlines, small shifts)."""
+    """An RGB picture of `size` x `size` pixels.
+
+    `rng` decides what the values leave open: outlines and small shifts.
+    """
     image = Image.new("RGB", (size, size), _WHITE)
     _DRAWINGS[kind](ImageDraw.Draw(image), size, values, rng)
     return image
@@ -119,7 +123,7 @@ def draw_figure(kind: str, values: Mapping[str, int], rng: random.Random, size: 
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """How coloured values are made visible: kinds of picture, the highest value, and `draw(kind, values, rng, size)`."""
+    """How values are shown: the kinds of picture, the highest value, and `draw(kind, values, rng, size)`."""
 
     name: str
     kinds: tuple[str, ...]
@@ -130,16 +134,16 @@ class FigureStyle:
 FIGURES = FigureStyle("figures", KINDS, HIGHEST, draw_figure)
 
 
-# --- texts -------------------------------------------------------------------------------------------------------------
+# --- texts --------------------------------------------------------------------------------------------------
 
 
 def caption(values: Mapping[str, int]) -> str:
-    """`red=3, green=5, blue=2`"""
+    """The values as a caption gives them: `red=3, green=5, blue=2`."""
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def parse_caption(text: str) -> dict[str, int] | None:
-    """The values a caption states, or None unless it states each colour exactly once."""
+    """The values in a caption, or None unless each colour occurs exactly once."""
     found = _VALUE.findall(text)
     if sorted(name for name, _ in found) != sorted(COLOURS):
         return None
@@ -147,22 +151,22 @@ def parse_caption(text: str) -> dict[str, int] | None:
 
 
 def parse_question(question: str) -> list[tuple[str, str]] | None:
-    """The (sign, colour) terms a question asks for, or None when it isn't one of ours."""
+    """The (sign, colour) terms of a question about a figure, or None for any other text."""
     stem = "What is "
     if not question.startswith(stem):
         return None
     return _TERM.findall(f"+ {question.removeprefix(stem)}") or None
 
 
-def chain(values: Mapping[str, int], question: str) -> tuple[str, int]:
-    """The worked equations (`3+5=8, 8-2=6`) and the result. Raises ValueError on a question that isn't one of ours."""
-    terms = parse_question(question)
-    if terms is None:
-        raise ValueError(f"not a question about figures: {question!r}")
-    return work([(sign, values[name]) for sign, name in terms])
+def solve_question(values: Mapping[str, int], question: str) -> tuple[str, int]:
+    """The equations (`3+5=8, 8-2=6`) and the result.
+
+    Raises ValueError unless the question is about a figure.
+    """
+    return solve_terms([(sign, values[name]) for sign, name in _terms(question)])
 
 
-def work(terms: Sequence[tuple[str, int]]) -> tuple[str, int]:
+def solve_terms(terms: Sequence[tuple[str, int]]) -> tuple[str, int]:
     """Equations for signed numbers, from left to right, and the result; the first sign is taken to be +."""
     total, lines = terms[0][1], []
     for sign, number in terms[1:]:
@@ -170,6 +174,21 @@ def work(terms: Sequence[tuple[str, int]]) -> tuple[str, int]:
         lines.append(f"{total}{sign}{number}={result}")
         total = result
     return ", ".join(lines), total
+
+
+def needed_values(values: Mapping[str, int], question: str) -> str:
+    """The values that a question needs, in its order (`red=3, blue=2`).
+
+    Raises ValueError as `solve_question` does.
+    """
+    return ", ".join(f"{name}={values[name]}" for _, name in _terms(question))
+
+
+def _terms(question: str) -> list[tuple[str, str]]:
+    terms = parse_question(question)
+    if terms is None:
+        raise ValueError(f"not a question about figures: {question!r}")
+    return terms
 
 
 def _question(level: int, rng: random.Random) -> str:
@@ -182,51 +201,16 @@ def _question(level: int, rng: random.Random) -> str:
     return f"What is {names[0]}" + "".join(f" {rng.choice('+-')} {name}" for name in names[1:]) + "?"
 
 
-def _totals_are_natural(values: Mapping[str, int], question: str) -> bool:
-    return "=-" not in chain(values, question)[0]
+# --- problems -----------------------------------------------------------------------------------------------
 
 
-def reading(values: Mapping[str, int], question: str) -> str:
-    """The values a question asks for, in its order (`red=3, blue=2`). Raises ValueError on a question that isn't one of ours."""
-    terms = parse_question(question)
-    if terms is None:
-        raise ValueError(f"not a question about figures: {question!r}")
-    return ", ".join(f"{name}={values[name]}" for _, name in terms)
-
-
-# --- problems ----------------------------------------------------------------------------------------------------------
-
-
-def draft(
-    kind: str, level: int, split: str, rng: random.Random, highest: int
-) -> tuple[str, int, dict[str, int], str]:
-    """A kind, a level, values of the split and a question about them whose running totals are 0 or more."""
+def sample_question(level: int, split: str, rng: random.Random, highest: int) -> tuple[dict[str, int], str]:
+    """Values of the split and a question about them whose running totals are 0 or more."""
     while True:
         values = dict(zip(COLOURS, rng.choice(combinations(split, highest)), strict=True))
         question = _question(level, rng)
-        if _totals_are_natural(values, question):
-            return kind, level, values, question
-
-
-def _problem(
-    drafted: tuple[str, int, dict[str, int], str],
-    name: str,
-    rng: random.Random,
-    size: int,
-    style: FigureStyle,
-) -> Problem:
-    kind, level, values, question = drafted
-    equations, result = chain(values, question)
-    return Problem(
-        id=f"{style.name}-{name}-{kind}-{level}",
-        question=question,
-        answer=str(result),
-        images=(style.draw(kind, values, rng, size),),
-        answer_type="integer",
-        source=style.name,
-        level=level,
-        meta={"kind": kind, "values": values, "caption": caption(values), "equations": equations},
-    )
+        if "=-" not in solve_question(values, question)[0]:
+            return values, question
 
 
 def generate_figures(
@@ -239,27 +223,48 @@ def generate_figures(
     size: int = 56,
     style: FigureStyle = FIGURES,
 ) -> list[Problem]:
-    """`amount` problems, kinds and levels in turn (repeat a level to weigh it); the same arguments give the same problems.
+    """`amount` problems, kinds and levels in turn (repeat a level to weigh it).
 
-    In `val` and `test` no (kind, values, question) occurs twice; asking for more than there are raises UserError.
+    Equal arguments give equal problems.
+
+    In `val` and `test` no (kind, values, question) occurs twice; asking for more than there are raises
+    UserError.
     """
     for got, known, what in ((kinds, style.kinds, "kind"), (levels, LEVELS, "level")):
         if not got or set(got) - set(known):
             raise UserError(f"{style.name}: {what}s are {list(got)}; choose from {list(known)}")
     turns = list(itertools.product(levels, kinds))
-    problems, seen = [], set()
+    problems, taken = [], set()
     for index in range(amount):
         rng = random.Random(f"{split}/{seed}/{index}")
         level, kind = turns[index % len(turns)]
         for _ in range(1000):
-            drafted = draft(kind, level, split, rng, style.highest)
-            key = (kind, *drafted[2].values(), drafted[3])
-            if split == "train" or key not in seen:
+            values, question = sample_question(level, split, rng, style.highest)
+            key = (kind, *values.values(), question)
+            if split == "train" or key not in taken:
                 break
         else:
             raise UserError(
-                f"{style.name}: {amount} {split} problems of {kind}, level {level}: there aren't that many; ask for less"
+                f"{style.name}: {amount} {split} problems of {kind}, level {level}: there aren't that many; "
+                "ask for less"
             )
-        seen.add(key)
-        problems.append(_problem(drafted, f"{split}-{seed}-{index}", rng, size, style))
+        taken.add(key)
+        image = style.draw(kind, values, rng, size)
+        problems.append(_problem(f"{split}-{seed}-{index}", kind, level, values, question, image, style.name))
     return problems
+
+
+def _problem(
+    name: str, kind: str, level: int, values: dict[str, int], question: str, image: Image.Image, source: str
+) -> Problem:
+    equations, result = solve_question(values, question)
+    return Problem(
+        id=f"{source}-{name}-{kind}-{level}",
+        question=question,
+        answer=str(result),
+        images=(image,),
+        answer_type="integer",
+        source=source,
+        level=level,
+        meta={"kind": kind, "values": values, "caption": caption(values), "equations": equations},
+    )

@@ -1,6 +1,6 @@
-"""What the embedded base model is pretrained on: to see coloured values, to calculate, and to reason about values named in words.
+"""Pretraining of the embedded base model: see coloured values, calculate, reason about values given in words.
 
-It is never shown an answer to a question about a picture: putting the skills together is left to SFT and GRPO.
+It never sees an answer to a question about a picture: putting the skills together is left to SFT and GRPO.
 """
 
 from __future__ import annotations
@@ -18,49 +18,48 @@ from openvlt.data.synthetic.figures import (
     LEVELS,
     FigureStyle,
     caption,
-    chain,
-    draft,
-    reading,
-    work,
+    needed_values,
+    sample_question,
+    solve_question,
+    solve_terms,
 )
 from openvlt.types import Problem
 
 MIX = (0.52, 0.13, 0.35)
 
 
-def _arithmetic(rng: random.Random, highest: int) -> tuple[str, str]:
-    """A bare expression of four to six small numbers, worked step by step; totals stay within those of the hardest question."""
+def _arithmetic_task(rng: random.Random, highest: int) -> tuple[str, str]:
+    """Four to six small numbers to add and subtract step by step; no total exceeds the hardest question's."""
     while True:
         terms = [("+", rng.randint(0, 3 * highest))]
         terms += [(rng.choice("+-"), rng.randint(0, highest)) for _ in range(rng.randint(3, 5))]
         totals = list(itertools.accumulate(number if sign == "+" else -number for sign, number in terms))
         if min(totals) >= 0 and max(totals) <= (max(LEVELS) + 1) * highest:
             expression = str(terms[0][1]) + "".join(f" {sign} {number}" for sign, number in terms[1:])
-            return f"Work out {expression}.", f"So {work(terms)[0]}."
+            return f"Work out {expression}.", f"So {solve_terms(terms)[0]}."
 
 
-def _algebra(rng: random.Random, highest: int) -> tuple[str, str]:
-    """What a text model knows of reasoning: values given in words, a question about them, and the worked answer."""
-    _, _, values, question = draft("text", rng.choice(LEVELS), "train", rng, highest)
-    equations, result = chain(values, question)
-    response = f"<think>I see {reading(values, question)}. So {equations}.</think><answer>{result}</answer>"
-    return f"{caption(values)}. {question}", response
+def _algebra_task(rng: random.Random, highest: int) -> tuple[str, str]:
+    """Values given in words, a question about them, and a full chain of thought with the answer."""
+    values, question = sample_question(rng.choice(LEVELS), "train", rng, highest)
+    equations, result = solve_question(values, question)
+    thought = f"I see {needed_values(values, question)}. So {equations}."
+    return f"{caption(values)}. {question}", f"<think>{thought}</think><answer>{result}</answer>"
 
 
-def _seen(
+def _caption_task(
     rng: random.Random, kinds: Sequence[str], size: int, style: FigureStyle
 ) -> tuple[str, str, Image.Image]:
-    """A picture to describe. Asked a question, the base says which of the values matter, and doesn't answer."""
-    kind, _, values, question = draft(
-        rng.choice(list(kinds)), rng.choice(LEVELS), "train", rng, style.highest
-    )
+    """A picture to describe, or a question about one; its response lists the values needed, no answer."""
+    kind = rng.choice(list(kinds))
+    values, question = sample_question(rng.choice(LEVELS), "train", rng, style.highest)
     image = style.draw(kind, values, rng, size)
     if rng.random() < 0.25:
         return DESCRIBE, caption(values), image
-    return question, f"I see {reading(values, question)}.", image
+    return question, f"I see {needed_values(values, question)}.", image
 
 
-def figure_lessons(
+def generate_pretraining(
     amount: int,
     *,
     seed: int,
@@ -69,23 +68,21 @@ def figure_lessons(
     size: int = 56,
     style: FigureStyle = FIGURES,
 ) -> Iterator[tuple[Problem, str]]:
-    """(problem, response) pairs that teach to see and to calculate, but never to answer a question about a picture.
+    """(problem, response) pairs that teach to see and to calculate, not to answer questions about a picture.
 
-    `mix` weighs captions of pictures, bare arithmetic, and arithmetic on values named in the text (these two without picture).
-    Only `train` values occur in pictures.
+    `mix` weighs captions of pictures, bare arithmetic, and arithmetic on values named in the text; only the
+    first have a picture. Only `train` values occur in pictures.
     """
     for index in range(amount):
         rng = random.Random(f"pretraining/{seed}/{index}")
         task = rng.choices(("caption", "arithmetic", "algebra"), mix)[0]
         images: tuple[Image.Image, ...] = ()
         if task == "caption":
-            question, response, image = _seen(rng, kinds, size, style)
+            question, response, image = _caption_task(rng, kinds, size, style)
             images = (image,)
+        elif task == "arithmetic":
+            question, response = _arithmetic_task(rng, style.highest)
         else:
-            question, response = (_arithmetic if task == "arithmetic" else _algebra)(rng, style.highest)
-        yield (
-            Problem(
-                f"pretraining-{seed}-{index}", question, "", images, source="pretraining", meta={"task": task}
-            ),
-            response,
-        )
+            question, response = _algebra_task(rng, style.highest)
+        name, meta = f"pretraining-{seed}-{index}", {"task": task}
+        yield Problem(name, question, "", images, source="pretraining", meta=meta), response

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
+from openvlt.data.errors import ExcludedLevels
 from openvlt.data.sources.base import Selection, Source, refuse_mixture
 from openvlt.data.synthetic import digits, figures
-from openvlt.data.synthetic.pretraining import figure_lessons
-from openvlt.errors import UserError
+from openvlt.data.synthetic.pretraining import MIX, generate_pretraining
 from openvlt.types import Problem, Trace
-
-
-def _levels(asked: Sequence[int] | None, there: Sequence[int]) -> Sequence[int]:
-    """The levels to draw from. Raises UserError when a selection asks for one that the source was told to leave out."""
-    if not asked or set(there) - set(figures.LEVELS):
-        return there  # a level that nothing has is told by `generate`
-    if set(asked) <= set(figures.LEVELS) and not set(asked) <= set(there):
-        own = f"cycles.one.traces.levels={list(there)} cycles.one.problems.levels={list(there)}; distill.py: select.levels={list(there)}"
-        raise UserError(
-            f"levels {list(asked)} wanted, data.levels has {list(there)}; each stage has levels of its own, set them: {own}"
-        )
-    return asked
 
 
 @dataclass(frozen=True)
@@ -32,63 +21,73 @@ class Figures:
     levels: tuple[int, ...] = figures.LEVELS
     size: int = 56
     lesson_amount: int = 20480
+    mix: ClassVar[tuple[float, float, float]] = MIX
+
+    def style(self, split: str) -> figures.FigureStyle:
+        """How the pictures of a split are drawn."""
+        return figures.FIGURES
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`; without an amount, 1,000."""
-        refuse_mixture(selection, "data=figures")
+        style = self.style(selection.split)
+        refuse_mixture(selection, style.name)
         return figures.generate_figures(
             1000 if selection.amount is None else selection.amount,
             split=selection.split,
             seed=seed,
             kinds=self.kinds,
-            levels=_levels(selection.levels, self.levels),
+            levels=self._levels(selection.levels),
             size=self.size,
+            style=style,
         )
 
-    def lessons(self, seed: int) -> list[Trace]:
-        """What the embedded base model is pretrained on: captions, look-ups, arithmetic; never an answer to a question."""
-        items = figure_lessons(self.lesson_amount, seed=seed, kinds=self.kinds, size=self.size)
-        return [Trace(problem, response, "pretraining") for problem, response in items]
+    def pretraining_traces(self, seed: int) -> list[Trace]:
+        """`lesson_amount` traces for the embedded base model: captions, look-ups and arithmetic."""
+        pairs = generate_pretraining(
+            self.lesson_amount,
+            seed=seed,
+            kinds=self.kinds,
+            mix=self.mix,
+            size=self.size,
+            style=self.style("train"),
+        )
+        return [Trace(problem, response, "pretraining") for problem, response in pairs]
+
+    def _levels(self, wanted: Sequence[int] | None) -> Sequence[int]:
+        """The levels to draw from. Raises ExcludedLevels for one that `levels` leaves out."""
+        if not wanted or set(self.levels) - set(figures.LEVELS):
+            return self.levels  # generate_figures refuses a level that no question has
+        if set(wanted) <= set(figures.LEVELS) and not set(wanted) <= set(self.levels):
+            raise ExcludedLevels(list(wanted), list(self.levels))
+        return wanted
 
 
 @dataclass(frozen=True)
-class Digits:
-    """`conf/data/digits.yaml`: scikit-learn's handwritten digits, three to a picture (see `openvlt.data.synthetic.digits`)."""
+class Digits(Figures):
+    """`conf/data/digits.yaml`: handwritten digits (see `openvlt.data.synthetic.digits`)."""
 
-    levels: tuple[int, ...] = figures.LEVELS
-    size: int = 56
+    kinds: tuple[str, ...] = field(default=(digits.KIND,), init=False)
     lesson_amount: int = 25600
+    mix: ClassVar[tuple[float, float, float]] = digits.DIGIT_MIX
 
-    def problems(self, selection: Selection, seed: int) -> list[Problem]:
-        """See `Source`; without an amount, 1,000."""
-        refuse_mixture(selection, "data=digits")
-        return digits.generate_digits(
-            1000 if selection.amount is None else selection.amount,
-            split=selection.split,
-            seed=seed,
-            levels=_levels(selection.levels, self.levels),
-            size=self.size,
-        )
-
-    def lessons(self, seed: int) -> list[Trace]:
-        """As `Figures.lessons`, with digits."""
-        items = digits.digit_lessons(self.lesson_amount, seed=seed, size=self.size)
-        return [Trace(problem, response, "pretraining") for problem, response in items]
+    def style(self, split: str) -> figures.FigureStyle:
+        """As figures, from the scans of one split."""
+        return digits.digit_style(split)
 
 
 def pretraining_traces(source: Source, seed: int) -> list[Trace]:
-    """What the embedded base model learns first: the source's own lessons, figures' where it has none (your own rows)."""
-    return _teacher(source).lessons(seed)
+    """What the embedded base model is pretrained on: the source's own traces, or those of figures."""
+    return _generated_source(source).pretraining_traces(seed)
 
 
-def _teacher(source: Source) -> Figures | Digits:
-    return source if hasattr(source, "lessons") else Figures()
+def _generated_source(source: Source) -> Figures:
+    return source if isinstance(source, Figures) else Figures()
 
 
 def tokenizer_corpus(source: Source) -> list[str]:
-    """Texts to learn the embedded model's tokenizer from: lessons, questions and traces of the generated data."""
-    first = replace(_teacher(source), lesson_amount=2000).lessons(0)
-    taught = [f"{trace.problem.question}\n{trace.response}" for trace in first]
+    """Texts to learn the embedded model's tokenizer from: pretraining traces, questions and equations."""
+    traces = replace(_generated_source(source), lesson_amount=2000).pretraining_traces(0)
+    taught = [f"{trace.problem.question}\n{trace.response}" for trace in traces]
     problems = Figures().problems(Selection(amount=900), 0)
     asked = [
         f"{problem.question}\n{problem.meta['caption']}, {problem.meta['equations']}" for problem in problems

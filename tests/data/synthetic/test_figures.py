@@ -178,17 +178,17 @@ def test_captions_and_questions_are_read_back():
         ("+", "blue"),
     ]
     assert figures.parse_question("Describe the image.") is None
-    assert figures.chain(values, "What is green - red + green?") == ("12-3=9, 9+12=21", 21)
+    assert figures.solve_question(values, "What is green - red + green?") == ("12-3=9, 9+12=21", 21)
     with pytest.raises(ValueError, match="not a question about figures"):
-        figures.chain(values, "Why?")
+        figures.solve_question(values, "Why?")
 
 
 # --- pretraining -----------------------------------------------------------------------------------------------------
 
 
-def test_lessons_never_answer_a_question_about_a_picture_and_show_training_values_only():
+def test_pretraining_never_answer_a_question_about_a_picture_and_show_training_values_only():
     train, tasks = set(figures.combinations("train")), set()
-    for problem, response in pretraining.figure_lessons(500, seed=4):
+    for problem, response in pretraining.generate_pretraining(500, seed=4):
         tasks.add(problem.meta["task"])
         assert bool(problem.images) == (problem.meta["task"] == "caption")
         if problem.images:
@@ -201,7 +201,7 @@ def test_lessons_never_answer_a_question_about_a_picture_and_show_training_value
 
 
 def test_rows_of_ones_own_start_from_the_same_base_as_figures() -> None:
-    """data=jsonl has no lessons: the base is then taught by `Figures()`, which must be what conf/data/figures.yaml says."""
+    """data=jsonl has no pretraining of its own: the base gets that of `Figures()`, which equals conf/data/figures.yaml."""
     from hydra import compose, initialize_config_dir
 
     from openvlt.config.build import build
