@@ -1,4 +1,4 @@
-"""Work done before its result is asked for, by a forked process: images are opened and cut while this process trains."""
+"""A forked process that works ahead: it opens images and cuts them into patches while this one trains."""
 
 from __future__ import annotations
 
@@ -11,85 +11,85 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from openvlt.data.errors import WorkerEnded
 from openvlt.errors import UserError
 
 
 class PrefetchWorker:
-    """A process that knows what this one knew when it was made, and answers orders one after the other with `work(order)`.
+    """A forked process that calls `function(order)` for one order after the other.
 
-    Orders are pickled, results too but for tensors, which come in shared memory. On Linux only: elsewhere a process can't be forked, and
-    what `work` holds would have to be pickled.
+    It has a copy of this process's memory as it was at the fork, so that only orders and results are pickled
+    (tensors come in shared memory). Linux only: elsewhere a process can't be forked, and all that `function`
+    holds would have to be pickled.
     """
 
-    def __init__(self, work: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
         from torch import multiprocessing
 
         context = multiprocessing.get_context("fork")
-        self.ours, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(work, self.ours, theirs), daemon=True)
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(function, self.connection, theirs), daemon=True)
         self.process.start()
         theirs.close()
-        self.begun: deque[Any] = deque()
+        self.pending: deque[Any] = deque()
 
     @staticmethod
-    def possible(workers: int) -> bool:
-        """Whether a process for this is wanted and can be had."""
+    def is_available(workers: int) -> bool:
+        """Whether a process is wanted and can be had."""
         return workers > 0 and sys.platform == "linux"
 
-    def begin(self, order: Any) -> None:
-        """Has `work(order)` done as soon as the orders before it are."""
-        self.begun.append(order)
-        self.ours.send(order)
+    def submit(self, order: Any) -> None:
+        """Has `function(order)` called as soon as the orders before it are done."""
+        self.pending.append(order)
+        self.connection.send(order)
 
-    def get(self, order: Any) -> Any:
-        """The result of an order that was begun, None of one that wasn't; orders begun before it are forgotten.
+    def result(self, order: Any) -> Any:
+        """The result of a submitted order, None for one that wasn't. Orders submitted before it are dropped.
 
-        Raises the UserError that the work met, RuntimeError for any other end of it.
+        Raises the UserError that `function` raised, RuntimeError for any other error of it.
         """
-        while order in self.begun:
-            begun, (result, error) = self.begun.popleft(), self._received()
-            if begun == order:
+        while order in self.pending:
+            done, (result, error) = self.pending.popleft(), self._receive()
+            if done == order:
                 if error is not None:
                     raise error
                 return result
         return None
 
-    def _received(self) -> tuple[Any, Exception | None]:
+    def _receive(self) -> tuple[Any, Exception | None]:
         try:
-            return self.ours.recv()
+            return self.connection.recv()
         except (EOFError, ConnectionError) as error:
             self.process.join()
-            raise UserError(
-                f"the worker that prepares images ended (exit status {self.process.exitcode}): too little memory, or too little in "
-                "/dev/shm? trainer.workers=0 does without it"
-            ) from error
+            raise WorkerEnded(self.process.exitcode) from error
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
-        self.ours.close()
+        """Kills the process, whatever it is doing."""
+        self.connection.close()
         self.process.kill()
         self.process.join()
 
 
-def _serve(work: Callable[[Any], Any], ours: Connection, theirs: Connection) -> None:
-    """Answers until the other side is gone, however it went."""
+def _serve(function: Callable[[Any], Any], parent: Connection, connection: Connection) -> None:
+    """Answers orders until the other process is gone, however it ended."""
     import torch
 
-    ours.close()
+    parent.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # OpenMP's threads were not forked
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # nor were those of tokenizers, which would say so
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # nor were those of tokenizers, which would warn of it
     while True:
         try:
-            theirs.send(_outcome(work, theirs.recv()))
+            connection.send(_call(function, connection.recv()))
         except (EOFError, ConnectionError):
             return
 
 
-def _outcome(work: Callable[[Any], Any], order: Any) -> tuple[Any, Exception | None]:
+def _call(function: Callable[[Any], Any], order: Any) -> tuple[Any, Exception | None]:
+    """The result and no error, or None and the error to raise in the other process."""
     try:
-        return work(order), None
+        return function(order), None
     except UserError as error:
         return None, error
     except Exception:

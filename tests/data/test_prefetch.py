@@ -11,7 +11,9 @@ import torch
 from openvlt.data.prefetch import PrefetchWorker
 from openvlt.errors import UserError
 
-pytestmark = pytest.mark.skipif(not PrefetchWorker.possible(1), reason="processes are forked on Linux only")
+pytestmark = pytest.mark.skipif(
+    not PrefetchWorker.is_available(1), reason="processes are forked on Linux only"
+)
 
 
 def work(order: tuple[str, float]) -> tuple[int, torch.Tensor]:
@@ -35,28 +37,28 @@ def ahead():
 
 def test_results_come_in_any_order_of_asking_and_others_are_forgotten(ahead):
     for number in (1.0, 2.0, 3.0, 4.0):
-        ahead.begin(("made", number))
-    assert ahead.get(("made", 9.0)) is None  # was never begun: nothing is forgotten for it
+        ahead.submit(("made", number))
+    assert ahead.result(("made", 9.0)) is None  # was never submitted: nothing is forgotten for it
     for number in (2.0, 4.0):
-        pid, made = ahead.get(("made", number))
+        pid, made = ahead.result(("made", number))
         assert pid != os.getpid() and made.tolist() == [number] * 3
-    assert ahead.get(("made", 1.0)) is None and ahead.get(("made", 3.0)) is None
+    assert ahead.result(("made", 1.0)) is None and ahead.result(("made", 3.0)) is None
 
 
 def test_what_goes_wrong_is_said_when_it_is_asked_for(ahead):
     for order in (("wrong", 7), ("made", 1.0), ("wrong", 8), ("broken", 0), ("made", 2.0)):
-        ahead.begin(order)
-    assert ahead.get(("made", 1.0)) is not None  # nobody asked for row 7
+        ahead.submit(order)
+    assert ahead.result(("made", 1.0)) is not None  # nobody asked for row 7
     with pytest.raises(UserError, match="row 8: no such image"):
-        ahead.get(("wrong", 8))
+        ahead.result(("wrong", 8))
     with pytest.raises(
         RuntimeError, match="in the worker that prepares images:(.|\n)*return 1 / 0(.|\n)*ZeroDivisionError"
     ):
-        ahead.get(("broken", 0))
-    assert ahead.get(("made", 2.0)) is not None
-    ahead.begin(("killed", 0))
-    with pytest.raises(UserError, match=r"ended \(exit status -9\): .* trainer.workers=0 does without it"):
-        ahead.get(("killed", 0))
+        ahead.result(("broken", 0))
+    assert ahead.result(("made", 2.0)) is not None
+    ahead.submit(("killed", 0))
+    with pytest.raises(UserError, match=r"ended \(exit status -9\): too little memory, or .*/dev/shm"):
+        ahead.result(("killed", 0))
 
 
 def test_the_worker_of_a_killed_process_ends():

@@ -138,12 +138,12 @@ class PromptLoader:
         self.rows = {
             id(problem): row for row, problem in enumerate(problems)
         }  # the worker has the problems: only rows are sent
-        self.ahead = PrefetchWorker(self._prepared) if PrefetchWorker.possible(workers) else None
+        self.ahead = PrefetchWorker(self._prepared) if PrefetchWorker.is_available(workers) else None
 
     def take(self, step: int, *, more: bool = False) -> list[Problem]:
         """The next draw; `more`: another one of this step may follow."""
         drawn = self.sampler.next(self.size, step)
-        made, sent = (self.ahead and self.ahead.get(self._order(drawn, step))) or (None, None)
+        made, sent = (self.ahead and self.ahead.result(self._order(drawn, step))) or (None, None)
         tasks = self._tasks(drawn) if made is None else made
         if sent is not None:
             self.prompt_cache.know(tasks, self.through(step)[0], sent)
@@ -159,7 +159,7 @@ class PromptLoader:
         order = self._order(self.sampler.next(self.size, step), step)
         self.sampler.load_state_dict(state)
         if None not in order[0]:
-            self.ahead.begin(order)
+            self.ahead.submit(order)
 
     def close(self) -> None:
         """Ends the worker."""
