@@ -13,7 +13,7 @@ from openvlt.benchmark.results.statistics import wilson
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.sources.base import Selection, Source
-from openvlt.data.sources.schema import check_unique_ids, stored_images
+from openvlt.data.sources.schema import check_unique_ids, store_images
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
@@ -109,5 +109,5 @@ def write_heldout_rows(
                 "finished": answer.finished,
             }
             if index < WITH_IMAGES:
-                row["images"] = stored_images(problem, file.parent)
+                row["images"] = store_images(problem, file.parent)
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -13,7 +13,19 @@ from typing import Any
 
 from openvlt import distributed
 from openvlt.config.resolvers import CONF
-from openvlt.data.errors import UnavailableDataSet, UnknownSplit
+from openvlt.data.errors import (
+    EvaluationDataOnly,
+    ExcludedLevels,
+    MissingColumn,
+    MissingSplit,
+    MixtureWanted,
+    PromptTooLong,
+    TooFewProblems,
+    UnavailableDataSet,
+    UnknownLevels,
+    UnknownSplit,
+    WorkerEnded,
+)
 from openvlt.errors import UserError, first_line
 
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)
@@ -87,11 +99,11 @@ def _unknown_key(key: str, append: re.Match[str] | None) -> str:
     return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings{added}"
 
 
-# --- the settings that mend what is wrong with data --------------------------------------------------------------------
+# --- the settings that mend what is wrong with data ---------------------------------------------------------
 
 
 def fix_for(error: BaseException) -> str | None:
-    """What to set on the command line against an error of the data, also where another error quotes it at its end."""
+    """What to set on the command line against an error of the data, also where another error ends with its text."""
     fix = _DATA_FIXES.get(type(error))
     if fix is not None:
         return fix(error)
@@ -99,9 +111,45 @@ def fix_for(error: BaseException) -> str | None:
     return fix_for(cause) if cause is not None and str(error).endswith(str(cause)) else None
 
 
+def _all_rows(key: str) -> str:
+    """How each script selects all rows, whatever their `key` (amount, levels, sources)."""
+    return (
+        f"take all rows: train.py +experiment=own, distill.py select.{key}=null, "
+        f"evaluate.py evaluation.selection.{key}=null"
+    )
+
+
+def _name_split(error: MissingSplit) -> str:
+    settings = [] if error.setting is None else [f"data.{error.setting}"]
+    if error.split != "train":
+        settings.append("data.heldout=0.1 to set a tenth of its rows aside")
+    if error.split == "test":
+        settings.append("evaluation.selection.split=train to score a model on all of them")
+    return f"set {', or '.join(settings)}"
+
+
+def _choose_levels(error: ExcludedLevels) -> str:
+    levels = list(error.there)
+    stages = " ".join(f"cycles.one.{stage}.levels={levels}" for stage in ("traces", "problems"))
+    return f"each stage has levels of its own, set them: {stages}; distill.py: select.levels={levels}"
+
+
 _DATA_FIXES: dict[type, Callable[[Any], str]] = {
+    MissingSplit: _name_split,
+    TooFewProblems: lambda error: f"lower the amount, add data, or {_all_rows('amount')}",
+    UnknownLevels: lambda error: f"name the column in data.columns.level, or {_all_rows('levels')}",
+    ExcludedLevels: _choose_levels,
+    MixtureWanted: lambda error: f"choose one such as data=openvlthinker, or {_all_rows('sources')}",
+    MissingColumn: lambda error: (
+        f"set data.columns.{error.field}{' (null: no images)' if error.field == 'images' else ''}"
+    ),
     UnknownSplit: lambda error: "change data.splits",
     UnavailableDataSet: lambda error: (
         "check data.path, data.name and data.splits, or give the folder of a local copy"
     ),
+    EvaluationDataOnly: lambda error: (
+        f"train on something else, or take the blame by name: data.force={error.name}"
+    ),
+    PromptTooLong: lambda error: "lower model.max_pixels or raise prompt.max_tokens",
+    WorkerEnded: lambda error: "trainer.workers=0 does without it",
 }

@@ -8,8 +8,9 @@ import torch
 
 
 def batch_rows(size: int, batch_size: int, step: int, seed: int, *, drop_last: bool = False) -> list[int]:
-    """Row numbers of batch `step`; every epoch is a new permutation of `size` rows. The last batch of an epoch may be smaller,
-    unless `drop_last` leaves its rows out of that epoch.
+    """Row numbers of batch `step`; every epoch is a new permutation of `size` rows.
+
+    The last batch of an epoch may be smaller, unless `drop_last` leaves its rows out of that epoch.
     """
     per_epoch = size // batch_size if drop_last else math.ceil(size / batch_size)
     epoch, place = divmod(step, per_epoch)

@@ -1,8 +1,12 @@
-"""Image views: `view(image, rng, strength) -> image` of the same size, so that a prompt keeps its tokens. Strength 0 changes nothing."""
+"""Image views: `view(image, rng, strength) -> image` of the same size, so that a prompt keeps its tokens.
+
+Strength 0 changes nothing.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +16,15 @@ from openvlt.data.images import open_images
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
+ImageView = Callable[[Image.Image, np.random.Generator, float], Image.Image]
+
 
 @dataclass(frozen=True)
 class Blackened:
-    """Patches of `patch` x `patch` pixels turned black with probability `strength` (VPPO, PAPO: `random_patch_blackening`, 14 pixels)."""
+    """Patches of `patch` x `patch` pixels turn black with probability `strength`.
+
+    As in VPPO and PAPO (`random_patch_blackening`, 14 pixels).
+    """
 
     patch: int = 14
 
@@ -30,8 +39,10 @@ class Blackened:
 
 @dataclass(frozen=True)
 class Noisy:
-    """Diffusion noise (NoisyRollout, `image_aug.py`): step t = int(`steps` x strength) of 1,000 with a sigmoid beta schedule from 1e-5
-    to 5e-3 (the schedule's ends are those of VCD's public code)."""
+    """Diffusion noise (NoisyRollout, `image_aug.py`): step int(`steps` x strength) of 1,000.
+
+    The beta schedule is a sigmoid from 1e-5 to 5e-3, the ends in VCD's public code.
+    """
 
     steps: int = 500
 
@@ -46,15 +57,19 @@ class Noisy:
         return Image.fromarray(((noised.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8))
 
 
-def apply_view(problem: Problem, view: object, strength: float, seed: int) -> Problem:
-    """The problem with its images seen through `view`: one draw per problem and `seed`. Raises UserError when a view changes the size."""
+def apply_view(problem: Problem, view: ImageView, strength: float, seed: int) -> Problem:
+    """The problem with its images seen through `view`: one draw per problem and `seed`.
+
+    Raises UserError when a view changes the size.
+    """
     rng = np.random.default_rng(random.Random(f"view/{seed}/{problem.id}").getrandbits(64))
     images = []
     for image in open_images(problem):
         changed = view(image, rng, strength)
         if changed.size != image.size:
             raise UserError(
-                f"view {type(view).__name__} made {changed.size} of an image of {image.size}; a view keeps the size"
+                f"view {type(view).__name__} made {changed.size} of an image of {image.size}; "
+                "a view keeps the size"
             )
         images.append(changed)
     return replace(problem, images=tuple(images))

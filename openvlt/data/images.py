@@ -1,4 +1,4 @@
-"""Images: one place that turns a path into RGB, a broken file into a sentence, and a picture into a `data:` URL."""
+"""Opens images as RGB, with an error that names the row, and turns them into `data:` URLs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from PIL import Image
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    Image.DecompressionBombError,
-)  # what Pillow raises over a broken image
+# what Pillow raises over a broken image
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def open_image(image: Path | Image.Image, row: str) -> Image.Image:
-    """RGB pixels of one image. Raises UserError that names the row when the file is missing or can't be decoded."""
-    with _opened(image, row) as file:
+    """RGB pixels of one image.
+
+    Raises UserError that names the row when the file is missing or can't be decoded.
+    """
+    with _open(image, row) as file:
         return _rgb(file)
 
 
 def image_size(image: Path | Image.Image, row: str) -> tuple[int, int]:
     """Width and height; of a file, only its head is read. Raises as `open_image` does."""
-    with _opened(image, row) as file:
+    with _open(image, row) as file:
         return file.size
 
 
 @contextlib.contextmanager
-def _opened(image: Path | Image.Image, row: str) -> Iterator[Image.Image]:
+def _open(image: Path | Image.Image, row: str) -> Iterator[Image.Image]:
     try:
         with contextlib.nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as file:
             yield file
@@ -50,7 +49,7 @@ def _opened(image: Path | Image.Image, row: str) -> Iterator[Image.Image]:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Transparent parts become white, as a page would show them, not black."""
+    """The image in RGB; transparent parts become white, as on a page, not black."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         page = Image.new("RGBA", rgba.size, "white")
@@ -64,7 +63,7 @@ def open_images(problem: Problem) -> list[Image.Image]:
 
 
 def data_url(image: Image.Image | bytes, form: str = "PNG") -> str:
-    """A picture as a `data:` URL; bytes are a file of this form already."""
+    """An image as a `data:` URL; bytes are those of a file in this form."""
     if isinstance(image, Image.Image):
         file = BytesIO()
         image.save(file, form)

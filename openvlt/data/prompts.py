@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from openvlt.data.errors import PromptTooLong
 from openvlt.data.images import open_images
 from openvlt.errors import UserError
 from openvlt.types import Problem, Prompts, SFTBatch, Trace
@@ -16,14 +17,17 @@ from openvlt.types import Problem, Prompts, SFTBatch, Trace
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """Words around a question: `system` turn, `instruction` after the question (both may be empty), `max_tokens` of a prompt."""
+    """The words around a question: a `system` turn before it, an `instruction` after it; both may be empty.
+
+    `max_tokens` limits the prompt.
+    """
 
     system: str = ""
     instruction: str = ""
     max_tokens: int = 6144
 
     def messages(self, problem: Problem) -> list[dict[str, Any]]:
-        """The conversation up to the answer, in the form every chat template and server takes (images as place holders)."""
+        """The conversation up to the response, in the form that chat templates and servers take."""
         text = question_text(problem)
         if self.instruction:
             text = f"{text}\n{self.instruction}"
@@ -54,18 +58,25 @@ class Renderer:
         self.processor, self.style = processor, style
 
     def text(self, problem: Problem) -> str:
-        """The prompt as the model reads it, image marks not yet expanded. Raises UserError when the question spells a mark itself."""
+        """The prompt as the model reads it, image marks not yet expanded.
+
+        Raises UserError when the question spells a mark itself.
+        """
         question = question_text(problem)
         if marks := [token for token in self.processor.tokenizer.all_special_tokens if token in question]:
             raise UserError(
-                f"row {problem.id!r}: its text contains the model's own mark {marks[0]}; remove it from the row"
+                f"row {problem.id!r}: its text contains the model's own mark {marks[0]}; "
+                "remove it from the row"
             )
         return self.processor.apply_chat_template(
             self.style.messages(problem), add_generation_prompt=True, tokenize=False
         )
 
     def prompts(self, problems: Sequence[Problem]) -> Prompts:
-        """Left-padded prompts of these problems. Raises UserError for an unreadable image or a prompt over the limit."""
+        """Left-padded prompts of these problems.
+
+        Raises UserError for an unreadable image or a prompt over the limit.
+        """
         images = [open_images(problem) for problem in problems]
         flat = [image for row in images for image in row]
         batch = self.processor(
@@ -83,17 +94,14 @@ class Renderer:
     def _check_length(self, problems: Sequence[Problem], mask_PL: torch.Tensor) -> None:
         for problem, length in zip(problems, mask_PL.sum(1).tolist(), strict=True):
             if length > self.style.max_tokens:
-                raise UserError(
-                    f"row {problem.id!r}: its prompt has {length} tokens, more than prompt.max_tokens={self.style.max_tokens}; "
-                    "lower model.max_pixels or raise the limit"
-                )
+                raise PromptTooLong(problem.id, length, self.style.max_tokens)
 
     def responses(
         self, texts: Sequence[str], max_tokens: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and mask (N,T) of responses, each closed by the end of turn, padded on the right, cut at `max_tokens`."""
+        """Token ids and mask (N,T) of responses with an end of turn, cut at `max_tokens`, right-padded."""
         tokenizer = self.processor.tokenizer
-        # special tokens that a text spells out stay text: <|image_pad|> in a response has probability 0 and would make the loss infinite
+        # special tokens spelt out in a text stay text: <|image_pad|> has probability 0, an infinite loss
         plain = {"add_special_tokens": False, "split_special_tokens": True}
         rows = [tokenizer(text, **plain).input_ids + [tokenizer.eos_token_id] for text in texts]
         return pad_right([row[:max_tokens] for row in rows], tokenizer.pad_token_id)

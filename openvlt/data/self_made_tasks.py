@@ -1,6 +1,6 @@
-"""Task builders: `(problem, rng) -> problems` that stand in its place. Self-made questions whose answers are known by construction.
+"""Task builders, `(problem, rng) -> problems`: self-made questions whose answers are known by construction.
 
-The one that a sampler is to hear of keeps the problem's id; further ones have ids of their own.
+They replace the problem. The one whose result the sampler observes keeps its id; others have their own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ _VALUE = re.compile(r"(\w+)=(\d+)")
 
 
 def rotation_task(problem: Problem, rng: random.Random) -> list[Problem]:
-    """SSL4RL's rotation task (`makerotation_*.py`): the image beside itself turned by k x 90 degrees counter-clockwise; by how much?"""
+    """SSL4RL's rotation task (`makerotation_*.py`): by how many degrees was the second image turned?
+
+    It is the first one, turned counter-clockwise by 0, 90, 180 or 270 degrees.
+    """
     if not problem.images:
         raise UserError(
-            f"row {problem.id!r} has no image to rotate; leave rows without images out, or choose another grpo.task_builder"
+            f"row {problem.id!r} has no image to rotate; leave rows without images out, "
+            "or choose another task builder"
         )
     image, degrees = open_images(problem)[0], 90 * rng.randrange(4)
     question = (
@@ -33,14 +37,15 @@ def rotation_task(problem: Problem, rng: random.Random) -> list[Problem]:
 
 
 def add_perception_task(problem: Problem, rng: random.Random) -> list[Problem]:
-    """The problem and one question about what is seen (PEARL's checklist, here from the caption of a generated figure).
+    """The problem and a question about its picture (PEARL's checklist, here from a figure's caption).
 
     `meta["parent"]` links it to the problem: see `openvlt.grpo.parts.advantage_shaping.require_perception`.
     """
     values = _VALUE.findall(str(problem.meta.get("caption", "")))
     if not values:
         raise UserError(
-            f"row {problem.id!r} has no caption with values to ask for; this grpo.task_builder needs data=figures or data=digits"
+            f"row {problem.id!r} has no caption with values to ask for; this task builder needs problems of "
+            "figures or digits"
         )
     name, value = rng.choice(values)
     check = replace(

@@ -9,13 +9,84 @@ from pathlib import Path
 import pytest
 
 from openvlt.cli.errors import error_sentence
-from openvlt.data.errors import DataError, UnavailableDataSet, UnknownSplit
+from openvlt.data.errors import (
+    DataError,
+    EvaluationDataOnly,
+    ExcludedLevels,
+    MissingColumn,
+    MissingSplit,
+    MixtureWanted,
+    PromptTooLong,
+    TooFewProblems,
+    UnavailableDataSet,
+    UnknownLevels,
+    UnknownSplit,
+    WorkerEnded,
+)
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.hub import HubRows, load_saved
 from openvlt.data.sources.mixture import Mixture
 from openvlt.errors import UserError
 
+ALL = r"take all rows: train\.py \+experiment=own, distill\.py select\.{0}=null, evaluate\.py evaluation\.selection\.{0}=null"
 FIXES = [
+    (
+        MissingSplit("rows.jsonl", "test", "test_path=<file>"),
+        r"rows\.jsonl has no test rows; set data\.test_path=<file>, or data\.heldout=0\.1 to set a tenth of its rows "
+        r"aside, or evaluation\.selection\.split=train to score a model on all of them",
+    ),
+    (
+        MissingSplit("rows.jsonl", "val", "val_path=<file>"),
+        r"rows\.jsonl has no val rows; set data\.val_path=<file>, or data\.heldout=0\.1 to set a tenth of its rows aside",
+    ),
+    (MissingSplit("name", "train", "splits.train=x"), r"name has no train rows; set data\.splits\.train=x"),
+    (
+        MissingSplit("problems.parquet", "val"),
+        r"problems\.parquet has no val rows; set data\.heldout=0\.1 to set a tenth of its rows aside",
+    ),
+    (
+        TooFewProblems("rows.jsonl", 6, 5),
+        rf"rows\.jsonl: 6 problems wanted, 5 there; lower the amount, add data, or {ALL.format('amount')}",
+    ),
+    (
+        UnknownLevels("rows.jsonl", [1], []),
+        r"rows\.jsonl: levels \[1\] wanted, the rows have none; "
+        rf"name the column in data\.columns\.level, or {ALL.format('levels')}",
+    ),
+    (
+        ExcludedLevels([1, 3], [3]),
+        r"levels \[1, 3\] wanted, data\.levels has \[3\]; each stage has levels of its own, set them: "
+        r"cycles\.one\.traces\.levels=\[3\] cycles\.one\.problems\.levels=\[3\]; distill\.py: select\.levels=\[3\]",
+    ),
+    (
+        MixtureWanted("figures", {"geos": 1}),
+        r"figures is one source; sources=\{'geos': 1\} needs a mixture; "
+        rf"choose one such as data=openvlthinker, or {ALL.format('sources')}",
+    ),
+    (
+        MissingColumn("rows.jsonl", "question", "query", ["id", "answer"]),
+        r"rows\.jsonl: no column query for the question; there are id, answer; set data\.columns\.question",
+    ),
+    (
+        MissingColumn("rows.jsonl", "images", "pic or photo", []),
+        r"rows\.jsonl: no column pic or photo for the images; there are none; "
+        r"set data\.columns\.images \(null: no images\)",
+    ),
+    (
+        EvaluationDataOnly("mathvista", "a benchmark"),
+        r"mathvista is for evaluation only \(a benchmark\); "
+        r"train on something else, or take the blame by name: data\.force=mathvista",
+    ),
+    (
+        PromptTooLong("q1", 7000, 6144),
+        r"row 'q1': its prompt has 7000 tokens, more than max_tokens=6144; "
+        r"lower model\.max_pixels or raise prompt\.max_tokens",
+    ),
+    (
+        WorkerEnded(-9),
+        r"the worker that prepares images ended \(exit status -9\): too little memory, or too little in /dev/shm\?; "
+        r"trainer\.workers=0 does without it",
+    ),
     (
         UnknownSplit("copy", "dev", ["train", "validation"]),
         r"copy has no split 'dev', but \['train', 'validation'\]; change data\.splits",

@@ -13,20 +13,19 @@ from openvlt.errors import UserError
 
 
 def read_rows(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
-    """(line or row number from 1, row) of a .jsonl, .json (a list), .parquet, .csv or .tsv file; anything else raises UserError.
+    """(line or row number from 1, row) of a .jsonl, .json (a list), .parquet, .csv or .tsv file.
 
-    The cells of a .csv or .tsv are text.
+    The cells of a .csv or .tsv are text. Raises UserError for any other file, or one that can't be read.
     """
     path = Path(path)
-    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _separated, ".tsv": _separated}
-    if path.suffix not in readers:
+    if path.suffix not in _READERS:
         raise UserError(
-            f"data file {path}: suffix {path.suffix!r} is not supported; use one of {', '.join(readers)}"
+            f"data file {path}: suffix {path.suffix!r} is not supported; use one of {', '.join(_READERS)}"
         )
     if not path.is_file():
         raise UserError(f"data file {path} does not exist (looked in {Path.cwd()}); correct the path")
     try:
-        rows = list(readers[path.suffix](path))
+        rows = list(_READERS[path.suffix](path))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
@@ -42,11 +41,11 @@ def read_rows(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
 
 
 def unit(path: Path | str) -> str:
-    """What rows of this file are counted in: lines of a .jsonl, else rows."""
+    """What the rows of a file are called in errors: lines of a .jsonl, else rows."""
     return "line" if Path(path).suffix == ".jsonl" else "row"
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -60,7 +59,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 ) from None
 
 
-def _json(path: Path) -> Iterator[tuple[int, Any]]:
+def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -75,7 +74,7 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(rows, 1)
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -85,20 +84,29 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path} is not a readable parquet file ({error}); write it again") from None
 
 
-def _separated(path: Path) -> Iterator[tuple[int, Any]]:
+def _read_separated(path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(sys.maxsize)  # a cell may hold an image
+    delimiter = "\t" if path.suffix == ".tsv" else ","
     with path.open(encoding="utf-8-sig", newline="") as lines:
         try:
-            for number, row in enumerate(
-                csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True), 1
-            ):
+            for number, row in enumerate(csv.DictReader(lines, delimiter=delimiter, strict=True), 1):
                 if None in row:
                     raise UserError(
-                        f"{path}, row {number}: more cells than the header has columns; put cells with separators in quotes"
+                        f"{path}, row {number}: more cells than the header has columns; "
+                        "put cells with separators in quotes"
                     )
                 yield number, row
         except csv.Error as error:
             raise UserError(f"{path} is not a readable table ({error}); write it again") from None
+
+
+_READERS = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".csv": _read_separated,
+    ".tsv": _read_separated,
+}
 
 
 def brief(value: Any) -> str:

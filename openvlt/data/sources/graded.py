@@ -1,4 +1,4 @@
-"""Problems with what a distillation found out about them: how often they are solved, and how long that takes."""
+"""Problems graded by a distillation: how often they are solved, and how long the responses are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openvlt.data.sources.base import Selection
 from openvlt.data.sources.files import read_rows
 from openvlt.data.sources.schema import Columns, to_problem
 from openvlt.data.sources.selection import filter_problems
-from openvlt.data.sources.splits import missing_split_error, select_share, split_share
+from openvlt.data.sources.splits import find_rows, select_share
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -21,9 +21,10 @@ GRADES = ("samples", "right", "pass_rate", "reward_variance", "mean_words", "mea
 
 @dataclass(frozen=True)
 class Graded:
-    """`conf/data/graded.yaml`: the `problems.parquet` that distill.py writes. Its difficulty columns are the problems' `meta`.
+    """`conf/data/graded.yaml`: distill.py's `problems.parquet`; its difficulty columns become `meta`.
 
-    `select(columns) -> mask` keeps some (see `openvlt.data.sources.selection`); null keeps all. `heldout` is as in `Rows`.
+    `select(columns) -> mask` keeps some of the problems (see `openvlt.data.sources.selection`); null keeps
+    all. `heldout` is as in `LocalRows`.
     """
 
     path: str
@@ -31,11 +32,9 @@ class Graded:
     heldout: float = 0.0
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
-        """See `Source`. Raises UserError when the file has no such columns, or nothing is kept."""
+        """See `Source`. Raises UserError when the file lacks these columns, or nothing is kept."""
         file = Path(self.path)
-        split, share = split_share(selection.split, self.heldout, ["train"])
-        if share[0] == share[1]:
-            raise missing_split_error(str(file), selection.split)
+        _, share = find_rows(selection, self.heldout, ["train"], str(file))
         return select_share(filter_problems(self._load(file), self.select), share, selection, seed, str(file))
 
     def _load(self, file: Path) -> list[Problem]:
@@ -43,14 +42,10 @@ class Graded:
         for number, row in read_rows(file):
             if missing := [name for name in GRADES if name not in row]:
                 raise UserError(
-                    f"{file} has no column {missing[0]}; give the problems.parquet of a distillation (python distill.py)"
+                    f"{file} has no column {missing[0]}; give the problems.parquet of a distillation "
+                    "(python distill.py)"
                 )
-            problem = to_problem(
-                row,
-                Columns(),
-                root=file.parent,
-                where=f"{file}, row {number}",
-                source=row.get("source") or "",
-            )
+            where, source = f"{file}, row {number}", row.get("source") or ""
+            problem = to_problem(row, Columns(), root=file.parent, where=where, source=source)
             problems.append(replace(problem, meta={name: row[name] for name in GRADES}))
         return problems

@@ -12,12 +12,11 @@ from openvlt.data.errors import UnavailableDataSet, UnknownSplit
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.schema import Columns, Row, to_problems
 from openvlt.data.sources.splits import (
-    SPLITS,
     benchmarks_named_in,
-    missing_split_error,
+    check_splits,
+    find_rows,
     refuse_training,
     select_share,
-    split_share,
 )
 from openvlt.errors import UserError
 from openvlt.types import Problem
@@ -28,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HubRows:
-    """`conf/data/hub.yaml`: a data set of the Hugging Face hub, or a copy of it (folder, `save_to_disk`, parquet file).
+    """`conf/data/hub.yaml`: a data set of the Hugging Face hub, or a local copy (a folder or a parquet file).
 
-    `splits` says which of the set's splits (slices like `train[:90%]` included) is our train, test and val; `heldout`
-    and `skip_bad` are as in `Rows`. `convert(row)` puts a row of another form into that of data=jsonl (`columns` then name the result).
-    Benchmarks known by name give no training rows unless `force` names them. Encoded images of the split are held in memory.
+    `splits` names the set's splits (slices like `train[:90%]` included) that are our train, test and val;
+    `heldout` and `skip_bad` are as in `LocalRows`. `convert(row)` turns a row of another form into one of
+    data=jsonl (`columns` then name the result's). Known benchmarks give no training rows unless `force` names
+    them. Encoded images of the split are held in memory.
     """
 
     path: str
@@ -48,23 +48,18 @@ class HubRows:
     skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
-        """See `Source`. Raises UserError when the data can't be had, on a bad row, a missing split, or too few rows."""
-        if set(self.splits) - set(SPLITS):
-            raise UserError(f"data.splits names {sorted(self.splits)}; its keys are of {list(SPLITS)}")
+        """See `Source`.
+
+        Raises UserError when data can't be loaded, on a bad row, a missing split, or too few rows.
+        """
+        splits = check_splits(self.splits)
         if selection.split == "train":
             for name in benchmarks_named_in(self.path):
                 refuse_training(name, "a benchmark", self.force)
-        splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
-        split, share = split_share(selection.split, self.heldout, list(splits))
-        if split not in splits or share[0] == share[1]:
-            raise missing_split_error(
-                f"data.path={self.path}",
-                selection.split,
-                f"data.splits.{selection.split}=<one of its splits>",
-            )
-        return select_share(
-            self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]"
-        )
+        setting = f"splits.{selection.split}=<one of its splits>"
+        split, share = find_rows(selection, self.heldout, list(splits), self.path, setting)
+        where = f"{self.path}[{splits[split]}]"
+        return select_share(self._load(splits[split]), share, selection, seed, where)
 
     def _load(self, split: str) -> list[Problem]:
         data = load_split(self.path, split, name=self.name, revision=self.revision, data_dir=self.data_dir)
@@ -81,7 +76,7 @@ class HubRows:
         )
 
 
-# --- what every reader of such data shares -------------------------------------------------------------------
+# --- what every reader of such data shares ------------------------------------------------------------------
 
 
 def import_datasets() -> ModuleType:
@@ -103,7 +98,7 @@ def load_split(
     revision: str | None = None,
     data_dir: str | None = None,
 ) -> Dataset:
-    """One split of a data set: a folder that `save_to_disk` wrote, a parquet file, or whatever `load_dataset` takes.
+    """One split of a data set: `save_to_disk`'s folder, a parquet file, or whatever `load_dataset` takes.
 
     Raises UnavailableDataSet when it can't be loaded, UnknownSplit when a saved one has other splits.
     """
@@ -126,8 +121,8 @@ def is_saved(folder: Path | str) -> bool:
 def load_saved(folder: Path | str, split: str, *, any_split: bool = False) -> Dataset:
     """One split of what `save_to_disk` wrote.
 
-    A lone data set counts as the split that it names, as `train` if it names none, or as any split with `any_split`.
-    Raises UnknownSplit for a split that isn't there.
+    A lone data set counts as the split that it names, as `train` if it names none, or as any split with
+    `any_split`. Raises UnknownSplit for a split that isn't there.
     """
     data = import_datasets().load_from_disk(str(folder))
     splits = data if isinstance(data, dict) else {split if any_split else str(data.split or "train"): data}
@@ -137,7 +132,7 @@ def load_saved(folder: Path | str, split: str, *, any_split: bool = False) -> Da
 
 
 def stored_rows(data: Dataset, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of some columns (None: all), as stored: images still encoded (`{bytes, path}`), class labels by their names."""
+    """Rows as stored, of some columns (None: all): images encoded (`{bytes, path}`), class labels by name."""
     kept = [name for name in data.column_names if columns is None or name in columns]
     rows = data.select_columns(kept).with_format("arrow")[:].to_pylist()
     for name in kept:

@@ -1,4 +1,4 @@
-"""Sources that read rows: a user's own files and Hugging Face data sets."""
+"""A source that reads rows of a user's own files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.files import read_rows, unit
 from openvlt.data.sources.schema import Columns, to_problems
-from openvlt.data.sources.splits import missing_split_error, select_share, split_share
+from openvlt.data.sources.splits import find_rows, select_share
 from openvlt.types import Problem
 
 
@@ -16,10 +16,10 @@ from openvlt.types import Problem
 class LocalRows:
     """`conf/data/jsonl.yaml`: rows of .jsonl, .json or .parquet files; image paths are relative to each file.
 
-    `path` is the training file. Held-out questions are those of `test_path` and `val_path`; for each of these two that
-    isn't given, a share `heldout` of the training rows is set aside, by a hash of the row's id. With `skip_bad` a bad
-    row is left out and stands in `skipped` (row -> reason); otherwise it is an error. Every row is checked at each
-    load; images are decoded when used.
+    `path` is the training file. Held-out questions are those of `test_path` and `val_path`; for each of these
+    two that isn't given, a share `heldout` of the training rows is set aside, by a hash of the row's id. With
+    `skip_bad` a bad row is left out and listed in `skipped` (row -> reason); otherwise it is an error. Every
+    row is checked at each load; images are decoded when used.
     """
 
     path: str
@@ -32,14 +32,11 @@ class LocalRows:
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`. Raises UserError on a bad file or row, a split that isn't there, or too few rows."""
-        files = {"train": self.path, "test": self.test_path, "val": self.val_path}
-        own = [split for split, file in files.items() if file is not None]
-        split, share = split_share(selection.split, self.heldout, own)
-        if share[0] == share[1]:
-            raise missing_split_error(
-                f"data.path={self.path}", selection.split, f"data.{selection.split}_path=<file>"
-            )
-        file = Path(files[split])
+        given = {"train": self.path, "test": self.test_path, "val": self.val_path}
+        files = {split: Path(file) for split, file in given.items() if file is not None}
+        setting = f"{selection.split}_path=<file>"
+        split, share = find_rows(selection, self.heldout, list(files), self.path, setting)
+        file = files[split]
         return select_share(self._load(file), share, selection, seed, str(file))
 
     def _load(self, file: Path) -> list[Problem]:

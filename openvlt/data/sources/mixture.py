@@ -1,4 +1,4 @@
-"""Several sources as one: weights, exact shares, and what happens when one of them is short."""
+"""Several sources as one: weights, exact shares, and what to do when a source is short."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from openvlt.types import Problem
 
 @dataclass(frozen=True)
 class Mixture:
-    """`conf/data/openvlthinker.yaml`: several sources by name. A source is opened only when a selection asks for it.
+    """`conf/data/openvlthinker.yaml`: several sources by name.
 
-    `selection.sources` weighs the parts (None: all alike); the amount is split exactly, largest remainders first. A
-    problem's `source` is its part's name, which also stands before its id, so that ids stay unique. A part with fewer
-    rows than its share is an error, or with `fill` gives all it has and the others make up for it.
+    A source is opened only when a selection has it.
+
+    `selection.sources` weighs the parts (None: all alike); the amount is split exactly, largest remainders
+    first. A problem's `source` is its part's name, which also stands before its id, so that ids stay unique.
+    A part with fewer rows than its share is an error, or with `fill` gives all it has and the others make up
+    for it.
     """
 
     sources: Mapping[str, Source]
@@ -27,7 +30,7 @@ class Mixture:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Bad rows left out so far by the parts: row -> reason."""
+        """Bad rows that the parts left out so far: row -> reason."""
         return {
             row: reason
             for part in self.sources.values()
@@ -35,7 +38,10 @@ class Mixture:
         }
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
-        """See `Source`; without an amount, all of the parts asked for. A part that is short raises UserError."""
+        """See `Source`; without an amount, all rows of the selected parts.
+
+        Raises UserError when a part is short.
+        """
         weights = self._weights(selection)
         if selection.amount is not None and self.fill:
             there = {name: self._part(name, None, selection, seed) for name in weights}
@@ -65,7 +71,7 @@ class Mixture:
         return [replace(problem, id=f"{name}/{problem.id}", source=name) for problem in problems]
 
     def _weights(self, selection: Selection) -> dict[str, float]:
-        """The parts that are asked for, with their weights."""
+        """The selected parts with their weights."""
         weights = dict.fromkeys(self.sources, 1) if selection.sources is None else dict(selection.sources)
         if not weights or set(weights) - set(self.sources):
             raise UserError(f"sources are {list(weights)}; choose from {list(self.sources)}")
@@ -84,7 +90,7 @@ class Mixture:
 
 
 def fill_shares(amount: int, weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
-    """As `apportion`, with no part asked for more than its size: short parts give all, the rest is shared out again."""
+    """As `apportion`, but short parts give all they have and the rest is shared out again."""
     if amount > sum(sizes[name] for name in weights):
         raise UserError(
             f"{amount} problems wanted, the sources have {dict(sizes)}; lower the amount or add data"
@@ -102,7 +108,7 @@ def fill_shares(amount: int, weights: Mapping[str, float], sizes: Mapping[str, i
 
 
 def apportion(amount: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """`amount` in whole parts proportional to the weights (largest remainders; the earlier name wins a tie)."""
+    """`amount` in whole parts proportional to the weights: largest remainders, ties to the earlier name."""
     exact = {name: Fraction(str(weight)) for name, weight in weights.items()}
     quotas = {name: amount * weight / sum(exact.values()) for name, weight in exact.items()}
     parts = {name: math.floor(quota) for name, quota in quotas.items()}

@@ -1,4 +1,4 @@
-"""A source in the form its authors released it: a folder that one reader understands, checked row by row."""
+"""A source in the form its authors released it: a folder that one reader reads, checked row by row."""
 
 from __future__ import annotations
 
@@ -11,34 +11,25 @@ from typing import Any
 
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import Columns, Row, to_problem
-from openvlt.data.sources.splits import (
-    SPLITS,
-    missing_split_error,
-    refuse_training,
-    select_share,
-    split_share,
-)
+from openvlt.data.sources.splits import check_splits, find_rows, refuse_training, select_share
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
-ReleaseRows = Iterator[tuple[str, Row]]
+
+class BadRow(UserError):
+    """A row that a reader can't read; its text names the place to look at."""
+
+
+ReleaseRows = Iterator[tuple[str, Row | BadRow]]  # (where, row of data=jsonl)
 Reader = Callable[[Path, str], ReleaseRows]
-
-
-class BadRow(Exception):
-    """A row that can't be read, with the place to look at."""
-
-    def __init__(self, where: str, fault: str) -> None:
-        super().__init__(f"{where}: {fault}")
-        self.where = where
 
 
 @dataclass(frozen=True)
 class Release:
-    """`conf/data/<source>.yaml`: `read(folder, split)` gives (where, row of data=jsonl) for the files under `path`.
+    """`conf/data/<source>.yaml`: `read(folder, split)` gives (where, row of data=jsonl) of files in `path`.
 
-    `splits` names the release's own split for each of ours; `heldout` and `skip_bad` are as in `Rows`. A bad row names its file and
-    place, and stands in `skipped` when it is left out. `licence` is what the release says of itself.
+    `splits` names the release's own split for each of ours; `heldout` and `skip_bad` are as in `LocalRows`.
+    The error of a bad row names its file and place. `licence` is the one that the release states.
     """
 
     path: str
@@ -51,39 +42,33 @@ class Release:
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`. Raises UserError when files or rows are missing or broken, or too few."""
-        if set(self.splits) - set(SPLITS):
-            raise UserError(f"data.splits names {sorted(self.splits)}; its keys are of {list(SPLITS)}")
-        splits = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
-        split, share = split_share(selection.split, self.heldout, list(splits))
-        if split not in splits or share[0] == share[1]:
-            raise missing_split_error(
-                self.path, selection.split, f"data.splits.{selection.split}=<its split>"
-            )
+        splits = check_splits(self.splits)
+        setting = f"splits.{selection.split}=<its split>"
+        split, share = find_rows(selection, self.heldout, list(splits), self.path, setting)
         if not Path(self.path).is_dir():
             raise UserError(
                 f"data folder {self.path} does not exist (looked in {Path.cwd()}); unpack the release there"
             )
-        return select_share(
-            self._load(splits[split]), share, selection, seed, f"{self.path}[{splits[split]}]"
-        )
+        where = f"{self.path}[{splits[split]}]"
+        return select_share(self._load(splits[split]), share, selection, seed, where)
 
     def _load(self, split: str) -> list[Problem]:
         problems, root = [], Path(self.path)
-        for where, row in self.read(root, split):  # what the reader itself can't read is no row to skip
+        for where, row in self.read(root, split):  # an error of the reader itself is no row to skip
             try:
                 if isinstance(row, BadRow):
                     raise row
                 problems.append(to_problem(row, Columns(), root=root, where=where, source=root.name))
-            except (UserError, BadRow) as error:
+            except UserError as error:
                 if not self.skip_bad:
-                    raise UserError(str(error)) from error
+                    raise
                 self.skipped[where] = str(error)
         return problems
 
 
 @dataclass(frozen=True)
 class EvaluationOnly:
-    """A source that may be tested on and not trained on. `name` is what `force` has to say for its rows to be given as training rows."""
+    """A source for evaluation only; its rows are training rows only if `force` equals `name`."""
 
     source: Source
     name: str
@@ -98,11 +83,11 @@ class EvaluationOnly:
         return self.source.problems(selection, seed)
 
 
-# --- what readers share ---------------------------------------------------------------------------------------------
+# --- what readers share -------------------------------------------------------------------------------------
 
 
 def load_json(file: Path) -> Any:
-    """A JSON file. Raises UserError that names it and the line."""
+    """The content of a JSON file. Raises UserError that names the file and the line."""
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -119,33 +104,32 @@ def load_json(file: Path) -> Any:
         ) from None
 
 
-def each(
+def convert_rows(
     file: Path,
     rows: Sequence[Any] | Mapping[str, Any],
-    make: Callable[[str, Any], Row | None],
+    convert: Callable[[str, Any], Row | None],
     unit: str = "row",
 ) -> ReleaseRows:
-    """`make(id, row)` for every row of a file: a list's rows are counted from 1, a mapping's named by their keys; None leaves one out.
+    """(where, `convert(id, row)`) for every row of a file; rows that become None are left out.
 
-    A row without a field that `make` reads, or of another type, comes as a `BadRow`.
+    The ids of a list's rows are their numbers from 1, those of a mapping's its keys. A row without a field
+    that `convert` reads, or of another type, becomes a `BadRow`.
     """
-    for name, row in (
-        rows.items()
-        if isinstance(rows, Mapping)
-        else ((str(number), row) for number, row in enumerate(rows, 1))
-    ):
+    if not isinstance(rows, Mapping):
+        rows = {str(number): row for number, row in enumerate(rows, 1)}
+    for name, row in rows.items():
         where = f"{file}, {unit} {name}"
         try:
-            made = make(name, row)
+            converted = convert(name, row)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             fault = f"no {error}" if isinstance(error, KeyError) else str(error)
             yield (
                 where,
-                BadRow(where, f"not a row of this release ({fault}); mend it or set data.skip_bad=true"),
+                BadRow(f"{where}: not a row of this release ({fault}); mend it or set data.skip_bad=true"),
             )
         else:
-            if made is not None:
-                yield where, made
+            if converted is not None:
+                yield where, converted
 
 
 def letter(index: Any, choices: Sequence[str]) -> str:

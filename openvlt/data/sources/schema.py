@@ -1,4 +1,4 @@
-"""Rows of a file <-> problems: alone knows what a row must hold."""
+"""Rows to problems and back: the only place that fixes what a row holds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from openvlt.data.errors import MissingColumn
 from openvlt.data.images import UNREADABLE, open_image
 from openvlt.data.sources.files import brief, read_rows, unit
 from openvlt.errors import UserError
@@ -27,10 +28,11 @@ _OPTIONAL = ("id", "choices", "answer_type", "level")
 class Columns:
     """Which column of a file holds which field of a problem; the defaults are the fields' own names.
 
-    `images` is a name, a list of alternatives (the first that a row fills counts), or null for data without images. An
-    alternative may itself be a list of columns that are read together (`[images, [image_1, image_2]]`). A cell holds
-    one image or a list of them: a path relative to the file, encoded bytes, `{bytes, path}`, or a PIL image.
-    `choices`, `answer_type` and `level` may be missing from the file, and so may `id` (the row's number is taken then).
+    `images` is a name, a list of alternatives (the first that a row fills counts), or null for data without
+    images. An alternative may itself be a list of columns that are read together (`[images, [image_1,
+    image_2]]`). A cell holds one image or a list of them: a path relative to the file, encoded bytes,
+    `{bytes, path}`, or a PIL image. `choices`, `answer_type` and `level` may be missing from the file, and so
+    may `id` (the row's number is taken then).
     """
 
     id: str = "id"
@@ -52,31 +54,26 @@ class Columns:
         return plain | {name for group in self.image_groups() for name in group}
 
     def check(self, there: Collection[str], where: str) -> None:
-        """Raises UserError when the columns `there` lack a field that rows must have, or a name given in the config."""
+        """Raises MissingColumn when `there` lacks a field that rows must have, or a name that was set."""
         for field in fields(self):
             value = getattr(self, field.name)
-            names = (
-                [value]
-                if field.name != "images"
-                else [name for group in self.image_groups() for name in group]
-            )
-            if (
-                field.name in _OPTIONAL
-                and value == field.default
-                or not names
-                or any(name in there for name in names)
-            ):
-                continue
-            raise UserError(_absent(field.name, " or ".join(names), there, where))
+            names = [value]
+            if field.name == "images":
+                names = [name for group in self.image_groups() for name in group]
+            optional = not names or (field.name in _OPTIONAL and value == field.default)
+            if not optional and not any(name in there for name in names):
+                raise MissingColumn(where, field.name, " or ".join(names), there)
 
 
-# --- rows to problems -----------------------------------------------------------------------------------------------
+# --- rows to problems ---------------------------------------------------------------------------------------
 
 
 def to_problem(
     row: Row, columns: Columns, *, root: Path, where: str, source: str = "", default_id: str | None = None
 ) -> Problem:
-    """The problem of one row. Image paths are relative to `root` and must exist; they are decoded later, when used.
+    """The problem of one row.
+
+    Image paths are relative to `root` and must exist; they are decoded later, when used.
 
     `where` names the row in errors until its id is known; `default_id` is taken where the row has none.
     Raises UserError on a missing column, a wrong type, an empty text or a missing image.
@@ -128,7 +125,8 @@ def _convert(convert: Callable[[Row], Row], row: Row, where: str) -> Row:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         fault = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"{where}: not a row of this form ({fault}); there are {', '.join(row)}; mend it or set data.convert"
+            f"{where}: not a row of this form ({fault}); there are {', '.join(row)}; "
+            "mend it or set data.convert"
         ) from error
 
 
@@ -139,9 +137,9 @@ def _id(row: Row, columns: Columns, where: str, default: str | None) -> str:
 
 
 def _text(row: Row, column: str, field: str, where: str) -> str:
-    """A text or a number as text, not empty; true and false are neither (a question is answered with yes or no)."""
+    """A text or a number as text, not empty. True and false are refused: answers are yes and no."""
     if column not in row:
-        raise UserError(_absent(field, column, row, where))
+        raise MissingColumn(where, field, column, list(row))
     value = row[column]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"{where}: column {column!r} holds {brief(value)}; expected text or a number")
@@ -153,7 +151,7 @@ def _text(row: Row, column: str, field: str, where: str) -> str:
 
 
 def _answer(row: Row, columns: Columns, where: str) -> str:
-    """The answer; a whole number that is none of the choices would be an index, which nothing here understands."""
+    """The answer. A whole number that is none of the choices is refused: it would be an index."""
     answer, choices = _text(row, columns.answer, "answer", where), _choices(row, columns, where)
     if choices and isinstance(row[columns.answer], int) and answer not in choices:
         raise UserError(
@@ -183,12 +181,8 @@ def _answer_type(row: Row, columns: Columns, where: str) -> str | None:
 
 def _level(row: Row, columns: Columns, where: str) -> int | None:
     value = row.get(columns.level)
-    if (
-        isinstance(value, str)
-        and re.fullmatch(r"\d+", value)
-        or isinstance(value, float)
-        and value.is_integer()
-    ):
+    digits = isinstance(value, str) and re.fullmatch(r"\d+", value)
+    if digits or (isinstance(value, float) and value.is_integer()):
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | None):
         raise UserError(f"{where}: column {columns.level!r} holds {brief(value)}; expected a whole number")
@@ -199,10 +193,10 @@ def _images(row: Row, columns: Columns, root: Path, where: str) -> tuple[Path | 
     groups = [[name for name in group if name in row] for group in columns.image_groups()]
     if groups and not any(groups):
         names = " or ".join(name for group in columns.image_groups() for name in group)
-        raise UserError(_absent("images", names, row, where))
+        raise MissingColumn(where, "images", names, list(row))
     for group in groups:
         cells = [
-            item for name in group for item in (row[name] if isinstance(row[name], list) else [row[name]])
+            cell for name in group for cell in (row[name] if isinstance(row[name], list) else [row[name]])
         ]
         images = tuple(_image(cell, root, where) for cell in cells if cell is not None)
         if images:
@@ -220,7 +214,8 @@ def _image(cell: Any, root: Path, where: str) -> Path | Image.Image:
             return Image.open(BytesIO(cell))
         except UNREADABLE as error:
             raise UserError(
-                f"{where}: {len(cell)} bytes are not a readable image ({error}); replace them or remove the row"
+                f"{where}: {len(cell)} bytes are not a readable image ({error}); "
+                "replace them or remove the row"
             ) from error
     if not isinstance(cell, str | Path):
         raise UserError(f"{where}: an image is {brief(cell)}; expected a path, bytes, or {{bytes, path}}")
@@ -234,24 +229,19 @@ def _image(cell: Any, root: Path, where: str) -> Path | Image.Image:
     return file
 
 
-def _absent(field: str, column: str, there: Collection[str], where: str) -> str:
-    fix = f"set data.columns.{field}{' (null: no images)' if field == 'images' else ''}"
-    return f"{where}: no column {column} for the {field}; there are {', '.join(map(str, there)) or 'none'}; {fix}"
-
-
-# --- problems to rows -----------------------------------------------------------------------------------------------
+# --- problems to rows ---------------------------------------------------------------------------------------
 
 
 def problem_row(problem: Problem, folder: Path) -> dict[str, Any]:
-    """The row of data=jsonl for a file in `folder`: pictures in memory are saved in its `images`, paths made relative.
+    """The row of data=jsonl for a file in `folder`; images in memory are saved in `folder/images`.
 
-    Fields that are None (or an empty source) are left out; `meta` is not kept.
+    Paths become relative. Fields that are None (or an empty source) are left out, and so is `meta`.
     """
     row = {
         "id": problem.id,
         "question": problem.question,
         "answer": problem.answer,
-        "images": stored_images(problem, folder),
+        "images": store_images(problem, folder),
         "choices": None if problem.choices is None else list(problem.choices),
         "answer_type": problem.answer_type,
         "level": problem.level,
@@ -260,13 +250,13 @@ def problem_row(problem: Problem, folder: Path) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def stored_images(problem: Problem, folder: Path) -> list[str]:
-    """Paths of a problem's images relative to `folder`; pictures in memory are written to `folder/images` first."""
-    return [_stored(image, problem.id, index, folder) for index, image in enumerate(problem.images)]
+def store_images(problem: Problem, folder: Path) -> list[str]:
+    """Writes a problem's images in memory to `folder/images`; returns all paths, relative to `folder`."""
+    return [_store_image(image, problem.id, index, folder) for index, image in enumerate(problem.images)]
 
 
-def _stored(image: Path | Image.Image, row: str, index: int, folder: Path) -> str:
-    """The image's path relative to `folder`; links on the way are resolved, since `..` means the real parent."""
+def _store_image(image: Path | Image.Image, row: str, index: int, folder: Path) -> str:
+    """The image's path relative to `folder`. Links are resolved first, since `..` means the real parent."""
     if isinstance(image, Image.Image):
         name = Path("images") / f"{_file_name(row)}-{index}.png"
         (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -283,7 +273,7 @@ def _file_name(row: str) -> str:
 
 
 def read_traces(file: Path | str) -> list[Trace]:
-    """The traces of a file of `problem_row`s with a `response`; their origin is the row's, or the folder's name."""
+    """The traces in a file of `problem_row`s with a `response`; `origin` is the row's or the folder's."""
     file, traces = Path(file), []
     for number, row in read_rows(file):
         where = f"{file}, {unit(file)} {number}"
@@ -295,8 +285,8 @@ def read_traces(file: Path | str) -> list[Trace]:
 
 def check_unique_ids(problems: Sequence[Problem], where: str) -> None:
     """Raises UserError when two problems share an id: results are keyed by it."""
-    seen: set[str] = set()
+    ids: set[str] = set()
     for problem in problems:
-        if problem.id in seen:
+        if problem.id in ids:
             raise UserError(f"{where}: id {problem.id!r} occurs twice; give every row its own id")
-        seen.add(problem.id)
+        ids.add(problem.id)

@@ -1,4 +1,4 @@
-"""Offline selectors: which problems to train on at all, by what is known of each. `select(columns) -> bool mask`."""
+"""Selectors: which problems to train on, by columns of numbers. `select(columns) -> bool mask`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Selector = Callable[[ProblemColumns], np.ndarray]
 
 
 def problem_columns(problems: Sequence[Problem]) -> dict[str, np.ndarray]:
-    """`level` and every number in the problems' `meta` (pass rate, reward variance, search iterations), NaN where a problem has none."""
+    """`level` and every number in the problems' `meta` (pass rate, ...); NaN where a problem has none."""
     numbers = [
         {
             "level": problem.level,

@@ -1,21 +1,20 @@
-"""Which rows a split holds, and which of them a selection takes."""
+"""Which rows belong to a split, and which of them a selection takes."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from openvlt.data.sources.base import Selection, advise_all_rows, refuse_mixture, take_amount
+from openvlt.data.errors import EvaluationDataOnly, MissingSplit, TooFewProblems, UnknownLevels
+from openvlt.data.sources.base import Selection, refuse_mixture
 from openvlt.data.sources.schema import check_unique_ids
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
 SPLITS = ("train", "val", "test")
-
-
 BENCHMARKS = (
     "mathvista",
     "mathverse",
@@ -29,9 +28,10 @@ BENCHMARKS = (
 
 
 def split_share(name: str, heldout: float, own: Sequence[str]) -> tuple[str, tuple[float, float]]:
-    """Which of the splits with data of their `own` holds split `name`, and which share of its ids: (split, (from, to)).
+    """Where the rows of split `name` are: the split that holds them, and the share (from, to) of its ids.
 
-    `heldout` is the share of `train` set aside for each of `test` and `val` that has no data of its own.
+    `own` are the splits with data of their own. `heldout` is the share of `train` set aside for each of
+    `test` and `val` that has none.
     """
     if name not in SPLITS:
         raise UserError(f"split is {name!r}; it is one of {list(SPLITS)}")
@@ -50,62 +50,83 @@ def split_share(name: str, heldout: float, own: Sequence[str]) -> tuple[str, tup
     return "train", (heldout * place, heldout * (place + 1))
 
 
-def _chance(name: str) -> float:
-    """A number in [0, 1) that depends on the id alone, so that a row keeps its side when others come or go."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 256**6
+def check_splits(splits: Mapping[str, str | None]) -> dict[str, str]:
+    """Our splits -> a data set's own, without those that are null.
+
+    Raises UserError for a split that isn't ours.
+    """
+    if set(splits) - set(SPLITS):
+        raise UserError(f"data.splits names {sorted(splits)}; its keys are of {list(SPLITS)}")
+    return {ours: theirs for ours, theirs in splits.items() if theirs is not None}
 
 
-def apply_selection(
-    problems: Sequence[Problem], selection: Selection, seed: int, where: str
-) -> list[Problem]:
-    """Levels filtered, order drawn by `seed`, the first `amount` taken. Raises UserError where that can't be done."""
-    refuse_mixture(selection, where)
-    if selection.levels is not None:
-        known = sorted({problem.level for problem in problems if problem.level is not None})
-        if not set(selection.levels) <= set(known):
-            raise UserError(
-                f"{where}: levels {list(selection.levels)} wanted, the rows have {known or 'none'}; "
-                f"name the column in data.columns.level, or {advise_all_rows('levels')}"
-            )
-        problems = [problem for problem in problems if problem.level in selection.levels]
-    problems = list(problems)
-    random.Random(f"order/{seed}").shuffle(problems)
-    return take_amount(problems, selection, where)
+def find_rows(
+    selection: Selection, heldout: float, own: Sequence[str], where: str, setting: str | None = None
+) -> tuple[str, tuple[float, float]]:
+    """As `split_share`, for the split of a selection.
 
-
-def missing_split_error(where: str, split: str, *own: str) -> UserError:
-    """The error for a split without rows; `own` are the source's settings that name some."""
-    aside = ["data.heldout=0.1 to set a tenth of its rows aside"] if split != "train" else []
-    scored = ["evaluation.selection.split=train to score a model on all of them"] if split == "test" else []
-    return UserError(f"{where} has no {split} rows; set {', or '.join([*own, *aside, *scored])}")
-
-
-def benchmarks_named_in(path: str) -> list[str]:
-    """The benchmarks that a hub id or the end of a path names. EMMA's letters also stand inside words, so it has to be one of its own."""
-    end = "/".join(Path(path).parts[-2:]).lower()
-    letters = re.sub(r"[^a-z]", "", end)
-    return [name for name in BENCHMARKS if name in letters] + ["emma"] * bool(
-        re.search(r"(?<![a-z])emma(?![a-z])", end)
-    )
-
-
-def refuse_training(name: str, why: str, force: str | None) -> None:
-    """Raises UserError unless `force` is the name of this very material."""
-    if force != name:
-        raise UserError(
-            f"{name} is for evaluation only ({why}); train on something else, or take the blame by name: data.force={name}"
-        )
+    Raises MissingSplit when it has no rows; `setting` is the source's own that would name some.
+    """
+    split, share = split_share(selection.split, heldout, own)
+    if split not in own or share[0] == share[1]:
+        raise MissingSplit(where, selection.split, setting)
+    return split, share
 
 
 def select_share(
     problems: list[Problem], share: tuple[float, float], selection: Selection, seed: int, where: str
 ) -> list[Problem]:
-    """The problems whose ids fall into the share, chosen from."""
+    """The selected ones of the problems whose ids fall into the share."""
     check_unique_ids(problems, where)
-    inside = [problem for problem in problems if share[0] <= _chance(problem.id) < share[1]]
+    inside = [problem for problem in problems if share[0] <= _id_fraction(problem.id) < share[1]]
     if not inside:
         raise UserError(
             f"{where}: none of its {len(problems)} usable rows is left for split {selection.split!r}; "
             "add rows, or change data.heldout"
         )
     return apply_selection(inside, selection, seed, where)
+
+
+def _id_fraction(name: str) -> float:
+    """A number in [0, 1) that depends on the id alone: a row keeps its split when others come or go."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 256**6
+
+
+def apply_selection(
+    problems: Sequence[Problem], selection: Selection, seed: int, where: str
+) -> list[Problem]:
+    """The first `amount` problems of the selection's levels, in an order drawn by `seed`.
+
+    Raises MixtureWanted, UnknownLevels or TooFewProblems.
+    """
+    refuse_mixture(selection, where)
+    if selection.levels is not None:
+        known = sorted({problem.level for problem in problems if problem.level is not None})
+        if not set(selection.levels) <= set(known):
+            raise UnknownLevels(where, list(selection.levels), known)
+        problems = [problem for problem in problems if problem.level in selection.levels]
+    problems = list(problems)
+    random.Random(f"order/{seed}").shuffle(problems)
+    if selection.amount is not None and selection.amount > len(problems):
+        raise TooFewProblems(where, selection.amount, len(problems))
+    return problems[: selection.amount]
+
+
+# --- material that must not be trained on -------------------------------------------------------------------
+
+
+def benchmarks_named_in(path: str) -> list[str]:
+    """The benchmarks that a hub id or the end of a path names.
+
+    EMMA's letters also stand inside words, so it has to be a word of its own.
+    """
+    end = "/".join(Path(path).parts[-2:]).lower()
+    letters = re.sub(r"[^a-z]", "", end)
+    emma = re.search(r"(?<![a-z])emma(?![a-z])", end)
+    return [name for name in BENCHMARKS if name in letters] + ["emma"] * bool(emma)
+
+
+def refuse_training(name: str, why: str, force: str | None) -> None:
+    """Raises EvaluationDataOnly unless `force` is the name of this very material."""
+    if force != name:
+        raise EvaluationDataOnly(name, why)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.sources.schema import stored_images
+from openvlt.data.sources.schema import store_images
 from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import Rollouts
 
@@ -63,5 +63,5 @@ def _transcript(rollouts: Rollouts, row: int, group: int, step: int, folder: Pat
         "reward": float(rollouts.reward_N[row]),
         "advantage": float(rollouts.advantage[row][: len(completion.token_ids)].mean()),
         "kept": bool(rollouts.keep_N[row]),
-        "images": stored_images(problem, folder),
+        "images": store_images(problem, folder),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from openvlt.data.errors import MissingSplit, MixtureWanted, TooFewProblems, UnknownLevels
 from openvlt.data.images import open_images
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.hub import HubRows
@@ -67,17 +69,17 @@ def test_shares_on_paper():
 
 
 @pytest.mark.parametrize(
-    ("settings", "selection", "message"),
+    ("settings", "selection", "error"),
     [
         (
             {},
             {"split": "test"},
-            r"has no test rows; set data\.test_path=<file>, or data\.heldout=0\.1 .*, or evaluation\.selection\.split=train",
+            MissingSplit("rows.jsonl", "test", "test_path=<file>"),
         ),
         (
             {},
             {"split": "val"},
-            r"has no val rows; set data\.val_path=<file>, or data\.heldout=0\.1 to set a tenth of its rows aside$",
+            MissingSplit("rows.jsonl", "val", "val_path=<file>"),
         ),
         ({}, {"split": "tset"}, r"split is 'tset'; it is one of \['train', 'val', 'test'\]"),
         (
@@ -90,24 +92,30 @@ def test_shares_on_paper():
         (
             {},
             {"amount": 6},
-            r"6 problems wanted, 5 there; lower the amount, add data, or take all rows: .*own.* select\.amount=null",
+            TooFewProblems("rows.jsonl", 6, 5),
         ),
         (
             {},
             {"levels": (1,)},
-            r"levels \[1\] wanted, the rows have none; name the column in data\.columns\.level, or .* select\.levels=null",
+            UnknownLevels("rows.jsonl", [1], []),
         ),
         (
             {},
             {"sources": {"geos": 1}},
-            r"is one source; sources=\{'geos': 1\} needs a mixture .* select\.sources=null",
+            MixtureWanted("rows.jsonl", {"geos": 1}),
         ),
     ],
 )
-def test_what_cannot_be_selected_says_what_to_set(write, make_row, settings, selection, message):
-    file = write([make_row(number) for number in range(5)])
-    with pytest.raises(UserError, match=message):
-        LocalRows(str(file), **settings).problems(Selection(**selection), 0)
+def test_what_cannot_be_selected_is_an_error(write, make_row, monkeypatch, settings, selection, error):
+    """With the settings that mend it: tests/cli/test_data_fixes.py."""
+    monkeypatch.chdir(write([make_row(number) for number in range(5)]).parent)
+    expected, message = (
+        (UserError, error) if isinstance(error, str) else (type(error), f"^{re.escape(str(error))}$")
+    )
+    with pytest.raises(expected, match=message) as caught:
+        LocalRows("rows.jsonl", **settings).problems(Selection(**selection), 0)
+    if not isinstance(error, str):
+        assert vars(caught.value) == vars(error)
 
 
 def test_two_files_of_their_own_leave_nothing_to_hold_out(write, make_row):
@@ -267,8 +275,9 @@ def test_what_save_to_disk_wrote_is_read_with_its_splits(hub_copy, tmp_path):
     )
     check_copy(source)
     assert sorted(ids(source, split="val")) == ["6", "7"]
-    with pytest.raises(UserError, match=r"has no test rows; set data\.splits\.test=<one of its splits>"):
+    with pytest.raises(MissingSplit, match=r"copy has no test rows$") as caught:
         ids(source, split="test")
+    assert caught.value.setting == "splits.test=<one of its splits>"
     with pytest.raises(UserError, match=r"has no split 'dev', but \['train', 'validation'\]"):
         ids(dataclasses.replace(source, splits={"train": "dev"}))
     half = dataclasses.replace(source, splits={"train": "train"}, heldout=0.3)

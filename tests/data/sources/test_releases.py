@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from openvlt.config.resolvers import CONF
+from openvlt.data.errors import EvaluationDataOnly, MissingSplit
 from openvlt.data.images import open_images
 from openvlt.data.sources import release_readers
 from openvlt.data.sources.base import Selection
@@ -272,10 +273,9 @@ def test_a_scienceqa_question_without_its_picture(data_dir, tmp_path):
 
 def test_splits_that_are_not_there(written):
     source = release(written(FORMS["ai2d"][0]), "ai2d")
-    with pytest.raises(
-        UserError, match=r"has no test rows; set data\.splits\.test=<its split>, or data\.heldout=0\.1"
-    ):
+    with pytest.raises(MissingSplit, match="has no test rows") as caught:
         problems(source, split="test")
+    assert caught.value.setting == "splits.test=<its split>"
 
 
 # --- the hub's forms ----------------------------------------------------------------------------------------------------
@@ -341,8 +341,7 @@ def test_evaluation_only_material_is_trained_on_by_name_only(data_dir):
     guarded = EvaluationOnly(source, "mathvista", "its terms forbid training on it")
     assert len(problems(guarded, split="test")) == 4
     with pytest.raises(
-        UserError,
-        match=r"mathvista is for evaluation only \(its terms forbid training on it\); .*data\.force=mathvista",
+        EvaluationDataOnly, match=r"mathvista is for evaluation only \(its terms forbid training on it\)"
     ):
         problems(guarded)
     with pytest.raises(UserError, match="is for evaluation only"):
@@ -359,5 +358,5 @@ def test_evaluation_only_material_is_trained_on_by_name_only(data_dir):
 def test_benchmarks_on_the_hub_are_known_by_name(path, name):
     assert benchmarks_named_in(path) == [name] * (name is not None)
     if name is not None:
-        with pytest.raises(UserError, match=f"{name} is for evaluation only .* data.force={name}"):
+        with pytest.raises(EvaluationDataOnly, match=f"{name} is for evaluation only"):
             problems(HubRows(path))

@@ -179,7 +179,7 @@ def test_a_bad_cell_is_named_with_its_row(change, message):
 def test_a_missing_column_says_which_there_are(column):
     row = {name: value for name, value in PLAIN.items() if name != column}
     with pytest.raises(
-        UserError, match=rf"line 7.*no column {column} for the {column}; there are {', '.join(row)}; set data"
+        UserError, match=rf"line 7.*no column {column} for the {column}; there are {', '.join(row)}$"
     ):
         problem(row)
 
