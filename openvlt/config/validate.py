@@ -1,4 +1,4 @@
-"""What a setting may be: keys that its target takes, values of the kinds that its annotations name, numbers in their range."""
+"""Checks settings: their keys and kinds by the signature of their target, numbers by their range."""
 
 from __future__ import annotations
 
@@ -14,28 +14,34 @@ from openvlt.errors import UserError
 _SCALARS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)}
 _LISTS, _MAPPINGS = ("tuple", "list", "Sequence"), ("Mapping", "dict")
 _OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # Hydra's
-_NAMES = {"None": "null", **dict.fromkeys(_LISTS, "list"), **dict.fromkeys(_MAPPINGS, "mapping")}
+_KIND_NAMES = {"None": "null", **dict.fromkeys(_LISTS, "list"), **dict.fromkeys(_MAPPINGS, "mapping")}
 
 
 def check_positive(part: Any, where: str, *names: str) -> None:
-    """Raises UserError for the first of these numbers of `part` that isn't above 0; `where` is its place in the configuration."""
+    """Raises UserError for the first of these numbers of `part` that isn't above 0.
+
+    `where` is the part's place in the configuration.
+    """
     for name in names:
         if not getattr(part, name) > 0:
             raise UserError(f"{where}.{name}={getattr(part, name)}; it is above 0".lstrip("."))
 
 
 def check_not_negative(part: Any, where: str, *names: str) -> None:
-    """As `positive`, but 0 may be."""
+    """As `check_positive`, but 0 is allowed."""
     for name in names:
         if not getattr(part, name) >= 0:
             raise UserError(f"{where}.{name}={getattr(part, name)} is negative; give 0 or more")
 
 
-# --- by the signature of a target --------------------------------------------------------------------------------------
+# --- by the signature of a target ---------------------------------------------------------------------------
 
 
 def check_nodes(config: Any, name: str) -> None:
-    """Raises UserError for the first node whose target can't be had, doesn't take a key, lacks one, or wants another kind of value."""
+    """Raises UserError for the first node that doesn't fit its target.
+
+    The target can't be imported, doesn't take a key, lacks one, or takes another kind of value.
+    """
     for path, node in _targets(config, name):
         target = _locate(path, node["_target_"])
         try:
@@ -48,25 +54,23 @@ def check_nodes(config: Any, name: str) -> None:
 
 
 def check_values(path: str, given: Mapping[str, Any], signature: inspect.Signature) -> None:
-    """Numbers, words, switches, lists and mappings are what the parameter's annotation says; all other kinds are the target's to check."""
+    """Raises UserError for a value that isn't of the kind in its parameter's annotation.
+
+    Numbers, words, switches, lists and mappings are checked here, all other kinds by the target itself.
+    """
     for key, value in given.items():
         kinds = _kinds(str(getattr(signature.parameters.get(key), "annotation", "")))
         if kinds and not _is_one_of(value, kinds):
-            where, named = (
-                f"{path}.{key}".lstrip("."),
-                " or ".join(dict.fromkeys(_NAMES.get(kind, kind) for kind in kinds)),
-            )
+            where = f"{path}.{key}".lstrip(".")
+            kind = " or ".join(dict.fromkeys(_KIND_NAMES.get(kind, kind) for kind in kinds))
             shown = "null" if value is None else repr(value)
-            fix = (
-                f"[{value}]"
-                if named == "list" and not isinstance(value, Mapping) and value is not None
-                else f"<{named}>"
-            )
-            raise UserError(f"{where}={shown} is no {named}; give {where}={fix}")
+            one_item = kind == "list" and not isinstance(value, Mapping) and value is not None
+            fix = f"[{value}]" if one_item else f"<{kind}>"
+            raise UserError(f"{where}={shown} is no {kind}; give {where}={fix}")
 
 
 def _kinds(annotation: str) -> list[str]:
-    """The alternatives of an annotation, none where one of them may be anything."""
+    """The alternatives of an annotation; [] if one of them isn't checked here."""
     kinds = [part.partition("[")[0].strip() for part in re.split(r"\|(?![^\[]*\])", annotation)]
     return kinds if all(kind in (*_SCALARS, *_LISTS, *_MAPPINGS) for kind in kinds) else []
 
@@ -102,19 +106,16 @@ def _check_keys(
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         known = [name for name in signature.parameters if name != "self"]
         if unknown := sorted(set(given) - set(known)):
-            raise UserError(
-                f"{path or 'config'} has unknown {_listed(unknown)}; {node['_target_']} takes {', '.join(known)}"
-            )
+            takes = f"{node['_target_']} takes {', '.join(known)}"
+            raise UserError(f"{path or 'config'} has unknown {_quote_keys(unknown)}; {takes}")
     needed = [
         one.name
         for one in parameters
         if one.default is one.empty and one.kind not in several and one.name not in given
     ]
     if needed and not node.get("_partial_") and "_args_" not in node:
-        where = f"{path}.{needed[0]}".lstrip(".")
-        raise UserError(
-            f"{path or 'config'} has no {', '.join(needed)}, which {node['_target_']} needs; give {where}=<value>"
-        )
+        where, lacks = f"{path}.{needed[0]}".lstrip("."), f"{path or 'config'} has no {', '.join(needed)}"
+        raise UserError(f"{lacks}, which {node['_target_']} needs; give {where}=<value>")
 
 
 def _locate(path: str, target: str) -> Callable[..., Any]:
@@ -138,5 +139,5 @@ def _locate(path: str, target: str) -> Callable[..., Any]:
     return getattr(module, name)
 
 
-def _listed(keys: list[str]) -> str:
+def _quote_keys(keys: list[str]) -> str:
     return f"key {keys[0]!r}" if len(keys) == 1 else f"keys {', '.join(map(repr, keys))}"

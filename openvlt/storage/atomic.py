@@ -12,10 +12,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def atomic_write(file: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Gives a path beside `file` to write to; it takes the place of `file` when the block ends without an error.
+    """Yields a path beside `file` to write to, which replaces `file` if the block ends without an error.
 
-    A kill leaves at most the file aside, which the next writer overwrites. With `shared` several processes may
-    write the same file at once: each has a file aside of its own, and the last one wins.
+    A kill leaves at most the file aside, which the next writer overwrites. With `shared` several processes
+    may write the same file at once: each has a file aside of its own, and the last one wins.
     """
     number = f".{os.getpid()}" if shared else ""
     aside = file.with_name(f".{file.name}{number}.tmp")

@@ -1,4 +1,4 @@
-"""JSON lines that a kill at any moment can't spoil: whole lines count, a half-written last one is forgotten."""
+"""JSON lines that a kill can't spoil: whole lines count, a half-written last one is ignored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def append_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects of all whole lines; [] if the file isn't there. Never writes. Raises UserError with the number of a broken line."""
+    """The objects of all whole lines; [] if the file isn't there.
+
+    Never writes. Raises UserError with the number of a broken line.
+    """
     rows = []
     for number, line in enumerate(whole_lines(file) if file.is_file() else (), start=1):
         try:
@@ -29,19 +32,19 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def whole_lines(file: Path) -> list[str]:
-    """Lines that end in a line feed and hold something: text that a model wrote may hold any other separator."""
+    """The lines that end in a line feed and aren't blank. Text of a model may hold any other separator."""
     text = file.read_bytes()
     return [line for line in text[: text.rfind(b"\n") + 1].decode("utf-8").split("\n") if line.strip()]
 
 
 def drop_partial_line(file: Path) -> None:
-    """Cuts a half-written last line off; the last line feed is looked for from the end."""
+    """Cuts off a half-written last line; the file is searched from its end."""
     with file.open("r+b") as text:
         size = end = text.seek(0, 2)
-        place = -1
-        while end > 0 and place < 0:
+        line_feed = -1
+        while end > 0 and line_feed < 0:
             begin = text.seek(max(0, end - 65536))
-            place, end = text.read(end - begin).rfind(b"\n"), begin
-        whole = end + place + 1
+            line_feed, end = text.read(end - begin).rfind(b"\n"), begin
+        whole = end + line_feed + 1
         if whole < size:
             text.truncate(whole)

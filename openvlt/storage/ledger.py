@@ -1,4 +1,4 @@
-"""An append-only file of rows filed under keys: what makes a stage of calls resumable, and repeats free."""
+"""An append-only file of rows by key: it makes a stage of calls resumable, and repeated calls free."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def content_key(*parts: Any) -> str:
 
 
 class Ledger:
-    """Rows of one file by key (`content_key`). A row is on disk when `append` returns; a half-written last line is cut off.
+    """Rows of one file by key (`content_key`). A row is on disk when `append` returns.
 
-    Rows stay on disk: memory is 16 bytes a row, whatever it holds. The first row of a key counts. Several processes may file rows in one
-    file at a time: each holds the file's lock while it writes, and takes note of the others' rows first.
+    A half-written last line is cut off. Rows stay on disk: memory is 16 bytes a row. The first row of a key
+    counts. Several processes may append to one file at a time: each holds the file's lock while it writes, and
+    reads the others' rows first.
     """
 
     def __init__(self, file: Path) -> None:
@@ -42,7 +43,7 @@ class Ledger:
         self._keys, self._places = np.empty(0, np.uint64), np.empty(0, np.uint64)
         self._recent: dict[int, int] = {}
         self._end = self._lines = 0
-        with self._alone():
+        with self._lock():
             pass
 
     def __enter__(self) -> Ledger:
@@ -70,11 +71,11 @@ class Ledger:
         return row
 
     def append(self, key: str, row: Mapping[str, Any]) -> None:
-        """Files a row; nothing happens when the key is there."""
+        """Appends a row, unless its key is there."""
         if key in self:
             return
         line = json.dumps({"key": key, **row}, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-        with self._alone():
+        with self._lock():
             if key not in self:
                 self._handle.write(line)
                 self._handle.flush()
@@ -82,7 +83,7 @@ class Ledger:
                 self._end, self._lines = self._end + len(line), self._lines + 1
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All rows in the order in which they were filed, with their keys; one that is being written is left out."""
+        """All rows, with their keys, in the order of `append`; one that is being written is left out."""
         with self.file.open("rb") as lines:
             yield from (self._read(line) for line in lines if line.endswith(b"\n"))
 
@@ -93,12 +94,13 @@ class Ledger:
             with self.file.open("rb") as lines:
                 number = next(number for number, each in enumerate(lines, 1) if each == line)
             raise UserError(
-                f"{self.file}, line {number} is not valid JSON ({error}); restore the file, or remove that line"
+                f"{self.file}, line {number} is not valid JSON ({error}); "
+                "restore the file, or remove that line"
             ) from error
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other process writes meanwhile; what others wrote before is noted, and what a killed one left half-written is cut off."""
+    def _lock(self) -> Iterator[None]:
+        """Holds the file's lock, notes the rows of others, and cuts off a line that a killed process left."""
         with hold_lock(self._handle):
             self._handle.flush()  # forgets what was read ahead
             if os.fstat(self._handle.fileno()).st_size != self._end:
@@ -112,7 +114,8 @@ class Ledger:
             found = _LINE.match(line)
             if found is None:
                 raise UserError(
-                    f"{self.file}, line {self._lines + 1} has no key, so this is no ledger; restore the file, or move it away"
+                    f"{self.file}, line {self._lines + 1} has no key, so this is no ledger; "
+                    "restore the file, or move it away"
                 )
             key = found[1].decode()
             if key not in self:
@@ -120,7 +123,7 @@ class Ledger:
             self._end, self._lines = self._end + len(line), self._lines + 1
 
     def _note(self, key: str, place: int) -> None:
-        """Recent rows stand in a dictionary; now and then they join the sorted arrays, which are ten times smaller."""
+        """Notes where a row begins: in a dictionary, now and then moved to sorted arrays, a tenth in size."""
         import numpy as np
 
         self._recent[int(key[:16], 16)] = place

@@ -1,4 +1,4 @@
-"""Who may write: one process at a time, by locks of the file system, which end with the process that holds them."""
+"""Locks of the file system: one process at a time may write. A lock ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-_NONE_HERE = (
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-)  # Lustre without flock, NFS without a lock service
+# Lustre without flock, NFS without a lock service
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def hold_lock(file: IO[Any], *, wait: bool = True) -> Iterator[None]:
-    """The lock of `file` (open for writing) is held meanwhile. Raises BlockingIOError when another has it and `wait` is false.
+    """Holds the lock of `file`, open for writing. Raises BlockingIOError if it is taken and `wait` is false.
 
     On a file system without locks nothing is held: only one process may write there.
     """
@@ -27,7 +23,7 @@ def hold_lock(file: IO[Any], *, wait: bool = True) -> Iterator[None]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
-        if error.errno not in _NONE_HERE:
+        if error.errno not in _NO_LOCKS:
             raise
         held = False
     try:
@@ -39,9 +35,6 @@ def hold_lock(file: IO[Any], *, wait: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """This process works in the folder, by the lock of its file `.lock`. Raises BlockingIOError when another one does."""
-    with (
-        (folder / ".lock").open("a") as file,
-        hold_lock(file, wait=False),
-    ):  # a folder can't be locked itself over NFS
+    """Holds the lock of the folder's file `.lock`. Raises BlockingIOError if another process has it."""
+    with (folder / ".lock").open("a") as file, hold_lock(file, wait=False):  # NFS can't lock a folder itself
         yield
