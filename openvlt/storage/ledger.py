@@ -30,8 +30,8 @@ class Ledger:
     """Rows of one file by key (`content_key`). A row is on disk when `append` returns.
 
     A half-written last line is cut off. Rows stay on disk: memory is 16 bytes a row. The first row of a key
-    counts. Several processes may append to one file at a time: each holds the file's lock while it writes, and
-    reads the others' rows first.
+    counts. Several processes may append to one file at a time: each holds the file's lock while it writes,
+    and reads the others' rows first.
     """
 
     def __init__(self, file: Path) -> None:

@@ -11,8 +11,8 @@ def markdown_table(
 ) -> str:
     """A Markdown table, without a line feed at its end. Raises ValueError for a row unlike the header.
 
-    `rule` is one cell of the line below the header. With `aligned`, columns are padded to one width instead: the
-    first to the left, the others to the right.
+    `rule` is one cell of the line below the header. With `aligned`, columns are padded to one width instead:
+    the first to the left, the others to the right.
     """
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     if odd := [row for row in cells if len(row) != len(header)]:

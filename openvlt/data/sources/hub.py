@@ -134,7 +134,8 @@ def load_saved(folder: Path | str, split: str, *, any_split: bool = False) -> Da
 def stored_rows(data: Dataset, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
     """Rows as stored, of some columns (None: all): images encoded (`{bytes, path}`), class labels by name."""
     kept = [name for name in data.column_names if columns is None or name in columns]
-    rows = data.select_columns(kept).with_format("arrow")[:].to_pylist()
+    table: Any = data.select_columns(kept).with_format("arrow")[:]  # a pyarrow.Table
+    rows = table.to_pylist()
     for name in kept:
         label: Callable[[int], str] | None = getattr(data.features[name], "int2str", None)
         if label is not None:

@@ -45,7 +45,9 @@ class Columns:
 
     def image_groups(self) -> tuple[tuple[str, ...], ...]:
         """The alternatives for the images, each a tuple of columns that are read together."""
-        names = () if self.images is None else (self.images,) if isinstance(self.images, str) else self.images
+        if self.images is None:
+            return ()
+        names = [self.images] if isinstance(self.images, str) else self.images
         return tuple((name,) if isinstance(name, str) else tuple(name) for name in names)
 
     def names(self) -> set[str]:
@@ -181,8 +183,9 @@ def _answer_type(row: Row, columns: Columns, where: str) -> str | None:
 
 def _level(row: Row, columns: Columns, where: str) -> int | None:
     value = row.get(columns.level)
-    digits = isinstance(value, str) and re.fullmatch(r"\d+", value)
-    if digits or (isinstance(value, float) and value.is_integer()):
+    if isinstance(value, str) and re.fullmatch(r"\d+", value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | None):
         raise UserError(f"{where}: column {columns.level!r} holds {brief(value)}; expected a whole number")

@@ -44,8 +44,10 @@ def split_share(name: str, heldout: float, own: Sequence[str]) -> tuple[str, tup
         raise UserError(
             f"data.heldout={heldout} has no use, test and val have data of their own; leave it at 0"
         )
-    if name == "train" or name in own:
-        return name, ((heldout * len(missing), 1.0) if name == "train" else (0.0, 1.0))
+    if name == "train":
+        return name, (heldout * len(missing), 1.0)
+    if name in own:
+        return name, (0.0, 1.0)
     place = missing.index(name)
     return "train", (heldout * place, heldout * (place + 1))
 
