@@ -1,10 +1,12 @@
-"""Ranks: the processes of one run, each with a device of its own. With one process, the normal case, nothing here does anything.
+"""Ranks: the processes of one run, each with a device of its own. With a single process nothing here acts.
 
-Every rank goes through the same program on the same data. Only generation, scoring and micro-batches are shared out (`share`), and what
-comes of them is put together at once (`gathered`, `add_up`), so that everything after is again the same on every rank. Weights are
-replicated; gradients are added up, never averaged, because every loss is already divided by the whole step's totals.
+Every rank runs the same program on the same data. Only generation, scoring and micro-batches are shared out
+(`take_share`), and their results are gathered or summed at once (`all_gather`, `all_reduce`), so that
+everything after is the same on every rank again. Weights are replicated. Gradients are summed, never
+averaged, because every loss is already divided by the whole step's totals.
 
-Only the main rank works in the run's folder. The others work in a folder of their own (`workplace`), so no file has two writers.
+Only the main rank works in the run's folder. Every other rank has a folder of its own (`rank_folder`), so
+that no file has two writers.
 """
 
 from __future__ import annotations
@@ -28,14 +30,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Item = TypeVar("Item")
-_MESSAGE = 1 << 24  # values in one message
-_PATIENCE = timedelta(hours=4)  # a rank may wait while the main one asks a server for traces
+_BUCKET_SIZE = 1 << 24  # values in one message
+_TIMEOUT = timedelta(hours=4)  # a rank may wait this long while the main one asks a server for traces
 _MAIN_FIRST_S = 10  # how long another rank's error waits for the main one's
-_REPORTED = (
-    "openvlt/reported"  # key in the store: the rank that reported how the run ends, and its exit status
-)
-_PLACES = "OPENVLT_RANKS"  # the launcher's temporary folder, gone with it
-_HEAVY = ("model", "last.ckpt")  # what ranks read from the main folder instead of having a copy
+_REPORTED = "openvlt/reported"  # key in the store; its value: the rank that reported the end, its exit status
+_FOLDERS_VARIABLE = "OPENVLT_RANKS"  # names the launcher's temporary folder, which is removed with it
+_LINKED_NAMES = ("model", "last.ckpt")  # heavy files that ranks read from the main folder, without a copy
 
 
 def is_launched() -> bool:
@@ -44,9 +44,10 @@ def is_launched() -> bool:
 
 
 def process_count(devices: int | str) -> int:
-    """How many processes `trainer.devices` asks for on this machine; `auto` is every GPU, or without any two processes for two cores.
+    """The number of processes that `trainer.devices` asks for on this machine.
 
-    Raises UserError for a value that is no number and not auto.
+    `auto` is one for every GPU; without GPUs two, or one on a single core. Raises UserError for any other
+    value that is no number from 1 on.
     """
     if devices == "auto":
         import torch
@@ -60,74 +61,76 @@ def process_count(devices: int | str) -> int:
 
 
 def check_devices(processes: int, accelerator: str) -> None:
-    """Raises UserError when this machine has GPUs, and fewer than processes that want one each."""
+    """Raises UserError when this machine has GPUs, but fewer than `processes`, which need one each."""
     import torch
 
     gpus = torch.cuda.device_count()
     if accelerator != "cpu" and 0 < gpus < processes:
         has = f"{gpus} GPU{'s' if gpus > 1 else ''}"
         raise UserError(
-            f"trainer.devices={processes}, but this machine has {has}; give at most {gpus}, or auto for all there are"
+            f"trainer.devices={processes}, but this machine has {has}; "
+            f"give at most {gpus}, or auto for all there are"
         )
 
 
 def launch(processes: int) -> int:
-    """Runs this very command `processes` times on this machine, one rank each, and gives the exit status of the first that failed.
+    """Runs this very command once per rank, `processes` in all; returns the first failure's exit status.
 
-    That is the one that reported, where one did. The store through which the ranks meet lives here, as with torchrun, so that it outlives each of them.
+    Where a rank reported the failure, the status is that rank's. As with torchrun, the store through which
+    the ranks meet is here, so that it outlives each of them.
     """
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as places:
+    with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as folders:
         common = {
             "WORLD_SIZE": str(processes),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
-            _PLACES: places,
+            _FOLDERS_VARIABLE: folders,
         }
-        common["OMP_NUM_THREADS"] = os.environ.get(
-            "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))
-        )
-        ranks = [_start(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # the terminal sends Ctrl-C to the main rank too; it says what there is to say
-        told: list[int] = []
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+        ranks = [
+            _start_rank(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)
+        ]
+        # the terminal sends Ctrl-C to the main rank too, which reports it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signals: list[int] = []
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _: told.append(number))
-        while (
-            not told and any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks)
-        ):
+            signal.signal(number, lambda number, _: signals.append(number))
+        while not signals and any(rank.poll() is None for rank in ranks):
+            if any(rank.poll() for rank in ranks):
+                break
             time.sleep(0.1)
-        failed = -told[0] if told else next((rank.returncode for rank in ranks if rank.returncode), 0)
+        failed = -signals[0] if signals else next((rank.returncode for rank in ranks if rank.returncode), 0)
         for rank in ranks if failed else ():  # the main one first: it may still tidy up in the run's folder
-            _end(rank, patience_s=30 if rank is ranks[0] and not told else 1)
+            _stop(rank, patience_s=30 if rank is ranks[0] and not signals else 1)
     if failed > 0 and store.check([_REPORTED]):  # others may end first, by the connection that broke
         failed = int(store.get(_REPORTED).split()[1])
     return failed if failed >= 0 else 128 - failed
 
 
-def _start(variables: dict[str, str]) -> subprocess.Popen:
+def _start_rank(variables: dict[str, str]) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=os.environ | variables)
 
 
-def _end(process: subprocess.Popen, patience_s: float) -> None:
-    """Time to finish by itself, a request, then force."""
-    for ask, patience in ((lambda: None, patience_s), (process.terminate, 10), (process.kill, None)):
-        ask()
+def _stop(process: subprocess.Popen, patience_s: float) -> None:
+    """Waits for the process to end by itself, then terminates it, then kills it."""
+    for request, seconds in ((lambda: None, patience_s), (process.terminate, 10), (process.kill, None)):
+        request()
         try:
-            process.wait(patience)
+            process.wait(seconds)
             return
         except subprocess.TimeoutExpired:
             continue
 
 
 def join_process_group(accelerator: str) -> None:
-    """Makes a launched process one of its ranks. Output of the others than the main rank goes nowhere, but for errors.
+    """Makes a launched process one of the ranks. Only the main rank's output is shown, and one error report.
 
-    Raises UserError when there is no GPU of its own for each (torchrun asked nobody), unless `accelerator` is cpu.
+    Raises UserError when there is no GPU for each rank (torchrun doesn't check), unless `accelerator` is cpu.
     """
     import torch
     from torch import distributed
@@ -139,20 +142,20 @@ def join_process_group(accelerator: str) -> None:
         check_devices(int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])), accelerator)
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    distributed.init_process_group(backend, timeout=_TIMEOUT)
     atexit.register(distributed.destroy_process_group)
     sys.excepthook = _report_exception
     if not is_main():
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # the main rank stops at Ctrl-C, the launcher then ends the others
+        # the main rank stops at Ctrl-C, the launcher then ends the others
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open as long as the process lives
 
 
 def claim_report(status: int) -> bool:
-    """Whether this rank is the first to report how the run ends, with this exit status. The others then stay silent: they met the same, or its effect.
+    """Whether this rank is the first to report how the run ends, with this exit status.
 
-    A rank other than the main one waits a moment for that one first, because the main rank's message names the run's own folder.
+    The others then stay silent: they met the same error, or its effect. A rank other than the main one first
+    waits a moment for that one, because the main rank's message names the run's own folder.
     """
     if (distributed := _group()) is None:
         return True
@@ -175,37 +178,38 @@ def _report_exception(*error: Any) -> None:
 
 
 def world_size() -> int:
-    """Ranks of this run, 1 without others."""
+    """The number of ranks of this run; 1 without others."""
     distributed = _group()
     return distributed.get_world_size() if distributed else 1
 
 
 def rank() -> int:
-    """This process's number, 0 without others."""
+    """This process's rank; 0 without others."""
     distributed = _group()
     return distributed.get_rank() if distributed else 0
 
 
 def is_main() -> bool:
-    """Whether this rank writes and speaks."""
+    """Whether this is the main rank, which writes files and output."""
     return rank() == 0
 
 
 def _group() -> Any:
-    """torch.distributed where it is in use; torch is not loaded for the question."""
+    """torch.distributed where it is in use, else None. Doesn't load torch."""
     torch = sys.modules.get("torch")
-    here = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed if here else None
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    return torch.distributed
 
 
 def take_share(items: Sequence[Item]) -> Sequence[Item]:
-    """This rank's part: consecutive items, as many as every other rank's or one more."""
+    """This rank's consecutive share of the items; shares differ by at most one item."""
     total, mine = world_size(), rank()
     return items[len(items) * mine // total : len(items) * (mine + 1) // total]
 
 
 def all_gather(part: Sequence[Item]) -> list[Item]:
-    """The parts of all ranks, one after the other; undoes `share`."""
+    """Joins the parts of all ranks in their order; undoes `take_share`."""
     if (distributed := _group()) is None:
         return list(part)
     parts: list[Any] = [None] * distributed.get_world_size()
@@ -214,7 +218,7 @@ def all_gather(part: Sequence[Item]) -> list[Item]:
 
 
 def broadcast(value: Item) -> Item:
-    """The main rank's value, on every rank."""
+    """Returns the main rank's value on every rank."""
     if (distributed := _group()) is None:
         return value
     box = [value]
@@ -223,24 +227,27 @@ def broadcast(value: Item) -> Item:
 
 
 def barrier() -> None:
-    """Returns when every rank has come here."""
+    """Waits until every rank has come here."""
     broadcast(None)
     all_gather([])
 
 
 def all_reduce(tensors: Iterable[Tensor]) -> None:
-    """Replaces each tensor by its sum over the ranks, in place. Small ones travel together: each message costs most of a millisecond."""
+    """Replaces each tensor by its sum over the ranks, in place.
+
+    Small ones share a message, since each message costs most of a millisecond.
+    """
     if (distributed := _group()) is not None:
-        for together in _buckets(tensors):
-            _add_up_together(together, distributed)
+        for bucket in _buckets(tensors):
+            _all_reduce_bucket(bucket, distributed)
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors of one kind in runs of at most `_MESSAGE` values; a larger one stands alone."""
+    """Splits tensors into runs of one dtype and device: up to `_BUCKET_SIZE` values, or a single tensor."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         alike = bucket and (tensor.dtype, tensor.device) == (bucket[0].dtype, bucket[0].device)
-        if bucket and (not alike or sum(one.numel() for one in bucket) + tensor.numel() > _MESSAGE):
+        if bucket and (not alike or sum(one.numel() for one in bucket) + tensor.numel() > _BUCKET_SIZE):
             yield bucket
             bucket = []
         bucket.append(tensor)
@@ -248,7 +255,7 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def _add_up_together(tensors: Sequence[Tensor], distributed: Any) -> None:
+def _all_reduce_bucket(tensors: Sequence[Tensor], distributed: Any) -> None:
     import torch
 
     if len(tensors) == 1:
@@ -261,7 +268,10 @@ def _add_up_together(tensors: Sequence[Tensor], distributed: Any) -> None:
 
 
 def all_reduce_gradients(parameters: Sequence[Any]) -> None:
-    """Sums gradients over the ranks. A parameter that got one on no rank keeps None: an optimiser must pass over it, as on one rank."""
+    """Sums gradients over the ranks.
+
+    A parameter without a gradient on any rank keeps None, so that an optimiser skips it as on one rank.
+    """
     import torch
 
     if (distributed := _group()) is None or not parameters:
@@ -277,28 +287,29 @@ def all_reduce_gradients(parameters: Sequence[Any]) -> None:
 
 
 def rank_folder(folder: Path) -> Path:
-    """The run's folder on the main rank; on another, a temporary folder that shows the same files and is gone at the end.
+    """The run's folder on the main rank; on another, a temporary folder with the same files, removed at exit.
 
-    Finished stages and everything heavy are links, the rest copies, so that this rank can continue a stage where the main one does.
+    Finished stages and everything heavy are links, the rest copies, so that this rank can continue a stage
+    where the main one does.
     """
     barrier()  # the main rank has written what a run begins with
     if is_main():
         barrier()
         return folder
-    place = Path(tempfile.mkdtemp(prefix=f"openvlt-rank{rank()}-", dir=os.environ.get(_PLACES)))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    mirror_folder(folder.absolute(), place)
+    mirror = Path(tempfile.mkdtemp(prefix=f"openvlt-rank{rank()}-", dir=os.environ.get(_FOLDERS_VARIABLE)))
+    atexit.register(shutil.rmtree, mirror, ignore_errors=True)
+    mirror_folder(folder.absolute(), mirror)
     barrier()  # the main rank has changed nothing so far
-    return place
+    return mirror
 
 
-def mirror_folder(source: Path, place: Path) -> None:
-    """Fills `place` with what lies in `source`: links to finished stages and to heavy files, copies of all else."""
-    place.mkdir(exist_ok=True)
+def mirror_folder(source: Path, mirror: Path) -> None:
+    """Fills `mirror` with links to the finished stages and heavy files of `source`, else with copies."""
+    mirror.mkdir(exist_ok=True)
     for path in source.iterdir():
-        if path.name in _HEAVY or (path.is_dir() and (path / "results.json").is_file()):
-            (place / path.name).symlink_to(path)
+        if path.name in _LINKED_NAMES or (path.is_dir() and (path / "results.json").is_file()):
+            (mirror / path.name).symlink_to(path)
         elif path.is_dir():
-            mirror_folder(path, place / path.name)
+            mirror_folder(path, mirror / path.name)
         else:
-            shutil.copy2(path, place / path.name)
+            shutil.copy2(path, mirror / path.name)

@@ -213,7 +213,7 @@ def test_small_tensors_travel_together_and_a_large_one_alone(monkeypatch: pytest
 
     from openvlt import distributed
 
-    monkeypatch.setattr(distributed, "_MESSAGE", 10)
+    monkeypatch.setattr(distributed, "_BUCKET_SIZE", 10)
     sizes = [
         (4, torch.float32),
         (6, torch.float32),
