@@ -1,4 +1,4 @@
-"""The supervised loss: negative log-likelihood of the response's tokens."""
+"""The loss of supervised fine-tuning: negative log-likelihood of the response's tokens."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ from torch import Tensor
 
 
 def nll(logp_NT: Tensor, mask_NT: Tensor, tokens: int) -> Tensor:
-    """-sum log p / tokens of the whole step: equal to the Hugging Face model's own loss when the step is one batch."""
+    """-sum log p / `tokens`, the response tokens of the whole optimiser step.
+
+    Equals the Hugging Face model's own loss when the step is one batch.
+    """
     return -(logp_NT * mask_NT).sum() / tokens

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the Lightning module and the settings that `conf/sft/*.yaml` fill in."""
+"""Supervised fine-tuning: its Lightning module, and the settings that `conf/sft/*.yaml` fill in."""
 
 from __future__ import annotations
 
@@ -27,25 +27,28 @@ from openvlt.types import SFTBatch, Trace
 
 
 class SFTModule(StepModule):
-    """Score the responses, take the loss, return."""
+    """Computes the loss of one optimiser step's traces, `micro_batch` rows at a time."""
 
     def __init__(self, vlm: VLM, optimisation: Optimisation, steps: int, micro_batch: int) -> None:
         super().__init__(vlm, optimisation, steps)
         self.micro_batch = micro_batch
 
     def split(self, batch: SFTBatch) -> Iterator[tuple[SFTBatch, int]]:
-        """This rank's rows, those of like length together: little is computed for padding, and rows' order doesn't change the loss."""
+        """Yields this rank's micro-batches, each with the response tokens of the whole step.
+
+        Rows of like length stand together, so that little is computed for padding.
+        """
         tokens = int(batch.mask_NT.sum())
         order = (batch.prompts.mask_PL.sum(1) + batch.mask_NT.sum(1)).argsort(descending=True)
         mine = order[distributed.rank() :: distributed.world_size()]
-        for rows in (
-            mine.split(self.micro_batch) if len(mine) else ()
-        ):  # a short last batch may leave a rank without rows
+        # a short last batch may leave a rank without rows
+        for rows in mine.split(self.micro_batch) if len(mine) else ():
             width = int(batch.mask_NT[rows].sum(1).max())
             columns = (column[rows, :width].to(self.device) for column in (batch.ids_NT, batch.mask_NT))
             yield SFTBatch(batch.prompts.select(rows.tolist()).to(self.device), *columns), tokens
 
     def loss(self, part: tuple[SFTBatch, int]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """This micro-batch's share of the step's loss, and of the mean entropy."""
         batch, tokens = part
         group_N = torch.arange(len(batch.prompts), device=self.device)
         columns = (batch.prompts, batch.ids_NT, batch.mask_NT, group_N)
@@ -55,7 +58,7 @@ class SFTModule(StepModule):
 
 @dataclass(frozen=True)
 class SFT:
-    """`conf/sft/*.yaml`. Batches are `batch_size` traces per optimiser step, computed `micro_batch` at a time."""
+    """`conf/sft/*.yaml`: `batch_size` traces per optimiser step, `micro_batch` of them at a time."""
 
     fit: TrainingLoop
     prompt: PromptStyle
@@ -74,25 +77,28 @@ class SFT:
         check_optimizer("sft.optimizer", self.optimizer)
 
     def steps(self, traces: int) -> int:
-        """Optimiser steps for this many traces; the last batch of an epoch may be smaller."""
+        """The number of optimiser steps for this many traces; the last batch of an epoch may be smaller."""
         return self.epochs * math.ceil(traces / self.batch_size)
 
     def train(
         self, vlm: VLM, traces: Sequence[Trace], *, folder: Path, seed: int, title: str = "sft"
     ) -> None:
-        """Trains `vlm` in place on the traces, resuming from `folder/last.ckpt`. Raises UserError on too few traces."""
+        """Trains `vlm` in place on the traces, from `folder/last.ckpt` if there is one.
+
+        Raises UserError when there are fewer traces than a batch holds.
+        """
         if len(traces) < self.batch_size:
             raise UserError(
-                f"{title}: batch_size={self.batch_size} is larger than the data ({len(traces)} traces); lower sft.batch_size or "
-                "make more traces"
+                f"{title}: batch_size={self.batch_size} is larger than the data ({len(traces)} traces); "
+                "lower sft.batch_size or make more traces"
             )
         renderer = Renderer(vlm.processor, self.prompt)
         optimisation = Optimisation(self.optimizer, self.scheduler, self.warmup_ratio, self.max_grad_norm)
         module = SFTModule(vlm, optimisation, self.steps(len(traces)), self.micro_batch)
         vlm.model.train()
 
-        def make(step: int) -> SFTBatch:
+        def make_batch(step: int) -> SFTBatch:
             picked = batch_rows(len(traces), self.batch_size, step, seed)
             return renderer.sft_batch([traces[row] for row in picked], self.max_tokens)
 
-        self.fit.run(module, make, folder, title=title, ahead=True)
+        self.fit.run(module, make_batch, folder, title=title, ahead=True)

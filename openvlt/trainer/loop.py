@@ -1,9 +1,8 @@
-"""Running a module to its last step: Lightning's trainer, a resumable checkpoint, metrics on disk, a progress bar."""
+"""The training loop: Lightning's trainer with a resumable checkpoint, metrics on disk and a progress bar."""
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -11,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning
 import torch
@@ -22,6 +21,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -31,18 +31,22 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from openvlt import distributed
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
+from openvlt.storage.atomic import atomic_write
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 
 
 @dataclass(frozen=True)
 class TrainingLoop:
-    """`conf/trainer/*.yaml`. Every `checkpoint_every` optimiser steps a resumable `last.ckpt` is written.
+    """`conf/trainer/*.yaml`: trains a module; writes a resumable `last.ckpt` every `checkpoint_every` steps.
 
-    `devices` is a number of GPUs (or CPU processes) of this machine or `auto` (`openvlt.distributed.process_count`): one process each, weights
-    replicated, gradients summed. `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
-    `workers` (on Linux) prepare what doesn't depend on the policy ahead of time: SFT's batches, one of them the images of GRPO's next
-    rollout.
+    `devices` is a number of GPUs (or CPU processes) of this machine, or `auto`
+    (`openvlt.distributed.process_count`): one process each, weights replicated, gradients summed. `workers`
+    (on Linux) prepare ahead of time what doesn't depend on the policy: SFT's batches, or (one worker) the
+    images of GRPO's next rollout. `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
     """
 
     accelerator: str = "auto"
@@ -61,46 +65,50 @@ class TrainingLoop:
     def run(
         self,
         module: StepModule,
-        make: Callable[[int], Any],
+        make_batch: Callable[[int], Any],
         folder: Path,
         *,
         title: str,
         boundary: int = 1,
         ahead: bool = False,
     ) -> None:
-        """Trains to `module.steps`, from `folder/last.ckpt` if there is one. `make(k)` gives the batch of step k.
+        """Trains to `module.steps`, from `folder/last.ckpt` on if there is one; `make_batch(k)` is for step k.
 
-        A checkpoint falls on multiples of `boundary` steps only. `ahead` lets workers make batches before they are needed.
+        Checkpoints fall on multiples of `boundary` steps. With `ahead`, workers may make batches before they
+        are due.
         """
         last = folder / "last.ckpt"
-        # workers are forked: `make` holds a processor and rows, which other start methods would have to pickle
+        # workers are forked: other start methods would pickle the processor and rows that `make_batch` holds
         workers = self.workers if ahead and sys.platform == "linux" else 0
-        context = {"multiprocessing_context": "fork", "worker_init_fn": _deaf} if workers else {}
-        batches = _Steps(make, module.steps)
         loader = DataLoader(
-            batches, sampler=_Remaining(module), batch_size=None, num_workers=workers, **context
+            _StepDataset(make_batch, module.steps),
+            sampler=_RemainingSteps(module),
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=_ignore_termination if workers else None,
         )
         every = max(1, self.checkpoint_every // boundary) * boundary
-        callbacks = [MetricsFile(folder / "metrics.csv"), _Checkpoint(last, every), *self.callbacks]
-        trainer = self._trainer([*callbacks, _Bar(title)] if self.progress else callbacks)
+        callbacks = [MetricsFile(folder / "metrics.csv"), _SaveCheckpoint(last, every), *self.callbacks]
+        trainer = self._trainer([*callbacks, _ProgressBar(title)] if self.progress else callbacks)
         handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, loader, ckpt_path=last if last.is_file() else None, weights_only=False)
-        except SystemExit as stop:  # Lightning's answer to Ctrl-C
+        except SystemExit as stop:  # what Lightning raises at Ctrl-C
             raise KeyboardInterrupt from stop
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal after the first one
 
     def check(self) -> None:
-        """Raises UserError when this machine can't give what is asked for; better now than after an hour of captions."""
+        """Raises UserError when these settings can't work on this machine, before anything else runs."""
         distributed.check_devices(distributed.process_count(self.devices), self.accelerator)
-        if self.precision in ("16", "bf16") or self.precision.endswith(
-            "-mixed"
-        ):  # Lightning takes the short names for mixed ones
+        # Lightning takes the short names for mixed precision
+        if self.precision in ("16", "bf16") or self.precision.endswith("-mixed"):
             raise UserError(
-                f"trainer.precision={self.precision} would compute updates in another precision than the log-probabilities they are "
-                "compared with: the ratio of an unchanged policy isn't 1; use 32-true or bf16-true"
+                f"trainer.precision={self.precision} would compute updates in another precision than the "
+                "log-probabilities they are compared with: the ratio of an unchanged policy isn't 1; "
+                "use 32-true or bf16-true"
             )
         try:
             self._trainer([])
@@ -119,12 +127,11 @@ class TrainingLoop:
             ".*dataloader is not resumable.*",
         ):
             warnings.filterwarnings("ignore", message=message)
+        on_gpu = torch.cuda.is_available() and self.accelerator != "cpu"
         return lightning.Trainer(
             accelerator=self.accelerator,
-            devices=[torch.cuda.current_device()]
-            if torch.cuda.is_available() and self.accelerator != "cpu"
-            else 1,
-            precision=self.precision,
+            devices=[torch.cuda.current_device()] if on_gpu else 1,
+            precision=cast("_PRECISION_INPUT", self.precision),
             strategy="auto",
             max_epochs=1,
             callbacks=callbacks,
@@ -137,34 +144,34 @@ class TrainingLoop:
         )
 
 
-def _deaf(worker: int) -> None:
-    """A worker is ended by its run alone, and says nothing of its own when that happens: its faults are raised by the run."""
+def _ignore_termination(worker: int) -> None:
+    """Makes a worker end with its run alone, and without output: the run raises a worker's errors."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.excepthook = lambda *error: (
-        None
-    )  # of the thread that hands tensors over, when the run has stopped listening
+    # for the thread that hands tensors over, when the run has stopped reading
+    sys.excepthook = lambda *error: None
 
 
-class _Steps(Dataset):
-    """Batch k is whatever `make(k)` returns; with a known length Lightning asks for it only when it is due."""
+class _StepDataset(Dataset):
+    """Item k is `make_batch(k)`. Lightning asks for it only when it is due, because the length is known."""
 
-    def __init__(self, make: Callable[[int], Any], steps: int) -> None:
-        self.make, self.steps = make, steps
+    def __init__(self, make_batch: Callable[[int], Any], steps: int) -> None:
+        self.make_batch, self.steps = make_batch, steps
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> Any:
         try:
-            return self.make(step)
+            return self.make_batch(step)
         except UserError as error:
             if get_worker_info() is None:
                 raise
-            return error  # raised by the module: a worker's exception would reach the user wrapped in a traceback
+            # for the module to raise: a worker's exception would reach the user wrapped in a traceback
+            return error
 
 
-class _Remaining(Sampler[int]):
-    """The steps from the module's version on: 0 in a fresh run, the next one after a restart."""
+class _RemainingSteps(Sampler[int]):
+    """The steps from the module's version on: all in a fresh run, after a restart those that are left."""
 
     def __init__(self, module: StepModule) -> None:
         self.module = module
@@ -176,26 +183,26 @@ class _Remaining(Sampler[int]):
         return iter(range(self.module.version, self.module.steps))
 
 
-class _Checkpoint(Callback):
-    """Writes last.ckpt beside itself and renames it, so that a kill at any moment leaves a whole one."""
+class _SaveCheckpoint(Callback):
+    """Writes last.ckpt every so many steps; a kill at any moment leaves a whole one."""
 
     def __init__(self, file: Path, every: int) -> None:
         self.file, self.every = file, every
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
         if module.version % self.every == 0 and distributed.is_main():
-            aside = self.file.with_suffix(".tmp")
-            trainer.save_checkpoint(aside)
-            os.replace(aside, self.file)
+            with atomic_write(self.file) as aside:
+                trainer.save_checkpoint(aside)
 
 
-class _Bar(Callback):
-    """A progress bar with the latest metrics and the time left; plain lines where the output is no terminal."""
+class _ProgressBar(Callback):
+    """A progress bar with the latest metrics and the time left; plain lines outside a terminal."""
 
     SHOWN = ("reward", "length", "loss")
 
     def __init__(self, title: str) -> None:
-        self.title, self.bar, self.task = title, None, None
+        self.title, self.task = title, TaskID(0)
+        self.bar: Progress | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: StepModule) -> None:
         console = Console()

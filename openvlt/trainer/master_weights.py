@@ -10,10 +10,11 @@ from torch import nn
 
 
 class MasterAdamW(torch.optim.AdamW):
-    """Steps float32 masters and writes them back rounded (mixed precision training, arXiv 1710.03740, section 3.1).
+    """Steps float32 master weights and writes them back rounded (arXiv 1710.03740, section 3.1).
 
-    bfloat16 keeps 8 bits: at a learning rate of 1e-6 a step is far below the spacing of nearly every weight, and stepping the weights
-    themselves would leave them where they are. Costs 4 bytes a weight beside AdamW's 8; a checkpoint keeps the masters.
+    bfloat16 keeps 8 bits. At a learning rate of 1e-6 a step is far below the spacing of nearly every weight,
+    so stepping the weights themselves would leave them unchanged. Costs 4 bytes a weight beside AdamW's 8. A
+    checkpoint holds the masters.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter], **settings: Any) -> None:
@@ -23,7 +24,10 @@ class MasterAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; a weight without gradient stays as it is. Gradients are used up: each goes as its float32 copy comes."""
+        """Takes one step. A weight without gradient stays as it is.
+
+        Each gradient is freed as soon as its float32 copy is made.
+        """
         for weight, master in zip(self.weights, self.masters, strict=True):
             master.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
@@ -43,12 +47,12 @@ class MasterAdamW(torch.optim.AdamW):
                 weight.grad.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's state and the masters."""
+        """Returns AdamW's state and the masters."""
         return {**super().state_dict(), "masters": [master.detach() for master in self.masters]}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Undoes `state_dict`."""
+        """Restores what `state_dict` returned."""
         rest = dict(state_dict)
         for master, saved in zip(self.masters, rest.pop("masters"), strict=True):
             master.copy_(saved)

@@ -1,23 +1,27 @@
-"""metrics.csv: one row per optimiser step, whole at any moment, continued after a restart."""
+"""metrics.csv: one row per optimiser step, continued after a restart."""
 
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from openvlt.storage.atomic import atomic_write
 from openvlt.trainer.module import StepModule
 
 
 class MetricsFile(Callback):
-    """Appends each step's metrics, and passes them to Lightning's loggers; after a restart the rows past the checkpoint go first."""
+    """Appends each step's metrics to a file and passes them to Lightning's loggers.
+
+    After a restart, rows past the checkpoint are removed first.
+    """
 
     def __init__(self, file: Path) -> None:
-        self.file, self.columns = file, []
+        self.file = file
+        self.columns: list[str] = []
 
     def on_train_start(self, trainer: lightning.Trainer, module: StepModule) -> None:
         if self.file.is_file():
@@ -29,7 +33,11 @@ class MetricsFile(Callback):
             logger.log_metrics(module.metrics, module.version)
 
     def _append(self, row: dict[str, float]) -> None:
-        """A step that learned nothing lacks columns (nan in the file); a first step may bring fewer than later ones."""
+        """Appends a row, or writes the file anew when the row has new columns.
+
+        A step without a gradient lacks columns (nan in the file), so a first step may have fewer than later
+        ones.
+        """
         if not set(row) <= set(self.columns):
             self._rewrite([*(read_metrics(self.file) if self.file.is_file() else []), row])
             return
@@ -38,16 +46,14 @@ class MetricsFile(Callback):
 
     def _rewrite(self, rows: list[dict[str, float]]) -> None:
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
-        aside = self.file.with_suffix(".tmp")
-        with aside.open("w", newline="") as file:
+        with atomic_write(self.file) as aside, aside.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, restval="nan")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(aside, self.file)
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """Rows of a metrics.csv; a half-written last line is left out."""
+    """Reads the rows of a metrics.csv, without a half-written last line."""
     text = file.read_text()
     whole = text[: text.rfind("\n") + 1].splitlines()
     return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(whole)]

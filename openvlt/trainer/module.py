@@ -1,4 +1,7 @@
-"""What SFT and GRPO share: one optimiser step per `training_step`, split into micro-batches and ranks that don't change its gradient."""
+"""The Lightning module that SFT and GRPO share: one optimiser step per `training_step`.
+
+A step is split into micro-batches and ranks; the split doesn't change its gradient.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ from torch.optim import Optimizer
 from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.trainer.optimizer import schedule
+from openvlt.trainer.optimizer import make_schedule
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How weights move: `optimizer(named parameters)` gives a list, `scheduler` is a transformers schedule, `warmup_ratio` a share of steps."""
+    """Optimiser and learning-rate schedule: `optimizer(named parameters)` returns a list of optimisers.
+
+    `scheduler` is a transformers schedule, `warmup_ratio` the share of steps in which the rate rises from 0.
+    """
 
     optimizer: Callable[..., list[Optimizer]]
     scheduler: Callable[..., Any]
@@ -28,43 +34,45 @@ class Optimisation:
 
 
 def check_optimisation(where: str, warmup_ratio: Any, max_grad_norm: Any) -> None:
-    """Raises UserError for a warm-up or a max_grad_norm that can't be; `where` is their part of the configuration, grpo or sft."""
+    """Raises UserError for an impossible warm-up or max_grad_norm in group `where` (grpo or sft)."""
     if not (isinstance(max_grad_norm, (int, float)) and max_grad_norm > 0):
         raise UserError(
-            f"{where}.max_grad_norm={max_grad_norm}; the norm that gradients are cut to is a number above 0; inf (.inf in a file) clips nothing"
+            f"{where}.max_grad_norm={max_grad_norm}; the norm that gradients are cut to is a number above 0; "
+            "inf (.inf in a file) clips nothing"
         )
     if not (isinstance(warmup_ratio, (int, float)) and 0 <= warmup_ratio < 1):
         raise UserError(f"{where}.warmup_ratio={warmup_ratio}; it is a share of the steps, from 0 to below 1")
 
 
 class StepModule(lightning.LightningModule):
-    """Glue around a pure loss. Subclasses say how a batch splits (`split`) and what one part's share of the loss is (`loss`).
+    """Takes optimiser steps on a subclass's loss: `split` gives a batch's parts, `loss` each one's share.
 
-    `version` counts optimiser steps; it names the policy that generated a batch and the step to continue from after a restart.
+    `version` counts optimiser steps. It is the policy version that generated a batch, and after a restart the
+    step to continue from.
     """
-
-    automatic_optimization = False
 
     def __init__(self, vlm: VLM, optimisation: Optimisation, steps: int) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.model, self.vlm = vlm.model, vlm
         self.optimisation, self.steps = optimisation, steps
         self.version = 0
         self.metrics: dict[str, float] = {}
 
     def split(self, batch: Any) -> Iterable[Any]:
-        """This rank's micro-batches of one optimiser step."""
+        """Splits one optimiser step's batch into this rank's micro-batches."""
         raise NotImplementedError
 
     def loss(self, part: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """This part's share of the step's loss, and sums to log (already divided by the step's totals)."""
+        """Returns a part's share of the step's loss and of values to log, divided by the step's totals."""
         raise NotImplementedError
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches stay where they were made: only one micro-batch at a time goes to the device."""
+        """Leaves batches where they were made: only one micro-batch at a time goes to the device."""
         return batch
 
     def training_step(self, batch: Any, index: int) -> None:
+        """Takes one optimiser step; `metrics` are then its logged values, added up over parts and ranks."""
         if isinstance(batch, UserError):
             raise batch
         sums: dict[str, Tensor] = {}
@@ -72,9 +80,8 @@ class StepModule(lightning.LightningModule):
             loss, shares = self.loss(part)
             self.manual_backward(loss)
             add_logged(sums, {"loss": loss.detach(), **shares})
-        norm = (
-            self._step()
-        )  # also without a part: schedules and ranks stay in step, weights without gradient stay as they are
+        # also without a part: ranks and schedules stay in step, and weights without gradient stay as they are
+        norm = self._step()
         self.version += 1
         own, self.metrics = {name: float(value) for name, value in sums.items()}, {}
         for part in distributed.all_gather([own]):
@@ -102,7 +109,8 @@ class StepModule(lightning.LightningModule):
         named = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
         optimizers = self.optimisation.optimizer(named)
         build, warmup_ratio = self.optimisation.scheduler, self.optimisation.warmup_ratio
-        return optimizers, [schedule(optimizer, build, self.steps, warmup_ratio) for optimizer in optimizers]
+        schedules = [make_schedule(optimizer, build, self.steps, warmup_ratio) for optimizer in optimizers]
+        return optimizers, schedules
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["version"] = self.version
@@ -112,7 +120,7 @@ class StepModule(lightning.LightningModule):
 
 
 def add_logged(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Puts logged values of another part of a step to those so far: `..._max` and `..._min` are extremes, everything else adds up."""
+    """Adds another part's logged values to `sums`; for names ending in `_max` or `_min` keeps the extreme."""
     for name, value in more.items():
         if name in sums and name.endswith(("_max", "_min")):
             sums[name] = max(sums[name], value) if name.endswith("_max") else min(sums[name], value)

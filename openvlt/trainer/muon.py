@@ -1,4 +1,8 @@
-"""Muon in float32. torch.optim.Muon orthogonalises in bfloat16, one matrix at a time: 30 times slower on a CPU without bfloat16 units."""
+"""Muon in float32, matrices of one shape batched.
+
+torch.optim.Muon orthogonalises in bfloat16, one matrix at a time: 30 times slower on a CPU without bfloat16
+units.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Keller Jordan's quintic, as in torch
 
 
 def orthogonalise(update_BMN: Tensor, steps: int, eps: float = 1e-7) -> Tensor:
-    """Newton-Schulz iteration towards the nearest orthogonal matrix of each of B matrices (M,N), in their own dtype."""
+    """Newton-Schulz iteration of B matrices (M,N) towards the nearest orthogonal ones, in their dtype."""
     a, b, c = COEFFICIENTS
     tall = update_BMN.shape[1] > update_BMN.shape[2]
     x = update_BMN.mT if tall else update_BMN
@@ -26,8 +30,11 @@ def orthogonalise(update_BMN: Tensor, steps: int, eps: float = 1e-7) -> Tensor:
     return x.mT if tall else x
 
 
-def shared_out(updates_BMN: Tensor, steps: int, turn: int) -> Tensor:
-    """`orthogonalise`, each matrix on one of the ranks in turn; `turn` is the number of matrices shared out before these."""
+def orthogonalise_on_ranks(updates_BMN: Tensor, steps: int, turn: int) -> Tensor:
+    """Returns `orthogonalise`'s result, with each matrix computed on one of the ranks in turn.
+
+    `turn` is the number of matrices given to ranks before these.
+    """
     if distributed.world_size() == 1:
         return orthogonalise(updates_BMN, steps)
     done_BMN = torch.zeros_like(updates_BMN)
@@ -39,7 +46,10 @@ def shared_out(updates_BMN: Tensor, steps: int, turn: int) -> Tensor:
 
 
 class Muon(Optimizer):
-    """torch.optim.Muon's rule (Nesterov momentum, decoupled decay, sqrt(max(1, rows/columns)) step) with matrices of one shape batched."""
+    """torch.optim.Muon's rule, with matrices of one shape batched.
+
+    Nesterov momentum, decoupled weight decay, steps scaled by sqrt(max(1, rows/columns)).
+    """
 
     def __init__(
         self,
@@ -58,7 +68,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One update of every 2-D parameter that has a gradient."""
+        """Updates every 2-D parameter that has a gradient."""
         turn = 0
         for group in self.param_groups:
             by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
@@ -69,16 +79,17 @@ class Muon(Optimizer):
                 updates = torch.stack(
                     [self._momentum(parameter, group["momentum"]) for parameter in parameters]
                 )
-                directions, lr = shared_out(updates, group["ns_steps"], turn), group["lr"]
+                directions, lr = orthogonalise_on_ranks(updates, group["ns_steps"], turn), group["lr"]
                 turn += len(parameters)
                 for parameter, update in zip(parameters, directions, strict=True):
                     parameter.mul_(1 - lr * group["weight_decay"])
                     parameter.add_(update, alpha=-lr * max(1, rows / columns) ** 0.5)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        state = self.state[parameter]
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         buffer = state["momentum_buffer"]
-        buffer.lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(buffer, momentum)
+        buffer.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum)

@@ -1,9 +1,12 @@
-"""Optimisers and schedules as `conf/optimizer` and `conf/scheduler` build them: lists, since Muon needs a partner for 1-D weights."""
+"""Optimisers and learning-rate schedules, as `conf/optimizer` and `conf/scheduler` build them.
+
+A builder returns a list of optimisers, since Muon needs another one beside it for 1-D weights.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,7 +26,7 @@ def adamw(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> list[Optimizer]:
-    """AdamW on everything that wants a gradient."""
+    """AdamW on all parameters."""
     return [_adamw([value for _, value in parameters], learning_rate, weight_decay, betas)]
 
 
@@ -37,7 +40,10 @@ def muon(
     momentum: float = 0.95,
     newton_schulz_steps: int = 4,
 ) -> list[Optimizer]:
-    """Muon on 2-D weights inside the network, AdamW (`learning_rate`) on embeddings, head, norms, biases and convolutions."""
+    """Muon on 2-D weights inside the network; AdamW, at `learning_rate`, on the rest.
+
+    The rest are embeddings, head, norms, biases and convolutions.
+    """
     named = list(parameters)
     inner = {
         name for name, value in named if value.ndim == 2 and "embed" not in name and "lm_head" not in name
@@ -54,7 +60,7 @@ def muon(
 
 
 def check_optimizer(where: str, make: Callable[..., list[Optimizer]]) -> None:
-    """Has it made once, for a stand-in: what torch would say of its settings comes before a run. Raises UserError."""
+    """Makes the optimiser once for two small tensors. Raises UserError for settings that torch refuses."""
     stand_in = {"inner.weight": torch.zeros(2, 2), "inner.bias": torch.zeros(2)}
     try:
         make([(name, nn.Parameter(value)) for name, value in stand_in.items()])
@@ -65,18 +71,19 @@ def check_optimizer(where: str, make: Callable[..., list[Optimizer]]) -> None:
 def _adamw(
     values: list[nn.Parameter], learning_rate: float, weight_decay: float, betas: tuple[float, float]
 ) -> Optimizer:
-    """On float32 copies where a weight has less than 32 bits (see `MasterAdamW`)."""
+    """AdamW, on float32 copies where a weight has less than 32 bits (see `MasterAdamW`)."""
     kind = MasterAdamW if any(value.element_size() < 4 for value in values) else torch.optim.AdamW
-    return kind(values, lr=learning_rate, weight_decay=weight_decay, betas=tuple(betas), fused=True)
+    pair = cast(tuple[float, float], tuple(betas))  # a list, where it comes from a file
+    return kind(values, lr=learning_rate, weight_decay=weight_decay, betas=pair, fused=True)
 
 
-def schedule(optimizer: Optimizer, build: Callable[..., Any], steps: int, warmup_ratio: float) -> Any:
-    """A transformers schedule over `steps` optimiser steps; `warmup_ratio` is their share spent rising from 0."""
+def make_schedule(optimizer: Optimizer, build: Callable[..., Any], steps: int, warmup_ratio: float) -> Any:
+    """A transformers schedule over `steps` optimiser steps, the share `warmup_ratio` of them for warm-up."""
     return build(optimizer, num_warmup_steps=round(warmup_ratio * steps), num_training_steps=steps)
 
 
 def constant(optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int) -> Any:
-    """Constant after the warm-up, however many steps follow."""
+    """A schedule that is constant after the warm-up, however many steps follow."""
     from transformers import get_constant_schedule_with_warmup
 
     return get_constant_schedule_with_warmup(optimizer, num_warmup_steps)

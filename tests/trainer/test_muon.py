@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 
 from openvlt.trainer.muon import COEFFICIENTS, Muon, orthogonalise
-from openvlt.trainer.optimizer import adamw, constant, muon, schedule
+from openvlt.trainer.optimizer import adamw, constant, make_schedule, muon
 
 SHAPES = [(8, 8), (12, 5), (5, 12), (12, 5), (1, 7), (3, 1)]
 
@@ -204,7 +204,7 @@ def test_the_adamw_factory_makes_adams_first_step():
 def test_schedules_warm_up_over_their_share_of_steps():
     def rates(build, warmup_ratio: float) -> list[float]:
         (optimizer,) = adamw([("w", nn.Parameter(torch.ones(1)))], learning_rate=1.0)
-        plan, found = schedule(optimizer, build, 10, warmup_ratio), []
+        plan, found = make_schedule(optimizer, build, 10, warmup_ratio), []
         for _ in range(10):
             found.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
