@@ -102,7 +102,7 @@ class Prompts:
 
     `token_type_PL` marks image tokens with 1 (m-rope needs it), `images_P` counts the images of each problem, `vision` holds what
     the processor returned for all images in reading order (`pixel_values`, for Qwen also `image_grid_thw` of shape (I, 3)), and the
-    vision tower's features where they were computed already (`model.vision.with_features`).
+    vision tower's features where they were computed already (`store_vision_features`).
     """
 
     ids_PL: Tensor

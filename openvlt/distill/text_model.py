@@ -8,7 +8,8 @@ from typing import Any, cast
 import torch
 
 from openvlt.errors import UserError
-from openvlt.model.load import VLM, check_place
+from openvlt.model.hf_types import HFModel
+from openvlt.model.load import VLM, check_model_path
 from openvlt.model.processor import first_error_line
 
 
@@ -41,7 +42,7 @@ class TextModel:
         """Loads the model. Raises UserError if it can't be loaded or has no chat template."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        check_place(self.path)
+        check_model_path(self.path)
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path)
@@ -55,4 +56,4 @@ class TextModel:
             raise UserError(f"model {self.path!r} has no chat template; take an instruction-tuned model")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return VLM(cast(Any, model).to(device), cast(Any, TextProcessor(tokenizer)), self.path)
+        return VLM(cast(HFModel, model).to(device), cast(Any, TextProcessor(tokenizer)), self.path)

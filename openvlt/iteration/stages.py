@@ -55,7 +55,7 @@ class StageContext:
 
     def checkpoint(self, name: str) -> str:
         """The checkpoint of `base` or of a finished stage."""
-        return self.model.base() if name == "base" else str(find_saved_model(self.folder(name)))
+        return self.model.base_path() if name == "base" else str(find_saved_model(self.folder(name)))
 
     def load(self, name: str, *, adapter: bool = False) -> VLM:
         """A model to train or to sample from; `adapter` puts the configured one on top."""

@@ -1,38 +1,43 @@
-"""The memory a run will need on each device, before anything is loaded: from the configuration and the model's config alone."""
+"""The memory that a run needs on each device, estimated from its configuration before anything is loaded."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import nn
+from transformers import ProcessorMixin
 
 from openvlt import distributed
 from openvlt.config.build import build
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.plan import largest_draw, largest_group
-from openvlt.memory import tracker
-from openvlt.memory.rollout import rollout
+from openvlt.memory.rollout import rollout_bytes
+from openvlt.memory.tracker import PassSizes, head_bytes, micro_batch_bytes
 from openvlt.model.load import VLM, PretrainedModel
-from openvlt.model.shared_prefix.forward import SHARED
+from openvlt.model.shared_prefix.forward import SHARED_PREFIX_FAMILIES
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
 
-GPUS = (24, 40, 80, 141)  # GB, as they are sold
+GPU_SIZES = (24, 40, 80, 141)  # GB, as they are sold
 SPARE = 0.05  # of a GPU: the driver's own memory and what lies between tensors
-ROWS = ("weights", "reference", "gradients", "optimiser", "cache", "activations", "logits")
+PURPOSES = ("weights", "reference", "gradients", "optimiser", "cache", "activations", "logits")
+TITLES = {"cache": "keys and values"}
 
 
 @dataclass(frozen=True)
 class ExpectedSizes:
-    """What a plan reckons with: `text` tokens of a prompt beside its `images`. Images are as large, completions as long as allowed."""
+    """The prompt that an estimate assumes: `text` tokens beside its `images`.
+
+    Images are taken as large, and completions as long, as the configuration allows.
+    """
 
     text: int = 150
     images: int = 1
@@ -40,150 +45,151 @@ class ExpectedSizes:
     def __post_init__(self) -> None:
         if self.text < 1 or self.images < 0:
             raise UserError(
-                f"expected.text={self.text} and expected.images={self.images}: give one token or more, and 0 images or more"
+                f"expected.text={self.text} and expected.images={self.images}: "
+                "give one token or more, and 0 images or more"
             )
 
 
 def describe_memory(config: DictConfig) -> str:
-    """The plan as text. Raises UserError where the configuration leaves a size open."""
+    """The memory estimate as text. Raises UserError where the configuration leaves a size open."""
     settings, sft, grpo = build(config.model, "model"), build(config.sft, "sft"), build(config.grpo, "grpo")
     expected, adapter = build(config.expected, "expected"), build(config.adapter, "adapter") or None
     count = distributed.process_count(config.trainer.devices)
-    vlm = on_meta(settings, adapter, config.trainer.precision)
+    vlm = build_meta_vlm(settings, adapter, config.trainer.precision)
     side = image_side(settings, vlm) if expected.images else 0
-    phases = {**_sft(vlm, sft, expected, side), **_grpo(settings, vlm, grpo, expected, side, count)}
-    total, trained = (
-        sum(numbers) for numbers in zip(*(_sizes(value) for value in vlm.model.parameters()), strict=True)
-    )
+    phases = {**_sft_phases(vlm, sft, expected, side)}
+    phases |= _grpo_phases(settings, vlm, grpo, expected, side, count)
+    parameters = list(vlm.model.parameters())
+    total = sum(value.numel() for value in parameters)
+    trained = sum(value.numel() for value in parameters if value.requires_grad)
     head = [
-        f"{config.model.get('path') or 'the embedded tiny model'}: {total / 1e6:,.1f} M parameters, {trained / 1e6:,.1f} M trained, "
-        f"{count} device{'s' if count > 1 else ''} with the same weights",
-        f"prompts of {expected.text} tokens and {expected.images} image(s) of {side * side}; completions of {grpo.max_new_tokens} "
-        f"(SFT: {sft.max_tokens}) tokens, the longest there may be",
+        f"{config.model.get('path') or 'the embedded tiny model'}: {total / 1e6:,.1f} M parameters, "
+        f"{trained / 1e6:,.1f} M trained, {count} device{'s' if count > 1 else ''} with the same weights",
+        f"prompts of {expected.text} tokens and {expected.images} image(s) of {side * side}; completions of "
+        f"{grpo.max_new_tokens} (SFT: {sft.max_tokens}) tokens, the longest there may be",
     ]
     if "rollout" not in phases:
         head.append(
-            f"what {type(grpo.generator).__name__} needs for its rollouts isn't known here: only rollout=prefix is planned"
+            f"what {type(grpo.generator).__name__} needs for its rollouts isn't known here: "
+            "only rollout=prefix is planned"
         )
-    return "\n".join([*head, "", *_table(phases), *_verdict(phases)])
+    return "\n".join([*head, "", *_table(phases), *_summary(phases)])
 
 
-def on_meta(settings: PretrainedModel, adapter: Any, precision: str) -> VLM:
-    """The model that training would load, without its weights and without a processor."""
-    model = settings.on_meta()
-    if model.config.model_type not in SHARED:
+def build_meta_vlm(settings: PretrainedModel, adapter: Any, precision: str) -> VLM:
+    """The model that training would load, without weights and with an empty processor."""
+    model = settings.build_on_meta()
+    if model.config.model_type not in SHARED_PREFIX_FAMILIES:
         raise UserError(
-            f"plan=true knows {', '.join(SHARED)}, not {model.config.model_type!r}; try a few steps with +experiment=smoke"
+            f"plan=true knows {', '.join(SHARED_PREFIX_FAMILIES)}, not {model.config.model_type!r}; "
+            "try a few steps with +experiment=smoke"
         )
     if settings.dtype != "auto":
         model = model.to(getattr(torch, settings.dtype))
-    model = settings.ready(model, copy.deepcopy(adapter))
+    model = settings.prepare(model, copy.deepcopy(adapter))
     if precision in ("bf16-true", "16-true"):
         model = model.to(torch.bfloat16 if precision == "bf16-true" else torch.float16)
-    return VLM(model.train(), None, "plan")
+    return VLM(model.train(), ProcessorMixin(), "plan")
 
 
 def image_side(settings: PretrainedModel, vlm: VLM) -> int:
     """Tokens along one side of the largest image, taken as square."""
     vision = vlm.core.config.vision_config
-    if (most := settings.most_pixels) is None:
+    if (area := settings.max_image_pixels) is None:
         raise UserError(
             "a plan needs the size of an image; set model.max_pixels=<pixels>, for example 262144"
         )
-    return max(1, isqrt(most) // (vision.patch_size * vision.spatial_merge_size))
-
-
-def _sizes(value: nn.Parameter) -> tuple[int, int]:
-    return value.numel(), value.numel() if value.requires_grad else 0
+    return max(1, isqrt(area) // (vision.patch_size * vision.spatial_merge_size))
 
 
 def _bytes(values: Any) -> int:
     return sum(value.numel() * value.element_size() for value in values)
 
 
-def _trained(vlm: VLM) -> dict[str, nn.Parameter]:
+def _trained_parameters(vlm: VLM) -> dict[str, nn.Parameter]:
     return {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
 
 
-def optimiser(vlm: VLM, make: Callable[..., Any]) -> tuple[int, int]:
-    """Bytes that the optimiser keeps, and those that its step puts in the place of gradients. Asked of itself, on stand-ins two wide."""
-    kept = extra = 0
-    for name, value in _trained(vlm).items():
-        stand = nn.Parameter(torch.ones((2,) * value.ndim, dtype=value.dtype))
-        stand.grad = torch.ones_like(stand)
-        (made,) = make([(name, stand)])
-        made.step()
+def optimizer_bytes(vlm: VLM, make_optimizer: Callable[..., Any]) -> tuple[int, int]:
+    """Bytes that the optimiser keeps, and bytes that its step adds (or, if negative, frees).
+
+    Measured, not assumed: for each parameter one step is taken on a stand-in that is two wide in every
+    dimension.
+    """
+    kept = added = 0
+    for name, value in _trained_parameters(vlm).items():
+        stand_in = nn.Parameter(torch.ones((2,) * value.ndim, dtype=value.dtype))
+        stand_in.grad = torch.ones_like(stand_in)
+        (optimizer,) = make_optimizer([(name, stand_in)])
+        optimizer.step()
         state = [
             part
-            for each in made.state.values()
-            for part in each.values()
-            if torch.is_tensor(part) and part.shape == stand.shape
+            for parts in optimizer.state.values()
+            for part in parts.values()
+            if torch.is_tensor(part) and part.shape == stand_in.shape
         ]
-        masters = getattr(made, "masters", [])
-        times = value.numel() // stand.numel()
-        used_up = [] if stand.grad is not None else [stand]
-        kept, extra = (
-            kept + times * _bytes([*state, *masters]),
-            extra + times * (_bytes(masters) - _bytes(used_up)),
-        )
-    return kept, extra
+        masters = getattr(optimizer, "masters", [])
+        freed = [] if stand_in.grad is not None else [stand_in]
+        times = value.numel() // stand_in.numel()
+        kept += times * _bytes([*state, *masters])
+        added += times * (_bytes(masters) - _bytes(freed))
+    return kept, added
 
 
-def _phases(
-    vlm: VLM, make: Callable[..., Any], load: tracker.Load, reference: int
+def _training_phases(
+    vlm: VLM, make_optimizer: Callable[..., Any], sizes: PassSizes, reference: int
 ) -> tuple[dict[str, int], ...]:
-    """What lies there all the time, during a micro-batch, and during the optimiser's step."""
-    kept, extra = optimiser(vlm, make)
+    """Bytes by purpose at three times: always, during a micro-batch, during the optimiser's step."""
+    kept, added = optimizer_bytes(vlm, make_optimizer)
     always = {
         "weights": _bytes([*vlm.model.parameters(), *vlm.model.buffers()]),
         "reference": reference,
         "optimiser": kept,
     }
-    gradients = _bytes(_trained(vlm).values())
-    saved, most = tracker.update(vlm, load)
-    logits = tracker.head(vlm, load)
-    update = {"activations": saved, "logits": logits} if saved + logits >= most else {"activations": most}
-    return always, {**always, "gradients": gradients, **update}, {**always, "gradients": gradients + extra}
+    gradients = _bytes(_trained_parameters(vlm).values())
+    activations, peak = micro_batch_bytes(vlm, sizes)
+    logits = head_bytes(vlm, sizes)
+    if activations + logits >= peak:
+        update = {"activations": activations, "logits": logits}
+    else:
+        update = {"activations": peak}
+    return always, {**always, "gradients": gradients, **update}, {**always, "gradients": gradients + added}
 
 
-def _sft(vlm: VLM, sft: SFT, expected: ExpectedSizes, side: int) -> dict[str, dict[str, int]]:
-    load = tracker.Load(
-        min(sft.micro_batch, sft.batch_size), 1, sft.max_tokens, expected.text, expected.images, side
-    )
-    _, update, step = _phases(vlm, sft.optimizer, load, 0)
+def _sft_phases(vlm: VLM, sft: SFT, expected: ExpectedSizes, side: int) -> dict[str, dict[str, int]]:
+    prompts = min(sft.micro_batch, sft.batch_size)
+    sizes = PassSizes(prompts, 1, sft.max_tokens, expected.text, expected.images, side)
+    _, update, step = _training_phases(vlm, sft.optimizer, sizes, 0)
     return {"SFT": update, "SFT step": step}
 
 
-def _grpo(
+def _grpo_phases(
     settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: ExpectedSizes, side: int, count: int
 ) -> dict[str, dict[str, int]]:
     group, drawn = (
         largest(grpo.rollout_plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw)
     )
     prompts = max(1, min(grpo.micro_batch // group, -(-grpo.prompts_per_update // count)))
-    load = tracker.Load(prompts, group, grpo.max_new_tokens, expected.text, expected.images, side)
-    second = grpo.needs_reference and vlm.model is vlm.core
-    reference = _bytes(on_meta(settings, None, "32-true").model.parameters()) if second else 0
-    always, update, step = _phases(vlm, grpo.optimizer, load, reference)
-    whole = tracker.Load(
-        -(-grpo.prompts_per_rollout // count),
-        drawn,
-        grpo.max_new_tokens,
-        expected.text,
-        expected.images,
-        side,
-    )
+    sizes = PassSizes(prompts, group, grpo.max_new_tokens, expected.text, expected.images, side)
+    reference = 0
+    if (
+        grpo.needs_reference and vlm.model is vlm.core
+    ):  # under an adapter, the reference is the model without it
+        reference = _bytes(build_meta_vlm(settings, None, "32-true").model.parameters())
+    always, update, step = _training_phases(vlm, grpo.optimizer, sizes, reference)
+    training = {"GRPO": update, "GRPO step": step}
+    if not isinstance(grpo.generator, PrefixGenerator):
+        return training
+    sizes = replace(sizes, prompts=-(-grpo.prompts_per_rollout // count), group=drawn)
     sampling = Sampling(drawn, grpo.max_new_tokens, grpo.temperature, grpo.top_p)
-    known = isinstance(grpo.generator, PrefixGenerator)
-    decoding = {"rollout": {**always, **rollout(vlm, whole, sampling, grpo.generator)}} if known else {}
-    return {**decoding, "GRPO": update, "GRPO step": step}
+    rollout = {**always, **rollout_bytes(vlm, sizes, sampling, grpo.generator)}
+    return {"rollout": rollout, **training}
 
 
 def _table(phases: Mapping[str, Mapping[str, int]]) -> list[str]:
     """One row per purpose, one column per phase."""
-    unit, name = (
-        (2**30, "GiB") if max(sum(phase.values()) for phase in phases.values()) >= 2**30 else (2**20, "MiB")
-    )
+    most = max(sum(phase.values()) for phase in phases.values())
+    unit, name = (2**30, "GiB") if most >= 2**30 else (2**20, "MiB")
 
     def line(title: str, values: list[int]) -> str:
         return f"{title:<22}" + "".join(
@@ -191,19 +197,18 @@ def _table(phases: Mapping[str, Mapping[str, int]]) -> list[str]:
         )
 
     head = f"{name + ' per device':<22}" + "".join(f"{phase:>11}" for phase in phases)
-    rows = [line(ROW_TITLES.get(row, row), [phase.get(row, 0) for phase in phases.values()]) for row in ROWS]
+    rows = [line(TITLES.get(row, row), [phase.get(row, 0) for phase in phases.values()]) for row in PURPOSES]
     return [head, *rows, line("together", [sum(phase.values()) for phase in phases.values()])]
 
 
-ROW_TITLES = {"cache": "keys and values"}
-
-
-def _verdict(phases: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _summary(phases: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The phase that needs most, and the GPUs it fits on."""
     needed = {phase: sum(parts.values()) for phase, parts in phases.items()}
-    worst = max(needed, key=needed.get)
-    said = ", ".join(
-        f"{size} GB {'yes' if needed[worst] <= size * 2**30 * (1 - SPARE) else 'no'}" for size in GPUS
+    worst = max(needed, key=lambda phase: needed[phase])
+    fits = ", ".join(
+        f"{size} GB {'yes' if needed[worst] <= size * 2**30 * (1 - SPARE) else 'no'}" for size in GPU_SIZES
     )
     return [
-        f"most in: {worst}. Fits on a GPU of {said} ({100 * SPARE:.0f} % are left for the driver and for gaps)"
+        f"most in: {worst}. Fits on a GPU of {fits} "
+        f"({100 * SPARE:.0f} % are left for the driver and for gaps)"
     ]

@@ -1,11 +1,11 @@
-"""Loading: a Hugging Face image-text-to-text folder or hub id in, a `VLM` (model + processor + what decoding needs) out."""
+"""Loading a `VLM`, a vision-language model with its processor, from a Hugging Face folder or hub id."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
 from openvlt.errors import UserError
+from openvlt.model.hf_types import HFModel
 from openvlt.model.processor import first_error_line, load_processor, save_processor
 
 transformers_logging.disable_progress_bar()  # one bar a stage is enough
@@ -32,21 +33,23 @@ VISION_TOKENS = (
 class VLM:
     """A model with its processor. `model` may be wrapped by PEFT; `core` is the Hugging Face model inside."""
 
-    model: nn.Module
+    model: HFModel
     processor: ProcessorMixin
     path: str
 
     @property
-    def core(self) -> nn.Module:
+    def core(self) -> HFModel:
         """The Hugging Face model, without an adapter's wrapper."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
     def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
         return self.processor.tokenizer
 
     @property
     def device(self) -> torch.device:
+        """Where the weights lie."""
         return next(self.core.parameters()).device
 
     @property
@@ -58,12 +61,14 @@ class VLM:
 
     @property
     def pad_id(self) -> int:
+        """The padding token; a stop token where the tokenizer has none."""
         return self.stop_ids[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
     def banned_V(self) -> Tensor:
-        """Bool mask (V,) of tokens that may never be generated: vision and padding marks, ids the tokenizer doesn't know.
+        """Bool mask (V,) of tokens that are never generated: for vision or padding, and ids without a token.
 
-        A sampled `<|image_pad|>` makes the next forward pass fail. The same mask is applied in sampling and in scoring.
+        A sampled `<|image_pad|>` makes the next forward pass fail. The same mask is applied in sampling and
+        in scoring.
         """
         size = self.core.get_output_embeddings().weight.shape[0]
         banned_V = torch.zeros(size, dtype=torch.bool, device=self.device)
@@ -73,8 +78,8 @@ class VLM:
             banned_V[token_id] = token_id not in self.stop_ids
         return banned_V
 
-    def merge_adapter(self) -> nn.Module:
-        """The plain model; an adapter becomes part of its weights, in place."""
+    def merge_adapter(self) -> HFModel:
+        """Merges an adapter into the weights, in place, and returns the plain model."""
         return self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
 
     def save(self, folder: Path) -> None:
@@ -87,7 +92,8 @@ class VLM:
 class PretrainedModel:
     """What `conf/model/*.yaml` builds: where the base model is and how any checkpoint of it is loaded.
 
-    `freeze` names parts that stay fixed: vision | projector | language. `dtype` is a torch dtype's name, or "auto".
+    `freeze` lists parts that stay fixed, out of vision, projector and language. `dtype` is the name of a
+    torch dtype, or "auto". `shape` is the folder of a shipped config under `openvlt/model/shapes`.
     """
 
     path: str
@@ -100,40 +106,47 @@ class PretrainedModel:
     device: str = "auto"
     shape: str | None = None
 
-    def on_meta(self) -> nn.Module:
-        """The architecture without weights: from the shipped config `shape` (a folder under `openvlt/model/shapes`), else from `path`."""
-        return build_on_meta(str(Path(__file__).parent / "shapes" / self.shape) if self.shape else self.path)
+    def build_on_meta(self) -> HFModel:
+        """Builds the architecture on the meta device, from the shipped config or else that of `path`.
 
-    def base(self) -> str:
-        """The base checkpoint every SFT starts from."""
+        Nothing is allocated, and with a shipped config nothing is downloaded.
+        """
+        path = str(Path(__file__).parent / "shapes" / self.shape) if self.shape else self.path
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path))
+        return cast(HFModel, model)
+
+    def base_path(self) -> str:
+        """The base checkpoint that every SFT starts from."""
         return self.path
 
     def load(self, path: str | Path | None = None, *, adapter: Any = None) -> VLM:
-        """The base model, or a later checkpoint of it, ready for training; `adapter` (a PEFT config) is put on top if given.
+        """Loads the base model or a later checkpoint of it, ready for training.
 
-        `device` auto is the first GPU, or the CPU without one.
+        `adapter` (a PEFT config) is put on top if given. `device` auto is the first GPU, or the CPU without
+        one.
         """
-        path = str(path or self.base())
-        check_place(path)
+        path = str(path or self.base_path())
+        check_model_path(path)
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         processor = load_processor(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation).to(device)
-        return VLM(self.ready(model, adapter), processor, path)
+        return VLM(self.prepare(model, adapter), processor, path)
 
-    def ready(self, model: nn.Module, adapter: Any) -> nn.Module:
-        """A loaded model as it is trained: parts fixed, checkpointing on where asked for, the adapter on top."""
+    def prepare(self, model: HFModel, adapter: Any) -> HFModel:
+        """Prepares a loaded model for training: freezes parts, sets checkpointing, adds the adapter."""
         freeze(model, self.freeze)
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        return with_adapter(model, adapter)
+        return add_adapter(model, adapter)
 
     @property
-    def most_pixels(self) -> int | None:
-        """The largest area of an image in pixels, None where only the processor knows."""
+    def max_image_pixels(self) -> int | None:
+        """The largest area of an image in pixels; None where the processor's own bound holds."""
         return self.max_pixels
 
 
-def check_place(path: str) -> None:
+def check_model_path(path: str) -> None:
     """Raises UserError when `path` can be neither a model folder nor a hub id (`name` or `owner/name`)."""
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise UserError(
@@ -145,58 +158,61 @@ def check_place(path: str) -> None:
         )
 
 
-def load_weights(path: str, *, dtype: str, attn_implementation: str) -> nn.Module:
-    """The model of a folder or hub id. Raises UserError for a missing folder, missing files or an unknown dtype."""
+def load_weights(path: str, *, dtype: str, attn_implementation: str) -> HFModel:
+    """Loads the model of a folder or hub id.
+
+    Raises UserError for a missing folder, missing files or an unknown dtype.
+    """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"model.dtype={dtype!r} is no torch dtype; use float32, bfloat16, float16 or auto")
     try:
-        return AutoModelForImageTextToText.from_pretrained(
+        model = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, attn_implementation=attn_implementation
         )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"model {path!r} can't be loaded: {first_error_line(error)}; check the path, the hub id or the network"
+            f"model {path!r} can't be loaded: {first_error_line(error)}; "
+            "check the path, the hub id or the network"
         ) from error
+    return cast(HFModel, model)
 
 
-def build_on_meta(path: str) -> nn.Module:
-    """The architecture of a config folder on the meta device: shapes without weights, nothing is downloaded or allocated."""
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path))
-
-
-def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+def freeze(model: HFModel, parts: Sequence[str]) -> None:
     """Stops gradients of the named parts. Raises UserError for an unknown part or a model without it."""
-    finders = {"vision": _vision, "projector": _projector, "language": lambda m: m.model.language_model}
+    finders = {
+        "vision": _find_vision_tower,
+        "projector": _find_projector,
+        "language": lambda model: model.model.language_model,
+    }
     if unknown := set(parts) - set(finders):
         raise UserError(f"model.freeze names {sorted(unknown)}; parts are {sorted(finders)}")
     for part in parts:
         finders[part](model).requires_grad_(False)
-    if "vision" in parts and "projector" not in parts and hasattr(_vision(model), "merger"):
-        _projector(model).requires_grad_(True)
+    if "vision" in parts and "projector" not in parts and hasattr(_find_vision_tower(model), "merger"):
+        _find_projector(model).requires_grad_(True)
 
 
-def _vision(model: nn.Module) -> nn.Module:
-    return _first(model.model, ("visual", "vision_tower", "vision_model"), "vision tower")
+def _find_vision_tower(model: HFModel) -> nn.Module:
+    return _find_part(model.model, ("visual", "vision_tower", "vision_model"), "vision tower")
 
 
-def _projector(model: nn.Module) -> nn.Module:
+def _find_projector(model: HFModel) -> nn.Module:
     if hasattr(model.model, "visual"):
         return model.model.visual.merger
-    return _first(model.model, ("multi_modal_projector", "connector", "mm_projector"), "projector")
+    return _find_part(model.model, ("multi_modal_projector", "connector", "mm_projector"), "projector")
 
 
-def _first(module: nn.Module, names: Sequence[str], what: str) -> nn.Module:
+def _find_part(module: nn.Module, names: Sequence[str], what: str) -> nn.Module:
     for name in names:
         if hasattr(module, name):
             return getattr(module, name)
     raise UserError(f"{type(module).__name__} has no {what} under {list(names)}; remove it from model.freeze")
 
 
-def with_adapter(model: nn.Module, adapter: Any) -> nn.Module:
-    """The model under a PEFT adapter (`conf/adapter/lora.yaml`), or unchanged for None."""
+def add_adapter(model: HFModel, adapter: Any) -> HFModel:
+    """Puts the model under a PEFT adapter (`conf/adapter/lora.yaml`); None leaves it as it is."""
     if adapter is None:
         return model
     from peft import get_peft_model
 
-    return get_peft_model(model, adapter)
+    return cast(HFModel, get_peft_model(cast(Any, model), adapter))

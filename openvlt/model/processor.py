@@ -1,4 +1,4 @@
-"""Processors: the part of a Hugging Face model folder that turns chat and images into tensors. Works without torchvision."""
+"""Loading and saving processors, which turn chat and images into tensors. Works without torchvision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from openvlt.errors import UserError
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
     """Qwen2.5-VL's processor without its video half, which needs torchvision.
 
-    The mixin derives a processor's parts from the arguments of `__init__`; leaving `video_processor` out leaves it out everywhere.
+    `ProcessorMixin` derives a processor's parts from the arguments of `__init__`: without a `video_processor`
+    there, none is loaded, called or saved.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ IMAGE_ONLY_TYPES = ("qwen2_vl", "qwen2_5_vl")  # same image tokens and same patc
 def load_processor(
     path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> ProcessorMixin:
-    """The processor of a model folder or hub id, left-padding, with the image area (in pixels) bounded if asked.
+    """Loads the processor of a model folder or hub id, padding on the left.
 
+    `min_pixels` and `max_pixels` bound an image's area where they are given.
     Raises UserError when the folder holds no tokenizer, no image processor or no chat template.
     """
     try:
@@ -47,11 +49,13 @@ def load_processor(
     except (OSError, ValueError, ImportError) as error:
         if not Path(path).exists():
             raise UserError(
-                f"{path}: can't be fetched ({first_error_line(error)}); check the hub id or the network, or give a folder"
+                f"{path}: can't be fetched ({first_error_line(error)}); "
+                "check the hub id or the network, or give a folder"
             ) from error
         raise UserError(
             f"{path}: no usable processor ({first_error_line(error)}); a model folder needs tokenizer.json, "
-            "preprocessor_config.json (or processor_config.json) and a chat template: copy them from the base model"
+            "preprocessor_config.json (or processor_config.json) and a chat template: "
+            "copy them from the base model"
         ) from error
     if processor.tokenizer.chat_template and not processor.chat_template:
         processor.chat_template = processor.tokenizer.chat_template
@@ -97,7 +101,8 @@ def _bound_pixels(image_processor: Any, min_pixels: int | None, max_pixels: int 
         return
     if "longest_edge" not in size:
         raise UserError(
-            f"{type(image_processor).__name__} sizes images by {sorted(size)}, not by area; drop min_pixels and max_pixels"
+            f"{type(image_processor).__name__} sizes images by {sorted(size)}, not by area; "
+            "drop min_pixels and max_pixels"
         )
     low = size["shortest_edge"] if min_pixels is None else min_pixels
     high = size["longest_edge"] if max_pixels is None else max_pixels
@@ -109,7 +114,7 @@ def _bound_pixels(image_processor: Any, min_pixels: int | None, max_pixels: int 
 
 
 def save_processor(processor: ProcessorMixin, folder: Path) -> None:
-    """Writes the processor so that plain transformers (and vLLM) load it by its stock class name, with nothing of ours installed."""
+    """Writes the processor under its stock class name, so that plain transformers and vLLM load it."""
     processor.save_pretrained(folder)
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         file = folder / name

@@ -1,7 +1,8 @@
-"""The embedded model: the real Qwen2.5-VL architecture at about a million parameters, made and pretrained on this machine.
+"""The embedded model: Qwen2.5-VL's architecture at a million parameters, made and pretrained on this machine.
 
-Nothing downstream knows that it is small. It is saved as a plain Hugging Face folder and cached under `cache`, keyed by everything
-that decides its weights, so that it is made once (about three CPU minutes) and then found again.
+It is saved as a plain Hugging Face folder, so nothing downstream treats it differently from a large model. It
+is cached under `cache`, keyed by everything that decides its weights: made once (about three CPU minutes),
+then reused.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch import nn
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -29,6 +29,8 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from openvlt import distributed
+from openvlt.data.images import open_images
+from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.model.processor import ImageOnlyProcessor
 from openvlt.types import Trace
@@ -45,8 +47,10 @@ SPECIAL = (
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")  # ordinary tokens: they survive skip_special_tokens
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -54,7 +58,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Sizes of the embedded model; `vocabulary` counts the tokens to learn, marks included."""
+    """Sizes of the embedded model; `vocabulary` counts special tokens and tags, too."""
 
     hidden: int = 96
     layers: int = 4
@@ -74,7 +78,7 @@ class TinyConfig:
 
 
 def make_tokenizer(corpus: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
-    """A byte-level BPE tokenizer learned from `corpus`, with Qwen's marks; any text can be written in it."""
+    """Learns a byte-level BPE tokenizer from `corpus`, with Qwen's special tokens; it can encode any text."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
@@ -90,40 +94,41 @@ def make_tokenizer(corpus: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
     )
     bpe.train_from_iterator(corpus, trainer)
     learned = json.loads(bpe.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=learned["vocab"],
-        merges=[tuple(merge) for merge in learned["merges"]],
-        unk_token=None,
-        eos_token=END,
-        pad_token=PAD,
-        extra_special_tokens=list(SPECIAL),
-    )
+    settings: dict[str, Any] = {  # transformers' annotations are narrower than what it takes
+        "vocab": learned["vocab"],
+        "merges": [tuple(merge) for merge in learned["merges"]],
+        "unk_token": None,
+        "eos_token": END,
+        "pad_token": PAD,
+        "extra_special_tokens": list(SPECIAL),
+    }
+    tokenizer = Qwen2Tokenizer(**settings)
     tokenizer.add_tokens(list(TAGS))
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.padding_side = "left"
     return tokenizer
 
 
-def make_processor(tokenizer: Qwen2Tokenizer, shape: TinyConfig) -> ImageOnlyProcessor:
-    """Chat and images to tensors; images are resized to an area between the shape's bounds."""
-    size = {"shortest_edge": shape.min_pixels, "longest_edge": shape.max_pixels}
-    images = Qwen2VLImageProcessorPil(patch_size=shape.patch, merge_size=2, temporal_patch_size=2, size=size)
+def make_processor(tokenizer: Qwen2Tokenizer, sizes: TinyConfig) -> ImageOnlyProcessor:
+    """Makes the processor; images are resized to an area between the bounds of `sizes`."""
+    size = {"shortest_edge": sizes.min_pixels, "longest_edge": sizes.max_pixels}
+    images = Qwen2VLImageProcessorPil(patch_size=sizes.patch, merge_size=2, temporal_patch_size=2, size=size)
     return ImageOnlyProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
-def make_config(tokenizer: Qwen2Tokenizer, shape: TinyConfig) -> Qwen2_5_VLConfig:
-    """The architecture: rotary sections in Qwen's proportions (1/4 time, the rest height and width)."""
-    token = tokenizer.convert_tokens_to_ids
-    half = shape.hidden // shape.heads // 2
+def make_config(tokenizer: Qwen2Tokenizer, sizes: TinyConfig) -> Qwen2_5_VLConfig:
+    """Makes the config; rotary sections in Qwen's proportions (1/4 time, the rest height and width)."""
+    token = cast(Callable[[str], int], tokenizer.convert_tokens_to_ids)
+    half = sizes.hidden // sizes.heads // 2
     side = (half - half // 4) // 2
     text = dict(
         vocab_size=16 * math.ceil(len(tokenizer) / 16),
-        hidden_size=shape.hidden,
-        intermediate_size=shape.mlp,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=shape.context,
+        hidden_size=sizes.hidden,
+        intermediate_size=sizes.mlp,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        max_position_embeddings=sizes.context,
         rms_norm_eps=1e-6,
         rope_parameters=dict(
             rope_type="default", rope_theta=10000.0, mrope_section=[half - 2 * side, side, side]
@@ -132,117 +137,122 @@ def make_config(tokenizer: Qwen2Tokenizer, shape: TinyConfig) -> Qwen2_5_VLConfi
         eos_token_id=token(END),
         pad_token_id=token(PAD),
         tie_word_embeddings=True,
-        initializer_range=shape.initializer_range,
+        initializer_range=sizes.initializer_range,
     )
     vision = dict(
-        depth=shape.vision_layers,
-        hidden_size=shape.vision_hidden,
-        intermediate_size=shape.vision_mlp,
-        num_heads=shape.vision_heads,
-        patch_size=shape.patch,
+        depth=sizes.vision_layers,
+        hidden_size=sizes.vision_hidden,
+        intermediate_size=sizes.vision_mlp,
+        num_heads=sizes.vision_heads,
+        patch_size=sizes.patch,
         spatial_merge_size=2,
         temporal_patch_size=2,
-        window_size=8 * shape.patch,
-        out_hidden_size=shape.hidden,
-        fullatt_block_indexes=list(range(1, shape.vision_layers, 2)),
-        initializer_range=shape.initializer_range,
+        window_size=8 * sizes.patch,
+        out_hidden_size=sizes.hidden,
+        fullatt_block_indexes=list(range(1, sizes.vision_layers, 2)),
+        initializer_range=sizes.initializer_range,
     )
-    marks = {f"{name}_token_id": token(f"<|{mark}|>") for name, mark in _MARKS.items()}
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks)
+    return Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=True,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+    )
 
 
-_MARKS = {
-    "image": "image_pad",
-    "video": "video_pad",
-    "vision_start": "vision_start",
-    "vision_end": "vision_end",
-}
-
-
-def make_vlm(corpus: Iterable[str], shape: TinyConfig, seed: int) -> VLM:
-    """A randomly initialised model with its processor; the global random state is left as it was."""
-    tokenizer = make_tokenizer(corpus, shape.vocabulary)
-    config = make_config(tokenizer, shape)
+def make_vlm(corpus: Iterable[str], sizes: TinyConfig, seed: int) -> VLM:
+    """Makes a randomly initialised model with its processor; the global random state is left as it was."""
+    tokenizer = make_tokenizer(corpus, sizes.vocabulary)
+    config = make_config(tokenizer, sizes)
     config._attn_implementation = "sdpa"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = config.text_config.eos_token_id
-    model.generation_config.pad_token_id = config.text_config.pad_token_id
-    return VLM(model, make_processor(tokenizer, shape), "tiny")
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return VLM(cast(HFModel, model), make_processor(tokenizer, sizes), "tiny")
 
 
 @dataclass(frozen=True)
 class TinyModel(PretrainedModel):
     """`conf/model/tiny.yaml`: makes the base model on first use, then behaves like any pretrained folder.
 
-    `sizes` are the architecture's, `corpus()` gives the texts that the tokenizer is learned from, `lessons(seed=...)` the traces to
-    pretrain on, and `training` is an object with `train(vlm, traces, folder=, seed=, title=)`; None leaves the random weights.
+    `corpus()` gives the texts that the tokenizer is learned from, `lessons(seed=...)` the traces to pretrain
+    on. `training` has a method `train(vlm, traces, folder=, seed=, title=)`. Without lessons or training the
+    weights stay random.
     """
 
     path: str = ""
     sizes: TinyConfig = TinyConfig()
     seed: int = 0
     cache: str = ".cache"
-    corpus: Callable[[], Sequence[str]] | None = None
+    corpus: Callable[[], Sequence[str]] = field(kw_only=True)
     lessons: Callable[..., Sequence[Trace]] | None = None
     training: Any = None
 
-    def base(self) -> str:
+    def base_path(self) -> str:
         """The cached base model's folder, made now if it isn't there."""
-        return self._made
+        return self._base_folder
 
-    def on_meta(self) -> nn.Module:
-        """The architecture without weights; nothing is trained or cached."""
+    def build_on_meta(self) -> HFModel:
+        """Builds the architecture on the meta device; nothing is trained or cached."""
         tokenizer = make_tokenizer(self.corpus(), self.sizes.vocabulary)
         with torch.device("meta"):
-            return Qwen2_5_VLForConditionalGeneration(make_config(tokenizer, self.sizes))
+            return cast(HFModel, Qwen2_5_VLForConditionalGeneration(make_config(tokenizer, self.sizes)))
 
     @property
-    def most_pixels(self) -> int:
+    def max_image_pixels(self) -> int:
         """The largest area of an image in pixels."""
         return self.max_pixels or self.sizes.max_pixels
 
     @cached_property
-    def _made(self) -> str:
-        """Written aside and renamed: never half a model."""
-        lessons = [] if self.lessons is None or self.training is None else list(self.lessons(seed=self.seed))
+    def _base_folder(self) -> str:
+        """Makes the base model unless it is cached; a kill leaves nothing half-written under its name."""
+        lessons, training = [], self.training
+        if self.lessons is not None and training is not None:
+            lessons = list(self.lessons(seed=self.seed))
         corpus = list(self.corpus())
         folder = Path(self.cache).absolute() / f"tiny-{self._key(corpus, lessons)}"
         if distributed.broadcast(folder.is_dir()):
             return str(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-            model, workshop = Path(aside) / "model", Path(aside) / "training"
-            workshop.mkdir()
+            saved, training_folder = Path(aside) / "model", Path(aside) / "training"
+            training_folder.mkdir()
             vlm = make_vlm(corpus, self.sizes, self.seed)
-            if lessons:
-                size = sum(parameter.numel() for parameter in vlm.model.parameters())
+            if lessons and training is not None:
+                size = sum(parameter.numel() for parameter in vlm.model.parameters()) / 1e6
                 print(
-                    f"making the embedded base model ({size / 1e6:.2f} M parameters), once per seed: {folder}",
+                    f"making the embedded base model ({size:.2f} M parameters), once per seed: {folder}",
                     flush=True,
                 )
-                self.training.train(vlm, lessons, folder=workshop, seed=self.seed, title="base")
+                training.train(vlm, lessons, folder=training_folder, seed=self.seed, title="base")
             if distributed.is_main():
-                vlm.save(model)
-                _put(model, folder)
+                vlm.save(saved)
+                _move_to_cache(saved, folder)
         return distributed.broadcast(str(folder))
 
     def _key(self, corpus: Sequence[str], lessons: Sequence[Trace]) -> str:
-        """Everything that decides the weights: shape, seed, texts, pictures, and the training's settings but for its progress bar."""
-        training = {} if self.training is None else describe(self.training)[1]
+        """A hash of everything that decides the weights: sizes, seed, texts, images and training settings.
+
+        How training is run (`fit`: devices, checkpoints, progress bar) doesn't count.
+        """
+        training = {} if self.training is None else describe_settings(self.training)[1]
         training.pop("fit", None)
         settings = [asdict(self.sizes), self.seed, list(corpus), training]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for trace in lessons[:200]:
             digest.update(f"{trace.problem.question}|{trace.response}".encode())
-            for image in trace.problem.images:
+            for image in open_images(trace.problem):
                 digest.update(image.tobytes())
         digest.update(str(len(lessons)).encode())
         return digest.hexdigest()[:12]
 
 
-def _put(model: Path, folder: Path) -> None:
+def _move_to_cache(model: Path, folder: Path) -> None:
     try:
         os.rename(model, folder)
     except OSError:
@@ -250,19 +260,23 @@ def _put(model: Path, folder: Path) -> None:
             raise
 
 
-def describe(value: Any) -> Any:
-    """Settings as plain data, the same in every process (a `repr` names functions by their address)."""
+def describe_settings(value: Any) -> Any:
+    """Settings as plain data, the same in every process (a `repr` holds a function's address)."""
     if isinstance(value, partial):
-        return [describe(value.func), describe(value.args), describe(value.keywords)]
+        return [
+            describe_settings(value.func),
+            describe_settings(value.args),
+            describe_settings(value.keywords),
+        ]
     if is_dataclass(value):
         return [
             type(value).__qualname__,
-            {entry.name: describe(getattr(value, entry.name)) for entry in fields(value)},
+            {entry.name: describe_settings(getattr(value, entry.name)) for entry in fields(value)},
         ]
     if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
+        return {str(key): describe_settings(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [describe(item) for item in value]
+        return [describe_settings(item) for item in value]
     if callable(value):
         return f"{value.__module__}.{value.__qualname__}"
     return value

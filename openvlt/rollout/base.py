@@ -1,4 +1,4 @@
-"""The contract of every generator: problems in, completions out, no state shared with training."""
+"""The interface of every generator: problems in, completions out, no state shared with training."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from openvlt.errors import UserError
+from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM
 from openvlt.types import Completion, Problem, Prompts
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to decode: `n` completions per problem; `greedy` ignores the rest. top_p 1 and top_k 0 mean no truncation.
+    """How to decode: `n` completions per problem. With `greedy`, temperature, top_p and top_k have no effect.
 
-    `stop` are strings that end a completion as a stop token does; they stay in its text. Raises UserError for several completions that
-    could not differ.
+    top_p 1 and top_k 0 mean no truncation. `stop` are strings that end a completion as a stop token does;
+    they stay in its text. Raises UserError for several completions that could not differ.
     """
 
     n: int = 1
@@ -40,12 +40,13 @@ class Sampling:
             )
         if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(
-                f"Sampling: temperature={self.temperature} must be above 0 (greedy=true for argmax), top_p={self.top_p} in (0, 1], "
-                f"top_k={self.top_k} at least 0"
+                f"Sampling: temperature={self.temperature} must be above 0 (greedy=true for argmax), "
+                f"top_p={self.top_p} in (0, 1], top_k={self.top_k} at least 0"
             )
         if self.n > 1 and not self.random:
             raise UserError(
-                f"{self.n} samples of a problem would all be the same; set sampling.greedy=false and top_k=0, or ask for one"
+                f"{self.n} samples of a problem would all be the same; "
+                "set sampling.greedy=false and top_k=0, or ask for one"
             )
         if isinstance(self.stop, str) or not all(self.stop):
             raise ValueError(f"Sampling: stop={self.stop!r} must be a list of strings, none empty")
@@ -57,19 +58,22 @@ class Sampling:
 
 
 class Generator(Protocol):
-    """`generate` returns `sampling.n` completions per problem, problem by problem.
-
-    `seed` and a row's own problem id and number decide its random draws: a completion does not depend on its batch mates.
-    """
+    """What generates completions; see `PrefixGenerator` and `HFGenerator`."""
 
     def generate(
         self, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
-    ) -> list[Completion]: ...
+    ) -> list[Completion]:
+        """Generates `sampling.n` completions per problem, problem by problem.
+
+        A row's random draws depend on `seed`, its problem's id and its number there. So a completion doesn't
+        depend on the others in its batch.
+        """
+        ...
 
 
 @contextlib.contextmanager
-def generating(model: nn.Module) -> Iterator[None]:
-    """Borrows a model for generation: eval mode, cache on, no gradient; train mode and cache use come back as they were."""
+def generating(model: HFModel) -> Iterator[None]:
+    """Inside, the model is in eval mode, with its cache and without gradients; after, all is as before."""
     modes, config = [(part, part.training) for part in model.modules()], model.config.get_text_config()
     use_cache = config.use_cache
     model.eval()
@@ -80,15 +84,16 @@ def generating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         config.use_cache = use_cache
-        for (
-            part,
-            training,
-        ) in modes:  # each its own: a frozen tower may be in eval mode inside a training model
+        # each part its own: a frozen tower may be in eval mode inside a training model
+        for part, training in modes:
             part.training = training
 
 
 def row_uniforms(problems: Sequence[Problem], sampling: Sampling, seed: int) -> np.ndarray:
-    """Uniform draws (N, max_new_tokens) in [0, 1), one stream per row, keyed by seed, problem id and the row's number."""
+    """Uniform draws (N, max_new_tokens) in [0, 1), one stream per row.
+
+    A stream's key is the seed, the problem's id and the row's number among the problem's rows.
+    """
     rows = []
     for problem in problems:
         for sample in range(sampling.n):

@@ -1,4 +1,4 @@
-"""Asking a model in batches: the one loop of held-out evaluation, benchmarks, difficulty and distillation."""
+"""Generation for many problems in batches: for evaluation, benchmarks, difficulty filter and distillation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def generate_in_batches(
     batch: int,
     seed: int,
 ) -> Iterator[tuple[list[Problem], list[Completion]]]:
-    """Yields at most `batch` problems at a time with their completions, `sampling.n` each, problem by problem.
+    """Yields up to `batch` problems at a time with their completions, `sampling.n` each, problem by problem.
 
     Every rank generates its share of a batch and gets all completions. Problems are taken as they are needed,
     so that memory does not grow with their number.

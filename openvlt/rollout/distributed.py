@@ -1,4 +1,4 @@
-"""Generation on all ranks: each takes its share of the problems, everyone gets all completions."""
+"""Generation on all ranks: each generates for its share of the problems and gets all completions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def generate_on_ranks(
     sampling: Sampling,
     seed: int,
 ) -> list[Completion]:
-    """As `Generator.generate`. A completion doesn't depend on its batch mates, so it is the same on any number of ranks."""
+    """Returns what `Generator.generate` returns; the number of ranks makes no difference.
+
+    That is so because a completion doesn't depend on the others in its batch.
+    """
     mine = distributed.take_share(range(len(problems)))
     if len(mine) == len(problems):
         part = generator.generate(vlm, problems, prompts, sampling, seed)

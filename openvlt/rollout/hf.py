@@ -1,4 +1,4 @@
-"""The plain twin: Hugging Face `generate`, one row per completion. Slower; works for every model family that `generate` serves."""
+"""Generation by Hugging Face's `generate`, one row per completion: slower, for every family that has it."""
 
 from __future__ import annotations
 
@@ -9,47 +9,46 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from openvlt.model.load import VLM
-from openvlt.model.shared_prefix.vision_features import pixels
+from openvlt.model.shared_prefix.vision_features import vision_inputs
 from openvlt.rollout.base import Sampling, generating, row_uniforms
 from openvlt.rollout.sampling import next_tokens
-from openvlt.rollout.stopping import Stops
+from openvlt.rollout.stopping import StopConditions
 from openvlt.types import Completion, Problem, Prompts
 
 
 @dataclass(frozen=True)
 class HFGenerator:
-    """`conf/rollout/hf.yaml`. `max_rows` completions at a time."""
+    """`conf/rollout/hf.yaml`: generates at most `max_rows` completions at a time."""
 
     max_rows: int = 64
 
     def generate(
         self, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
     ) -> list[Completion]:
-        """See `Generator`: same seeds, same draws, same bans as `PrefixGenerator`."""
+        """See `Generator`. Seeds, draws and bans are those of `PrefixGenerator`."""
         completions: list[Completion] = []
         per_batch = max(1, self.max_rows // sampling.n)
         for start in range(0, len(problems), per_batch):
             rows = list(range(start, min(start + per_batch, len(problems))))
             part = [problems[row] for row in rows]
             repeated = prompts.select([row for row in rows for _ in range(sampling.n)]).to(vlm.device)
-            draws = (
-                None
-                if sampling.greedy
-                else torch.from_numpy(row_uniforms(part, sampling, seed)).to(vlm.device)
-            )
+            draws = None
+            if not sampling.greedy:
+                draws = torch.from_numpy(row_uniforms(part, sampling, seed)).to(vlm.device)
             with generating(vlm.model):
                 completions += _generate(vlm, repeated, sampling, draws)
         return completions
 
 
-class _Choose(LogitsProcessor):
-    """Our own choice of the next token, given to `generate` as the only token left; its log-probability is remembered."""
+class _ChooseToken(LogitsProcessor):
+    """Chooses the next token with `next_tokens` and leaves `generate` no other; keeps its log-probability."""
 
     def __init__(
         self, vlm: VLM, prompt_tokens: int, sampling: Sampling, draws_NT: torch.Tensor | None
     ) -> None:
         self.banned_V, self.prompt_tokens, self.sampling = vlm.banned_V(), prompt_tokens, sampling
-        self.draws_NT, self.logp = draws_NT, []
+        self.draws_NT = draws_NT
+        self.logp: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         step = input_ids.shape[1] - self.prompt_tokens
@@ -59,42 +58,45 @@ class _Choose(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
 
-class _Stop(StoppingCriteria):
-    def __init__(self, stops: Stops, prompt_tokens: int) -> None:
+class _StopRows(StoppingCriteria):
+    def __init__(self, stops: StopConditions, prompt_tokens: int) -> None:
         self.stops, self.prompt_tokens = stops, prompt_tokens
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **rest: object) -> torch.Tensor:
-        return self.stops.ended_rows(input_ids[:, self.prompt_tokens :])
+        return self.stops.find_ended_rows(input_ids[:, self.prompt_tokens :])
 
 
 def _generate(
     vlm: VLM, prompts: Prompts, sampling: Sampling, draws_NT: torch.Tensor | None
 ) -> list[Completion]:
     width = prompts.ids_PL.shape[1]
-    choose, stops = _Choose(vlm, width, sampling, draws_NT), Stops(vlm, sampling.stop)
+    choose, stops = _ChooseToken(vlm, width, sampling, draws_NT), StopConditions(vlm, sampling.stop)
     extra = {"mm_token_type_ids": prompts.token_type_PL} if prompts.token_type_PL.any() else {}
     output = vlm.core.generate(
         input_ids=prompts.ids_PL,
         attention_mask=prompts.mask_PL,
         **extra,
-        **pixels(prompts),
+        **vision_inputs(prompts),
         do_sample=False,
         max_new_tokens=sampling.max_new_tokens,
         logits_processor=LogitsProcessorList([choose]),
-        stopping_criteria=StoppingCriteriaList([_Stop(stops, width)]),
+        stopping_criteria=StoppingCriteriaList([_StopRows(stops, width)]),
         repetition_penalty=1.0,
         temperature=None,
         top_p=None,
         top_k=None,
     )
-    return _cut(vlm, stops, output[:, width:].tolist(), torch.stack(choose.logp, 1).tolist())
+    return _make_completions(vlm, stops, output[:, width:].tolist(), torch.stack(choose.logp, 1).tolist())
 
 
-def _cut(vlm: VLM, stops: Stops, rows: list[list[int]], logp: list[list[float]]) -> list[Completion]:
-    """Rows up to and with the token that ends them."""
+def _make_completions(
+    vlm: VLM, stops: StopConditions, rows: list[list[int]], logp: list[list[float]]
+) -> list[Completion]:
+    """Completions of rows up to and with the token that ends them."""
     completions = []
     for row, values in zip(rows, logp, strict=True):
-        end = stops.end(row)
+        end = stops.length_of(row)
+        ids = tuple(row[:end])
         text = vlm.tokenizer.decode(row[:end], skip_special_tokens=True)
-        completions.append(Completion(tuple(row[:end]), text, stops.finishes(row[:end]), tuple(values[:end])))
+        completions.append(Completion(ids, text, stops.is_finished(ids), tuple(values[:end])))
     return completions

@@ -1,4 +1,4 @@
-"""One decoding step: logits to the next token of every row."""
+"""Sampling the next token of every row from its logits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BLOCK = 256  # tokens whose probabilities are summed first where the vocabulary 
 def next_tokens(
     logits_NV: Tensor, uniform_N: Tensor | None, banned_V: Tensor, sampling: Sampling
 ) -> tuple[Tensor, Tensor]:
-    """Tokens (N,) and their log-probabilities (N,) under the tempered, banned distribution *before* top-p and top-k.
+    """Tokens (N,) and their log-probabilities (N,) after temperature and bans, but *before* top-p and top-k.
 
-    Greedy when `uniform_N` is None. Sampling inverts the cumulative distribution at `uniform_N`, which is several times faster than
-    `multinomial` on a CPU and lets every row bring its own random numbers.
+    Greedy when `uniform_N` is None. Otherwise the cumulative distribution is inverted at `uniform_N`: several
+    times faster than `multinomial` on a CPU, and every row has its own random numbers.
     """
     z_NV = (logits_NV.float() / sampling.temperature).masked_fill_(banned_V, -torch.inf)
     top_N, best_N = z_NV.max(-1)
@@ -30,7 +30,7 @@ def next_tokens(
 def _invert(weight_NV: Tensor, uniform_N: Tensor) -> Tensor:
     """The first token whose cumulative share exceeds the row's draw; never one of weight zero.
 
-    Of a large vocabulary only the sums of blocks are accumulated, then the weights inside the block that was hit.
+    In a large vocabulary, first the sums of blocks are accumulated, then the weights inside the block found.
     """
     tokens = weight_NV.shape[1]
     if tokens <= 2 * BLOCK:
@@ -51,7 +51,7 @@ def _invert(weight_NV: Tensor, uniform_N: Tensor) -> Tensor:
 
 
 def _truncate(weight_NV: Tensor, sampling: Sampling) -> Tensor:
-    """Zeroes what top-k and top-p leave out; weights needn't sum to 1, `_invert` scales by their sum."""
+    """Zeroes what top-k and top-p leave out. Weights needn't sum to 1: `_invert` scales by their sum."""
     vocabulary = weight_NV.shape[1]
     if sampling.top_k and sampling.top_k < vocabulary:
         smallest_N1 = weight_NV.topk(sampling.top_k, -1).values[:, -1:]

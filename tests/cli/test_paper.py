@@ -121,7 +121,7 @@ def test_the_papers_models_build_on_meta_without_a_download(
     model: str, parameters: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    made = build(compose("scale=7b", f"model={model}").model).on_meta()
+    made = build(compose("scale=7b", f"model={model}").model).build_on_meta()
     assert sum(p.numel() for p in made.parameters()) == parameters
     assert {p.device.type for p in made.parameters()} == {"meta"}
     from openvlt.model.load import freeze

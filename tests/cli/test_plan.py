@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from openvlt.config.build import build
-from openvlt.memory import estimate, tracker
+from openvlt.memory import estimate
+from openvlt.memory.tracker import PassSizes
 from tests.helpers.configs import compose
 from tests.helpers.entry_scripts import FIGURES, Cli
 
@@ -68,17 +69,17 @@ def test_devices_that_are_not_there_can_be_planned(cli: Cli) -> None:
 
 def test_a_plan_counts_what_is_asked_of_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """NoisyRollout's 6 completions from noisy images are learned from together with the 6 others, and decoded apart from them."""
-    loads: list[tracker.Load] = []
+    passes: list[PassSizes] = []
     monkeypatch.setattr(
-        estimate, "_phases", lambda vlm, make, load, reference: loads.append(load) or ({}, {}, {})
+        estimate, "_training_phases", lambda vlm, make, sizes, reference: passes.append(sizes) or ({}, {}, {})
     )
     monkeypatch.setattr(
         estimate,
-        "rollout",
-        lambda vlm, load, sampling, generator: loads.append(load) or {"cache": sampling.n},
+        "rollout_bytes",
+        lambda vlm, sizes, sampling, generator: passes.append(sizes) or {"cache": sampling.n},
     )
     for more in ((), ("~grpo.rollout_plan",)):
-        estimate._grpo(
+        estimate._grpo_phases(
             None,
             None,
             build(compose("+recipe=noisy_rollout", *more).grpo, "grpo"),
@@ -86,7 +87,7 @@ def test_a_plan_counts_what_is_asked_of_a_problem(monkeypatch: pytest.MonkeyPatc
             4,
             1,
         )
-    assert [(load.prompts, load.group) for load in loads] == [(10, 12), (32, 6), (21, 6), (32, 6)]
+    assert [(sizes.prompts, sizes.group) for sizes in passes] == [(10, 12), (32, 6), (21, 6), (32, 6)]
 
 
 @pytest.mark.parametrize(

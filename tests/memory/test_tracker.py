@@ -13,10 +13,10 @@ from peft import LoraConfig
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
-from openvlt.memory import tracker
-from openvlt.memory.estimate import optimiser
-from openvlt.memory.rollout import rollout
-from openvlt.model.load import VLM, freeze, with_adapter
+from openvlt.memory.estimate import optimizer_bytes
+from openvlt.memory.rollout import rollout_bytes
+from openvlt.memory.tracker import PassSizes, head_bytes, micro_batch_bytes
+from openvlt.model.load import VLM, add_adapter, freeze
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
@@ -61,7 +61,7 @@ def variant(vlm: VLM, name: str) -> VLM:
         if name == "lora"
         else None
     )
-    return Forced(with_adapter(model, adapter), vlm.processor, name)
+    return Forced(add_adapter(model, adapter), vlm.processor, name)
 
 
 def without_weights(real: VLM) -> VLM:
@@ -79,8 +79,8 @@ def alike() -> list[Problem]:
     ]
 
 
-def a_load(prompts) -> tracker.Load:
-    return tracker.Load(PROMPTS, GROUP, TOKENS, prompts.ids_PL.shape[1] - SIDE**2, 1, SIDE)
+def make_sizes(prompts) -> PassSizes:
+    return PassSizes(PROMPTS, GROUP, TOKENS, prompts.ids_PL.shape[1] - SIDE**2, 1, SIDE)
 
 
 @pytest.mark.parametrize("name", ["full", "frozen", "lora", "checkpointing", "bfloat16"])
@@ -100,8 +100,8 @@ def test_an_updates_memory_is_foretold(vlm, alike, render, ragged, name):
         (completion_logp(real, there, ids, mask, group, slope_NT=slope)[0] * slope).sum().backward()
 
     update()
-    saved, most = tracker.update(plan, a_load(prompts))
-    assert max(most, saved + tracker.head(plan, a_load(prompts))) == pytest.approx(
+    saved, most = micro_batch_bytes(plan, make_sizes(prompts))
+    assert max(most, saved + head_bytes(plan, make_sizes(prompts))) == pytest.approx(
         peak_bytes(update), rel=0.15
     )
 
@@ -112,9 +112,9 @@ def test_a_rollouts_memory_is_foretold(vlm, alike, render, rows, tokens):
     plan = without_weights(real)
     prompts, sampling = render(alike), Sampling(n=GROUP, max_new_tokens=tokens, top_p=0.9)
     generator = PrefixGenerator(max_rows=rows)
-    foretold = rollout(plan, replace(a_load(prompts), tokens=tokens), sampling, generator)
+    expected = rollout_bytes(plan, replace(make_sizes(prompts), tokens=tokens), sampling, generator)
     measured = peak_bytes(lambda: generator.generate(real, alike, prompts, sampling, 0))
-    assert sum(foretold.values()) == pytest.approx(measured, rel=0.15)
+    assert sum(expected.values()) == pytest.approx(measured, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_rollouts_memory_is_foretold(vlm, alike, render, rows, tokens):
 def test_the_optimisers_memory_is_its_own_word(vlm, make, dtype):
     model = VLM(copy.deepcopy(vlm.model).to(dtype), None, "real")
     make = partial(make, learning_rate=0.1)
-    kept, _ = optimiser(without_weights(model), make)
+    kept, _ = optimizer_bytes(without_weights(model), make)
     for value in model.model.parameters():
         value.grad = torch.ones_like(value)
     made = make(list(model.model.named_parameters()))

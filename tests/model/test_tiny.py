@@ -69,11 +69,11 @@ def test_marks_are_single_tokens_and_images_take_a_quarter_of_their_patches(vlm,
 
 
 def test_making_it_twice_gives_the_same_weights_and_leaves_the_random_state(problems):
-    shape, corpus = TinyConfig(hidden=32, layers=1, heads=1, vision_layers=1), ["one two three"] * 5
+    sizes, corpus = TinyConfig(hidden=32, layers=1, heads=1, vision_layers=1), ["one two three"] * 5
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    one, other, third = (make_vlm(corpus, shape, seed) for seed in (1, 1, 2))
+    one, other, third = (make_vlm(corpus, sizes, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(3), expected)
     weights = [each.model.state_dict() for each in (one, other, third)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
@@ -87,12 +87,12 @@ def test_the_base_is_made_once_and_found_again(tmp_path, capsys):
         made.append(1)
         return ["red green blue"] * 4
 
-    shape = TinyConfig(hidden=32, layers=1, heads=1, vision_layers=1)
-    tiny = TinyModel(shape=shape, cache=str(tmp_path), corpus=corpus)
-    base = tiny.base()
+    sizes = TinyConfig(hidden=32, layers=1, heads=1, vision_layers=1)
+    tiny = TinyModel(sizes=sizes, cache=str(tmp_path), corpus=corpus)
+    base = tiny.base_path()
     stamp = (Path(base) / "model.safetensors").stat().st_mtime_ns
-    assert tiny.base() == base and (Path(base) / "model.safetensors").stat().st_mtime_ns == stamp
-    other = TinyModel(shape=shape, cache=str(tmp_path), corpus=corpus, seed=1).base()
+    assert tiny.base_path() == base and (Path(base) / "model.safetensors").stat().st_mtime_ns == stamp
+    other = TinyModel(sizes=sizes, cache=str(tmp_path), corpus=corpus, seed=1).base_path()
     assert other != base and len(list(tmp_path.iterdir())) == 2  # nothing half-made is left behind
 
 

@@ -117,16 +117,16 @@ def test_stop_strings_end_a_completion_with_the_token_that_completes_them(chatty
 
 
 def test_finished_rows_leave_the_batch(chatty, mixed, render, monkeypatch):
-    fed, plain = [], prefix._Decoding._feed
+    fed, plain = [], prefix._DecodingBatch._feed
     monkeypatch.setattr(
-        prefix._Decoding, "_feed", lambda self, tokens: fed.append(len(tokens)) or plain(self, tokens)
+        prefix._DecodingBatch, "_feed", lambda self, tokens: fed.append(len(tokens)) or plain(self, tokens)
     )
     said = PrefixGenerator().generate(chatty, mixed, render(mixed), SAMPLED, 11)
     running = [rows for step in range(13) if (rows := sum(len(c.token_ids) > step + 1 for c in said))]
     assert len(fed) == len(running) and fed == sorted(fed, reverse=True) and fed[-1] < fed[0]
     for rows, needed in zip(fed, running, strict=True):
         assert (
-            needed <= rows < needed * prefix.LEAVE / (prefix.LEAVE - 1)
+            needed <= rows < needed * prefix.DROP_SHARE / (prefix.DROP_SHARE - 1)
         )  # at most an eighth of the batch waits to leave
 
 
@@ -243,7 +243,7 @@ def test_training_works_after_generating(fresh, mixed, render, ragged):
 
 def test_packed_weights_multiply_alike_and_are_given_back(fresh, monkeypatch):
     model = fresh().model
-    monkeypatch.setattr(cpu_linear, "LEAST", 1)
+    monkeypatch.setattr(cpu_linear, "MIN_WEIGHT_SIZE", 1)
     part, rows = model.model.language_model.layers[0].mlp.up_proj, torch.randn(3, 1, 64)
     biased = model.model.language_model.layers[0].self_attn.q_proj
     with torch.no_grad():
@@ -260,7 +260,7 @@ def test_packed_weights_multiply_alike_and_are_given_back(fresh, monkeypatch):
 
 
 def test_an_unknown_family_is_sent_to_the_plain_generator(vlm, mixed, render, monkeypatch):
-    monkeypatch.setattr("openvlt.model.shared_prefix.forward.SHARED", ())
+    monkeypatch.setattr("openvlt.model.shared_prefix.forward.SHARED_PREFIX_FAMILIES", ())
     with pytest.raises(
         UserError, match="rollout=prefix doesn't know model type 'qwen2_5_vl'; use rollout=hf"
     ):

@@ -45,7 +45,7 @@ from openvlt.grpo.parts.schedules import resolve_schedules
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.shared_prefix.symmetric_kl import symmetric_kl
-from openvlt.model.shared_prefix.vision_features import with_features
+from openvlt.model.shared_prefix.vision_features import store_vision_features
 from openvlt.reward.reward import Reward
 from openvlt.reward.services import Services
 from openvlt.rollout.base import Generator, Sampling, generating
@@ -233,7 +233,7 @@ class Experience:
 
     def _with_vision_features(self, prompts: Prompts) -> Prompts:
         """With vision features where they can be kept; several ranks share the prompts out: each runs the tower on its own."""
-        return with_features(self.vlm, prompts) if distributed.world_size() == 1 else prompts
+        return store_vision_features(self.vlm, prompts) if distributed.world_size() == 1 else prompts
 
     def _injected_completion(self, text: str) -> Completion:
         ids_NT, _ = self.renderer.responses([text])

@@ -17,7 +17,7 @@ from openvlt.errors import UserError
 from openvlt.grpo.collect.columns import trained_rows
 from openvlt.grpo.collect.ops import concat_rollouts, take_groups, take_rows
 from openvlt.grpo.parts.schedules import refuse_schedule
-from openvlt.model.shared_prefix.vision_features import pixels
+from openvlt.model.shared_prefix.vision_features import vision_inputs
 from openvlt.types import Origin, Rollouts
 
 Make = Callable[[], Rollouts]
@@ -115,4 +115,4 @@ def _filed(group: Rollouts) -> Rollouts:
     """A group as it is remembered: the policy's own rows are marked, given texts stay what they are."""
     group = take_rows(group, trained_rows(group))
     origin_N = torch.where(group.origin_N == Origin.POLICY, int(Origin.REPLAYED), group.origin_N)
-    return group.with_(origin_N=origin_N, prompts=replace(group.prompts, vision=pixels(group.prompts)))
+    return group.with_(origin_N=origin_N, prompts=replace(group.prompts, vision=vision_inputs(group.prompts)))

@@ -1,41 +1,45 @@
-"""The model's hooks, in one place: prompts to embeddings and positions, rows to the hidden states that predict completions.
+"""Forward passes in which each prompt runs once, however many completions it has.
 
-Families listed in `SHARED` are driven through their public parts (`get_image_features`, `get_rope_index`, `language_model`): a group is
-one packed sequence, so vision tower and prompt run once per problem however many completions it has. Others go through their own
-`forward`, whole rows at a time, and say so once.
+All use of transformers' hooks is in this file. Families listed in `SHARED_PREFIX_FAMILIES` are driven through
+their public parts (`get_image_features`, `get_rope_index`, `language_model`): a group is one packed sequence,
+so vision tower and prompt run once per problem. Other families go through
+their own `forward`, whole rows at a time, with one warning.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
 from openvlt.errors import UserError
+from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM
-from openvlt.model.shared_prefix.attention import NAME, Attend, PackedAttention
+from openvlt.model.shared_prefix.attention import ATTENTION_NAME, Attend, PackedAttention
 from openvlt.model.shared_prefix.packing import Packing, pack
-from openvlt.model.shared_prefix.vision_features import image_features, pixels
+from openvlt.model.shared_prefix.vision_features import image_features, vision_inputs
 from openvlt.types import Prompts
 
-SHARED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-TESTED = "5.23"
+SHARED_PREFIX_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+TESTED_TRANSFORMERS = "5.23"
 
 
-def shares_prefix(model: nn.Module) -> bool:
-    """Whether this family's hooks are known (see `SHARED`)."""
-    return model.config.model_type in SHARED
+def shares_prefix(model: HFModel) -> bool:
+    """Whether the model is of a family in `SHARED_PREFIX_FAMILIES`."""
+    return model.config.model_type in SHARED_PREFIX_FAMILIES
 
 
 @dataclass(frozen=True)
 class Prefix:
     """Prompts ready for the language model, one after another without padding: S tokens in all.
 
-    `embeds_SD` has image features in place, `positions_3S` are m-rope's, `image_S` marks image tokens and `deep` holds what some
-    families add there after the first layers (DeepStack; empty elsewhere). `next_P` is the position of each first completion token.
+    `embeds_SD` has image features in place, `positions_3S` are m-rope's, `image_S` marks image tokens. `deep`
+    holds what some families add at image tokens after the first layers (DeepStack; empty elsewhere). `next_P`
+    is the position of each prompt's first completion token.
     """
 
     embeds_SD: Tensor
@@ -45,10 +49,11 @@ class Prefix:
     next_P: Tensor
 
 
-def encode(vlm: VLM, prompts: Prompts, *, again: bool = False) -> Prefix:
-    """Runs the vision tower once per image (or takes its stored features) and places its features at the prompt's image tokens.
+def encode_prompts(vlm: VLM, prompts: Prompts, *, recompute: bool = False) -> Prefix:
+    """Runs the vision tower once per image (or takes its stored features) and embeds the prompts.
 
-    `again` lets a trained tower run a second time in the backward pass, so that nothing of it is kept while completions are scored.
+    With `recompute` a trained tower runs a second time in the backward pass, so that its activations don't
+    stay in memory while completions are scored.
     """
     model, real_PL = vlm.core, prompts.mask_PL.bool()
     _require(model, ("get_input_embeddings", "get_image_features"), model)
@@ -57,7 +62,7 @@ def encode(vlm: VLM, prompts: Prompts, *, again: bool = False) -> Prefix:
     embeds_SD, deep = model.get_input_embeddings()(ids_S), ()
     image_S = ids_S == model.config.image_token_id
     if prompts.vision:
-        features, deep = image_features(vlm, prompts, again=again)
+        features, deep = image_features(vlm, prompts, recompute=recompute)
         embeds_SD = embeds_SD.masked_scatter(image_S[:, None], features.to(embeds_SD.dtype))
     positions_3PL, _ = model.model.get_rope_index(
         prompts.ids_PL,
@@ -68,15 +73,17 @@ def encode(vlm: VLM, prompts: Prompts, *, again: bool = False) -> Prefix:
     return Prefix(embeds_SD, positions_3PL[:, real_PL], image_S, deep, positions_3PL.amax((0, 2)) + 1)
 
 
-def scored_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
-    """Hidden states (M,D) from which each completion token is predicted, row by row: the prompt's last, then the completion's own."""
+def completion_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
+    """Hidden states (M,D) that predict each completion token, row by row.
+
+    The first token's is that of the prompt's last token, the others' are those of the completion itself.
+    """
     if not shares_prefix(vlm.core):
-        _say_plain(vlm.core.config.model_type)
-        return _plain_hidden(vlm, prompts, ids_NT, mask_NT, group_N)[mask_NT.bool()]
+        _warn_whole_rows(vlm.core.config.model_type)
+        return _whole_row_hidden(vlm, prompts, ids_NT, mask_NT, group_N)[mask_NT.bool()]
     packing = pack(prompts.mask_PL, mask_NT, group_N)
-    prefix = encode(
-        vlm, prompts, again=len(ids_NT) > len(prompts)
-    )  # once per image: cheap where a group shares it, not in SFT
+    # recomputing costs one pass per image: cheap where a group shares it, not in SFT
+    prefix = encode_prompts(vlm, prompts, recompute=len(ids_NT) > len(prompts))
     hidden_SD = packed_hidden(vlm, prefix, ids_NT, group_N, packing, PackedAttention(packing))
     return hidden_SD.index_select(0, packing.source_M)
 
@@ -102,62 +109,65 @@ def packed_hidden(
             "visual_pos_masks": image_S[order][None],
             "deepstack_visual_embeds": [layer[place_S] for layer in prefix.deep],
         }
-    return language(vlm.core, embeds_SD[order][None], positions_3S[:, order][:, None], attend, **deep)[0]
+    embeds_1SD, positions_31S = embeds_SD[order][None], positions_3S[:, order][:, None]
+    return run_language_model(vlm.core, embeds_1SD, positions_31S, attend, **deep)[0]
 
 
-def language(
-    model: nn.Module, embeds_BSD: Tensor, positions_3BS: Tensor, attend: Attend, **deep: object
+def run_language_model(
+    model: HFModel, embeds_BSD: Tensor, positions_3BS: Tensor, attend: Attend, **deep: Any
 ) -> Tensor:
-    """The language model's last hidden states (B,S,D) with `attend` as the attention of every layer.
+    """Runs the language model with `attend` in every layer; returns its last hidden states (B,S,D).
 
-    Raises UserError when the installed transformers no longer hands `attend` to its layers: results would be silently wrong.
+    Raises UserError when the installed transformers doesn't pass `attend` on to every layer: results would be
+    silently wrong.
     """
     config = model.model.language_model.config
-    if config._attn_implementation != NAME:
-        model.set_attn_implementation({"text_config": NAME})
+    if config._attn_implementation != ATTENTION_NAME:
+        model.set_attn_implementation({"text_config": ATTENTION_NAME})
     called: set[int] = set()
 
-    def counted(layer: int, *rest: object) -> Tensor:
+    def record_and_attend(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         called.add(layer)
-        return attend(layer, *rest)
+        return attend(layer, query, key, value, scale)
 
-    # a mask of four dimensions is handed on as it is: no mask is made, `attend` needs none
     output = model.model.language_model(
         inputs_embeds=embeds_BSD,
         position_ids=positions_3BS,
-        attention_mask=embeds_BSD.new_zeros(1, 1, 1, 1),
+        attention_mask=embeds_BSD.new_zeros(1, 1, 1, 1),  # of four dimensions: transformers builds no mask
         use_cache=False,
-        attend=counted,
+        attend=record_and_attend,
         **deep,
     )
     if len(called) != config.num_hidden_layers:
-        raise UserError(
-            _broken(model, f"only {len(called)} of {config.num_hidden_layers} layers asked for our attention")
-        )
+        what = f"only {len(called)} of {config.num_hidden_layers} layers asked for our attention"
+        raise UserError(_broken_hook_message(model, what))
     return output.last_hidden_state
 
 
-def _require(model: nn.Module, names: tuple[str, ...], owner: nn.Module) -> None:
+def _require(model: HFModel, names: tuple[str, ...], owner: nn.Module) -> None:
     if missing := [name for name in names if not hasattr(owner, name)]:
-        raise UserError(_broken(model, f"{type(owner).__name__} has no {', '.join(missing)}"))
+        what = f"{type(owner).__name__} has no {', '.join(missing)}"
+        raise UserError(_broken_hook_message(model, what))
 
 
-def _broken(model: nn.Module, what: str) -> str:
+def _broken_hook_message(model: HFModel, what: str) -> str:
     return (
-        f"transformers {transformers.__version__} changed a hook that the shared-prefix path of {model.config.model_type} needs ({what}); "
-        f"install transformers {TESTED}, the version it is tested with"
+        f"transformers {transformers.__version__} changed a hook that the shared-prefix path of "
+        f"{model.config.model_type} needs ({what}); "
+        f"install transformers {TESTED_TRANSFORMERS}, the version it is tested with"
     )
 
 
-def _say_plain(model_type: str) -> None:
+def _warn_whole_rows(model_type: str) -> None:
     warnings.warn(
-        f"model type {model_type!r} isn't one of {', '.join(SHARED)}: every completion runs its own prompt and images, correct but slow",
+        f"model type {model_type!r} isn't one of {', '.join(SHARED_PREFIX_FAMILIES)}: "
+        "every completion runs its own prompt and images, correct but slow",
         stacklevel=3,
     )
 
 
-def _plain_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
-    """Whole rows through the model's own forward: images are encoded once per row. Correct for every family, and slow."""
+def _whole_row_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
+    """Hidden states (N,T,D) of whole rows through the model's own forward: slow, but for every family."""
     rows = prompts.select(group_N.tolist())
     width = rows.ids_PL.shape[1]
     types = torch.cat([rows.token_type_PL, torch.zeros_like(ids_NT[:, :-1])], 1)
@@ -165,7 +175,7 @@ def _plain_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, g
         input_ids=torch.cat([rows.ids_PL, ids_NT[:, :-1]], 1),
         attention_mask=torch.cat([rows.mask_PL, mask_NT[:, :-1]], 1),
         **({"mm_token_type_ids": types} if types.any() else {}),
-        **pixels(rows),
+        **vision_inputs(rows),
         use_cache=False,
     )
     return output.last_hidden_state[:, width - 1 :]

@@ -1,4 +1,4 @@
-"""Log-probabilities of completion tokens, in the same distribution that the samplers draw from (temperature, bans).
+"""Log-probabilities and entropies of completion tokens, with the temperature and bans of sampling.
 
 Legend: N rows, T completion tokens (padded), M scored tokens, D hidden size, V vocabulary.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from openvlt.model.load import VLM
-from openvlt.model.shared_prefix.forward import scored_hidden
+from openvlt.model.shared_prefix.forward import completion_hidden
 from openvlt.types import Prompts
 
 CHUNK_LOGITS = 1 << 23  # logits in memory at a time: 32 MiB in float32, twice
@@ -31,12 +31,15 @@ def completion_logp(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every completion token, both (N,T) float32 and 0 where `mask_NT` is 0.
 
-    `group_N` maps each row to its prompt. Gradients flow through the log-probabilities, and through the entropy if `entropy_grad`.
-    Only completion positions reach the head, in chunks that are recomputed in the backward pass, so (N,T,V) never exists.
-    `slope_NT` is the loss's gradient by the log-probabilities where it is known beforehand, up to a factor (supervised losses, ratios
-    that are 1): the head's gradients are then formed in the forward, one matrix product in four less. A wrong slope costs time only.
+    `group_N` maps each row to its prompt. Gradients flow through the log-probabilities, and through the
+    entropy with `entropy_grad`. Only completion positions reach the head, in chunks whose logits are computed
+    again in the backward pass, so (N,T,V) never exists.
+
+    `slope_NT` is the gradient of the loss with respect to the log-probabilities, up to a factor, where it is
+    known before the pass (supervised losses, ratios that are 1). The head's gradients are then computed in
+    the forward: three matrix products instead of four. It is checked; a wrong slope costs time only.
     """
-    hidden_MD, rows = scored_hidden(vlm, prompts, ids_NT, mask_NT, group_N), mask_NT.bool()
+    hidden_MD, rows = completion_hidden(vlm, prompts, ids_NT, mask_NT, group_N), mask_NT.bool()
     slope_M = None if slope_NT is None else slope_NT[rows]
     logp_M, entropy_M = token_logp(
         vlm.core.get_output_embeddings(), hidden_MD, ids_NT[rows], vlm.banned_V(), temperature, slope_M
@@ -54,14 +57,15 @@ def token_logp(
     temperature: float,
     slope_M: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (M,) of M tokens from the hidden states that predict them; `slope_M` as in `completion_logp`."""
+    """Log-probability and entropy (M,) of M tokens from the hidden states that predict them.
+
+    `slope_M` is `completion_logp`'s, of the M tokens.
+    """
     if type(head) is nn.Linear and head.bias is None:
-        return _Head.apply(
-            hidden_MD, head.weight, ids_M, banned_V, temperature, slope_M if torch.is_grad_enabled() else None
-        )
-    chunk = max(
-        1, CHUNK_LOGITS // len(banned_V)
-    )  # a head of another kind (an adapter on it): its own forward, chunk by chunk
+        slope_M = slope_M if torch.is_grad_enabled() else None
+        return _LinearHead.apply(hidden_MD, head.weight, ids_M, banned_V, temperature, slope_M)
+    # a head of another kind (with an adapter on it): its own forward, chunk by chunk
+    chunk = max(1, CHUNK_LOGITS // len(banned_V))
     if len(ids_M) <= chunk:
         return _head_logp(head, hidden_MD, ids_M, banned_V, temperature)
     parts = [
@@ -86,11 +90,12 @@ def log_probabilities(logits_MV: Tensor, banned_V: Tensor, temperature: float) -
     return (logits_MV / temperature).masked_fill(banned_V, -torch.inf).log_softmax(-1)
 
 
-class _Head(torch.autograd.Function):
+class _LinearHead(torch.autograd.Function):
     """A linear head with log-softmax: logits exist for one chunk of tokens at a time.
 
-    With z = logits / temperature and p = softmax(z): d logp_i / dz = onehot_i - p, d entropy / dz = -p (log p + entropy). The backward
-    computes the logits again, unless its gradient is what `slope_M` foretold: then the forward has formed everything already.
+    With z = logits / temperature and p = softmax(z): d logp_i / dz = onehot_i - p and d entropy / dz = -p
+    (log p + entropy). With `slope_M` the forward computes the gradients too. The backward takes them if the
+    gradient it gets is a multiple of that slope; otherwise it computes the logits again.
     """
 
     @staticmethod
@@ -108,11 +113,9 @@ class _Head(torch.autograd.Function):
             torch.empty(len(ids_M), dtype=exact, device=ids_M.device) for _ in range(3)
         )
         banned = banned_V.nonzero()[:, 0]
-        foretold = (
-            None
-            if slope_M is None
-            else _Gradients(hidden_MD, weight_VD, temperature, ctx.needs_input_grad[:2])
-        )
+        early = None
+        if slope_M is not None:
+            early = _HeadGradients(hidden_MD, weight_VD, temperature, ctx.needs_input_grad[:2])
         for part in _chunks(len(ids_M), len(weight_VD)):
             z_mV = _logits(hidden_MD[part], weight_VD, banned, temperature, exact)
             top_m = z_mV.amax(1)
@@ -123,16 +126,12 @@ class _Head(torch.autograd.Function):
             log_m = sum_m.log()
             logp_M[part], total_M[part] = chosen_m - log_m, top_m + log_m
             entropy_M[part] = log_m - torch.linalg.vecdot(e_mV, z_mV) / sum_m
-            if foretold is not None:
+            if early is not None and slope_M is not None:
                 slope_m = slope_M[part].to(exact)
-                foretold.add(
-                    part,
-                    e_mV.mul_((-slope_m / sum_m)[:, None]).scatter_add_(
-                        1, ids_M[part, None], slope_m[:, None]
-                    ),
-                )
+                slope_mV = e_mV.mul_((-slope_m / sum_m)[:, None])
+                early.add(part, slope_mV.scatter_add_(1, ids_M[part, None], slope_m[:, None]))
         ctx.save_for_backward(hidden_MD, weight_VD, ids_M, banned, total_M, entropy_M, slope_M)
-        ctx.temperature, ctx.exact, ctx.foretold = temperature, exact, foretold
+        ctx.temperature, ctx.exact, ctx.early = temperature, exact, early
         ctx.set_materialize_grads(False)
         return logp_M.masked_fill_(banned_V[ids_M], -torch.inf), entropy_M
 
@@ -141,14 +140,12 @@ class _Head(torch.autograd.Function):
         ctx: Any, logp_grad_M: Tensor | None, entropy_grad_M: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         hidden_MD, weight_VD, ids_M, banned, total_M, entropy_M, slope_M = ctx.saved_tensors
-        if (
-            ctx.foretold is not None
-            and entropy_grad_M is None
-            and (factor := _factor(logp_grad_M, slope_M)) is not None
-        ):
-            foretold, ctx.foretold = ctx.foretold, None
-            return *foretold.times(factor), None, None, None, None
-        found = _Gradients(hidden_MD, weight_VD, ctx.temperature, ctx.needs_input_grad[:2])
+        if ctx.early is not None and entropy_grad_M is None:
+            factor = _find_factor(logp_grad_M, slope_M)
+            if factor is not None:
+                early, ctx.early = ctx.early, None
+                return *early.scaled_by(factor), None, None, None, None
+        gradients = _HeadGradients(hidden_MD, weight_VD, ctx.temperature, ctx.needs_input_grad[:2])
         for part in _chunks(len(ids_M), len(weight_VD)):
             z_mV = _logits(hidden_MD[part], weight_VD, banned, ctx.temperature, ctx.exact)
             z_mV.sub_(total_M[part, None])  # log-probabilities
@@ -163,12 +160,12 @@ class _Head(torch.autograd.Function):
                     .add_(scale_m[:, None])
                     .mul_(p_mV)
                 )
-            found.add(part, slope_mV.scatter_add_(1, ids_M[part, None], -scale_m[:, None]))
-        return *found.times(1.0), None, None, None, None
+            gradients.add(part, slope_mV.scatter_add_(1, ids_M[part, None], -scale_m[:, None]))
+        return *gradients.scaled_by(1.0), None, None, None, None
 
 
-class _Gradients:
-    """Gradients of hidden states and head, chunk by chunk from those of the tempered logits."""
+class _HeadGradients:
+    """Gradients of hidden states and head weight, summed over chunks of the tempered logits' gradients."""
 
     def __init__(
         self, hidden_MD: Tensor, weight_VD: Tensor, temperature: float, wanted: tuple[bool, bool]
@@ -181,29 +178,27 @@ class _Gradients:
         )
 
     def add(self, part: slice, slope_mV: Tensor) -> None:
-        """`slope_mV` is d loss / dz of one chunk; it is used up."""
+        """Adds one chunk's share; `slope_mV` is its d loss / dz, which is overwritten."""
         slope_mV = slope_mV.div_(self.temperature).to(self.rows_MD.dtype)
         if self.hidden is not None:
             torch.mm(slope_mV, self.weight_VD.to(slope_mV.dtype), out=self.hidden[part])
         if self.weight is not None:
             self.weight.addmm_(slope_mV.t().to(self.weight.dtype), self.rows_MD[part].to(self.weight.dtype))
 
-    def times(self, factor: float) -> tuple[Tensor | None, Tensor | None]:
-        """Both gradients, scaled; in the parameter's own precision."""
+    def scaled_by(self, factor: float) -> tuple[Tensor | None, Tensor | None]:
+        """Both gradients times `factor`, in the precision of hidden states and weight."""
         hidden = self.hidden if self.hidden is None or factor == 1.0 else self.hidden.mul_(factor)
         weight = self.weight if self.weight is None or factor == 1.0 else self.weight.mul_(factor)
         return hidden, None if weight is None else weight.to(self.weight_VD.dtype)
 
 
-def _factor(gradient_M: Tensor | None, slope_M: Tensor) -> float | None:
-    """The number that `gradient_M` is `slope_M` times, None when it isn't a multiple of it."""
+def _find_factor(gradient_M: Tensor | None, slope_M: Tensor) -> float | None:
+    """The factor in `gradient_M` = factor * `slope_M`; None when there is none."""
     if gradient_M is None:
         return None
     slope_M = slope_M.to(gradient_M)
-    factor = float(
-        torch.dot(gradient_M, slope_M)
-        / torch.dot(slope_M, slope_M).clamp(min=torch.finfo(slope_M.dtype).tiny)
-    )
+    norm = torch.dot(slope_M, slope_M).clamp(min=torch.finfo(slope_M.dtype).tiny)
+    factor = float(torch.dot(gradient_M, slope_M) / norm)
     largest = float(gradient_M.abs().max())
     factor = 1.0 if abs(factor - 1) < 1e-6 else factor
     return factor if (gradient_M - factor * slope_M).abs().max() <= 1e-6 * largest else None
@@ -217,7 +212,7 @@ def _chunks(rows: int, vocabulary: int) -> list[slice]:
 def _logits(
     hidden_mD: Tensor, weight_VD: Tensor, banned: Tensor, temperature: float, exact: torch.dtype
 ) -> Tensor:
-    """Tempered logits (m,V); banned ones are so low that their probability is 0, and finite, so that 0 x log 0 is 0."""
+    """Tempered logits (m,V). Banned ones get probability 0, but stay finite, so that 0 * log 0 is 0."""
     z_mV = (hidden_mD @ weight_VD.t().to(hidden_mD.dtype)).to(exact)
     if temperature != 1.0:
         z_mV.div_(temperature)

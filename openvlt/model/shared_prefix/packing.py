@@ -1,7 +1,9 @@
-"""Where every token of a packed batch lies: prompts and their completions in one sequence, nothing padded, each prompt once.
+"""The plan of a packed sequence: prompts and their completions, each prompt once, without padding.
 
-Legend: P prompts, N rows (completions), T completion tokens (padded), S tokens of the packed sequence, M scored tokens. Groups whose
-prompts are equally long stand together as a `Block`, because their attention is one call: [prompts of the block][their completions].
+Legend: P prompts, N rows (completions), T completion tokens (padded), S tokens of the packed sequence, M
+scored tokens. A row's fed tokens are all but its last, which predicts nothing. Groups whose prompts are
+equally long stand together as a `Block`, because one call computes their attention: [prompts of the
+block][their completions].
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Block:
-    """Groups of equally long prompts: `prompts` x `length` prompt tokens, then the fed tokens of their completions, `fed` each.
+    """Groups of equally long prompts: `prompts` prompts of `length` tokens, then `fed` tokens of each row.
 
-    `owner_N` is each row's prompt within the block; `real` the places of fed tokens in rows padded to the longest (None: all equal).
+    `owner_N` is each row's prompt within the block. Rows are padded to the longest for attention; `real` are
+    the places of the fed tokens among the padded ones (None: all rows are equally long).
     """
 
     prompts: int
@@ -29,14 +32,13 @@ class Block:
 
     @property
     def width(self) -> int:
-        """Tokens of the longest completion that are fed."""
+        """Fed tokens of the longest row."""
         return max(self.fed, default=0)
 
-    def sees(self, heads: int, dtype: torch.dtype) -> Tensor:
-        """Additive mask (heads * width, length + width): the whole prompt, and the row's own tokens up to the query's."""
-        own = torch.full((self.width, self.width), -torch.inf, dtype=dtype, device=self.owner_N.device).triu(
-            1
-        )
+    def causal_mask(self, heads: int, dtype: torch.dtype) -> Tensor:
+        """Additive mask (heads * width, length + width): the prompt, and own tokens up to the query's."""
+        own = torch.full((self.width, self.width), -torch.inf, dtype=dtype, device=self.owner_N.device)
+        own = own.triu(1)
         return torch.cat([own.new_zeros(self.width, self.length), own], 1).repeat(heads, 1)
 
 
@@ -44,9 +46,10 @@ class Block:
 class Packing:
     """The plan of one packed sequence of S tokens.
 
-    `prompt_tokens` index the batch's prompt tokens (P x L, flattened) and `fed_tokens` its completion tokens (N x T, flattened);
-    `order_S` puts [all prompt tokens, all fed tokens] in their packed order. `source_M` is the packed row that predicts each scored
-    token, in the order of `mask_NT.nonzero()`. The last token of a completion predicts nothing and isn't fed.
+    `prompt_tokens` index the batch's prompt tokens (P x L, flattened), `fed_tokens` its completion tokens (N
+    x T, flattened). `order_S` puts [all prompt tokens, all fed tokens] in their packed order. `source_M` is
+    the packed place that predicts each scored token, in the order of `mask_NT.nonzero()`. `sizes` are the
+    tokens of each part: two per block, prompts and rows.
     """
 
     blocks: tuple[Block, ...]
@@ -58,7 +61,7 @@ class Packing:
 
 
 def pack(mask_PL: Tensor, mask_NT: Tensor, group_N: Tensor) -> Packing:
-    """Plans a packed batch from its masks. Prompts without rows stay in the plan: their vision features have to go somewhere."""
+    """Plans a packed batch from its masks. Prompts without rows stay in, for their vision features."""
     device = mask_PL.device
     lengths, counts = mask_PL.sum(1).tolist(), mask_NT.sum(1).tolist()
     fed = [max(0, count - 1) for count in counts]
@@ -78,7 +81,7 @@ def pack(mask_PL: Tensor, mask_NT: Tensor, group_N: Tensor) -> Packing:
         for row in rows:
             place["row", row] = len(order)
             order += range(fed_at[row], fed_at[row] + fed[row])
-        blocks.append(_block(members, length, rows, fed, groups, device))
+        blocks.append(_make_block(members, length, rows, fed, groups, device))
         sizes += [len(members) * length, sum(fed[row] for row in rows)]
     source: list[int] = []
     for row, group in enumerate(groups):
@@ -101,7 +104,7 @@ def _starts(counts: Sequence[int], first: int = 0) -> list[int]:
     return list(accumulate(counts, initial=first))[:-1]
 
 
-def _block(
+def _make_block(
     members: Sequence[int],
     length: int,
     rows: Sequence[int],
@@ -113,7 +116,6 @@ def _block(
     owner = torch.tensor([members.index(groups[row]) for row in rows], dtype=torch.long, device=device)
     width, real = max(counts, default=0), None
     if any(count < width for count in counts):
-        real = (
-            (torch.arange(width)[None] < torch.tensor(counts)[:, None]).flatten().nonzero()[:, 0].to(device)
-        )
+        is_fed = torch.arange(width)[None] < torch.tensor(counts)[:, None]
+        real = is_fed.flatten().nonzero()[:, 0].to(device)
     return Block(len(members), length, counts, owner, real)

@@ -1,4 +1,4 @@
-"""Vision features: computed by the model's own tower, once per image, and kept with the prompts when the tower is frozen."""
+"""Vision features: computed once per image, and stored with the prompts when the vision tower is frozen."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from openvlt.model.load import VLM
 from openvlt.types import Prompts
 
-FEATURES = (
-    "features"  # (image tokens, D) in `Prompts.vision`; DeepStack's layers follow as deep_0, deep_1, ...
-)
-PATCHES = 1 << 14  # patches of one pass through the tower, when features are made for later
+# name of stored features (image tokens, D) in `Prompts.vision`; DeepStack's follow as deep_0, deep_1, ...
+FEATURES = "features"
+MAX_PATCHES = 1 << 14  # patches of one pass through the tower, when features are computed for later
 
 
-def pixels(prompts: Prompts) -> dict[str, Tensor]:
-    """What the processor made of the images: the tower's input, without features that were stored beside it."""
+def vision_inputs(prompts: Prompts) -> dict[str, Tensor]:
+    """The vision tower's inputs as the processor made them, without features stored beside them."""
     return {
         name: value
         for name, value in prompts.vision.items()
@@ -27,53 +26,62 @@ def pixels(prompts: Prompts) -> dict[str, Tensor]:
     }
 
 
-def image_features(vlm: VLM, prompts: Prompts, *, again: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Features (image tokens, D) of all images in reading order, and those of DeepStack's layers (empty for most families)."""
+def image_features(
+    vlm: VLM, prompts: Prompts, *, recompute: bool = False
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Features (image tokens, D) of all images in reading order, and those of DeepStack's layers.
+
+    Few families have DeepStack; the tuple is empty for the others. Stored features are taken where there are
+    any. With `recompute` a trained tower keeps no activations and runs again in the backward pass.
+    """
     if FEATURES in prompts.vision:
-        deep = sorted(
-            (name for name in prompts.vision if name.startswith("deep_")), key=lambda name: int(name[5:])
-        )
-        return prompts.vision[FEATURES], tuple(prompts.vision[name] for name in deep)
-    run = partial(vlm.core.get_image_features, **pixels(prompts))
-    output = (
-        checkpoint(run, use_reentrant=False) if again and torch.is_grad_enabled() and trains(vlm) else run()
-    )
+        names = [name for name in prompts.vision if name.startswith("deep_")]
+        names.sort(key=lambda name: int(name[5:]))
+        return prompts.vision[FEATURES], tuple(prompts.vision[name] for name in names)
+    run = partial(vlm.core.get_image_features, **vision_inputs(prompts))
+    if recompute and torch.is_grad_enabled() and is_vision_trained(vlm):
+        output = checkpoint(run, use_reentrant=False)
+    else:
+        output = run()
     deep = getattr(output, "deepstack_features", None) or ()
-    return _joined(output.pooler_output), tuple(_joined(layer) for layer in deep)
+    return _concatenate(output.pooler_output), tuple(_concatenate(layer) for layer in deep)
 
 
-def trains(vlm: VLM) -> bool:
-    """Whether anything of the vision tower is learned."""
+def is_vision_trained(vlm: VLM) -> bool:
+    """Whether any weight of the vision tower is trained."""
     return any(value.requires_grad for value in vlm.core.model.visual.parameters())
 
 
-def with_features(vlm: VLM, prompts: Prompts) -> Prompts:
-    """The prompts with their vision features, kept on the CPU for every later pass. As they came when the tower is trained, when there
-    is no image, and for families that are run by their own forward."""
-    model = vlm.core
-    if not prompts.vision or not hasattr(model.model, "visual") or trains(vlm):
+def store_vision_features(vlm: VLM, prompts: Prompts) -> Prompts:
+    """Adds vision features to the prompts, on the CPU, for every later pass.
+
+    Returns the prompts unchanged when the tower is trained, when there is no image, and for families that run
+    through their own forward.
+    """
+    if not prompts.vision or not hasattr(vlm.core.model, "visual") or is_vision_trained(vlm):
         return prompts
-    made = []
+    parts = []
     patches = prompts.vision["image_grid_thw"].prod(-1).tolist()
     ends = [0, *prompts.images_P.cumsum(0).tolist()]
-    count_P = [sum(patches[first:last]) for first, last in zip(ends, ends[1:], strict=False)]
+    patches_P = [sum(patches[first:last]) for first, last in zip(ends, ends[1:], strict=False)]
     with torch.no_grad():
-        for part in _runs(count_P):
-            some = prompts.select(part).to(vlm.device)
+        for rows in _split_by_patches(patches_P):
+            some = prompts.select(rows).to(vlm.device)
             if some.vision:
                 features, deep = image_features(vlm, some)
-                made.append([features.cpu(), *(layer.cpu() for layer in deep)])
-    names = [FEATURES, *(f"deep_{index}" for index in range(len(made[0]) - 1))]
-    stored = {name: torch.cat(column) for name, column in zip(names, zip(*made, strict=True), strict=True)}
+                parts.append([features.cpu(), *(layer.cpu() for layer in deep)])
+    names = [FEATURES, *(f"deep_{index}" for index in range(len(parts[0]) - 1))]
+    columns = zip(*parts, strict=True)
+    stored = {name: torch.cat(column) for name, column in zip(names, columns, strict=True)}
     return replace(prompts, vision={**prompts.vision, **stored})
 
 
-def _runs(count_P: list[int]) -> list[list[int]]:
-    """Consecutive rows of together at most `PATCHES` patches (a larger row stands alone)."""
+def _split_by_patches(patches_P: list[int]) -> list[list[int]]:
+    """Consecutive rows of together at most `MAX_PATCHES` patches (a larger row stands alone)."""
     runs: list[list[int]] = []
     total = 0
-    for row, count in enumerate(count_P):
-        if runs and total + count <= PATCHES:
+    for row, count in enumerate(patches_P):
+        if runs and total + count <= MAX_PATCHES:
             runs[-1].append(row)
             total += count
         else:
@@ -82,5 +90,5 @@ def _runs(count_P: list[int]) -> list[list[int]]:
     return runs
 
 
-def _joined(features: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+def _concatenate(features: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     return torch.cat(list(features)) if isinstance(features, (tuple, list)) else features

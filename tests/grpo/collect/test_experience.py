@@ -15,7 +15,7 @@ from openvlt.grpo.parts.auxiliary_losses import ReferenceKL
 from openvlt.grpo.parts.group_filter import drop_zero_variance_groups
 from openvlt.grpo.parts.loss import clipped_surrogate
 from openvlt.grpo.parts.loss_aggregation import sequence_mean
-from openvlt.model.load import VLM, with_adapter
+from openvlt.model.load import VLM, add_adapter
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.reward.reward import Reward
 from openvlt.rollout.base import Sampling
@@ -120,7 +120,7 @@ def test_with_an_adapter_the_reference_is_the_base(make, fresh, vlm, mixed, rend
 
     base = fresh()
     adapted = VLM(
-        with_adapter(base.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])), base.processor, "lora"
+        add_adapter(base.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])), base.processor, "lora"
     )
     with torch.no_grad():
         for name, value in adapted.model.named_parameters():

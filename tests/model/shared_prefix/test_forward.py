@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from openvlt.errors import UserError
-from openvlt.model.load import VLM, freeze, with_adapter
+from openvlt.model.load import VLM, add_adapter, freeze
 from openvlt.model.shared_prefix import forward, vision_features
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.shared_prefix.packing import pack
@@ -152,12 +152,12 @@ def test_features_of_a_frozen_tower_are_computed_once(
 ):
     model = copied(request.getfixturevalue(family))
     (prompts, *rest), columns = batch
-    assert vision_features.with_features(model, prompts) is prompts  # the tower is trained
+    assert vision_features.store_vision_features(model, prompts) is prompts  # the tower is trained
     freeze(model.model, ("vision", "projector"))
     for value in model.model.model.visual.parameters():
         value.requires_grad_(False)
-    monkeypatch.setattr(vision_features, "PATCHES", 60)  # a pass or two per problem
-    kept = vision_features.with_features(model, prompts)
+    monkeypatch.setattr(vision_features, "MAX_PATCHES", 60)  # a pass or two per problem
+    kept = vision_features.store_vision_features(model, prompts)
     order = [3, 1, 2, 0]
     moved = torch.tensor(order).argsort()[rest[2]]
     ran = []
@@ -179,7 +179,7 @@ def test_features_of_a_frozen_tower_are_computed_once(
 
 def test_with_lora(vlm, batch, gradients, same_gradients):
     adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"])
-    model = VLM(with_adapter(copied(vlm).model, adapter).double(), vlm.processor, "lora")
+    model = VLM(add_adapter(copied(vlm).model, adapter).double(), vlm.processor, "lora")
     rng = torch.Generator().manual_seed(1)
     for name, value in model.model.named_parameters():
         if "lora_B" in name:
@@ -253,7 +253,7 @@ def test_packing_by_hand():
     assert (both.prompts, both.length, both.fed, both.owner_N.tolist()) == (2, 2, (0, 2, 1), [0, 1, 1])
     assert both.real.tolist() == [2, 3, 4] and plan.blocks[0].fed == ()
     inf = float("-inf")
-    assert both.sees(1, torch.float32).tolist() == [[0, 0, 0, inf], [0, 0, 0, 0]]
+    assert both.causal_mask(1, torch.float32).tolist() == [[0, 0, 0, inf], [0, 0, 0, 0]]
 
 
 def test_a_hook_that_broke_is_one_clear_error(vlm, batch, monkeypatch):
@@ -275,11 +275,11 @@ def test_a_hook_that_broke_is_one_clear_error(vlm, batch, monkeypatch):
 def test_the_version_that_the_error_names_is_the_pinned_one():
     """And the one that all tests here run with."""
     pinned = re.search(r"^transformers==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[1]
-    assert pinned.startswith(forward.TESTED + ".") and transformers.__version__ == pinned
+    assert pinned.startswith(forward.TESTED_TRANSFORMERS + ".") and transformers.__version__ == pinned
 
 
 def test_other_families_say_that_they_are_slow(vlm, batch, monkeypatch):
-    monkeypatch.setattr(forward, "SHARED", ("another",))
+    monkeypatch.setattr(forward, "SHARED_PREFIX_FAMILIES", ("another",))
     with (
         torch.no_grad(),
         pytest.warns(

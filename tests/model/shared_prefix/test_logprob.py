@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from openvlt.data.prompts import PromptStyle, Renderer
-from openvlt.model.load import VLM, freeze, with_adapter
+from openvlt.model.load import VLM, add_adapter, freeze
 from openvlt.model.shared_prefix import forward, logprob
 from openvlt.model.shared_prefix.logprob import completion_logp, token_logp
 from openvlt.types import Problem
@@ -76,10 +76,10 @@ def test_the_tolerance_would_notice_a_missing_image_or_shifted_positions(vlm, sc
         blank = {**prompts.vision, "pixel_values": torch.zeros_like(prompts.vision["pixel_values"])}
         blind = type(prompts)(prompts.ids_PL, prompts.mask_PL, prompts.token_type_PL, prompts.images_P, blank)
         unseen, _ = completion_logp(vlm, blind, ids, mask, group)
-        encode = forward.encode
+        encode = forward.encode_prompts
         monkeypatch.setattr(
             forward,
-            "encode",
+            "encode_prompts",
             lambda *args, **given: replace(encoded := encode(*args, **given), next_P=encoded.next_P + 1),
         )
         shifted, _ = completion_logp(vlm, *scored)
@@ -193,7 +193,7 @@ def test_whole_rows_equal_the_shared_prefix(fresh, scored, gradients, same_gradi
     model = fresh(torch.float64)
     shared = loss_of(model, scored)
     expected = gradients(model.model, shared)
-    monkeypatch.setattr(forward, "SHARED", ())
+    monkeypatch.setattr(forward, "SHARED_PREFIX_FAMILIES", ())
     model.core.model.rope_deltas = torch.full(
         (8, 1), 77
     )  # left behind by a generate(): must not be relied on
@@ -243,7 +243,7 @@ def test_lora_off_is_the_base_and_saving_merges_it(fresh, vlm, scored, tmp_path)
 
     base = fresh()
     adapted = VLM(
-        with_adapter(base.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])), base.processor, "lora"
+        add_adapter(base.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])), base.processor, "lora"
     )
     with torch.no_grad():
         expected, _ = completion_logp(vlm, *scored)
