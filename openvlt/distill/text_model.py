@@ -7,10 +7,9 @@ from typing import Any, cast
 
 import torch
 
-from openvlt.errors import UserError
+from openvlt.errors import UserError, first_line
 from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM, check_model_path
-from openvlt.model.processor import first_error_line
 
 
 class TextProcessor:
@@ -49,7 +48,7 @@ class TextModel:
             model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.dtype)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
-                f"model {self.path!r} can't be loaded: {first_error_line(error)}; "
+                f"model {self.path!r} can't be loaded: {first_line(error)}; "
                 "check the path or the hub id"
             ) from error
         if tokenizer.chat_template is None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
-from openvlt.errors import UserError
+from openvlt.errors import UserError, first_line
 from openvlt.model.hf_types import HFModel
-from openvlt.model.processor import first_error_line, load_processor, save_processor
+from openvlt.model.processor import load_processor, save_processor
 
 transformers_logging.disable_progress_bar()  # one bar a stage is enough
 
@@ -171,7 +171,7 @@ def load_weights(path: str, *, dtype: str, attn_implementation: str) -> HFModel:
         )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"model {path!r} can't be loaded: {first_error_line(error)}; "
+            f"model {path!r} can't be loaded: {first_line(error)}; "
             "check the path, the hub id or the network"
         ) from error
     return cast(HFModel, model)

@@ -14,7 +14,7 @@ from transformers import (
     Qwen2_5_VLProcessor,
 )
 
-from openvlt.errors import UserError
+from openvlt.errors import UserError, first_line
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -49,11 +49,11 @@ def load_processor(
     except (OSError, ValueError, ImportError) as error:
         if not Path(path).exists():
             raise UserError(
-                f"{path}: can't be fetched ({first_error_line(error)}); "
+                f"{path}: can't be fetched ({first_line(error)}); "
                 "check the hub id or the network, or give a folder"
             ) from error
         raise UserError(
-            f"{path}: no usable processor ({first_error_line(error)}); a model folder needs tokenizer.json, "
+            f"{path}: no usable processor ({first_line(error)}); a model folder needs tokenizer.json, "
             "preprocessor_config.json (or processor_config.json) and a chat template: "
             "copy them from the base model"
         ) from error
@@ -66,11 +66,6 @@ def load_processor(
     processor.tokenizer.padding_side = "left"
     _bound_pixels(processor.image_processor, min_pixels, max_pixels)
     return processor
-
-
-def first_error_line(error: Exception) -> str:
-    """The first line of an error's message, or its name when it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _load(path: str | Path) -> ProcessorMixin:
