@@ -1,7 +1,8 @@
-"""A GRPO step of the quickstart's size, at this commit and at an earlier one, in turns: the embedded model, 32 prompts x 8 completions.
+"""A GRPO step of the quickstart's size, now and at an earlier commit: the embedded model, 32 x 8 completions.
 
-Command: `git worktree add ../before c00acd5; python bench/embedded_step.py ../before`, two minutes on one core. Each turn is a process of
-its own on one thread. Completions have the same lengths at both commits. Writes bench/results/embedded_step.json.
+Command: `git worktree add ../before c00acd5; python bench/embedded_step.py ../before`, two minutes on one
+core. The commits take turns, each turn a process of its own on one thread. Completions have the same lengths
+at both commits. Writes bench/results/embedded_step.json.
 """
 
 from __future__ import annotations
@@ -17,38 +18,48 @@ TURNS = 3
 ONE = """
 import inspect, json, random, sys, time
 import torch
-from openvlt.data import figures
-from openvlt.data.prompts import PromptStyle, Renderer, pad_right
-from openvlt.model.shared_prefix.logprob import completion_logp
-from openvlt.model.tiny import Shape, make_vlm
-from openvlt.rollout.base import Sampling
+try:
+    from openvlt.data.prompts import PromptStyle, Renderer, pad_right
+    from openvlt.data.synthetic.figures import generate_figures
+    from openvlt.model.shared_prefix.logprob import completion_logp
+    from openvlt.model.tiny import TinyConfig, make_vlm
+    from openvlt.rollout.base import Sampling
+except ImportError:  # names of earlier commits
+    from openvlt.data.figures import generate as generate_figures
+    from openvlt.data.render import PromptStyle, Renderer, pad_right
+    from openvlt.model.logprob import completion_logp
+    from openvlt.model.tiny import Shape as TinyConfig, make_vlm
+    from openvlt.rollout.generator import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 
 torch.set_num_threads(1)
-problems = figures.generate(32, split="train", seed=3)
-texts = [f"{each.question} {each.answer}" for each in figures.generate(300, split="train", seed=4)]
-vlm = make_vlm(texts, Shape(), 0)
+problems = generate_figures(32, split="train", seed=3)
+texts = [f"{each.question} {each.answer}" for each in generate_figures(300, split="train", seed=4)]
+vlm = make_vlm(texts, TinyConfig(), 0)
 vlm.model.train()
-prompts, group = Renderer(vlm.processor, PromptStyle()).prompts(problems), torch.arange(32).repeat_interleave(8)
+prompts = Renderer(vlm.processor, PromptStyle()).prompts(problems)
+group = torch.arange(32).repeat_interleave(8)
 rng = random.Random(0)
 lengths = [rng.randint(12, 56) for _ in group]
-foretold = "slope_NT" in inspect.signature(completion_logp).parameters
+has_slope = "slope_NT" in inspect.signature(completion_logp).parameters
 seconds = {"rollout": [], "update": []}
 for turn in range(5):
     began = time.thread_time()
-    said = PrefixGenerator().generate(vlm, problems, prompts, Sampling(8, 56), turn)
-    rolled = time.thread_time()
-    ids, mask = pad_right([(each.token_ids * 56)[:length] for each, length in zip(said, lengths)], vlm.pad_id)
+    completions = PrefixGenerator().generate(vlm, problems, prompts, Sampling(8, 56), turn)
+    generated = time.thread_time()
+    rows = [(each.token_ids * 56)[:length] for each, length in zip(completions, lengths)]
+    ids, mask = pad_right(rows, vlm.pad_id)
     for half in range(2):
         rows = torch.arange(128 * half, 128 * half + 128)
         width, part = int(mask[rows].sum(1).max()), prompts.select(range(16 * half, 16 * half + 16))
-        slope = {"slope_NT": mask[rows, :width].float()} if foretold else {}
-        logp, _ = completion_logp(vlm, part, ids[rows, :width], mask[rows, :width], group[rows] - 16 * half, **slope)
+        slope = {"slope_NT": mask[rows, :width].float()} if has_slope else {}
+        part_ids, part_mask, part_group = ids[rows, :width], mask[rows, :width], group[rows] - 16 * half
+        logp, _ = completion_logp(vlm, part, part_ids, part_mask, part_group, **slope)
         logp.sum().backward()
     vlm.model.zero_grad()
     if turn:
-        seconds["rollout"].append(rolled - began)
-        seconds["update"].append(time.thread_time() - rolled)
+        seconds["rollout"].append(generated - began)
+        seconds["update"].append(time.thread_time() - generated)
 print(json.dumps(seconds))
 """
 

@@ -1,7 +1,8 @@
-"""Rollouts against the size of a group: ours (vision and prompt once per problem) and Hugging Face's generate, which TRL calls too.
+"""Rollouts against group size: ours, with one prompt pass per problem, and Hugging Face's generate (TRL's).
 
-Command: `python bench/rollout.py [--rounds N]`, three minutes on one core. Greedy and sampled completions of both must be equal first; then
-both take turns on the same draws. Completions have a fixed length. Writes bench/results/rollout.json.
+Command: `python bench/rollout.py [--rounds N]`, three minutes on one core. Greedy and sampled completions of
+both must be equal first; then both take turns on the same draws. Completions have a fixed length. Writes
+bench/results/rollout.json.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,17 @@ GROUPS = (1, 2, 4, 8, 16)
 ARMS = {"prefix": PrefixGenerator(), "hf": HFGenerator()}
 
 
-def same(vlm: Any, problems: list[Any], prompts: Any) -> int:
-    """Tokens of greedy and of sampled completions, equal in both arms; stops the bench where they are not."""
+def count_equal_tokens(vlm: Any, problems: list[Any], prompts: Any) -> int:
+    """The number of tokens of greedy and sampled completions; stops the bench when the arms differ."""
     total = 0
     for sampling in (Sampling(1, 16, greedy=True), Sampling(2, 16)):
-        said = {
+        ids = {
             name: [each.token_ids for each in arm.generate(vlm, problems, prompts, sampling, 0)]
             for name, arm in ARMS.items()
         }
-        if said["prefix"] != said["hf"]:
-            raise SystemExit(f"not the same completions: {said}")
-        total += sum(map(len, said["hf"]))
+        if ids["prefix"] != ids["hf"]:
+            raise SystemExit(f"not the same completions: {ids}")
+        total += sum(map(len, ids["hf"]))
     return total
 
 
@@ -49,14 +51,13 @@ def main() -> None:
     setting = Setting(prompts=1, new_tokens=32)
     vlm, problems = make_model(setting), make_problems(setting)
     prompts = renderer(vlm).prompts(problems)
-    compared, rows = same(vlm, problems, prompts), []
+    compared, rows = count_equal_tokens(vlm, problems, prompts), []
     for group in GROUPS:
         sampling, seconds = Sampling(group, setting.new_tokens), {name: [] for name in ARMS}
         for turn in range(rounds):
             for name in sorted(ARMS, reverse=bool(turn % 2)):
-                seconds[name].append(
-                    clock(lambda: ARMS[name].generate(vlm, problems, prompts, sampling, turn))[0]
-                )  # noqa: B023
+                work = partial(ARMS[name].generate, vlm, problems, prompts, sampling, turn)
+                seconds[name].append(clock(work)[0])
         ratio = summary([hf / ours for hf, ours in zip(seconds["hf"], seconds["prefix"], strict=True)])
         speed = {
             name: round(group * setting.new_tokens / summary(values)["median"], 1)

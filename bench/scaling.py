@@ -1,9 +1,11 @@
-"""What a GRPO step costs against group size, prompt length, image tokens, completion length and vocabulary, beside a count of its products.
+"""What a GRPO step costs against group size, prompt, image tokens, completion length and vocabulary.
 
-Command: `python bench/scaling.py`, about two minutes on one core. One size changes at a time. The model counts multiply-adds of the
-weights and of attention, twice each: vision tower and prompt once per problem, every completion token once; a training pass is three times
-its forward, and the tower's forward runs once more. One rate for rollouts and one for updates, fitted on all points, turn counts into
-seconds: where points leave the line, something else than products costs time. Writes bench/results/scaling.json and docs/scaling.png.
+Command: `python bench/scaling.py`, about two minutes on one core. One size changes at a time. Beside each
+measurement stands a count of multiply-adds of the weights and of attention, twice each: vision tower and
+prompt once per problem, every completion token once; a training pass is three times its forward, and the
+tower's forward runs once more. One rate for rollouts and one for updates, fitted on all points, turn counts
+into seconds: where points leave the line, something else than products costs time. Writes
+bench/results/scaling.json and docs/scaling.png.
 """
 
 from __future__ import annotations
@@ -39,15 +41,15 @@ TITLES = {
 
 
 def products(arm: Ours, setting: Setting, prompt: int) -> dict[str, float]:
-    """GFLOP of a rollout and of an update; `prompt` tokens, image tokens among them. `naive` runs prompt and images once per completion."""
+    """GFLOP of a rollout and of an update with prompts of `prompt` tokens, image tokens among them.
+
+    `naive` runs prompt and images once per completion.
+    """
     core = arm.vlm.core
-    text, vision, head = (
-        core.model.language_model,
-        core.model.visual,
-        core.get_output_embeddings().weight.numel(),
-    )
+    text, vision = core.model.language_model, core.model.visual
+    head = core.get_output_embeddings().weight.numel()
     patches, rows = (setting.side // 14) ** 2, setting.prompts * setting.group
-    said = rows * setting.new_tokens
+    generated = rows * setting.new_tokens
     tower = (
         2
         * setting.prompts
@@ -56,7 +58,8 @@ def products(arm: Ours, setting: Setting, prompt: int) -> dict[str, float]:
     )
     width = 4 * text.config.num_hidden_layers * text.config.hidden_size
     shared = 2 * setting.prompts * prompt * _weights(text.layers) + width * setting.prompts * prompt**2 / 2
-    own = 2 * said * (_weights(text.layers) + head) + width * said * (prompt + setting.new_tokens / 2)
+    attended = prompt + setting.new_tokens / 2
+    own = 2 * generated * (_weights(text.layers) + head) + width * generated * attended
     return {
         "rollout": (tower + shared + own) / 1e9,
         "update": (4 * tower + 3 * (shared + own)) / 1e9,
@@ -70,7 +73,7 @@ def _weights(module: nn.Module) -> int:
 
 
 def points() -> Iterator[tuple[str, Setting]]:
-    """One size after another, the others as in `BASE`, which comes first to warm everything up and isn't kept."""
+    """One size after another, the others as in `BASE`, which comes first as a warm-up."""
     yield "warm-up", BASE
     for axis, values in AXES.items():
         yield from ((axis, replace(BASE, **{axis: value})) for value in values)
@@ -79,15 +82,15 @@ def points() -> Iterator[tuple[str, Setting]]:
 def measure(axis: str, setting: Setting) -> dict[str, Any]:
     """One step's CPU seconds beside its products."""
     arm = Ours(setting)
-    rolled, batch = clock(arm.rollout)
-    updated, _ = clock(lambda: arm.update(batch))
+    rollout_s, batch = clock(arm.rollout)
+    update_s, _ = clock(lambda: arm.update(batch))
     prompt = batch[0].ids_PL.shape[1]
     at = {"words": prompt, "side": (setting.side // 28) ** 2}.get(axis) or asdict(setting).get(axis)
     return {
         "axis": axis,
         "at": at,
-        "rollout_s": rolled,
-        "update_s": updated,
+        "rollout_s": rollout_s,
+        "update_s": update_s,
         "gflop": products(arm, setting, prompt),
     }
 

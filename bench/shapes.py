@@ -1,6 +1,7 @@
 """The model, prompts and measuring tools that the speed benchmarks share.
 
-A random Qwen2.5-VL of about 69 M parameters with a vocabulary of 32,000; prompts of about 395 tokens of which 324 are an image's.
+A random Qwen2.5-VL of about 69 M parameters with a vocabulary of 32,000; prompts of about 395 tokens, of
+which 324 are an image's.
 """
 
 from __future__ import annotations
@@ -28,16 +29,20 @@ from openvlt.model.tiny import TinyConfig, make_config, make_processor, make_tok
 from openvlt.types import Problem
 
 ROOT = Path(__file__).parents[1]
-WORDS = "what is the area of the red triangle if its base is four and its height is three times the side of the blue square".split()
+WORDS = (
+    "what is the area of the red triangle if its base is four "
+    "and its height is three times the side of the blue square"
+).split()
 BENCH = TinyConfig(
-    hidden=512, layers=12, heads=8, kv_heads=2, mlp=2048, vision_hidden=256, vision_layers=6, vision_heads=4, vision_mlp=860,
+    hidden=512, layers=12, heads=8, kv_heads=2, mlp=2048,
+    vision_hidden=256, vision_layers=6, vision_heads=4, vision_mlp=860,
     vocabulary=400, max_pixels=504 * 504, min_pixels=504 * 504, initializer_range=0.02,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of a benchmark. `side` is an image's in pixels (28 pixels to a token's side), `words` the question's length."""
+    """One point of a benchmark. `side` is an image's in pixels (28 a token), `words` the question's words."""
 
     prompts: int = 2
     group: int = 8
@@ -48,7 +53,7 @@ class Setting:
 
 
 class Forced(VLM):
-    """Never stops by itself: every completion has the full length, whatever random weights say."""
+    """Has no stop token: every completion has the full length."""
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -56,14 +61,14 @@ class Forced(VLM):
 
 
 class Open(Forced):
-    """Nothing is banned: the distribution of peers that ban nothing."""
+    """Bans nothing, as peers do."""
 
     def banned_V(self) -> torch.Tensor:
         return torch.zeros_like(super().banned_V())
 
 
 def make_model(setting: Setting, shape: TinyConfig = BENCH) -> VLM:
-    """Random weights; the tokenizer is filled up so that every id of the vocabulary is a token."""
+    """Makes a model with random weights; its tokenizer has a token for every id of the vocabulary."""
     tokenizer = make_tokenizer(WORDS * 20, shape.vocabulary)
     tokenizer.add_tokens([f"<{number}>" for number in range(setting.vocabulary - len(tokenizer))])
     config = make_config(tokenizer, shape)
@@ -81,20 +86,20 @@ def make_model(setting: Setting, shape: TinyConfig = BENCH) -> VLM:
 
 
 def make_problems(setting: Setting) -> list[Problem]:
-    """Random pictures, random words."""
+    """Problems of random images and random words."""
     rng = np.random.default_rng(0)
-    pictures = [
+    images = [
         Image.fromarray(rng.integers(0, 256, (setting.side, setting.side, 3), dtype=np.uint8))
         for _ in range(setting.prompts)
     ]
     return [
-        Problem(f"p{i}", " ".join(rng.choice(WORDS, setting.words)), "1", (picture,))
-        for i, picture in enumerate(pictures)
+        Problem(f"p{i}", " ".join(rng.choice(WORDS, setting.words)), "1", (image,))
+        for i, image in enumerate(images)
     ]
 
 
 def renderer(vlm: VLM) -> Renderer:
-    """Problems to prompts, as training does it."""
+    """The renderer of training: problems to prompts."""
     return Renderer(vlm.processor, PromptStyle())
 
 
@@ -106,7 +111,7 @@ def clock(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and range."""
+    """Median, lowest and highest."""
     return {
         "median": round(statistics.median(seconds), 3),
         "low": round(min(seconds), 3),
@@ -122,7 +127,7 @@ def rss_mib(peak: bool = False) -> float:
 
 
 def write(name: str, setting: Setting, results: dict[str, Any], **versions: str) -> None:
-    """bench/results/<name>.json with what it was measured on."""
+    """Writes bench/results/<name>.json: results, hardware and versions."""
     record = {
         "setting": asdict(setting),
         "hardware": f"{_cpu()}, one thread of {os.cpu_count()}",
@@ -144,7 +149,7 @@ def write(name: str, setting: Setting, results: dict[str, Any], **versions: str)
 
 
 def commit(root: Path = ROOT) -> str:
-    """The short name of what is checked out there."""
+    """The short hash of the commit checked out in `root`."""
     return subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True
     ).stdout.strip()
