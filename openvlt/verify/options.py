@@ -19,26 +19,25 @@ _BEFORE_BRACKET = re.compile(r"([A-Z])\s*[(\[](.+)[)\]]", re.DOTALL)
 _AFTER = re.compile(r"(.+?)\s*[(\[]\s*(?:option |choice )?([A-Z])\s*[)\]]", re.DOTALL)
 _INTRODUCED = re.compile(
     r"(?:(?:the|is|correct|right|answer|option|choice|letter|figure|picture|image|therefore|thus|hence|so|"
-    r"选项|选择|选|"
-    r"答案|为|是)\s*(?:[:：,]\s*)?)+[(\[]?([A-Z])[)\]]?"
+    r"选项|选择|选|答案|为|是)\s*(?:[:：,]\s*)?)+[(\[]?([A-Z])[)\]]?"
     r"(?:\s*[.:,)]\s*(.+)|\s+(?:since|because|as|is)\b.*)?",
     re.DOTALL | re.IGNORECASE,
 )
 _ALSO = re.compile(
-    r"\b(?:or|also|and|but)\s+(?:maybe |perhaps |possibly |also |equally |option |choice "
-    r")*[(\[]?([A-Z])[)\]]?"
-    r"(?=\W*$|\s+(?:too|also|as well|works?|fits?|(?:is|are|could|would|might)(?! (?:not|wrong|incorrect|"
-    r"too)\b))\b)"
+    r"\b(?:or|also|and|but)\s+(?:maybe |perhaps |possibly |also |equally |option |choice )*"
+    r"[(\[]?([A-Z])[)\]]?"
+    r"(?=\W*$|\s+(?:too|also|as well|works?|fits?|"
+    r"(?:is|are|could|would|might)(?! (?:not|wrong|incorrect|too)\b))\b)"
 )
 _SUFFIXED = re.compile(r"([A-Z])\s*(?:选项|项)")
 _SEVERAL = re.compile(
     r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
-    r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)(?:option "
-    r")?[(\[]?[A-Za-z][)\]]?)+[.\s]*"
+    r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)"
+    r"(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*"
 )
 REJECTED = re.compile(
-    r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:[(\[]?\b[A-Z][)\]]?\s+(?:is|was)(?:n't|\s+(?:not|"
-    r"never))\s+(?:the\s+|an?\s+)?\w+|"
+    r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?"
+    r"(?:[(\[]?\b[A-Z][)\]]?\s+(?:is|was)(?:n't|\s+(?:not|never))\s+(?:the\s+|an?\s+)?\w+|"
     r"[(\[]?\b\w+[)\]]?\s+(?:is|was)\s+(?:wrong|incorrect)\b)"
 )
 """`B is wrong`, `(B) isn't the answer`: an option is named but not chosen."""
@@ -47,12 +46,9 @@ _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
 
 _FILLER_WORDS = frozenset(
     "the a an it is are was of in on at to this that one its their be will would answer option choice "
-    "correct "
-    "figure shape color colour "
-    "triangle angle quadrilateral polygon animal population species month day year line graph function "
-    "number value "
-    "object person "
-    "picture image type kind category group s therefore thus hence so".split()
+    "correct figure shape color colour triangle angle quadrilateral polygon animal population species "
+    "month day year line graph function number value object person picture image type kind category group "
+    "s therefore thus hence so".split()
 )
 
 

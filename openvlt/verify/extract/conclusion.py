@@ -14,17 +14,16 @@ from openvlt.verify.parse.number_words import is_refusal
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z*\\$(\d\"'])|(?<=。)")
 _LETTERED = re.compile(
     r"\(([A-Z])\)|(?i:option|choice|选项|answer|target|figure|picture|image|diagram|drawing)\s*\(?([A-Z])\b|"
-    r"^\W{0,3}([A-Z])[.):](?=\s|$)|"
-    r"\b(?:is|be)\s+([A-Z])(?=\s*[.,;!]|\s*$)"
+    r"^\W{0,3}([A-Z])[.):](?=\s|$)|\b(?:is|be)\s+([A-Z])(?=\s*[.,;!]|\s*$)"
 )
 _LABELLED_LINE = re.compile(r"\(?([A-Z])[).:]\s")
 _THAN = re.compile(
     r"\s(?:than|compared (?:to|with)|instead of|followed by|whereas|while|because|since)\s", re.IGNORECASE
 )
 _DANGLING = re.compile(
-    r"(?:\s(?:is|are|was|were|be|has|have|and|or|but|the|an?|of|to|by|with|for|from|that|which|than|then|so|"
-    r"we|our|its|"
-    r"equals?|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|while)\s+\w+)$",
+    r"(?:\s(?:is|are|was|were|be|has|have|and|or|but|the|an?|of|to|by|with|for|from|that|which|than|then|"
+    r"so|we|our|its|equals?|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|"
+    r"while)\s+\w+)$",
     re.IGNORECASE,
 )
 SENTENCE_VERB = re.compile(

@@ -74,9 +74,8 @@ WEAK_CLAIMS = (
     Pattern(
         ("option", "choice", "solution", "result", "conclusion"),
         re.compile(
-            rf"(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|should "
-            rf"be|=|"
-            rf"为){_SURELY}"
+            rf"(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|"
+            rf"should be|=|为){_SURELY}"
         ),
         re.compile(r"(?<!other )(?<![a-z])\Z"),
     ),
@@ -87,8 +86,8 @@ CLAIM_BEFORE = Pattern(
     ("correct", "right", "best", "正确"),
     re.compile(
         rf"(\(?\b[A-Z]\b\)?)[^.\n]{{0,30}}?\s+(?:is|was|must be|should be)\s+(?:therefore\s+|"
-        rf"thus\s+)?(?:the\s+)?"
-        rf"(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice))\b|([A-Z])\s*(?:选项)?\s*(?:是)?正确"
+        rf"thus\s+)?(?:the\s+)?(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice))\b|"
+        rf"([A-Z])\s*(?:选项)?\s*(?:是)?正确"
     ),
 )
 NEXT_OPTION = re.compile(r"\s*\n\s*\(?([B-Z])[).:]\s")
@@ -110,15 +109,11 @@ TENTATIVE = re.compile(
 )
 
 CORRECTION = re.compile(
-    r"\b(?:but wait|wait|it(?:'s| is| was) (?:actually|really|in fact)|actually|"
-    r"correction|scratch that|my mistake|on second thoughts?|hold on|oops|hmm|"
-    r"i made (?:a|an) (?:\w+ )?"
-    r"(?:mistake|error)|let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|"
-    r"re-?evaluate)|"
-    r"sorry|apologies|"
-    r"i apologi[sz]e|no, (?:it|that|the)|that(?:'s| is| was) (?:wrong|incorrect|not right|a mistake)|i was "
-    r"wrong)\b"
-    r"|等等|不对|更正|修正|纠正|抱歉|重新(?:计算|检查|考虑)|我错了|算错",
+    r"\b(?:but wait|wait|it(?:'s| is| was) (?:actually|really|in fact)|actually|correction|scratch that|"
+    r"my mistake|on second thoughts?|hold on|oops|hmm|i made (?:a|an) (?:\w+ )?(?:mistake|error)|"
+    r"let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|re-?evaluate)|sorry|"
+    r"apologies|i apologi[sz]e|no, (?:it|that|the)|that(?:'s| is| was) (?:wrong|incorrect|not right|"
+    r"a mistake)|i was wrong)\b|等等|不对|更正|修正|纠正|抱歉|重新(?:计算|检查|考虑)|我错了|算错",
     re.IGNORECASE,
 )
 WITHDRAWN = re.compile(
@@ -128,11 +123,9 @@ WITHDRAWN = re.compile(
 )
 # How a correction announces its value without the word "answer".
 WEAK_CLAIM = re.compile(
-    r"\b(?:wait|actually|no|sorry|correction|rather)\s*[,:]\s*(?=[-$\\(]*\d)|"
-    r"\b(?:should (?:actually |really )?(?:be|have been|read|say)|must be|is actually|is really|is in fact|"
-    r"it(?:'s| is)"
-    r"|this is|that is|becomes|equals?|we get|i get|gives|get)\b\s*(?:equal to\s+|actually\s+|not \S+ "
-    r"but\s+)?|=|"
+    r"\b(?:wait|actually|no|sorry|correction|rather)\s*[,:]\s*(?=[-$\\(]*\d)|\b(?:should (?:actually |"
+    r"really )?(?:be|have been|read|say)|must be|is actually|is really|is in fact|it(?:'s| is)|this is|"
+    r"that is|becomes|equals?|we get|i get|gives|get)\b\s*(?:equal to\s+|actually\s+|not \S+ but\s+)?|=|"
     r"应该是|应当是|应为|应是|其实是|实际上是|而是|改为|是",
     re.IGNORECASE,
 )
@@ -146,27 +139,20 @@ CONCLUSION = re.compile(
 )
 PLEASANTRY = re.compile(
     r"^\W*(?:i hope|hope (?:this|that)|let me know|is there anything|please (?:let|note|provide|feel|tell)|"
-    r"feel free|if you have|"
-    r"do you have|would you like|can i help|sure[,!]|certainly[,!]|note(?: that|:)|thank|you're welcome|"
-    r"happy to|"
-    r"any other questions|"
-    r"here (?:is|are)\b[^$\\]*$|explanation|question:|希望|如果您|如有)",
+    r"feel free|if you have|do you have|would you like|can i help|sure[,!]|certainly[,!]|note(?: that|:)|"
+    r"thank|you're welcome|happy to|any other questions|here (?:is|are)\b[^$\\]*$|explanation|question:|希望|"
+    r"如果您|如有)",
     re.IGNORECASE,
 )
 
 # Where a claim ends: a sentence, a reason, a blank line.
 END = re.compile(
     r"\n|。|；|(?<![\d(])(?<!\b[A-Z])(?<!\b(?:sq|ft|in|no|st|vs|eq|Dr|Mr))\.(?=\s|$|\*|\")|"
-    r"(?<=\d)\.(?=\s+[A-Z*\\(]|"
-    r"\s*$)|[!?](?=\s|$)|"
-    r",?\s+(?:because|since|as (?:it|the|this|there|we|per)|so that|which|where|due to|given that|based on|"
-    r"according to|making|meaning|"
-    r"indicating|with (?:a|an|the)|when (?:rounded|the|we|x)|if (?:the|we|x)|considering|assuming|and "
-    r"(?:the|this|"
-    r"it|that|we|so))\b|"
-    r",\s*(?:so|but|and(?!\s+[-$\\({]*(?:\d|[a-z]\b(?=\W*$)))|not|while|whereas|thus|therefore|hence|as)\b|"
-    r"[,，]\s*而?不是|,?\s*(?:因为|由于|所以|其中|理由|解析)|\.\s*(?=The |So |"
-    r"This |It |We )",
+    r"(?<=\d)\.(?=\s+[A-Z*\\(]|\s*$)|[!?](?=\s|$)|,?\s+(?:because|since|as (?:it|the|this|there|we|per)|"
+    r"so that|which|where|due to|given that|based on|according to|making|meaning|indicating|with (?:a|an|"
+    r"the)|when (?:rounded|the|we|x)|if (?:the|we|x)|considering|assuming|and (?:the|this|it|that|we|"
+    r"so))\b|,\s*(?:so|but|and(?!\s+[-$\\({]*(?:\d|[a-z]\b(?=\W*$)))|not|while|whereas|thus|therefore|"
+    r"hence|as)\b|[,，]\s*而?不是|,?\s*(?:因为|由于|所以|其中|理由|解析)|\.\s*(?=The |So |This |It |We )",
     re.IGNORECASE,
 )
 TRUNCATION = 240

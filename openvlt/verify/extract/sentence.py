@@ -39,16 +39,13 @@ _TOTAL = re.compile(
 )
 _THERE = re.compile(
     rf"\bthere (?:is|are|was|were|will be|would be)\s+(?:(?:a total of|only|exactly|about|approximately|"
-    rf"also)\s+)?"
-    rf"({_VALUE}|{COUNT}\b)",
+    rf"also)\s+)?({_VALUE}|{COUNT}\b)",
     re.IGNORECASE,
 )
 _AFTER_IS = re.compile(
     rf"(?:\b(?:is|are|was|were|be|equals?|has|have|shows?|contains?|totals?|gives?|gives us|get|becomes?|"
-    rf"took|"
-    rf"takes|needs?|sold|left|remain|number|value)|(?<!\d )\b(?:of|to))\s+"
-    rf"(?:equal to\s+|about\s+|approximately\s+|around\s+|roughly\s+|exactly\s+|a total of\s+|only\s+|"
-    rf"the\s+)?({_VALUE})",
+    rf"took|takes|needs?|sold|left|remain|number|value)|(?<!\d )\b(?:of|to))\s+(?:equal to\s+|about\s+|"
+    rf"approximately\s+|around\s+|roughly\s+|exactly\s+|a total of\s+|only\s+|the\s+)?({_VALUE})",
     re.IGNORECASE,
 )
 _CHINESE_IS = re.compile(rf"(?:为|是|等于|共有?|有|得)\s*({_VALUE})")
@@ -57,8 +54,7 @@ _TWO_CLAIMS = re.compile(rf"{_IS_NUMBER}[^;]{{0,40}}?\sand\s[^;]{{0,60}}?{_IS_NU
 _ALTERNATIVE = re.compile(r"[^.;=]{0,20}\s(?:or|to)\s+\S*\d|[\u4e00-\u9fff]{0,4}(?:或|至|到|~)\s*\d")
 _UNIT_AFTER = re.compile(
     r"\s?(?!(?:to|for|on|in|of|at|by|from|is|are|was|were|and|or|than|more|less|fewer|the|that|which|while|"
-    r"when|as|but|"
-    r"so|if|after|before|with)\b)(?:[A-Za-z°%]+(?:/[a-z]+)?(?:\s?\^?[23])?|"
+    r"when|as|but|so|if|after|before|with)\b)(?:[A-Za-z°%]+(?:/[a-z]+)?(?:\s?\^?[23])?|"
     r"[\u4e00-\u9fff]{1,4})(?=[\s.,:;)。，]|$)"
 )
 
@@ -86,8 +82,7 @@ _WHERE = re.compile(r"^(?:in|by|from|during|after|on|at|for|of)\s+[^,]{1,60},\s+
 _PREMISE = re.compile(r"^(?:given|since|because|if|as|when|assuming)\b.*,\s+(?=[^,]*\d)", re.IGNORECASE)
 _SIDE_CLAUSE = re.compile(
     r",?\s+(?:with|which|while|whereas|compared|followed|because|since|as|so that|where|when|if|although|"
-    r"but|and)\b|"
-    r",(?!\s*[-$_]?\d|\s*_)|，|[:：](?!\s?\d+\b(?!\s+[a-z]))",
+    r"but|and)\b|,(?!\s*[-$_]?\d|\s*_)|，|[:：](?!\s?\d+\b(?!\s+[a-z]))",
     re.IGNORECASE,
 )
 

@@ -218,10 +218,8 @@ def _read_predicate(answer: str) -> Value:
 _NO_PROSE = re.compile(r"[#_\"{}<>\[\]@&|\\~^`]|\w\(|\)\.\w")
 _HEDGE = re.compile(
     r"\b(?:not|less|more|fewer|greater|than|least|most|between|or|maybe|perhaps|either|neither|if|unless|"
-    r"except|"
-    r"over|under|up to|besides|(?:apart|aside|different) from|(?:all|any\w*|every\w*|no|none|"
-    r"nothing)(?:\s\w+){0,2}\sbut)\b|"
-    r"n't\b|不|或",
+    r"except|over|under|up to|besides|(?:apart|aside|different) from|(?:all|any\w*|every\w*|no|none|"
+    r"nothing)(?:\s\w+){0,2}\sbut)\b|n't\b|不|或",
     re.IGNORECASE,
 )
 _IS = r"(?:is|are|was|were|be|called|named|equals|will|would|should|must)"
@@ -239,9 +237,8 @@ _ALTERNATIVE = re.compile(
     r"like|almost)\b|[/?]|和|或"
 )
 _NEGATION = re.compile(
-    r"\b(?:not|no|never|neither|nor|cannot|\w+n't|except|without|or|such as|instead of|opposite of|(?:other|"
-    r"rather) than|"
-    r"(?:all|any\w*|every\w*) but)\b|不|非|没|或"
+    r"\b(?:not|no|never|neither|nor|cannot|\w+n't|except|without|or|such as|instead of|opposite of|"
+    r"(?:other|rather) than|(?:all|any\w*|every\w*) but)\b|不|非|没|或"
 )
 
 

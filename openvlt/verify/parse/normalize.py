@@ -161,8 +161,7 @@ _DELIMITERS = re.compile(
 )
 _SPACING = re.compile(
     r"(?<!\\)\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|hfill|"
-    r"hspace\{[^{}]*\})"
-    r"(?![A-Za-z])|~|\\\\(?=\s*$)"
+    r"hspace\{[^{}]*\})(?![A-Za-z])|~|\\\\(?=\s*$)"
 )
 _THOUSANDS = re.compile(r"\s*\{\s*,\s*\}\s*(?=\d{3})|(?<=\d),\s*\\[!,;]\s*(?=\d{3})")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")

@@ -10,8 +10,7 @@ SMALL = {
     word: n
     for n, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-        "sixteen seventeen "
-        "eighteen nineteen twenty".split()
+        "sixteen seventeen eighteen nineteen twenty".split()
     )
 }
 _TENS = {
@@ -87,28 +86,20 @@ NOTHING = frozenset(
 )
 
 REFUSAL = re.compile(
-    r"(?:can(?:not|'t| not)|could not|couldn't|(?:un|not )able to|impossible to|not possible to|(?:isn't|is "
-    r"not) possible to|"
-    r"difficult to)"
-    r" (?:be )?(?:\w+ )?(?:determin|answer|solv|calculat|provid|tell|help|identif|say|find|assist|process|"
-    r"open|load|"
-    r"access|be given|giv|comput|view|see|read|infer)"
-    r"|(?:not |in)(?:enough|sufficient) (?:information|data|details)|(?:^|\W)(?:i'?m |i am )?sorry,? (?:but "
-    r")?i\b|"
-    r"i (?:do not|don't) know|(?:option|answer|choice) is not (?:provided|listed|given|among)|none of the "
-    r"(?:above|"
-    r"options|choices|given)"
-    r"|more information is needed|无法(?:确定|回答|判断|得出|计算)|不能确定|不知道|信息不足",
+    r"(?:can(?:not|'t| not)|could not|couldn't|(?:un|not )able to|impossible to|not possible to|(?:isn't|"
+    r"is not) possible to|difficult to) (?:be )?(?:\w+ )?(?:determin|answer|solv|calculat|provid|tell|help|"
+    r"identif|say|find|assist|process|open|load|access|be given|giv|comput|view|see|read|infer)|(?:not |"
+    r"in)(?:enough|sufficient) (?:information|data|details)|(?:^|\W)(?:i'?m |i am )?sorry,? (?:but )?i\b|"
+    r"i (?:do not|don't) know|(?:option|answer|choice) is not (?:provided|listed|given|among)|"
+    r"none of the (?:above|options|choices|given)|more information is needed|"
+    r"无法(?:确定|回答|判断|得出|计算)|不能确定|不知道|信息不足",
     re.IGNORECASE,
 )
 
 FILLER = re.compile(
     r"^(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|simply|equal to|"
-    r"equals?|"
-    r"a total of|"
-    r"total of|precisely|circa|also|therefore|thus|hence|so|then|now|that|is|are|was|be|it is|it's|there "
-    r"are|there is|"
-    r"约为|约|大约是|大约|等于|共|一共|为|是|有)"
+    r"equals?|a total of|total of|precisely|circa|also|therefore|thus|hence|so|then|now|that|is|are|was|be|"
+    r"it is|it's|there are|there is|约为|约|大约是|大约|等于|共|一共|为|是|有)"
     r"(?=[\s\d\\$:(\-]|[^\x00-\x7f])|\\approx|\\sim|[=:≈~])\s*:?\s*",
     re.IGNORECASE,
 )

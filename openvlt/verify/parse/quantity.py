@@ -81,8 +81,7 @@ _NOT_LABELS = frozenset(
     "most the and per".split()
 )
 _CHINESE_COUNT = re.compile(
-    rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)"
-    rf"([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})"
+    rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})"
 )
 _NO_COUNTER = re.compile("[或和与至到多不非以左右]")
 _STOP = frozenset(

@@ -10,10 +10,9 @@ Cut = tuple[int, int, str]
 """Start, end and text of a separator or operator."""
 _SCAN = re.compile(
     r"\\[{}]|\\left|\\right|\\(?:langle|rangle|lfloor|rfloor|lceil|rceil)|[()\[\]{}]|[,;]|"
-    r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|vee|lor|wedge|land)(?![A-Za-z])|"
-    r"\\(?:approx|equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|implies|"
-    r"(?:Long)?Rightarrow)(?![A-Za-z])|"
-    r"<=|>=|==|!=|[=<>]|:"
+    r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|vee|lor|wedge|land)(?![A-Za-z])|\\(?:approx|"
+    r"equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|implies|(?:Long)?Rightarrow)(?![A-Za-z])|<=|"
+    r">=|==|!=|[=<>]|:"
 )
 _OPENING, _CLOSING = (
     frozenset(("(", "[", "{", "\\{", "\\langle")),
