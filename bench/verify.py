@@ -29,7 +29,7 @@ Grader = Callable[[Row], bool]
 CHOICE_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def ours() -> Grader:
+def load_openvlt() -> Grader:
     from openvlt.types import Verdict
     from openvlt.verify import verify
 
@@ -39,7 +39,7 @@ def ours() -> Grader:
     )
 
 
-def golds(row: Row) -> list[str]:
+def allowed_golds(row: Row) -> list[str]:
     """The gold answer and, for an option, both letter and text, as a careful user of a peer allows."""
     found, choices = [row["gold"]], row.get("choices") or []
     if row["gold"] in CHOICE_LETTERS and CHOICE_LETTERS.find(row["gold"]) < len(choices):
@@ -49,7 +49,7 @@ def golds(row: Row) -> list[str]:
     return found
 
 
-def tagged(response: str) -> str:
+def answer_text(response: str) -> str:
     """The content of the answer tag, or everything after the thinking."""
     response = response.rpartition("</think>")[2]
     return (
@@ -57,14 +57,14 @@ def tagged(response: str) -> str:
     )
 
 
-def math_verify() -> Grader:
+def load_math_verify() -> Grader:
     """As its README shows: parse both, verify(gold, answer)."""
     from math_verify import parse, verify
 
     return lambda row: bool(verify(parse(f"${row['gold']}$"), parse(row["response"])))
 
 
-def math_verify_choices() -> Grader:
+def load_math_verify_choices() -> Grader:
     """Its best use: strings allowed, option text or letter taken too."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig, parse, verify
 
@@ -72,8 +72,8 @@ def math_verify_choices() -> Grader:
     numbers = [LatexExtractionConfig(), ExprExtractionConfig()]
 
     def grade(row: Row) -> bool:
-        text = tagged(row["response"])
-        for gold in golds(row):
+        text = answer_text(row["response"])
+        for gold in allowed_golds(row):
             configs = strings if gold in CHOICE_LETTERS else numbers
             if gold.strip("$ ").lower() == text.strip("$ ").lower():
                 return True
@@ -87,27 +87,29 @@ def math_verify_choices() -> Grader:
     return grade
 
 
-def mathruler() -> Grader:
+def load_mathruler() -> Grader:
     """Boxed or tagged content, else the whole response; any gold form."""
     from mathruler.grader import extract_boxed_content, grade_answer
 
     def grade(row: Row) -> bool:
-        text = tagged(row["response"])
+        text = answer_text(row["response"])
         boxed = extract_boxed_content(text)
-        return any(grade_answer(text.strip() if boxed == "None" else boxed, gold) for gold in golds(row))
+        return any(
+            grade_answer(text.strip() if boxed == "None" else boxed, gold) for gold in allowed_golds(row)
+        )
 
     return grade
 
 
 PEERS = {
-    "openvlt": ours,
-    "math_verify (README)": math_verify,
-    "math_verify (choices)": math_verify_choices,
-    "mathruler (choices)": mathruler,
+    "openvlt": load_openvlt,
+    "math_verify (README)": load_math_verify,
+    "math_verify (choices)": load_math_verify_choices,
+    "mathruler (choices)": load_mathruler,
 }
 
 
-def graders() -> dict[str, Grader]:
+def load_graders() -> dict[str, Grader]:
     found = {}
     for name, make in PEERS.items():
         try:
@@ -117,22 +119,22 @@ def graders() -> dict[str, Grader]:
     return found
 
 
-def jsonl(path: Path) -> Iterator[Row]:
+def read_jsonl(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 
-def cases() -> list[Row]:
-    return list(jsonl(DATA / "verify_cases.jsonl"))
+def load_cases() -> list[Row]:
+    return list(read_jsonl(DATA / "verify_cases.jsonl"))
 
 
-def recorded() -> list[Row]:
+def load_recorded() -> list[Row]:
     """MathVision and MathVista rows of all recorded models: gold, response, choices, official verdict."""
     rows = []
     folder = DATA / "recorded_outputs" / "mathvision"
-    test = {row["id"]: row for row in jsonl(folder / "test.jsonl")}
+    test = {row["id"]: row for row in read_jsonl(folder / "test.jsonl")}
     for name in ("InternLM-XComposer2-VL-CoT", "LLaVA-v1.5-13B"):
-        for row in jsonl(folder / f"{name}.jsonl"):
+        for row in read_jsonl(folder / f"{name}.jsonl"):
             problem = test[row["id"]]
             rows.append(
                 {
@@ -144,9 +146,9 @@ def recorded() -> list[Row]:
                 }
             )
     folder = DATA / "recorded_outputs" / "mathvista"
-    test = {row["pid"]: row for row in jsonl(folder / "testmini.jsonl")}
+    test = {row["pid"]: row for row in read_jsonl(folder / "testmini.jsonl")}
     for name in ("bard", "llava_llama_2_13b"):
-        for row in jsonl(folder / f"{name}.jsonl"):
+        for row in read_jsonl(folder / f"{name}.jsonl"):
             problem = test[row["pid"]]
             rows.append(
                 {
@@ -161,10 +163,10 @@ def recorded() -> list[Row]:
     return rows
 
 
-def accuracy(found: dict[str, Grader]) -> dict[str, Any]:
+def measure_accuracy(found: dict[str, Grader]) -> dict[str, Any]:
     """Right verdicts on the hand-decided cases, in all and by category."""
     right: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in found}
-    for row in cases():
+    for row in load_cases():
         for name, grade in found.items():
             right[name][row["category"]].append(grade(row) == row["expected"])
     return {
@@ -176,7 +178,7 @@ def accuracy(found: dict[str, Grader]) -> dict[str, Any]:
     }
 
 
-def speed(found: dict[str, Grader], rows: list[Row]) -> dict[str, Any]:
+def measure_speed(found: dict[str, Grader], rows: list[Row]) -> dict[str, Any]:
     """CPU seconds of every grader on every row, in turn, so that other work on the machine doesn't count."""
     seconds: dict[str, list[float]] = {name: [] for name in found}
     agreed: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in found}
@@ -188,14 +190,14 @@ def speed(found: dict[str, Grader], rows: list[Row]) -> dict[str, Any]:
             agreed[name][row["set"]].append(verdict == row["official"])
     return {
         name: {
-            **summary(times),
+            **summarise(times),
             "agreement": {part: statistics.mean(ok) for part, ok in agreed[name].items()},
         }
         for name, times in seconds.items()
     }
 
 
-def summary(times: list[float]) -> dict[str, float]:
+def summarise(times: list[float]) -> dict[str, float]:
     ordered = sorted(times)
     return {
         "verdicts_per_s": len(times) / sum(times),
@@ -209,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, help="only this many recorded rows, evenly spread (default all)")
     args = parser.parse_args()
-    found, rows = graders(), recorded()
+    found, rows = load_graders(), load_recorded()
     step = max(1, len(rows) // args.rows) if args.rows else 1
     for grade in found.values():
         grade({"gold": r"\sqrt{2}", "response": r"\boxed{\sqrt{1+1}}"})  # imports and first use are not timed
@@ -220,8 +222,8 @@ def main() -> None:
             "python": platform.python_version(),
         },
         "rows": len(rows[::step]),
-        "accuracy": accuracy(found),
-        "speed": speed(found, rows[::step]),
+        "accuracy": measure_accuracy(found),
+        "speed": measure_speed(found, rows[::step]),
     }
     path = ROOT / "bench" / "results" / "verify.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def _slow(found: list[tuple[str, float, Verdict]]) -> list[tuple[str, float, Ver
 
 @pytest.fixture(scope="module")
 def results(hostile: list[tuple[str, str, str]]) -> tuple[list[tuple[str, float, Verdict]], int]:
-    """All of them in the main thread, and by how many KB that made this process grow."""
+    """The verdicts in the main thread, and by how many KB they made this process grow."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = _verify_all(hostile)
     return found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -68,7 +68,7 @@ def test_each_is_answered_within_a_second_in_the_main_thread(
 def test_none_is_correct(
     hostile: list[tuple[str, str, str]], results: tuple[list[tuple[str, float, Verdict]], int]
 ) -> None:
-    """Of the kinds that don't just dress the right answer up in brackets, boxes or invisible characters."""
+    """Only the kinds that aren't the right answer in brackets, boxes or invisible characters."""
     kinds = ("code", "operators", "environments", "relations", "powers", "factorials", "giants")
     short = {name for name, gold, _ in hostile if name.startswith(kinds) and len(gold) < 100}
     assert (

@@ -1,4 +1,4 @@
-"""Properties over generated golds: an answer is itself, a perturbed one isn't, and dress doesn't matter."""
+"""Properties over generated golds: an answer equals itself, a perturbed one doesn't, and layout doesn't matter."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_mathvision(data_dir: Path, model: str) -> None:
 
 @pytest.mark.parametrize(("model", "least"), [("bard", 0.97), ("llava_llama_2_13b", 0.90)])
 def test_mathvista(data_dir: Path, model: str, least: float) -> None:
-    """Lower by nature: the official rule asks a language model, and takes the nearest option for no answer."""
+    """Agreement is lower: the official rule asks a language model and takes the nearest option for no answer."""
     folder = data_dir / "recorded_outputs" / "mathvista"
     test = {row["pid"]: row for row in rows(folder / "testmini.jsonl")}
     agreed = []

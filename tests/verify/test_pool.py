@@ -30,7 +30,7 @@ def test_order_is_kept() -> None:
 
 
 def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
-    """What hangs is cut off at any deadline; the others need one that this machine's other work leaves them time for."""
+    """What hangs is stopped at any deadline; on a busy machine the others may need a longer one."""
     items = [
         ("7", "<answer>7</answer>"),
         HANGS,
@@ -97,7 +97,7 @@ def test_threads_share_the_pool() -> None:
 
 
 def _symbolic() -> Verdict:
-    """One that a worker decides."""
+    """The verdict of a question for sympy, with time enough on a busy machine."""
     return verify_batch([(r"y=\frac{1}{x}", "<answer>xy=1</answer>")], workers=0, deadline_s=PATIENT_S)[0]
 
 
@@ -108,7 +108,7 @@ def _verify_here(answers: Connection) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_daemonic_processes_have_their_own(method: str) -> None:
-    """What a data-loader worker is; forked while the parent's pool is in use."""
+    """A data-loader worker is such a process; it may be forked while the parent's pool is in use."""
     assert _symbolic() is Verdict.CORRECT
     context = multiprocessing.get_context(method)
     answers, theirs = context.Pipe(duplex=False)
