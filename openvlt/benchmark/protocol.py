@@ -10,8 +10,9 @@ from typing import Protocol as Interface
 from openvlt.benchmark.prompts import PromptTemplate
 from openvlt.benchmark.rows.subsets import Subset
 from openvlt.errors import UserError
-from openvlt.types import Problem, Verdict
-from openvlt.verify import extract, verify_batch
+from openvlt.types import Completion, Problem, Verdict
+from openvlt.verify import extract
+from openvlt.verify.completions import verify_completions
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,21 @@ class Case:
 class JudgeModel(Interface):
     """A language model that answers prompts: `name` stands in the results, answers come in the prompts' order."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    def prompt(self, prompts: Sequence[str]) -> list[str]: ...
+    def ask(self, prompts: Sequence[str]) -> list[str]: ...
 
 
-def openvlt(
+def score_openvlt(
     cases: Sequence[Case], judge: JudgeModel | None = None, *, deadline_s: float = 5.0
 ) -> list[Answer]:
-    """The project's own verifier, as in training: a response that was cut off has no answer."""
-    whole = [case for case in cases if case.finished is not False]
-    items = [(c.problem.answer, c.response, c.problem.choices, c.problem.answer_type) for c in whole]
-    verdicts = dict(zip(map(id, whole), verify_batch(items, deadline_s=deadline_s), strict=True))
+    """Scores answers with the project's own verifier, as in training: a response that was cut off has no answer."""
+    completions = [Completion((), case.response, case.finished is not False) for case in cases]
+    verdicts = verify_completions([case.problem for case in cases], completions, deadline_s=deadline_s)
     return [
-        Answer(extract(case.response, choices=case.problem.choices), verdicts[id(case)])
-        if id(case) in verdicts
-        else Answer(None, Verdict.NO_ANSWER)
-        for case in cases
+        Answer(extract(case.response, choices=case.problem.choices) if completion.finished else None, verdict)
+        for case, completion, verdict in zip(cases, completions, verdicts, strict=True)
     ]
 
 

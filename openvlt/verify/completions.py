@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from openvlt import distributed
 from openvlt.types import Completion, Problem, Verdict
 from openvlt.verify.api import verify_batch
 
@@ -18,7 +19,8 @@ def verify_completions(
     """One verdict per completion, each against the problem at the same position.
 
     A completion that was cut off at the token limit gets NO_ANSWER. `workers` and `deadline_s` are those of
-    `verify_batch`.
+    `verify_batch`. Every rank calls this and gets the main rank's verdicts, because a deadline may pass on one
+    rank and not on another.
     """
     finished = [row for row, completion in enumerate(completions) if completion.finished]
     items = [
@@ -31,8 +33,7 @@ def verify_completions(
         for row in finished
     ]
     verdicts = [Verdict.NO_ANSWER] * len(completions)
-    for row, verdict in zip(
-        finished, verify_batch(items, workers=workers, deadline_s=deadline_s), strict=True
-    ):
+    found = verify_batch(items, workers=workers, deadline_s=deadline_s)
+    for row, verdict in zip(finished, found, strict=True):
         verdicts[row] = verdict
-    return tuple(verdicts)
+    return distributed.broadcast(tuple(verdicts))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from openvlt.benchmark.prompts import InterleavedStyle, PromptTemplate, fill_template
-from openvlt.benchmark.protocol import Case, openvlt
+from openvlt.benchmark.protocol import Case, score_openvlt
 from openvlt.benchmark.scorers import openvlthinker
 from openvlt.benchmark.scorers.number_words import number_of_words
 from openvlt.benchmark.tasks import emma, hallusionbench, mathverse, mathvista, mmmu_pro
@@ -335,7 +335,7 @@ def test_our_own_verifier_gives_a_cut_off_answer_nothing():
         Case(problem, "<answer>12</answer>", finished=False),
         Case(problem, ""),
     ]
-    assert [answer.verdict for answer in openvlt(cases)] == [
+    assert [answer.verdict for answer in score_openvlt(cases)] == [
         Verdict.CORRECT,
         Verdict.NO_ANSWER,
         Verdict.NO_ANSWER,
