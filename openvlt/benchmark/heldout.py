@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.results.statistics import wilson
 from openvlt.config.validate import check_not_negative, check_positive
-from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.schema import check_unique_ids, store_images
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
-from openvlt.rollout.distributed import generate_on_ranks
+from openvlt.rollout.batches import generate_in_batches
 from openvlt.types import Completion, Problem, Verdict
 from openvlt.verify.completions import verify_completions
 
@@ -50,7 +50,10 @@ class HeldoutEvaluation:
         if not problems:
             raise UserError("the evaluation set is empty; check the data and its split")
         check_unique_ids(problems, "evaluation")
-        answers = list(self._answers(vlm, problems, seed))
+        batches = generate_in_batches(
+            self.generator, vlm, problems, self.prompt, self.sampling, batch=self.batch, seed=seed
+        )
+        answers = [completion for _, batch in batches for completion in batch]
         verdicts = verify_completions(problems, answers, workers=self.workers, deadline_s=self.deadline_s)
         if rows is not None:
             write_heldout_rows(rows, problems, answers, verdicts)
@@ -58,14 +61,6 @@ class HeldoutEvaluation:
             **summarise_heldout(problems, answers, verdicts),
             "skipped_rows": getattr(source, "skipped", {}),
         }
-
-    def _answers(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> Iterator[Completion]:
-        renderer = Renderer(vlm.processor, self.prompt)
-        for start in range(0, len(problems), self.batch):
-            part = problems[start : start + self.batch]
-            yield from generate_on_ranks(
-                self.generator, vlm, part, renderer.prompts(part), self.sampling, seed
-            )
 
 
 def summarise_heldout(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openvlt import distributed
 from openvlt.config.validate import check_positive
-from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
-from openvlt.rollout.distributed import generate_on_ranks
-from openvlt.types import Completion, Problem, Verdict
+from openvlt.rollout.batches import generate_in_batches
+from openvlt.types import Problem, Verdict
 from openvlt.verify.completions import verify_completions
 
 
@@ -41,16 +40,12 @@ class DifficultyFilter:
 
     def shares(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> list[float]:
         """Each problem's share of right answers."""
-        renderer, n = Renderer(vlm.processor, self.prompt), self.sampling.n
-        answers: list[Completion] = []
-        for start in range(0, len(problems), self.batch):
-            part = problems[start : start + self.batch]
-            answers += generate_on_ranks(
-                self.generator, vlm, part, renderer.prompts(part), self.sampling, seed
-            )
-        asked = [problem for problem in problems for _ in range(n)]
-        verdicts = distributed.broadcast(
-            verify_completions(asked, answers, deadline_s=self.deadline_s)
-        )  # a deadline may fall differently on each rank
+        batches = generate_in_batches(
+            self.generator, vlm, problems, self.prompt, self.sampling, batch=self.batch, seed=seed
+        )
+        completions = [completion for _, batch in batches for completion in batch]
+        n = self.sampling.n
+        row_problems = [problem for problem in problems for _ in range(n)]
+        verdicts = verify_completions(row_problems, completions, deadline_s=self.deadline_s)
         right = [verdict is Verdict.CORRECT for verdict in verdicts]
         return [sum(right[row : row + n]) / n for row in range(0, len(right), n)]

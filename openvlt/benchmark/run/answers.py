@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.prompts import InterleavedStyle
-from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.data.prompts import PromptStyle
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
-from openvlt.rollout.distributed import generate_on_ranks
+from openvlt.rollout.batches import generate_in_batches
 from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import Problem
 
@@ -39,32 +39,36 @@ class AnswerGenerator:
         done, n = read_lines(file), self.sampling.n
         if [row["id"] for row in done] != [problem.id for problem in problems for _ in range(n)][: len(done)]:
             raise UserError(f"{file} holds answers to other rows; remove it, or start a new run")
-        renderer = Renderer(vlm.processor, replace(style, max_tokens=self.max_tokens))
         if done:
             print(
                 f"{what}: {len(done)} of {n * len(problems)} answers are there, going on from row {len(done) // n + 1}",
                 flush=True,
             )
         first = len(done) // (n * self.batch) * self.batch
-        for start in range(first, len(problems), self.batch):
-            part = problems[start : start + self.batch]
-            made = generate_on_ranks(
-                self.generator, vlm, part, renderer.prompts(part), self.sampling, self.seed
-            )
+        for batch, completions in generate_in_batches(
+            self.generator,
+            vlm,
+            problems[first:],
+            replace(style, max_tokens=self.max_tokens),
+            self.sampling,
+            batch=self.batch,
+            seed=self.seed,
+        ):
             rows = [
                 {
-                    "id": part[i // n].id,
+                    "id": batch[i // n].id,
                     "sample": i % n,
-                    "response": c.text,
-                    "tokens": len(c.token_ids),
-                    "finished": c.finished,
+                    "response": completion.text,
+                    "tokens": len(completion.token_ids),
+                    "finished": completion.finished,
                 }
-                for i, c in enumerate(made)
+                for i, completion in enumerate(completions)
             ]
-            fresh = rows[max(0, len(done) - start * n) :]
+            fresh = rows[max(0, len(done) - first * n) :]
             append_lines(file, fresh)
             done += fresh
-            print(f"{what}: {start + len(part)} of {len(problems)} rows", flush=True)
+            first += len(batch)
+            print(f"{what}: {first} of {len(problems)} rows", flush=True)
         return done
 
 
