@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.rows.subsets import Subset
+from openvlt.data.errors import UnavailableDataSet, UnknownSplit
 from openvlt.data.sources.files import read_rows
+from openvlt.data.sources.hub import is_saved, load_saved, load_split, stored_rows
 from openvlt.data.sources.schema import Columns, to_problem
 from openvlt.errors import UserError
 from openvlt.types import Problem
@@ -44,10 +46,10 @@ def cell_text(row: BenchmarkRow, column: str) -> str:
 def load_table(part: Subset, data_dir: str | None) -> SubsetRows:
     """The rows of one part. Raises UserError when there are none to be had."""
     if data_dir is None:
-        return SubsetRows(part, _from_hub(part), f"{part.path}[{part.label}]", Path("."))
+        return SubsetRows(part, load_subset(None, part), f"{part.path}[{part.label}]", Path("."))
     folder = check_folder(data_dir)
     if place := saved_place(folder, part):
-        return SubsetRows(part, load_saved(place[0], part), str(folder), folder)
+        return SubsetRows(part, load_subset(place[0], part), str(folder), folder)
     files = subset_files(folder, part) or only_file(folder)
     if not files:
         raise UserError(
@@ -100,52 +102,22 @@ def find_subset(folder: Path, part: Subset) -> list[Path]:
 
 def saved_place(folder: Path, part: Subset) -> list[Path]:
     """The folder in which `datasets` saved a part to disk, [] where it didn't."""
-    marks = ("state.json", "dataset_dict.json")
-    return [
-        place
-        for place in (folder / (part.name or "."), folder)
-        if any((place / mark).is_file() for mark in marks)
-    ][:1]
+    return [place for place in (folder / (part.name or "."), folder) if is_saved(place)][:1]
 
 
-def load_saved(place: Path, part: Subset) -> list[BenchmarkRow]:
-    """Rows of what `datasets` saved to disk."""
-    data = _datasets().load_from_disk(str(place))
-    if isinstance(data, dict):
-        if part.split not in data:
-            raise UserError(
-                f"{place} has no split {part.split!r}, but {sorted(data)}; change the benchmark's parts"
-            )
-        data = data[part.split]
-    return _encoded(data)
-
-
-def _from_hub(part: Subset) -> list[BenchmarkRow]:
-    datasets = _datasets()
+def load_subset(place: Path | None, part: Subset) -> list[BenchmarkRow]:
+    """The rows of one subset, of a folder that `datasets` saved or (None) of the hub. Raises UserError without them."""
     try:
-        return _encoded(datasets.load_dataset(part.path, part.name, split=part.split, revision=part.revision))
-    except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if place is not None:
+            return stored_rows(load_saved(place, part.split, any_split=True))
+        return stored_rows(load_split(part.path, part.split, name=part.name, revision=part.revision))
+    except UnknownSplit as error:
+        raise UserError(f"{error}; change benchmark.subsets") from None
+    except UnavailableDataSet as error:
         raise UserError(
-            f"benchmark data {part.path} ({part.label}) can't be fetched: {str(error).splitlines()[0]}; give a local copy with "
-            "data_dir=<folder>"
+            f"benchmark data {part.path} ({part.label}) can't be fetched: {error.reason.splitlines()[0]}; "
+            "give a local copy with data_dir=<folder>"
         ) from error
-
-
-def _encoded(data: Any) -> list[BenchmarkRow]:
-    """Rows with their images still encoded, class labels by their names."""
-    rows = data.with_format("arrow")[:].to_pylist()
-    for name, feature in data.features.items():
-        if hasattr(feature, "int2str"):
-            rows = [{**row, name: None if row[name] is None else feature.int2str(row[name])} for row in rows]
-    return rows
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise UserError("this needs the package datasets; run: pip install datasets") from None
-    return datasets
 
 
 def check_row_columns(rows: Iterable[BenchmarkRow], columns: Sequence[str], where: str, name: str) -> None:
