@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.results.files import format_share, read_scored
+from openvlt.benchmark.results.files import format_interval, read_scored
 from openvlt.benchmark.results.statistics import mcnemar, paired_bootstrap
 from openvlt.errors import UserError
+from openvlt.storage.markdown import format_percent
 
 SHOWN = 10
 
@@ -111,12 +112,12 @@ def _cells(
 
 def describe_comparison(result: Mapping[str, Any]) -> str:
     """The comparison for people, with the first answers that flipped."""
-    low, high = result["interval"]
-    one, other = result["accuracy"]
+    one, other = map(format_percent, result["accuracy"])
     p = "" if result["mcnemar_p"] is None else f"  McNemar p {result['mcnemar_p']:.3g}"
     sign = "+" if result["difference"] >= 0 else ""
     lines = [
-        f"{format_share(one)} % -> {format_share(other)} %: {sign}{format_share(result['difference'])} points (95 %: {format_share(low)} to {format_share(high)})"
+        f"{one} % -> {other} %: {sign}{format_percent(result['difference'])} points "
+        f"(95 %: {format_interval(result['interval'])})"
         f"  bootstrap p {result['bootstrap_p']:.3g}{p}  n {result['rows']}",
         f"gained {len(result['gained'])}, lost {len(result['lost'])}",
     ]

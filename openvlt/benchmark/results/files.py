@@ -10,6 +10,7 @@ from typing import Any
 
 from openvlt.benchmark.results.summary import Scored
 from openvlt.errors import UserError
+from openvlt.storage.markdown import format_percent, markdown_table
 
 
 def write_scored_rows(
@@ -79,10 +80,6 @@ def read_scored(place: str) -> list[dict[str, Any]]:
     return rows
 
 
-def format_share(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
 def headline_share(result: Mapping[str, Any]) -> float:
     """The share that stands for the benchmark: its metric, else its accuracy."""
     return result["metrics"].get(result["headline"], result["accuracy"])
@@ -90,53 +87,65 @@ def headline_share(result: Mapping[str, Any]) -> float:
 
 def result_line(result: Mapping[str, Any]) -> str:
     """One line for people: name, protocol, accuracy, counts, interval, unparsed rate, further metrics."""
-    low, high = result["interval"]
     parts = [
-        f"{result['benchmark']}, {result['variant']}: accuracy {format_share(result['accuracy'])} %",
+        f"{result['benchmark']}, {result['variant']}: accuracy {format_percent(result['accuracy'])} %",
         f"{result['correct']}/{result['total']}",
-        f"(95 %: {format_share(low)} to {format_share(high)})",
-        f"unparsed {format_share(result['unparsed'])} %",
+        f"(95 %: {format_interval(result['interval'])})",
+        f"unparsed {format_percent(result['unparsed'])} %",
     ]
-    parts += [] if result["truncated"] is None else [f"truncated {format_share(result['truncated'])} %"]
-    parts += [f"{name} {format_share(share)} %" for name, share in result["metrics"].items()]
-    parts += [f"pass@{k} {format_share(share)} %" for k, share in result.get("pass@k", {}).items()]
+    parts += [] if result["truncated"] is None else [f"truncated {format_percent(result['truncated'])} %"]
+    parts += [f"{name} {format_percent(share)} %" for name, share in result["metrics"].items()]
+    parts += [f"pass@{k} {format_percent(share)} %" for k, share in result.get("pass@k", {}).items()]
     return "  ".join(parts)
+
+
+_HEADER = (
+    "benchmark", "protocol", "judge", "score", "%", "correct", "95 % interval", "clustered error", "unparsed",
+)  # fmt: skip
+_NOTE = (
+    "The interval and the clustered error are the accuracy's, in points; an unparsed answer is a wrong one."
+)
 
 
 def results_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """A table of benchmarks, then a table of sub-scores for each."""
-    heads = "benchmark | protocol | judge | score | % | correct | 95 % interval | clustered error | unparsed".split(
-        " | "
-    )
-    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for r in results:
-        error = "" if r["clustered_error"] is None else format_share(r["clustered_error"])
-        low, high = r["interval"]
-        cells = [
-            r["benchmark"],
-            r["variant"],
-            r["judge"] or "",
-            r["headline"],
-            format_share(headline_share(r)),
-            f"{r['correct']}/{r['total']}",
-        ]
-        rows.append(
-            f"| {' | '.join([*cells, f'{format_share(low)} to {format_share(high)}', error, format_share(r['unparsed']) + ' %'])} |"
-        )
-    notes = [
-        "",
-        "The interval and the clustered error are the accuracy's, in points; an unparsed answer is a wrong one.",
+    lines = [markdown_table(_HEADER, [_result_row(result) for result in results], rule="---"), "", _NOTE]
+    for result in results:
+        lines += ["", f"## {result['benchmark']}, {result['variant']}", "", _sub_scores(result)]
+    return "\n".join(lines) + "\n"
+
+
+def _result_row(result: Mapping[str, Any]) -> list[str]:
+    error = result["clustered_error"]
+    return [
+        result["benchmark"],
+        result["variant"],
+        result["judge"] or "",
+        result["headline"],
+        format_percent(headline_share(result)),
+        f"{result['correct']}/{result['total']}",
+        format_interval(result["interval"]),
+        "" if error is None else format_percent(error),
+        f"{format_percent(result['unparsed'])} %",
     ]
-    return "\n".join([*rows, *notes, *(text for result in results for text in _sub_scores(result))]) + "\n"
 
 
-def _sub_scores(result: Mapping[str, Any]) -> list[str]:
-    lines = ["", f"## {result['benchmark']}, {result['variant']}", ""]
-    lines += ["| group | value | % | correct | 95 % interval |", "|---|---|---|---|---|"]
-    for group, values in result["cells"].items():
-        for name, cell in values.items():
-            interval = " to ".join(map(format_share, cell["interval"]))
-            lines.append(
-                f"| {group} | {name} | {format_share(cell['accuracy'])} | {cell['correct']}/{cell['total']} | {interval} |"
-            )
-    return lines
+def _sub_scores(result: Mapping[str, Any]) -> str:
+    """The table of a result's sub-scores."""
+    rows = [
+        [
+            group,
+            name,
+            format_percent(cell["accuracy"]),
+            f"{cell['correct']}/{cell['total']}",
+            format_interval(cell["interval"]),
+        ]
+        for group, values in result["cells"].items()
+        for name, cell in values.items()
+    ]
+    return markdown_table(("group", "value", "%", "correct", "95 % interval"), rows, rule="---")
+
+
+def format_interval(interval: Sequence[float]) -> str:
+    """The two ends of an interval in percent."""
+    return " to ".join(map(format_percent, interval))
