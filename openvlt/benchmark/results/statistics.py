@@ -40,8 +40,10 @@ def clustered_error(values: Sequence[float], clusters: Sequence[Hashable]) -> fl
 
 def mcnemar(only_one: int, only_other: int) -> float:
     """Exact two-sided p of McNemar's test: rows that only one of two runs got right are a fair coin's throws."""
-    n, least = only_one + only_other, min(only_one, only_other)
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / 2**n)
+    from scipy.stats import binomtest
+
+    n = only_one + only_other
+    return float(binomtest(only_one, n).pvalue) if n else 1.0
 
 
 @dataclass(frozen=True)
