@@ -20,7 +20,7 @@ from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.run import LEDGERS, DistillationRun
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError
-from openvlt.iteration.stages import make_context
+from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
 from openvlt.runs.session import announce_run, keep_resumable, open_run
 from openvlt.storage.atomic import atomic_write, write_json, write_text

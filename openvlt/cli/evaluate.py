@@ -18,7 +18,7 @@ from openvlt.benchmark.run.judge import ServerJudge
 from openvlt.benchmark.run.runner import BenchmarkRunner
 from openvlt.config.build import build
 from openvlt.errors import UserError
-from openvlt.iteration.stages import make_context
+from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
 from openvlt.runs.session import (
     announce_run,

@@ -1,4 +1,4 @@
-"""The runner: stages in order, finished ones skipped, the table and the figures at the end."""
+"""Runs the stages of a study in order, and skips those that are finished."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import lightning
 from openvlt import distributed
 from openvlt.data.synthetic.sources import Figures
 from openvlt.errors import UserError
+from openvlt.iteration.context import StageContext
 from openvlt.iteration.stages import (
     DistillStage,
     GRPOStage,
     SFTStage,
     Stage,
-    StageContext,
     override_fields,
-    run_timed,
+    run_stage,
 )
 from openvlt.runs.directory import PREVIOUS, finished_stages, previous_run
 from openvlt.storage.atomic import write_json
@@ -28,7 +28,10 @@ from openvlt.storage.atomic import write_json
 
 @dataclass(frozen=True)
 class Study:
-    """`conf/iteration/*.yaml`: `stages` by name, in order. `previous` names the run (or its folder) whose stages this one continues."""
+    """`conf/iteration/*.yaml`: named stages in their order.
+
+    `previous` is a run, by its folder or its name, whose stages this one continues.
+    """
 
     stages: Mapping[str, Stage]
     previous: str | None = None
@@ -36,108 +39,108 @@ class Study:
     def run(
         self, context: StageContext, folder: Path, *, runs: Path, name: str, scale: str
     ) -> dict[str, Any]:
-        """Runs what isn't finished in `folder` and gives the run's results; a finished run does nothing."""
-        earlier = self._earlier(folder, runs, context.seed)
-        folders = {} if earlier is None else dict(finished_stages(Path(earlier)))
-        homes = {
-            stage_name: folder / f"{number:02d}-{stage_name}" for number, stage_name in enumerate(self.stages)
-        }
-        for place, (stage_name, stage) in enumerate(self.stages.items()):  # now, not hours later
-            if (homes[stage_name] / "results.json").is_file():
-                continue
-            for needed in {*_needs(stage)} - {"base", *list(self.stages)[:place]}:
-                replace(context, folders=folders).folder(needed)
-            if isinstance(stage, DistillStage):
-                stage.distillation.check_servers()
-        if earlier is not None and not (folder / PREVIOUS).is_file():
-            write_json(folder / PREVIOUS, earlier)
-        results, fresh = [], False
+        """Runs the stages that `folder` has no results of, and returns the run's results.
+
+        A finished run does nothing. Raises UserError, before the first stage, for what a later one lacks.
+        """
+        previous = self._find_previous(folder, runs, context.seed)
+        folders = {} if previous is None else dict(finished_stages(Path(previous)))
+        own = {stage: folder / f"{number:02d}-{stage}" for number, stage in enumerate(self.stages)}
+        self._check_inputs(replace(context, folders=folders), own)
+        if previous is not None and not (folder / PREVIOUS).is_file():
+            write_json(folder / PREVIOUS, previous)
+        results, changed = [], False
         for number, (stage_name, stage) in enumerate(self.stages.items()):
-            home = homes[stage_name]
-            fresh = fresh or not (home / "results.json").is_file()
-            results.append(
-                _finish(
-                    stage,
-                    replace(context, folders=dict(folders)),
-                    stage_name,
-                    home,
-                    context.seed + 1000 * number,
-                )
-            )
-            folders[stage_name] = home
-        final = {"name": name, "scale": scale, "seed": context.seed, "previous": earlier, "stages": results}
-        if fresh or not (folder / "results.json").is_file():
+            changed = changed or not (own[stage_name] / "results.json").is_file()
+            stage_context = replace(context, folders=dict(folders))
+            seed = context.seed + 1000 * number
+            results.append(_load_or_run(stage, stage_context, stage_name, own[stage_name], seed))
+            folders[stage_name] = own[stage_name]
+        final = {"name": name, "scale": scale, "seed": context.seed, "previous": previous, "stages": results}
+        if changed or not (folder / "results.json").is_file():
             write_json(folder / "results.json", final)
         return final
 
-    def _earlier(self, folder: Path, runs: Path, seed: int) -> str | None:
-        """The folder of the run that this one continues: noted when it starts, and kept to when it is resumed."""
+    def _check_inputs(self, context: StageContext, own: Mapping[str, Path]) -> None:
+        """Raises UserError where an unfinished stage lacks an earlier one, or its server.
+
+        `own` maps this run's stages to their folders.
+        """
+        for place, (name, stage) in enumerate(self.stages.items()):
+            if (own[name] / "results.json").is_file():
+                continue
+            for required in {*_required_stages(stage)} - {"base", *list(self.stages)[:place]}:
+                context.folder(required)
+            if isinstance(stage, DistillStage):
+                stage.distillation.check_servers()
+
+    def _find_previous(self, folder: Path, runs: Path, seed: int) -> str | None:
+        """The folder of the run that this one continues; a resumed run keeps the one it started with."""
         note = folder / PREVIOUS
         if not note.is_file():  # one rank looks for all: a run may end in between
             found = previous_run(self.previous, runs, seed) if distributed.is_main() else None
             return distributed.broadcast(None if found is None else str(found))
-        earlier = json.loads(note.read_text())
-        if not Path(earlier).is_dir() and not (folder / "results.json").is_file():
+        previous = json.loads(note.read_text())
+        if not Path(previous).is_dir() and not (folder / "results.json").is_file():
             raise UserError(
-                f"{folder} continues {earlier}, which isn't there any more; put it back, or start a new run"
+                f"{folder} continues {previous}, which isn't there any more; put it back, or start a new run"
             )
-        return earlier
+        return previous
 
 
-def _finish(stage: Stage, context: StageContext, name: str, home: Path, seed: int) -> dict[str, Any]:
-    """The record of a stage: read where it is complete, made where it is not. Everything random in it follows from `seed`."""
-    record = home / "results.json"
-    if record.is_file():
+def _load_or_run(stage: Stage, context: StageContext, name: str, home: Path, seed: int) -> dict[str, Any]:
+    """The record of a stage: read where it is finished, else made by running it.
+
+    Everything random in the stage follows from `seed`.
+    """
+    file = home / "results.json"
+    if file.is_file():
         print(f"{name:<14} finished before: skipped", flush=True)
-        return json.loads(record.read_text())
+        return json.loads(file.read_text())
     home.mkdir(parents=True, exist_ok=True)
     lightning.seed_everything(seed, verbose=False)
-    result = run_timed(stage, context, name, home, seed)
-    write_json(record, result)
+    result = run_stage(stage, context, name, home, seed)
+    write_json(file, result)
     (home / "last.ckpt").unlink(missing_ok=True)
-    print(f"{name:<14} {_line(result)}", flush=True)
+    print(f"{name:<14} {_summarise(result)}", flush=True)
     return result
 
 
-def _line(result: Mapping[str, Any]) -> str:
+def _summarise(result: Mapping[str, Any]) -> str:
     """One line on what a stage achieved."""
+    seconds = f"{result['seconds']:.0f} s"
     if (evaluation := result["evaluation"]) is not None:
         low, high = (100 * bound for bound in evaluation["interval"])
-        return f"{100 * evaluation['accuracy']:.1f} % ({low:.1f} to {high:.1f}, n {evaluation['n']}), {result['seconds']:.0f} s"
+        accuracy = f"{100 * evaluation['accuracy']:.1f} % ({low:.1f} to {high:.1f}, n {evaluation['n']})"
+        return f"{accuracy}, {seconds}"
     counts = result["distillation"]
-    return f"{counts['traces']} traces from {counts['problems']} problems, {result['seconds']:.0f} s"
+    return f"{counts['traces']} traces from {counts['problems']} problems, {seconds}"
 
 
 def check_stages(stages: Mapping[str, Stage], context: StageContext) -> None:
-    """What can go wrong hours later is looked at now: the order of the stages, and the rows they ask of files."""
+    """Checks what would otherwise fail hours later. Raises UserError.
+
+    It looks at the order of the stages, their settings, and whether the problems they select exist.
+    """
     names = list(stages)
     for place, (name, stage) in enumerate(stages.items()):
-        for needed in _needs(stage):
-            if needed in names[place:]:
+        for required in _required_stages(stage):
+            if required in names[place:]:
                 raise UserError(
-                    f"iteration.stages: {name} needs {needed}, which comes after it; reorder the stages"
+                    f"iteration.stages: {name} needs {required}, which comes after it; reorder the stages"
                 )
-        if isinstance(stage, (SFTStage, GRPOStage)):
-            override_fields(
-                context.sft if isinstance(stage, SFTStage) else context.grpo, stage.settings, name
-            )
-    # generated problems can't be missing: one shows whether its level and split are there
+        if isinstance(stage, SFTStage):
+            override_fields(context.sft, stage.settings, name)
+        elif isinstance(stage, GRPOStage):
+            override_fields(context.grpo, stage.settings, name)
+    selections = [select for stage in stages.values() if (select := getattr(stage, "select", None))]
+    # of generated problems there are always enough: one shows whether its level and split exist
     generated = isinstance(context.source, Figures)
-    for selection in (
-        *(stage.select for stage in stages.values() if hasattr(stage, "select")),
-        context.evaluation.selection,
-    ):
+    for selection in (*selections, context.evaluation.selection):
         context.source.problems(replace(selection, amount=1) if generated else selection, context.seed)
 
 
-def _needs(stage: Stage) -> list[str]:
-    """The stages whose work this one takes."""
-    return [
-        name
-        for name in (
-            getattr(stage, "start", None),
-            getattr(stage, "teacher", None),
-            *getattr(stage, "traces", ()),
-        )
-        if name
-    ]
+def _required_stages(stage: Stage) -> list[str]:
+    """The stages whose checkpoint or traces a stage takes."""
+    single = (getattr(stage, "start", None), getattr(stage, "teacher", None))
+    return [name for name in (*single, *getattr(stage, "traces", ())) if name]

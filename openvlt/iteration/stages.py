@@ -1,8 +1,10 @@
-"""Stages as data: each takes a checkpoint and leaves one (or traces) in its own folder. `conf/iteration/*.yaml` lists them."""
+"""The stages of a study. Each takes a checkpoint and writes a checkpoint, or traces, into its own folder.
+
+`conf/iteration/*.yaml` lists them.
+"""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 from collections.abc import Mapping, Sequence
@@ -10,66 +12,23 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from omegaconf import DictConfig
-
-from openvlt.benchmark.heldout import HeldoutEvaluation
-from openvlt.config.build import build
 from openvlt.config.validate import check_values
-from openvlt.data.sources.base import Selection, Source
+from openvlt.data.sources.base import Selection
 from openvlt.data.sources.schema import read_traces
 from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError
-from openvlt.grpo.algorithm import GRPO
+from openvlt.iteration.context import StageContext
 from openvlt.iteration.difficulty import DifficultyFilter
-from openvlt.model.load import VLM, PretrainedModel
-from openvlt.runs.directory import find_saved_model, model_of_run, save_model
-from openvlt.sft.module import SFT
+from openvlt.runs.directory import save_model
 from openvlt.types import Trace
 
 
-@dataclass(frozen=True)
-class StageContext:
-    """What every stage of a run is given: the built parts, the seed, and where earlier stages left their work.
-
-    `folders` maps finished stages to their folders, those of a previous run included.
-    """
-
-    model: PretrainedModel
-    source: Source
-    sft: SFT
-    grpo: GRPO
-    evaluation: HeldoutEvaluation
-    seed: int
-    adapter: Any = None
-    folders: Mapping[str, Path] = field(default_factory=dict)
-
-    def folder(self, stage: str) -> Path:
-        """Where a finished stage left its work. Raises UserError for a stage that isn't there."""
-        if stage not in self.folders:
-            raise UserError(
-                f"stage {stage!r} is neither in this run before here nor in its previous run (there are: "
-                f"{sorted(self.folders) or 'none'}); run its experiment first, or set iteration.previous=<run folder>"
-            )
-        return self.folders[stage]
-
-    def checkpoint(self, name: str) -> str:
-        """The checkpoint of `base` or of a finished stage."""
-        return self.model.base_path() if name == "base" else str(find_saved_model(self.folder(name)))
-
-    def load(self, name: str, *, adapter: bool = False) -> VLM:
-        """A model to train or to sample from; `adapter` puts the configured one on top."""
-        return self.model.load(
-            self.checkpoint(name), adapter=copy.deepcopy(self.adapter) if adapter else None
-        )
-
-    def evaluate(self, vlm: VLM, folder: Path) -> dict[str, Any]:
-        """Accuracy on the held-out problems; each answer goes to rows.jsonl. The set does not depend on the run's seed."""
-        return self.evaluation.run(vlm, self.source, seed=0, rows=folder / "rows.jsonl")
-
-
 def override_fields(settings: Any, changes: Mapping[str, Any], where: str) -> Any:
-    """A copy of a settings object with some fields changed. Raises UserError for an unknown field, or a value that a field can't have."""
+    """A copy of a settings object with some fields changed.
+
+    Raises UserError for an unknown field, or a value that a field can't have; `where` is the stage's name.
+    """
     known = {entry.name for entry in fields(settings)}
     if unknown := set(changes) - known:
         raise UserError(
@@ -79,7 +38,8 @@ def override_fields(settings: Any, changes: Mapping[str, Any], where: str) -> An
     for name, value in changes.items():
         if isinstance(value, Mapping) and not isinstance(getattr(settings, name), Mapping):
             raise UserError(
-                f"{where}: settings name parts of {name} ({', '.join(value)}); a stage changes whole fields, with a _target_"
+                f"{where}: settings name parts of {name} ({', '.join(value)}); "
+                "a stage changes whole fields, with a _target_"
             )
     try:
         return replace(settings, **changes)
@@ -89,7 +49,7 @@ def override_fields(settings: Any, changes: Mapping[str, Any], where: str) -> An
 
 @dataclass(frozen=True)
 class EvaluateBase:
-    """The base model's own accuracy, answering directly: the first row of the table."""
+    """Measures the base model's accuracy: the first row of the results table."""
 
     kind: ClassVar[str] = "base"
 
@@ -99,7 +59,7 @@ class EvaluateBase:
 
 @dataclass(frozen=True)
 class DistillStage:
-    """Makes SFT data: `distillation` by the model of stage `author` on the problems of `select`."""
+    """Writes SFT traces: `distillation` with the model of stage `teacher`, on the problems of `select`."""
 
     teacher: str
     distillation: Distillation
@@ -119,9 +79,10 @@ class DistillStage:
 
 @dataclass(frozen=True)
 class SFTStage:
-    """Supervised fine-tuning of `start` on the traces of earlier stages; `settings` change fields of `sft` for this stage.
+    """Fine-tunes the model of stage `start` on the traces of earlier stages.
 
-    `amount` caps the traces (the first ones by the seed's order), so that a control can be given exactly as many.
+    `settings` change fields of `sft` for this stage. `amount` caps the traces (the first ones in the seed's
+    order), so that a control run can train on exactly as many.
     """
 
     traces: tuple[str, ...]
@@ -138,13 +99,13 @@ class SFTStage:
 
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
         sft, vlm = override_fields(context.sft, self.settings, name), context.load(self.start, adapter=True)
-        traces = self._traces(context)
+        traces = self._read_traces(context)
         sft.train(vlm, traces, folder=folder, seed=seed, title=name)
         save_model(vlm, folder)
         training = {"steps": sft.steps(len(traces)), "traces": len(traces), "epochs": sft.epochs}
         return {"start": self.start, "training": training, "evaluation": context.evaluate(vlm, folder)}
 
-    def _traces(self, context: StageContext) -> Sequence[Trace]:
+    def _read_traces(self, context: StageContext) -> Sequence[Trace]:
         rows = [
             trace for stage in self.traces for trace in read_traces(context.folder(stage) / "traces.jsonl")
         ]
@@ -153,7 +114,10 @@ class SFTStage:
 
 @dataclass(frozen=True)
 class GRPOStage:
-    """GRPO from `start` on the problems of `select` (on what `screen` keeps of them); `settings` change fields of `grpo` here."""
+    """Trains the model of stage `start` by GRPO on the problems of `select`.
+
+    With a `difficulty_filter`, only on those it keeps. `settings` change fields of `grpo` for this stage.
+    """
 
     start: str
     select: Selection
@@ -176,9 +140,9 @@ class GRPOStage:
 Stage = EvaluateBase | DistillStage | SFTStage | GRPOStage
 
 
-def run_timed(stage: Stage, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
-    """Runs a stage and gives its record: what it is, where it started, how long it took, what came out."""
-    began = time.perf_counter()
+def run_stage(stage: Stage, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
+    """Runs a stage and returns its record: kind, start, evaluation, training, distillation and seconds."""
+    started = time.perf_counter()
     record = {
         "stage": name,
         "kind": stage.kind,
@@ -190,24 +154,5 @@ def run_timed(stage: Stage, context: StageContext, name: str, folder: Path, seed
     return {
         **record,
         **stage.run(context, name, folder, seed),
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.perf_counter() - started, 1),
     }
-
-
-def make_context(config: DictConfig) -> StageContext:
-    """The parts that stages share, built from the config's groups."""
-    source = build(config.data, "data")
-    model = build(config.model, "model")
-    if model.path and Path(model.path).is_dir():
-        model = replace(model, path=str(model_of_run(Path(model.path))))
-    sft = build(config.sft, "sft")
-    sft.fit.check()
-    return StageContext(
-        model=model,
-        source=source,
-        sft=sft,
-        grpo=build(config.grpo, "grpo"),
-        evaluation=build(config.evaluation, "evaluation"),
-        seed=config.seed,
-        adapter=build(config.adapter, "adapter") or None,  # an empty group: the whole model is trained
-    )

@@ -137,8 +137,8 @@ def test_rows_of_ones_own_are_taken_whole(scale: str) -> None:
 
 @pytest.mark.parametrize("cycle", ["cycle1", "cycle2", "cycle3", "three_cycles", "controlled", "smoke"])
 def test_the_shipped_stages_are_in_order(cycle: str) -> None:
+    from openvlt.iteration.context import make_context
     from openvlt.iteration.runner import check_stages
-    from openvlt.iteration.stages import make_context
 
     config = compose(f"iteration={cycle}")
     iteration = build(config.iteration, "iteration")
@@ -166,8 +166,8 @@ def test_the_shipped_stages_are_in_order(cycle: str) -> None:
     [("sft1", {"traces": ["grpo1"]}), ("sft1", {"start": "grpo1"}), ("traces1", {"teacher": "grpo1"})],
 )
 def test_a_stage_that_needs_a_later_one_is_told(stage: str, change: dict[str, Any]) -> None:
+    from openvlt.iteration.context import make_context
     from openvlt.iteration.runner import check_stages
-    from openvlt.iteration.stages import make_context
 
     config = compose("iteration=cycle1")
     with open_dict(config):

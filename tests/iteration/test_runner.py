@@ -9,8 +9,9 @@ import pytest
 
 from openvlt.data.sources.base import Selection
 from openvlt.errors import UserError
+from openvlt.iteration.context import StageContext
 from openvlt.iteration.runner import Study
-from openvlt.iteration.stages import DistillStage, EvaluateBase, SFTStage, StageContext
+from openvlt.iteration.stages import DistillStage, EvaluateBase, SFTStage
 
 LAB = StageContext(
     model=None, source=None, sft=None, grpo=None, evaluation=None, seed=1

@@ -1,0 +1,79 @@
+"""What the stages of a run share: parts built from the configuration, and the folders of earlier stages."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from openvlt.benchmark.heldout import HeldoutEvaluation
+from openvlt.config.build import build
+from openvlt.data.sources.base import Source
+from openvlt.errors import UserError
+from openvlt.grpo.algorithm import GRPO
+from openvlt.model.load import VLM, PretrainedModel
+from openvlt.runs.directory import find_saved_model, model_of_run
+from openvlt.sft.module import SFT
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What every stage receives: the built parts, the seed, and the folders of finished stages.
+
+    `folders` maps the names of finished stages, those of a previous run included, to their folders.
+    """
+
+    model: PretrainedModel
+    source: Source
+    sft: SFT
+    grpo: GRPO
+    evaluation: HeldoutEvaluation
+    seed: int
+    adapter: Any = None
+    folders: Mapping[str, Path] = field(default_factory=dict)
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a finished stage. Raises UserError for a stage that isn't there."""
+        if stage not in self.folders:
+            there = sorted(self.folders) or "none"
+            raise UserError(
+                f"stage {stage!r} is neither in this run before here nor in its previous run (there are: "
+                f"{there}); run its experiment first, or set iteration.previous=<run folder>"
+            )
+        return self.folders[stage]
+
+    def checkpoint(self, name: str) -> str:
+        """The checkpoint of `base` or of a finished stage."""
+        return self.model.base_path() if name == "base" else str(find_saved_model(self.folder(name)))
+
+    def load(self, name: str, *, adapter: bool = False) -> VLM:
+        """A model to train or to sample from, with the configured adapter on top if `adapter`."""
+        own = copy.deepcopy(self.adapter) if adapter else None
+        return self.model.load(self.checkpoint(name), adapter=own)
+
+    def evaluate(self, vlm: VLM, folder: Path) -> dict[str, Any]:
+        """The accuracy on the held-out problems, the same for every seed. Writes answers to rows.jsonl."""
+        return self.evaluation.run(vlm, self.source, seed=0, rows=folder / "rows.jsonl")
+
+
+def make_context(config: DictConfig) -> StageContext:
+    """Builds the parts that stages share from the groups of the configuration."""
+    source = build(config.data, "data")
+    model = build(config.model, "model")
+    if model.path and Path(model.path).is_dir():
+        model = replace(model, path=str(model_of_run(Path(model.path))))
+    sft = build(config.sft, "sft")
+    sft.fit.check()
+    return StageContext(
+        model=model,
+        source=source,
+        sft=sft,
+        grpo=build(config.grpo, "grpo"),
+        evaluation=build(config.evaluation, "evaluation"),
+        seed=config.seed,
+        adapter=build(config.adapter, "adapter") or None,  # an empty group: the whole model is trained
+    )
