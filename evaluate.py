@@ -1,4 +1,4 @@
-"""Evaluate: held-out problems, one of six published benchmarks, recorded answers, or two runs against each other.
+"""Evaluate: held-out problems, a published benchmark, recorded answers, or two runs against each other.
 
 python evaluate.py model=runs/quickstart/<folder> data=figures
 python evaluate.py benchmark=mathvision model=<folder or hub id> protocol=official | openvlthinker | openvlt
@@ -14,13 +14,12 @@ from openvlt.cli.app import run_script
 def run(config: DictConfig) -> None:
     from openvlt.cli.evaluate import compare_two_runs, evaluate_benchmark, evaluate_heldout
 
-    (
-        compare_two_runs
-        if config.compare is not None
-        else evaluate_benchmark
-        if config.benchmark
-        else evaluate_heldout
-    )(config)
+    if config.compare is not None:
+        compare_two_runs(config)
+    elif config.benchmark:
+        evaluate_benchmark(config)
+    else:
+        evaluate_heldout(config)
 
 
 if __name__ == "__main__":
