@@ -13,9 +13,9 @@ from openvlt.cli.app import run_script
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.cli.train import run_training  # here, so that --help and --cfg stay fast
+    from openvlt.cli.train import train  # not above: it imports torch, which `--cfg job` does not need
 
-    run_training(config)
+    train(config)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The frame around every entry script: arguments, ranks, errors."""
+"""What every entry script has around it: its arguments, its ranks, its errors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from openvlt.cli.errors import DISK_ERRORS, report_errors
 from openvlt.config.resolvers import CONF
 from openvlt.errors import UserError
 
-APPENDED = (
-    "experiment",
-    "recipe",
-)  # groups outside the defaults list: `experiment=x` is read as `+experiment=x`
+# groups outside the defaults list: `experiment=x` is read as `+experiment=x`
+APPENDED = ("experiment", "recipe")
 
 
 def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
-    """Runs an entry script under Hydra with `conf/<name>.yaml`. A user's mistake ends in one sentence and exit status 2."""
+    """Runs an entry script under Hydra with `conf/<name>.yaml`.
+
+    A user's mistake ends in one sentence and exit status 2. With several devices the script starts itself
+    again, once for each rank.
+    """
     import hydra
     from hydra.errors import HydraException
     from yaml import YAMLError
@@ -33,79 +35,76 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
     sys.argv[1:] = normalise_arguments(sys.argv[1:], CONF)
     # idle OpenMP threads sleep: spinning ones slow a shared machine down fivefold (docs/LOG.md)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises, so that its errors can be told in our words
-    told = (UserError, HydraException, OmegaConfBaseException, YAMLError)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises its errors, and `report_errors` prints them
+    mendable = (UserError, HydraException, OmegaConfBaseException, YAMLError)
 
-    def framed(config: DictConfig) -> None:
-        with report_errors(told, DISK_ERRORS):
-            processes, accelerator = (
-                (1, "cpu") if config.get("plan") else _trainer(config)
-            )  # a plan needs no device
+    def run_job(config: DictConfig) -> None:
+        with report_errors(mendable, DISK_ERRORS):
+            # a memory estimate needs no device
+            processes, accelerator = (1, "cpu") if config.get("plan") else _processes_and_accelerator(config)
             if not distributed.is_launched() and processes > 1:
-                _leave_no_empty_folder(config)  # the ranks' run has its own
+                _remove_empty_folder(config)  # the ranks' run has its own
                 distributed.check_devices(processes, accelerator)
-                sys.exit(
-                    distributed.launch(processes)
-                )  # the whole command, a sweep too: ranks go through it side by side
+                # the whole command, a sweep too: ranks go through it side by side
+                sys.exit(distributed.launch(processes))
             distributed.join_process_group(accelerator)
             if not distributed.is_launched():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
             try:
                 run(config)
             finally:
-                _leave_no_empty_folder(config)
+                _remove_empty_folder(config)
 
-    with report_errors(
-        (*told, OSError), ()
-    ):  # before the run begins, any trouble with a file is one with the place to run in
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(framed)()
+    # before the job begins, any trouble with a file is one with the place to run in
+    with report_errors((*mendable, OSError), ()):
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run_job)()
 
 
-def _leave_no_empty_folder(config: DictConfig) -> None:
-    """Takes the folder that Hydra made for this process away again, unless something is in it."""
+def _remove_empty_folder(config: DictConfig) -> None:
+    """Removes the run folder that Hydra made for this process, unless something is in it."""
     with contextlib.suppress(OSError):
         Path(config.paths.run).rmdir()
 
 
-def _trainer(config: DictConfig) -> tuple[int, str]:
-    """Processes and accelerator; of a run to resume those it had, unless the command line says another number of processes."""
+def _processes_and_accelerator(config: DictConfig) -> tuple[int, str]:
+    """How many processes, on which accelerator.
+
+    A run to resume gets those it had, unless the command line gives another number of devices.
+    """
     trainer, saved = config.trainer, Path(config.paths.run) / "config.yaml"
     given = any(override.startswith("trainer.devices=") for override in HydraConfig.get().overrides.task)
     if config.resume is not None and saved.is_file():
         trainer = OmegaConf.load(saved).trainer
-    return distributed.process_count(
-        config.trainer.devices if given else trainer.devices
-    ), trainer.accelerator
+    devices = config.trainer.devices if given else trainer.devices
+    return distributed.process_count(devices), trainer.accelerator
 
 
 def normalise_arguments(arguments: list[str], conf: Path) -> list[str]:
-    """Arguments as users write them, in the form Hydra wants.
+    """Arguments as users write them, in the form that Hydra reads.
 
-    `experiment=x` becomes `+experiment=x` (likewise recipe), `model=<path or hub id>` becomes `model=pretrained model.path=<it>`,
-    `view=x` and `compare=A,B` get the form that groups inside groups and lists have, and `-m` goes to the end (Hydra's parser gives up
-    on settings that follow it).
+    * `experiment=x` becomes `+experiment=x`; likewise `recipe`.
+    * `model=<path or hub id>` becomes `model=pretrained model.path=<it>`.
+    * `view=x` and `compare=A,B` get the form of groups inside groups, and of lists.
+    * `-m` goes to the end: Hydra's parser gives up on settings that follow it.
     """
     sweep = [argument for argument in arguments if argument in ("-m", "--multirun")]
     result = []
     for argument in (argument for argument in arguments if argument not in sweep):
         key, equals, value = argument.partition("=")
-        if equals and key in APPENDED:
-            argument = f"+{argument}"
-        elif (
-            equals
-            and key == "model"
-            and not (conf / "model" / f"{value}.yaml").is_file()
-            and _is_place(value)
-        ):
-            result.append("model=pretrained")
-            argument = f"model.path={value}"
-        elif equals and key == "view":  # a group inside another one
-            argument = f"benchmark/view@view={value}"
-        elif equals and key == "compare" and not value.startswith("["):  # a comma would mean a sweep
-            argument = f"compare=[{value}]"
-        result.append(argument)
+        if not equals:
+            result.append(argument)
+        elif key in APPENDED:
+            result.append(f"+{argument}")
+        elif key == "model" and not (conf / "model" / f"{value}.yaml").is_file() and _is_path_or_id(value):
+            result += ["model=pretrained", f"model.path={value}"]
+        elif key == "view":  # a group inside another one
+            result.append(f"benchmark/view@view={value}")
+        elif key == "compare" and not value.startswith("["):  # a comma would mean a sweep
+            result.append(f"compare=[{value}]")
+        else:
+            result.append(argument)
     return result + sweep[:1]
 
 
-def _is_place(value: str) -> bool:
+def _is_path_or_id(value: str) -> bool:
     return "/" in value or value.startswith(".") or Path(value).is_dir()

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from yaml import MarkedYAMLError
+
 from openvlt import distributed
 from openvlt.config.resolvers import CONF
 from openvlt.data.errors import (
@@ -35,57 +37,59 @@ DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUO
 def report_errors(errors: tuple[type[Exception], ...], numbers: tuple[int, ...]) -> Iterator[None]:
     """Turns these errors, and an OSError of these numbers, into one sentence and exit status 2.
 
-    It stands inside the job too: an error that reaches Hydra is announced by Hydra first, in its own words. OPENVLT_TRACEBACK=1
-    shows the traceback.
+    It is entered inside the job too, because Hydra prints its own message for an error that reaches it.
+    OPENVLT_TRACEBACK=1 shows the traceback.
     """
     try:
         yield
     except (*errors, OSError) as error:
-        mine = isinstance(error, errors) or error.errno in numbers
-        if not mine or os.environ.get("OPENVLT_TRACEBACK"):
+        expected = isinstance(error, errors) or (isinstance(error, OSError) and error.errno in numbers)
+        if not expected or os.environ.get("OPENVLT_TRACEBACK"):
             raise
-        sys.exit(_fail(error_sentence(error)))
+        if distributed.claim_report(2):  # all ranks meet the same mistake
+            print(f"error: {error_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         distributed.claim_report(130)  # the other ranks then end in silence
         sys.exit(130)
 
 
-def _fail(message: str) -> int:
-    if distributed.claim_report(2):  # all ranks meet the same mistake
-        print(f"error: {message}", file=sys.stderr)
-    return 2
-
-
 def error_sentence(error: Exception) -> str:
-    """One sentence for the errors that a user can mend."""
+    """One sentence about an error that a user can mend: the fault, and how to mend it."""
     if isinstance(error, OSError) and error.errno is not None:
-        place = error.filename or "the disk"
-        return f"{place}: {error.strerror}; free space, or choose other places with paths.runs=<folder> paths.cache=<folder>"
+        return (
+            f"{error.filename or 'the disk'}: {error.strerror}; "
+            "free space, or choose other places with paths.runs=<folder> paths.cache=<folder>"
+        )
     text = str(error).partition("UserError raised while resolving interpolation: ")[2] or str(error)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         key, values = found.groups()
-        return f"{key}={values} are several values; add -m to run one after the other, or write a list: '{key}=[{values}]'"
+        return (
+            f"{key}={values} are several values; "
+            f"add -m to run one after the other, or write a list: '{key}=[{values}]'"
+        )
     if (override := getattr(error, "override", None)) is not None:
-        return f"{override!r} can't be read ({first_line(text)}); write key=value, quote lists and braces: 'key=[1,2]'"
-    if (mark := getattr(error, "problem_mark", None)) is not None:
+        return (
+            f"{override!r} can't be read ({first_line(text)}); "
+            "write key=value, quote lists and braces: 'key=[1,2]'"
+        )
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
         return f"{mark.name}, line {mark.line + 1}: this is no valid YAML ({error.problem}); mend the line"
     if "Could not override" in text or "not in struct" in text:
         found = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
-        return _unknown_key(found[1] if found else first_line(text), re.search(r"use (\+.+)", text))
+        return _unknown_key_sentence(found[1] if found else first_line(text), re.search(r"use (\+.+)", text))
     if found := re.search(r"Could not find '([^']+)'", text):
-        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        return (
-            f"there is no config {found[1]!r}; choose from {', '.join(options)}"
-            if options
-            else first_line(str(error))
-        )
+        if options := re.findall(r"^\t(\S+)$", text, re.MULTILINE):
+            return f"there is no config {found[1]!r}; choose from {', '.join(options)}"
+        return first_line(str(error))
     if not isinstance(error, UserError):
         return first_line(text)
     fix = fix_for(error)
     return f"{text}; {fix}" if fix else text
 
 
-def _unknown_key(key: str, append: re.Match[str] | None) -> str:
+def _unknown_key_sentence(key: str, append: re.Match[str] | None) -> str:
+    """Names settings spelled alike, and how to add a new one where Hydra gives that (`append`)."""
     last = key.rpartition(".")[2]
     known = {
         match
@@ -103,7 +107,7 @@ def _unknown_key(key: str, append: re.Match[str] | None) -> str:
 
 
 def fix_for(error: BaseException) -> str | None:
-    """What to set on the command line against an error of the data, also where another error ends with its text."""
+    """What to set on the command line against an error of the data, or one that ends with its text."""
     fix = _DATA_FIXES.get(type(error))
     if fix is not None:
         return fix(error)

@@ -17,7 +17,7 @@ from openvlt.report.table import results_table
 from openvlt.runs.session import announce_run, keep_resumable, open_run
 
 
-def run_training(config: DictConfig) -> None:
+def train(config: DictConfig) -> None:
     """Runs a study in its run folder and draws its report; with `plan=true`, prints the memory estimate."""
     if config.plan:
         print(describe_memory(config))
