@@ -1,4 +1,4 @@
-"""Run folders: written aside and renamed, found again, and never mixed up."""
+"""Run folders: saved models, finished stages, earlier runs, and the manifest."""
 
 from __future__ import annotations
 
@@ -31,57 +31,66 @@ PREVIOUS = "previous.json"  # in a run's folder: the folder of the run that it c
 
 
 def save_model(vlm: VLM, folder: Path) -> None:
-    """Saves `folder/model` (a plain Hugging Face checkpoint): complete, or not there."""
+    """Saves a Hugging Face checkpoint in `folder/model`, whole or not at all, after merging the adapter."""
     aside, final = folder / ".model.tmp", folder / "model"
-    vlm.merge_adapter()  # on every rank: what is evaluated next is the model that is saved
+    vlm.merge_adapter()  # on every rank: the next evaluation is of the model that is saved
     if distributed.is_main():
         shutil.rmtree(aside, ignore_errors=True)
         vlm.save(aside)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
-    saved = Path(distributed.broadcast(str(final.absolute())))  # comes when the model is there
+    saved = Path(distributed.broadcast(str(final.absolute())))  # received once the model is there
     if not distributed.is_main():
         final.unlink(missing_ok=True)
         final.symlink_to(saved)
 
 
 def find_saved_model(folder: Path) -> Path:
-    """The model that a stage left. Raises UserError when the stage leaves none."""
+    """The folder of the model that a stage saved. Raises UserError when it saved none."""
     if not (folder / "model" / "config.json").is_file():
         raise UserError(f"{folder}: this stage leaves no model; name an sft or grpo stage")
     return folder / "model"
 
 
 def finished_stages(run: Path) -> dict[str, Path]:
-    """Stage name -> folder, for the stages of a run folder that are complete."""
+    """The folders of a run's finished stages, by stage name."""
     return {
         file.parent.name.partition("-")[2]: file.parent for file in sorted(run.glob("[0-9]*-*/results.json"))
     }
 
 
 def newest_run(runs: Path, name: str, seed: int) -> Path | None:
-    """The newest finished run of that name (its results.json is written last), one with the same seed if there is any."""
+    """The newest finished run of that name, one with the same seed if there is any; None if none is finished.
+
+    A run writes its results.json last.
+    """
     finished = sorted((runs / name).glob("*/results.json"))
     same = [file for file in finished if json.loads(file.read_text()).get("seed") == seed]
     return (same or finished)[-1].parent if finished else None
 
 
 def previous_run(value: str | None, runs: Path, seed: int) -> Path | None:
-    """`iteration.previous`: a run folder, or a run's name for its newest finished run. Raises UserError when there is none."""
+    """The run that `iteration.previous` names: a run folder, or a run's name for its newest finished run.
+
+    Raises UserError when there is none.
+    """
     if value is None:
         return None
     if Path(value).is_dir():
         return Path(value)
     if (found := newest_run(runs, value, seed)) is None:
         raise UserError(
-            f"this run continues from {value!r}, but there is no finished run of it under {runs / value}; run "
-            f"`python train.py +experiment={value}` first, or set iteration.previous=<run folder>"
+            f"this run continues from {value!r}, but there is no finished run of it under {runs / value}; "
+            f"run `python train.py +experiment={value}` first, or set iteration.previous=<run folder>"
         )
     return found
 
 
 def model_of_run(run: Path) -> Path:
-    """The last model of a run folder, or of a stage folder, or the folder itself when it is a model."""
+    """The last model in a run folder or a stage folder, or the folder itself when it is a model.
+
+    Models of control stages don't count. Raises UserError when there is none.
+    """
     if (run / "config.json").is_file():
         return run
     if (run / "model" / "config.json").is_file():
@@ -90,16 +99,17 @@ def model_of_run(run: Path) -> Path:
     models = [folder / "model" for folder in stages if (folder / "model" / "config.json").is_file()]
     if not models:
         raise UserError(
-            f"{run}: no model there; give a Hugging Face folder, a run folder with a finished stage, or a hub id"
+            f"{run}: no model there; "
+            "give a Hugging Face folder, a run folder with a finished stage, or a hub id"
         )
     return models[-1]
 
 
 def run_manifest(seed: int) -> dict[str, Any]:
-    """What is needed to make a run again: command, commit and diff, versions, hardware, seed."""
+    """What is needed to repeat a run: command, commit and diff, seed, versions, hardware."""
     import torch
 
-    versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+    versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -117,7 +127,7 @@ def run_manifest(seed: int) -> dict[str, Any]:
     }
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -126,7 +136,7 @@ def _installed(name: str) -> bool:
 
 
 def _git(*arguments: str) -> str | None:
-    """Output of a git command in the project's own folder, None outside a repository or without git."""
+    """The output of a git command in the package's folder; None outside a repository or without git."""
     try:
         done = subprocess.run(
             ["git", *arguments],

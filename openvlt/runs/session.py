@@ -1,4 +1,4 @@
-"""A run's beginning: its folder, its config on disk, resuming, and the parts that its stages share."""
+"""The start of a run: its folder, its configuration on disk, and how it is resumed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -18,25 +18,26 @@ from openvlt.errors import UserError
 from openvlt.runs.directory import PREVIOUS, run_manifest
 from openvlt.storage.atomic import write_json, write_text
 
-BEGINNING = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS)
-PLACES = (
-    "resume",
-    "paths.runs",
-    "trainer.devices",
-)  # what may differ between a run and its continuation: where, not what
-OWN = ("paths.new", "paths.run")  # every run's own
+# files that a run writes before its first stage
+START_FILES = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS)
+# keys that may differ between a run and its continuation: they say where it runs, not what it does
+PLACE_KEYS = ("resume", "paths.runs", "trainer.devices")
+# keys whose value is another one in every run
+RUN_KEYS = ("paths.new", "paths.run")
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
-    """The run's config and folder. A new run writes config.yaml, overrides and manifest.json; a resumed one is held to them.
+    """The configuration and the folder of a new run, or of the one to resume.
 
-    On the main rank; the others follow it, in a folder of their own. Raises UserError when the folder to resume is no run, or when
-    its config and the given one differ.
+    A new run writes config.yaml, overrides and manifest.json; a resumed one reads them. Only the main rank does
+    so: the others receive the configuration and get a folder of their own. Raises UserError when the folder
+    to resume is no run, or when its configuration and the given one differ.
     """
     check_seed(config)
     use_threads(config)
-    opened = _open(config) if distributed.is_main() else None
-    opened, folder = distributed.broadcast(opened)
+    main = distributed.broadcast(_open(config) if distributed.is_main() else None)
+    assert main is not None  # the main rank's
+    opened, folder = main
     use_threads(opened)
     if not distributed.is_main():
         with contextlib.suppress(OSError):  # it isn't empty: the folder to resume
@@ -45,13 +46,13 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
 
 
 def check_seed(config: DictConfig) -> None:
-    """Raises UserError for a seed that the random generators don't take, with what the stages add to it."""
+    """Raises UserError for a seed that the random generators can't take, once the stages have added to it."""
     if type(config.seed) is not int or not 0 <= config.seed < 2**31:
         raise UserError(f"seed={config.seed}; give a whole number from 0 to {2**31 - 1}")
 
 
 def use_threads(config: DictConfig) -> None:
-    """`threads` CPU threads for this process, PyTorch's own choice without it."""
+    """Sets `threads` CPU threads for this process; PyTorch chooses without it. Raises UserError."""
     import torch
 
     if config.get("threads") is not None:
@@ -63,7 +64,7 @@ def use_threads(config: DictConfig) -> None:
 
 
 def command_line_overrides() -> list[str]:
-    """What this job's command line sets, in Hydra's form; nothing under `compose()` (tests, notebooks)."""
+    """The overrides of this job's command line, in Hydra's form; [] under `compose()` (tests, notebooks)."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
@@ -77,42 +78,47 @@ def _open(config: DictConfig) -> tuple[DictConfig, Path]:
             raise UserError(
                 f"resume={config.resume}: no config.yaml in {folder}; give a run folder, or leave resume out"
             )
-        _same_script(folder)
-        return _resumed(config, OmegaConf.load(saved), overrides), folder
+        _check_script(folder)
+        return _resume_config(config, load_config(saved), overrides), folder
     folder.mkdir(parents=True, exist_ok=True)
     if saved.exists():
         raise UserError(
             f"{folder} holds another run already; start again, or continue it with resume={folder}"
         )
-    resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    resolved = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
     write_text(folder / "overrides", "\n".join(overrides) + "\n")
     write_json(folder / "manifest.json", run_manifest(config.seed))
     write_text(saved, OmegaConf.to_yaml(resolved))
     return resolved, folder
 
 
-def _same_script(folder: Path) -> None:
+def load_config(file: Path) -> DictConfig:
+    """A run's config.yaml."""
+    return cast(DictConfig, OmegaConf.load(file))
+
+
+def _check_script(folder: Path) -> None:
     """Raises UserError when the run to resume was made by another entry script."""
-    began = json.loads((folder / "manifest.json").read_text())["command"][0]
-    if HydraConfig.initialized() and began != Path(sys.argv[0]).name:
-        raise UserError(f"{folder} was made by {began}; resume it with: python {began} resume={folder}")
+    script = json.loads((folder / "manifest.json").read_text())["command"][0]
+    if HydraConfig.initialized() and script != Path(sys.argv[0]).name:
+        raise UserError(f"{folder} was made by {script}; resume it with: python {script} resume={folder}")
 
 
-def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> DictConfig:
-    """The saved config. With more on the command line than `resume` and places, all of it has to agree with what was saved."""
-    if any(not override.startswith(PLACES) for override in overrides):
+def _resume_config(config: DictConfig, saved: DictConfig, overrides: list[str]) -> DictConfig:
+    """The saved configuration, with the given number of devices if there is one.
+
+    Raises UserError when the command line has more than `resume` and places, and differs from what was saved.
+    """
+    if any(not override.startswith(PLACE_KEYS) for override in overrides):
         now = OmegaConf.to_container(config, resolve=True)
         given = {override.lstrip("+").partition("=")[0] for override in overrides}
-        if different := sorted(
-            config_differences(OmegaConf.to_container(saved), now),
-            key=lambda d: (d.partition(":")[0] not in given, d),
-        ):
-            shown = "; ".join(different[:4]) + (
-                f"; and {len(different) - 4} more" if len(different) > 4 else ""
-            )
+        differences = config_differences(OmegaConf.to_container(saved), now)
+        if differences:
+            differences.sort(key=lambda line: (line.partition(":")[0] not in given, line))
+            more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
             raise UserError(
-                f"resume={config.resume}: that run was made with another config ({shown}); resume it with `resume=` alone, or "
-                "start a new run"
+                f"resume={config.resume}: that run was made with another config "
+                f"({'; '.join(differences[:4])}{more}); resume it with `resume=` alone, or start a new run"
             )
     if any(override.startswith("trainer.devices=") for override in overrides):
         saved.trainer.devices = config.trainer.devices
@@ -120,19 +126,19 @@ def _resumed(config: DictConfig, saved: DictConfig, overrides: list[str]) -> Dic
 
 
 def config_differences(was: Any, now: Any, path: str = "") -> list[str]:
-    """`key: old, now new` for every leaf that differs, places left out."""
+    """`key: old, now new` for every leaf that differs, except PLACE_KEYS and RUN_KEYS."""
     if isinstance(was, dict) and isinstance(now, dict):
         found = []
         for key in was.keys() | now.keys():
             here = f"{path}.{key}".lstrip(".")
-            if here not in PLACES + OWN:
+            if here not in PLACE_KEYS + RUN_KEYS:
                 found += config_differences(was.get(key, "absent"), now.get(key, "absent"), here)
         return found
     return [] if was == now else [f"{path}: {was}, now {now}"]
 
 
 def announce_run(config: DictConfig, folder: Path) -> None:
-    """One line at the start: which scale this is, which model and data, and where the results go."""
+    """Prints one line at the start: the scale, model, data and seed, and where the results go."""
     model = config.model.get("path") or "the embedded tiny model"
     data = config.data._target_.rpartition(".")[2].lower()
     print(f"scale={config.scale}: {model}, data {data}, seed {config.seed} -> {folder}", flush=True)
@@ -140,15 +146,15 @@ def announce_run(config: DictConfig, folder: Path) -> None:
 
 @contextlib.contextmanager
 def keep_resumable(folder: Path) -> Iterator[None]:
-    """Says on Ctrl-C how to go on from where the run stopped, and closes Weights & Biases after the job.
+    """Prints on Ctrl-C how to continue the run, and closes Weights & Biases at the end.
 
-    A user's mistake that is found before anything was made takes the new folder away again: `resume=latest` would find it.
+    After a user's mistake it removes a folder without results, because `resume=latest` would find it.
     """
     try:
         yield
     except UserError:
-        made = (path for path in folder.rglob("*") if path.is_file() and path.name not in BEGINNING)
-        if distributed.is_main() and not any(made):
+        results = (path for path in folder.rglob("*") if path.is_file() and path.name not in START_FILES)
+        if distributed.is_main() and not any(results):
             shutil.rmtree(folder)
         raise
     except KeyboardInterrupt:
