@@ -1,4 +1,4 @@
-"""`python -m openvlt.report RUN` makes a run's figures and page; several runs make one figure and one table."""
+"""`python -m openvlt.report RUN` writes a run's figures and page; of several runs, a figure and a table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from openvlt.errors import UserError
 from openvlt.report.figures import seeds_figure
 from openvlt.report.page import write_page
-from openvlt.report.records import load_run, write_bytes_atomically
+from openvlt.report.records import load_run, write_report_file
 from openvlt.report.table import seeds_table, stages_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 2 after one sentence on what is wrong."""
+    """Returns exit status 0, or 2 after it printed one sentence on what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m openvlt.report", description=__doc__)
     parser.add_argument("run", nargs="+", type=Path, help="a run folder, runs/NAME/TIME-ID")
     parser.add_argument(
@@ -25,28 +25,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         if len(options.run) > 1:
-            _several(options.run, options.out)
+            _report_runs(options.run, options.out)
         else:
-            _one(options.run[0])
+            _report_run(options.run[0])
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def _one(folder: Path) -> None:
+def _report_run(folder: Path) -> None:
     page = write_page(folder)
-    print(stages_table(load_run(folder).stages).markdown())
+    print(stages_table(load_run(folder).stages).to_markdown())
     print(f"\n{page}")
 
 
-def _several(folders: Sequence[Path], out: Path | None) -> None:
+def _report_runs(folders: Sequence[Path], out: Path | None) -> None:
     table = seeds_table(folders)
     out = out or Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
     if not out.is_dir():
         raise UserError(f"--out {out}: no such folder; make it first")
     figure = seeds_figure(folders, out / "seeds.png")
-    file = write_bytes_atomically(out / "seeds.md", f"{table}\n".encode())
+    file = write_report_file(out / "seeds.md", f"{table}\n".encode())
     print(f"{table}\n\n{figure}\n{file}")
 
 

@@ -1,6 +1,6 @@
-"""A run's figures: accuracy over the stages, a stage's curves, and several seeds together.
+"""The figures of a run: accuracy over the stages, the curves of one stage, and several seeds together.
 
-Everything is read from the run folder and written into it; a training process may call this at any time.
+All of it is read from the run folder and written into it. A training process may call this at any time.
 """
 
 from __future__ import annotations
@@ -22,20 +22,28 @@ from openvlt.report.draw import (
     INK,
     LIGHT_BLUE,
     PALE,
-    kinds_legend,
+    add_kinds_legend,
     marker_style,
     new_figure,
-    save,
+    save_figure,
+    set_titles,
     strip_axes,
-    titles,
 )
-from openvlt.report.records import RunRecord, StageRecord, finite, load_run, mean, read_stage, running_mean
-from openvlt.report.table import by_stage
+from openvlt.report.records import (
+    RunRecord,
+    StageRecord,
+    finite_values,
+    load_run,
+    mean,
+    read_stage,
+    running_mean,
+)
+from openvlt.report.table import stages_by_name
 
 
 @dataclass(frozen=True)
 class Point:
-    """One stage in the figure: its place on the axis, and accuracy and interval in percent."""
+    """One stage in the figure: its place on the x axis, and accuracy and interval in percent."""
 
     x: int
     stage: StageRecord
@@ -45,31 +53,34 @@ class Point:
 
     @property
     def kind(self) -> str:
-        """The key of its look."""
+        """The kind of stage as `marker_style` takes it."""
         return "control" if self.stage.control else self.stage.kind
 
 
-# --- accuracy over the stages -----------------------------------------------------------------------------------------
+# --- accuracy over the stages -------------------------------------------------------------------------------
 
 
 def iterations_figure(run_folder: str | Path) -> Path | None:
-    """Writes RUN/iterations.png, as the paper's Figure 4: accuracy per stage with its interval. None: no score."""
+    """Writes RUN/iterations.png: accuracy per stage with its interval, as in the paper's Figure 4.
+
+    None when no stage is evaluated.
+    """
     run = load_run(run_folder)
     main, control = scored_points(run.stages)
     if not main and not control:
         return None
-    figure, axes = _iterations_axes(main, control)
-    _branches(axes, main, control)
-    marks = f"{_questions(main + control)}; bars are 95 % Wilson intervals"
-    titles(axes, f"{run.name}: accuracy after each stage", marks)
-    kinds_legend(figure, axes, {point.kind for point in [*main, *control]})
-    return save(figure, run.folder / "iterations.png")
+    figure, axes = _new_accuracy_axes(main, control)
+    _draw_branches(axes, main, control)
+    marks = f"{_describe_questions(main + control)}; bars are 95 % Wilson intervals"
+    set_titles(axes, f"{run.name}: accuracy after each stage", marks)
+    add_kinds_legend(figure, axes, {point.kind for point in [*main, *control]})
+    return save_figure(figure, run.folder / "iterations.png")
 
 
 def scored_points(stages: Iterable[StageRecord]) -> tuple[list[Point], list[Point]]:
-    """The scored stages of the main branch, at 0, 1, ..., and the control's, each at the SFT of the same iteration."""
+    """The evaluated stages of the main branch, at 0, 1, ..., and the control's, at the SFT of its cycle."""
     scored = [stage for stage in stages if stage.evaluation]
-    main = [_point(x, stage) for x, stage in enumerate(stage for stage in scored if not stage.control)]
+    main = [_make_point(x, stage) for x, stage in enumerate(stage for stage in scored if not stage.control)]
     control: list[Point] = []
     for stage in (stage for stage in scored if stage.control):
         same = [
@@ -79,16 +90,16 @@ def scored_points(stages: Iterable[StageRecord]) -> tuple[list[Point], list[Poin
         free = [x for x in same if x not in taken] or [
             1 + max([point.x for point in main + control], default=-1)
         ]
-        control.append(_point(free[0], stage))
+        control.append(_make_point(free[0], stage))
     return main, sorted(control, key=lambda point: point.x)
 
 
-def _point(x: int, stage: StageRecord) -> Point:
+def _make_point(x: int, stage: StageRecord) -> Point:
     low, high = stage.evaluation["interval"]
     return Point(x, stage, 100 * stage.evaluation["accuracy"], 100 * low, 100 * high)
 
 
-def _iterations_axes(main: Sequence[Point], control: Sequence[Point]) -> tuple[Figure, Axes]:
+def _new_accuracy_axes(main: Sequence[Point], control: Sequence[Point]) -> tuple[Figure, Axes]:
     everything = [*main, *control]
     ticks = {point.x: point.stage.label for point in [*control, *main]}
     figure = new_figure(max(6.4, min(11.0, 1.6 + 0.85 * len(ticks))), 4.3)
@@ -103,38 +114,38 @@ def _iterations_axes(main: Sequence[Point], control: Sequence[Point]) -> tuple[F
     axes.set_yticks([tick for tick in steps if max(0.0, bottom) <= tick <= min(100.0, top)])
     axes.set_ylim(bottom, top)
     axes.set_ylabel("accuracy (%)")
-    _bands(axes, main)
+    _shade_cycles(axes, main)
     return figure, axes
 
 
-def _bands(axes: Axes, main: Sequence[Point]) -> None:
-    """A faint ground under every other iteration."""
+def _shade_cycles(axes: Axes, main: Sequence[Point]) -> None:
+    """Shades every other cycle."""
     numbers = sorted({point.stage.number for point in main if point.stage.number})
     for number in numbers[::2] if len(numbers) > 1 else ():
         places = [point.x for point in main if point.stage.number == number]
         axes.axvspan(min(places) - 0.5, max(places) + 0.5, color="#f5f5f5", zorder=0, linewidth=0)
 
 
-def _branches(axes: Axes, main: Sequence[Point], control: Sequence[Point]) -> None:
-    """Both lines; the dashed one starts at the last SFT before the control, which both branches share."""
+def _draw_branches(axes: Axes, main: Sequence[Point], control: Sequence[Point]) -> None:
+    """Draws both branches. The dashed control starts at the last SFT before it, which both branches share."""
     shared = [point for point in main if control and point.kind == "sft" and point.x < control[0].x][-1:]
-    for way, style in ((main, "-"), ([*shared, *control], (0, (4, 3)))):
-        along = [[_place(point) for point in way], [point.accuracy for point in way]]
-        axes.plot(*along, linestyle=style, color=GREY, linewidth=1.2, zorder=2)
-    for along, others in ((main, control), (control, main)):
+    for branch, style in ((main, "-"), ([*shared, *control], (0, (4, 3)))):
+        x, y = [_x_position(point) for point in branch], [point.accuracy for point in branch]
+        axes.plot(x, y, linestyle=style, color=GREY, linewidth=1.2, zorder=2)
+    for points, others in ((main, control), (control, main)):
         rival = {point.x: point.accuracy for point in others}
-        for before, point, after in zip([None, *along], along, [*along[1:], None], strict=False):
-            _marker(axes, point)
+        for before, point, after in zip([None, *points], points, [*points[1:], None], strict=False):
+            _draw_marker(axes, point)
             upper = point.accuracy >= rival.get(point.x, 101.0 if point.stage.control else -1.0)
-            _value(axes, point, upper, _sideways(axes, before, point, after) if upper else 0)
+            _write_value(axes, point, upper, _sideways_offset(axes, before, point, after) if upper else 0)
 
 
-def _place(point: Point) -> float:
-    """The control stands a little to the right, so that its bar doesn't hide under another."""
+def _x_position(point: Point) -> float:
+    """The x coordinate; the control is a little to the right, so that its bar doesn't hide under another."""
     return point.x + 0.12 if point.stage.control else point.x
 
 
-def _marker(axes: Axes, point: Point) -> None:
+def _draw_marker(axes: Axes, point: Point) -> None:
     marker, fill, _ = marker_style(point.kind)
     bar = [[max(0.0, point.accuracy - point.low)], [max(0.0, point.high - point.accuracy)]]
     face = "white" if point.kind == "control" else fill
@@ -146,20 +157,20 @@ def _marker(axes: Axes, point: Point) -> None:
         "markeredgewidth": 1.4,
     }
     style |= {"color": fill, "capsize": 3, "elinewidth": 1.2, "linestyle": "none", "zorder": 4}
-    axes.errorbar(_place(point), point.accuracy, bar, **style)
+    axes.errorbar(_x_position(point), point.accuracy, bar, **style)
 
 
-def _value(axes: Axes, point: Point, upper: bool, sideways: float) -> None:
-    """The number above the bar, or under it where the other branch is higher."""
-    place, colour = (_place(point), point.high if upper else point.low), marker_style(point.kind)[1]
+def _write_value(axes: Axes, point: Point, upper: bool, sideways: float) -> None:
+    """Writes the accuracy above the bar, or under it where the other branch is higher."""
+    place, colour = (_x_position(point), point.high if upper else point.low), marker_style(point.kind)[1]
     style = {"ha": "center", "va": "bottom" if upper else "top", "fontsize": 9, "color": colour, "zorder": 5}
     offset = (sideways, 4 if upper else -4)
     text = axes.annotate(f"{point.accuracy:.1f}", place, offset, textcoords="offset points", **style)
     text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
-def _sideways(axes: Axes, before: Point | None, point: Point, after: Point | None) -> float:
-    """Points to move a number away from a line that rises steeply to its right, or falls steeply from its left."""
+def _sideways_offset(axes: Axes, before: Point | None, point: Point, after: Point | None) -> float:
+    """How many points a number moves away from a line that is steep to its right, or to its left."""
     low, high = axes.get_ylim()
     steep = 0.25 * (high - low)
     rises = after is not None and after.accuracy - point.accuracy > steep
@@ -167,57 +178,59 @@ def _sideways(axes: Axes, before: Point | None, point: Point, after: Point | Non
     return 10.0 * (int(falls) - int(rises))
 
 
-def _questions(along: Sequence[Point]) -> str:
-    amounts = {point.stage.evaluation["n"] for point in along}
+def _describe_questions(points: Sequence[Point]) -> str:
+    amounts = {point.stage.evaluation["n"] for point in points}
     span = f"{min(amounts):,}" if len(amounts) == 1 else f"{min(amounts):,} to {max(amounts):,}"
     return f"{span} questions per stage"
 
 
-# --- several seeds ----------------------------------------------------------------------------------------------------
+# --- several seeds ------------------------------------------------------------------------------------------
 
 
 def seeds_figure(run_folders: Sequence[str | Path], file: str | Path) -> Path:
-    """Writes the runs' mean per stage, its span, and each run faintly. Raises UserError on no score."""
+    """Writes the runs' mean per stage with lowest and highest, and each run faintly.
+
+    Raises UserError when no stage is evaluated.
+    """
     runs = [load_run(folder) for folder in run_folders]
-    found = [[stage for stage in column if stage] for column in by_stage(runs)]
+    found = [[stage for stage in column if stage] for column in stages_by_name(runs)]
     if not found:
         names = ", ".join(map(str, run_folders))
         raise UserError(f"no stage of {names} is evaluated yet; let a run reach its first evaluation")
     main, control = scored_points([column[0] for column in found])
     scores = {column[0].name: [100 * stage.evaluation["accuracy"] for stage in column] for column in found}
     main, control = (
-        [_span(point, scores[point.stage.name]) for point in branch] for branch in (main, control)
+        [_mean_with_span(point, scores[point.stage.name]) for point in branch] for branch in (main, control)
     )
-    figure, axes = _iterations_axes(main, control)
+    figure, axes = _new_accuracy_axes(main, control)
     for branch, style in ((main, "-"), (control, "--")):
-        _spread(axes, branch, runs, style)
-    _branches(axes, main, control)
+        _draw_runs(axes, branch, runs, style)
+    _draw_branches(axes, main, control)
     marks = f"mean of {len(runs)} runs; bars span lowest to highest, faint lines are single runs"
-    titles(axes, f"{runs[0].name}: accuracy after each stage", marks)
-    kinds_legend(figure, axes, {point.kind for point in [*main, *control]})
-    return save(figure, Path(file))
+    set_titles(axes, f"{runs[0].name}: accuracy after each stage", marks)
+    add_kinds_legend(figure, axes, {point.kind for point in [*main, *control]})
+    return save_figure(figure, Path(file))
 
 
-def _span(point: Point, scores: Sequence[float]) -> Point:
+def _mean_with_span(point: Point, scores: Sequence[float]) -> Point:
     return Point(point.x, point.stage, mean(scores), min(scores), max(scores))
 
 
-def _spread(axes: Axes, branch: Sequence[Point], runs: Sequence[RunRecord], style: str) -> None:
-    """Every run's own way, faintly."""
+def _draw_runs(axes: Axes, branch: Sequence[Point], runs: Sequence[RunRecord], style: str) -> None:
+    """Draws every run's own line, faintly."""
     for run in runs:
         own = {stage.name: 100 * stage.evaluation["accuracy"] for stage in run.stages if stage.evaluation}
-        way = [(_place(point), own[point.stage.name]) for point in branch if point.stage.name in own]
-        axes.plot(
-            [x for x, _ in way], [y for _, y in way], color=PALE, linewidth=0.8, linestyle=style, zorder=1
-        )
+        there = [point for point in branch if point.stage.name in own]
+        x, y = map(_x_position, there), [own[point.stage.name] for point in there]
+        axes.plot(list(x), y, color=PALE, linewidth=0.8, linestyle=style, zorder=1)
 
 
-# --- curves of one stage ----------------------------------------------------------------------------------------------
+# --- curves of one stage ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One column of metrics.csv and how it is shown; `share` turns it into percent."""
+    """One column of metrics.csv and how it is drawn; `share` turns it into percent."""
 
     column: str
     title: str
@@ -237,7 +250,7 @@ _PANELS = (
 
 
 def curves_figure(stage_folder: str | Path) -> Path | None:
-    """Writes STAGE/curves.png: one panel per known column of metrics.csv that holds values, or None."""
+    """Writes STAGE/curves.png: one panel for each known column of metrics.csv. None without any values."""
     stage = read_stage(stage_folder)
     columns = stage.metrics
     known = panels(columns)
@@ -247,33 +260,37 @@ def curves_figure(stage_folder: str | Path) -> Path | None:
     window = mean_window(len(steps))
     rows = panel_rows(known)
     figure = new_figure(9.0 if len(known) > 1 else 5.0, 0.75 + 2.25 * len(rows))
-    for row, grid in zip(rows, figure.add_gridspec(len(rows), 1), strict=True):
-        for panel, cell in zip(row, grid.subgridspec(1, len(row)), strict=True):
-            _panel(figure.add_subplot(cell), panel, steps, columns[panel.column], window)
+    grid = figure.add_gridspec(len(rows), 1)
+    for number, row in enumerate(rows):
+        cells = grid[number].subgridspec(1, len(row))
+        for place, panel in enumerate(row):
+            _draw_panel(figure.add_subplot(cells[place]), panel, steps, columns[panel.column], window)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return save(figure, stage.folder / "curves.png")
+    return save_figure(figure, Path(stage_folder) / "curves.png")
 
 
 def panels(columns: Mapping[str, Sequence[float]]) -> list[Panel]:
-    """The panels there are values for. Next to a reward the loss is left out: GRPO's says nothing about progress."""
-    known = [panel for panel in _PANELS if finite(columns.get(panel.column, ()))]
+    """The panels that have values. With a reward there is no loss: GRPO's loss doesn't show progress."""
+    known = [panel for panel in _PANELS if finite_values(columns.get(panel.column, ()))]
     return [panel for panel in known if panel.column != "loss" or "reward" not in columns]
 
 
 def mean_window(steps: int) -> int:
-    """Steps in the running mean: a tenth of all, three at least."""
+    """Steps in the running mean: a tenth of all, at least three."""
     return max(3, math.ceil(steps / 10))
 
 
 def panel_rows(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
-    """Up to three in a row, as even as can be: 4 panels are 2 + 2, 5 are 3 + 2."""
+    """Panels in rows of up to three, as even as can be: 4 are 2 + 2, 5 are 3 + 2."""
     count = math.ceil(len(panels) / 3)
     width = math.ceil(len(panels) / count)
     return [panels[start : start + width] for start in range(0, len(panels), width)]
 
 
-def _panel(axes: Axes, panel: Panel, steps: Sequence[float], values: Sequence[float], window: int) -> None:
+def _draw_panel(
+    axes: Axes, panel: Panel, steps: Sequence[float], values: Sequence[float], window: int
+) -> None:
     shown = [100 * value for value in values] if panel.share else values
     strip_axes(axes)
     dots = {"marker": ".", "markersize": 3} if len(steps) <= 60 else {}

@@ -1,4 +1,4 @@
-"""One self-contained HTML page per run: no request leaves it, all text is escaped, pictures are part of it."""
+"""A run's page: one HTML file that requests nothing from outside. All text in it is escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from openvlt.data.images import data_url
 from openvlt.errors import UserError
 from openvlt.report.figures import curves_figure, iterations_figure
-from openvlt.report.records import RunRecord, StageRecord, load_run, write_bytes_atomically
+from openvlt.report.records import RunRecord, StageRecord, load_run, write_report_file
 from openvlt.report.table import stages_table
 from openvlt.report.transcripts import (
     Pictures,
@@ -27,7 +27,7 @@ from openvlt.report.transcripts import (
 from openvlt.storage.markdown import format_percent
 from openvlt.types import Verdict
 
-_FIRST = ("command", "overrides", "scale", "seed", "seeds", "commit", "hardware", "versions")
+_FIRST_FACTS = ("command", "overrides", "scale", "seed", "seeds", "commit", "hardware", "versions")
 _VERDICTS = tuple(verdict.value for verdict in Verdict)
 _LONGEST = 100_000  # characters of one fact, such as the diff
 _KINDS = {
@@ -50,7 +50,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one stage."""
+    """One stage on the page."""
 
     stage: StageRecord
     what: str
@@ -63,24 +63,27 @@ class Section:
 
 
 def write_page(run_folder: str | Path) -> Path:
-    """Makes the run's figures anew and writes RUN/report.html, also of an unfinished run. Raises UserError."""
+    """Draws the run's figures and writes RUN/report.html, also of an unfinished run.
+
+    Raises UserError for a folder that is no run, or that can't be read or written.
+    """
     run = load_run(run_folder)
     iterations = iterations_figure(run.folder)
-    config, pictures = _config(run.folder), Pictures(run.stages)
-    page = _template().render(
+    config, pictures = _read_config(run.folder), Pictures(run.stages)
+    page = _load_template().render(
         run=run,
-        headline=_headline(run),
+        headline=_make_headline(run),
         facts=list(_facts(run)),
         table=stages_table(run.stages),
-        iterations=_inline(iterations),
-        sections=[_section(stage, run, config, pictures) for stage in run.stages],
+        iterations=_inline_picture(iterations),
+        sections=[_make_section(stage, run, config, pictures) for stage in run.stages],
         followed=follow_questions(run, pictures),
-        config=_text(run.folder / "config.yaml"),
+        config=_read_text(run.folder / "config.yaml"),
     )
-    return write_bytes_atomically(run.folder / "report.html", page.encode())
+    return write_report_file(run.folder / "report.html", page.encode())
 
 
-def _template() -> jinja2.Template:
+def _load_template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     space = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -88,42 +91,44 @@ def _template() -> jinja2.Template:
     return space.get_template("page.html.j2")
 
 
-def _inline(file: Path | None) -> str:
+def _inline_picture(file: Path | None) -> str:
     return data_url(file.read_bytes()) if file else ""
 
 
-# --- header -----------------------------------------------------------------------------------------------------------
+# --- header -------------------------------------------------------------------------------------------------
 
 
-def _headline(run: RunRecord) -> str:
-    """First and last scored stage of the main branch in one sentence."""
+def _make_headline(run: RunRecord) -> str:
+    """The first and the last evaluated stage of the main branch in one sentence."""
     scored = [stage for stage in run.stages if stage.evaluation and not stage.control]
     if not scored:
         return "No stage has been evaluated yet."
-    said = [
-        f"{stage.label} {format_percent(stage.evaluation['accuracy'])} %"
-        for stage in [scored[0], *scored[1:][-1:]]
-    ]
+    ends = [scored[0], *scored[1:][-1:]]
+    scores = [f"{stage.label} {format_percent(stage.evaluation['accuracy'])} %" for stage in ends]
     gain = 100 * (scored[-1].evaluation["accuracy"] - scored[0].evaluation["accuracy"])
     points = f" ({gain:+.1f} points)" if len(scored) > 1 else ""
-    return f"{' → '.join(said)}{points} on {scored[-1].evaluation['n']:,} questions."
+    return f"{' → '.join(scores)}{points} on {scored[-1].evaluation['n']:,} questions."
 
 
 def _facts(run: RunRecord) -> Iterator[Fact]:
-    """What manifest.json, results.json and the file `overrides` say of the run, the best known first."""
+    """The facts in manifest.json, results.json and `overrides`: the most important first, long ones last."""
     known = {key: run.results[key] for key in ("scale", "seed") if run.results.get(key) is not None}
     overrides = [
-        line.removeprefix("- ") for line in _text(run.folder / "overrides").splitlines() if line.strip("- []")
+        line.removeprefix("- ")
+        for line in _read_text(run.folder / "overrides").splitlines()
+        if line.strip("- []")
     ]
-    if not set(overrides) <= set(run.manifest.get("command") or ()):  # else the command says it already
+    if not set(overrides) <= set(run.manifest.get("command") or ()):  # else they are in the command
         known["overrides"] = " ".join(overrides)
     known |= {key: value for key, value in run.manifest.items() if key != "name"}
-    ordered = [key for key in _FIRST if key in known] + [key for key in known if key not in _FIRST]
-    facts = [_fact(key, known[key]) for key in ordered if known[key] not in (None, "", [], {})]
+    ordered = [key for key in _FIRST_FACTS if key in known] + [
+        key for key in known if key not in _FIRST_FACTS
+    ]
+    facts = [_make_fact(key, known[key]) for key in ordered if known[key] not in (None, "", [], {})]
     yield from sorted(facts, key=lambda fact: fact.long)
 
 
-def _fact(name: str, value: Any) -> Fact:
+def _make_fact(name: str, value: Any) -> Fact:
     title = name.replace("_", " ")
     if isinstance(value, Mapping):
         return Fact(title, lines=tuple(flatten_config(value)))
@@ -132,9 +137,11 @@ def _fact(name: str, value: Any) -> Fact:
 
 
 def format_value(value: Any) -> str:
-    """A setting or count as text."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
+    """A setting or a count as text."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
@@ -143,7 +150,7 @@ def format_value(value: Any) -> str:
 
 
 def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """A nested mapping as (`dotted.name`, text)."""
+    """The leaves of a nested mapping as (`dotted.name`, text)."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flatten_config(value, f"{prefix}{key}.")
@@ -151,31 +158,33 @@ def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{key}", format_value(value)
 
 
-# --- one stage --------------------------------------------------------------------------------------------------------
+# --- one stage ----------------------------------------------------------------------------------------------
 
 
-def _section(stage: StageRecord, run: RunRecord, config: Mapping[str, Any], pictures: Pictures) -> Section:
+def _make_section(
+    stage: StageRecord, run: RunRecord, config: Mapping[str, Any], pictures: Pictures
+) -> Section:
     evaluation = stage.evaluation or {}
     curves = curves_figure(stage.folder) if stage.folder else None
     return Section(
         stage,
-        what=_what(stage),
-        score=_score(stage, run),
+        what=_describe_kind(stage),
+        score=_describe_score(stage, run),
         verdicts=tuple(_verdicts(evaluation.get("verdicts") or stage.result.get("distillation") or {})),
         counts=tuple(_counts(stage)),
         settings=tuple(_settings(stage, config)),
-        curves=_inline(curves),
-        groups=tuple(_groups(stage, pictures)),
+        curves=_inline_picture(curves),
+        groups=tuple(_transcript_groups(stage, pictures)),
     )
 
 
-def _what(stage: StageRecord) -> str:
+def _describe_kind(stage: StageRecord) -> str:
     what, start = _KINDS.get(stage.kind, stage.kind), stage.result.get("start")
     return f"{what}, from {StageRecord(start).label}" if start else what
 
 
-def _groups(stage: StageRecord, pictures: Pictures) -> Iterator[tuple[str, list[Transcript]]]:
-    """Titled transcripts; only what there is."""
+def _transcript_groups(stage: StageRecord, pictures: Pictures) -> Iterator[tuple[str, list[Transcript]]]:
+    """Titles with their transcripts, without empty ones."""
     for title, group in (
         ("Traces it kept", trace_transcripts(stage, pictures)),
         ("Answers in the evaluation", answer_transcripts(stage, pictures)),
@@ -185,29 +194,30 @@ def _groups(stage: StageRecord, pictures: Pictures) -> Iterator[tuple[str, list[
             yield title, group
 
 
-def _score(stage: StageRecord, run: RunRecord) -> str:
+def _describe_score(stage: StageRecord, run: RunRecord) -> str:
     if not stage.evaluation:
         return "" if stage.done else "not finished"
     low, high = map(format_percent, stage.evaluation["interval"])
-    text = f"{format_percent(stage.evaluation['accuracy'])} % (95 % interval {low}–{high}, n = {stage.evaluation['n']:,})"
-    start = next(
-        (other for other in run.stages if other.name == stage.result.get("start") and other.evaluation), None
-    )
-    if start is None:
+    accuracy = format_percent(stage.evaluation["accuracy"])
+    text = f"{accuracy} % (95 % interval {low}–{high}, n = {stage.evaluation['n']:,})"
+    start_name = stage.result.get("start")
+    starts = [other for other in run.stages if other.name == start_name and other.evaluation]
+    if not starts:
         return text
+    start = starts[0]
     gain = 100 * (stage.evaluation["accuracy"] - start.evaluation["accuracy"])
     return f"{text}, {gain:+.1f} points against {start.label}, where it started"
 
 
 def _verdicts(counts: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
-    """(verdict, count, percent of all verdicts), in the verifier's order; what is no verdict is left out."""
+    """(verdict, count, percent of all verdicts) in the order of `Verdict`; other counts are left out."""
     there = {name: counts[name] for name in _VERDICTS if counts.get(name)}
     for name, count in there.items():
         yield name, count, 100 * count / sum(there.values())
 
 
 def _counts(stage: StageRecord) -> Iterator[tuple[str, str]]:
-    """How much was done: time, steps, what distillation counted, lengths."""
+    """What was counted: seconds, steps, lengths, and the counts of a distillation."""
     if stage.done:
         yield "seconds", f"{stage.result.get('seconds', 0.0):.1f}"
     elif steps := stage.metrics.get("step"):
@@ -221,27 +231,27 @@ def _counts(stage: StageRecord) -> Iterator[tuple[str, str]]:
 
 
 def _settings(stage: StageRecord, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the stage wrote of its training, its own entry in config.yaml, then the part that its kind is built from."""
+    """The stage's settings: its training record, its entry in config.yaml, and its kind's group there."""
     yield from flatten_config(stage.result.get("training") or {})
-    yield from flatten_config(_part(config, "iteration", "stages", stage.name))
-    yield from flatten_config(_part(config, stage.kind), f"{stage.kind}.")
+    yield from flatten_config(_config_branch(config, "iteration", "stages", stage.name))
+    yield from flatten_config(_config_branch(config, stage.kind), f"{stage.kind}.")
 
 
-def _part(config: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
-    """A branch of the config, {} where there is none."""
+def _config_branch(config: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    """A branch of the configuration; {} where there is none."""
     branch: Any = config
     for key in path:
         branch = branch.get(key) if isinstance(branch, Mapping) else None
     return branch if isinstance(branch, Mapping) else {}
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(_text(folder / "config.yaml"))
+        config = yaml.safe_load(_read_text(folder / "config.yaml"))
     except yaml.YAMLError as error:
         raise UserError(f"{folder / 'config.yaml'} is not valid YAML ({error}); restore the file") from error
     return config if isinstance(config, dict) else {}
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -1,7 +1,8 @@
-"""Reading a run folder: what lies there, finished or not. Nothing in this room computes what a run didn't write.
+"""Run folders as records, finished or not.
 
-A run folder holds `config.yaml`, `manifest.json`, `results.json` and one folder per stage, `00-base`, `01-traces1`,
-...; any of them may still be missing.
+A run folder holds `config.yaml`, `manifest.json`, `results.json` and one folder per stage: `00-base`,
+`01-traces1`, and so on. Any of them may still be missing. The report computes no number that a run
+should have written.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.errors import UserError
-from openvlt.storage.jsonl import whole_lines
+from openvlt.storage.atomic import atomic_write
+from openvlt.storage.jsonl import read_lines, whole_lines
 
 CONTROL = "control"
 _STAGE_FOLDER = re.compile(r"(\d+)-(.+)")
@@ -28,7 +29,11 @@ _KINDS = {"base": "base", "traces": "distill", "distill": "distill", "sft": "sft
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage: its folder (None: only known from results.json) and its result (empty: not finished)."""
+    """One stage of a run.
+
+    `folder` is None for a stage that is only known from the run's results.json. `result` is empty while the
+    stage has not finished.
+    """
 
     name: str
     folder: Path | None = None
@@ -36,12 +41,12 @@ class StageRecord:
 
     @property
     def done(self) -> bool:
-        """Whether the stage has written its result."""
+        """Whether the stage has finished."""
         return bool(self.result)
 
     @property
     def control(self) -> bool:
-        """Whether it belongs to the branch without RL."""
+        """Whether it belongs to the control branch, which has no RL."""
         return self.name.startswith(CONTROL)
 
     @property
@@ -51,18 +56,18 @@ class StageRecord:
 
     @property
     def kind(self) -> str:
-        """`base`, `distill`, `sft` or `grpo`; of an unfinished stage, what its name says."""
+        """`base`, `distill`, `sft` or `grpo`; read off the name while the stage has not finished."""
         return self.result.get("kind") or _KINDS.get(self.short.rstrip("0123456789-_ "), "")
 
     @property
     def number(self) -> int | None:
-        """The iteration a name ends in: 2 for `grpo2`."""
+        """The cycle's number, at the end of the name: 2 for `grpo2`."""
         found = re.search(r"\d+$", self.name)
         return int(found.group()) if found else None
 
     @property
     def short_label(self) -> str:
-        """The name as people write it, without the branch: `SFT 1`, `GRPO 2`."""
+        """The name for people, without the branch: `SFT 1`, `GRPO 2`."""
         found = re.fullmatch(r"([a-zA-Z]+)[-_]?(\d*)", self.short)
         if not found:
             return self.short
@@ -71,24 +76,28 @@ class StageRecord:
 
     @property
     def label(self) -> str:
-        """With the branch: `SFT 1`, `Control SFT 2`."""
+        """The name for people, with the branch: `SFT 1`, `Control SFT 2`."""
         return self.short_label if self.short == self.name else f"Control {self.short_label}"
 
     @property
-    def evaluation(self) -> Mapping[str, Any] | None:
-        """The evaluation block (`openvlt.benchmark.heldout.summarise_heldout`), if there is one."""
-        return self.result.get("evaluation")
+    def evaluation(self) -> Mapping[str, Any]:
+        """The block that `openvlt.benchmark.heldout.summarise_heldout` made; empty without an evaluation."""
+        return self.result.get("evaluation") or {}
 
     @cached_property
     def metrics(self) -> dict[str, list[float]]:
-        """Columns of metrics.csv; empty when there are none."""
+        """The columns of metrics.csv; empty when there are none."""
         file = self.folder / "metrics.csv" if self.folder else None
         return read_columns(file) if file and file.is_file() else {}
+
+    def read_jsonl(self, name: str) -> list[dict[str, Any]]:
+        """The objects of a JSON Lines file in the stage's folder; [] when it isn't there."""
+        return read_lines(self.folder / name) if self.folder else []
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder as read: its stages in order, and whatever else it has written so far."""
+    """A run: its stages in order, and the other files that it has written so far."""
 
     folder: Path
     stages: tuple[StageRecord, ...]
@@ -97,18 +106,18 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """The run's own name; while it has not written one, its folders'."""
+        """The run's name, or the last parts of its path while it has written none."""
         written = self.results.get("name") or self.manifest.get("name")
         return str(written or "/".join(self.folder.resolve().parts[-2:]))
 
     @property
     def seed(self) -> Any:
-        """The run's seed, None when it has not written one."""
+        """The run's seed; None while it has written none."""
         return self.results.get("seed", self.manifest.get("seed"))
 
     @property
     def finished(self) -> bool:
-        """All is there: the run's results, and every stage's."""
+        """Whether the run's results are there, and every stage's."""
         return bool(self.results) and all(stage.done for stage in self.stages)
 
 
@@ -127,26 +136,28 @@ def load_run(folder: str | Path) -> RunRecord:
 
 
 def stages_of(results: Mapping[str, Any], folder: Path | None = None) -> tuple[StageRecord, ...]:
-    """The stages of a run's results, and with `folder` also those that have only begun; in the folders' order."""
+    """The stages of a run's results.
+
+    With `folder` in the order of the stages' folders, and with the stages that have not finished.
+    """
     known = {result["stage"]: result for result in results.get("stages", ())}
-    found = _stage_folders(folder) if folder else {}
-    begun = [
+    folders = _stage_folders(folder) if folder else {}
+    there = [
         StageRecord(name, path, read_json(path / "results.json") or known.get(name, {}))
-        for name, path in found.items()
+        for name, path in folders.items()
     ]
-    moved = [StageRecord(name, None, result) for name, result in known.items() if name not in found]
-    return (*begun, *moved)
+    absent = [StageRecord(name, None, result) for name, result in known.items() if name not in folders]
+    return (*there, *absent)
 
 
 def read_stage(folder: str | Path) -> StageRecord:
-    """One stage's folder. Raises UserError when it isn't there."""
+    """Reads one stage's folder. Raises UserError when it isn't there."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a stage's folder, such as RUN/03-grpo1")
-    found = _STAGE_FOLDER.fullmatch(folder.resolve().name)
-    return StageRecord(
-        found[2] if found else folder.resolve().name, folder, read_json(folder / "results.json")
-    )
+    name = folder.resolve().name
+    found = _STAGE_FOLDER.fullmatch(name)
+    return StageRecord(found[2] if found else name, folder, read_json(folder / "results.json"))
 
 
 def _stage_folders(folder: Path) -> dict[str, Path]:
@@ -155,7 +166,7 @@ def _stage_folders(folder: Path) -> dict[str, Path]:
     return {name: path for _, name, path in ordered}
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------------------
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -174,7 +185,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_columns(file: Path) -> dict[str, list[float]]:
-    """metrics.csv as columns, an empty cell as NaN; a half-written last line is left out."""
+    """A CSV file of numbers as columns; an empty cell is NaN, a half-written last line is left out."""
     reader = csv.DictReader(io.StringIO("\n".join(whole_lines(file))))
     columns: dict[str, list[float]] = {name: [] for name in reader.fieldnames or ()}
     for number, row in enumerate(reader, start=2):
@@ -187,43 +198,41 @@ def read_columns(file: Path) -> dict[str, list[float]]:
     return columns
 
 
-def write_bytes_atomically(file: Path, content: bytes) -> Path:
-    """Writes beside the file, then renames: a reader sees old content or new. Raises UserError when it can't."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+def write_report_file(file: Path, content: bytes) -> Path:
+    """Writes a whole file or nothing; several processes may. Raises UserError when it can't be written."""
     try:
-        aside.write_bytes(content)
-        os.replace(aside, file)
+        with atomic_write(file, shared=True) as aside:
+            aside.write_bytes(content)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {file} ({error.strerror}); give a folder that can be written"
         ) from error
     return file
 
 
-# --- arithmetic -------------------------------------------------------------------------------------------------------
+# --- arithmetic ---------------------------------------------------------------------------------------------
 
 
-def finite(values: Iterable[float]) -> list[float]:
-    """Without NaN and infinities."""
+def finite_values(values: Iterable[float]) -> list[float]:
+    """The values without NaN and infinities."""
     return [value for value in values if math.isfinite(value)]
 
 
 def mean(values: Iterable[float]) -> float:
     """The mean of the finite values; NaN of none."""
-    kept = finite(values)
+    kept = finite_values(values)
     return math.fsum(kept) / len(kept) if kept else math.nan
 
 
-def ends(values: Sequence[float]) -> tuple[float, float] | None:
-    """The means of the first and of the last third of the values (one value at least); None of no values."""
-    kept = finite(values)
+def mean_ends(values: Sequence[float]) -> tuple[float, float] | None:
+    """The means of the first and of the last third of the values, one value at least; None of no values."""
+    kept = finite_values(values)
     third = max(1, len(kept) // 3)
     return (mean(kept[:third]), mean(kept[-third:])) if kept else None
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """At each place the mean of the last `window` values up to it (fewer at the start); NaN counts as absent."""
+    """At each place the mean of the last `window` values up to it, fewer at the start; NaN is left out."""
     if window < 1:
         raise ValueError(f"running_mean: window is {window}, at least 1 is needed")
     return [mean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]

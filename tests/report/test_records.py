@@ -10,12 +10,12 @@ import pytest
 from openvlt.errors import UserError
 from openvlt.report.records import (
     StageRecord,
-    ends,
     load_run,
     mean,
+    mean_ends,
     read_columns,
     running_mean,
-    write_bytes_atomically,
+    write_report_file,
 )
 
 
@@ -28,10 +28,10 @@ def test_running_mean_is_of_the_last_values_and_skips_nan():
 
 
 def test_ends_are_means_of_a_third_and_of_one_value_at_least():
-    assert ends([*[1.0, 3.0], *[9.0] * 3, *[5.0, 7.0]]) == (2.0, 6.0)
-    assert ends([1.0, 2.0, 4.0]) == (1.0, 4.0)
-    assert ends([math.nan, 2.0]) == (2.0, 2.0)
-    assert ends([]) is None
+    assert mean_ends([*[1.0, 3.0], *[9.0] * 3, *[5.0, 7.0]]) == (2.0, 6.0)
+    assert mean_ends([1.0, 2.0, 4.0]) == (1.0, 4.0)
+    assert mean_ends([math.nan, 2.0]) == (2.0, 2.0)
+    assert mean_ends([]) is None
     assert math.isnan(mean([]))
 
 
@@ -82,8 +82,8 @@ def test_what_is_no_run_is_one_sentence(tmp_path: Path):
 
 
 def test_writing_leaves_the_new_file_alone_and_no_other(tmp_path: Path):
-    file = write_bytes_atomically(tmp_path / "page.html", b"old")
-    assert write_bytes_atomically(file, b"new").read_bytes() == b"new"
+    file = write_report_file(tmp_path / "page.html", b"old")
+    assert write_report_file(file, b"new").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     with pytest.raises(UserError, match="cannot write"):
-        write_bytes_atomically(tmp_path / "absent" / "page.html", b"")
+        write_report_file(tmp_path / "absent" / "page.html", b"")
