@@ -13,7 +13,7 @@ from openvlt.cli.app import run_script
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.cli.train import train  # not above: it imports torch, which `--cfg job` does not need
+    from openvlt.cli.train import train  # not above: it imports torch, which `--cfg job` doesn't need
 
     train(config)
 

@@ -29,9 +29,9 @@ RUN_KEYS = ("paths.new", "paths.run")
 def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     """The configuration and the folder of a new run, or of the one to resume.
 
-    A new run writes config.yaml, overrides and manifest.json; a resumed one reads them. Only the main rank does
-    so: the others receive the configuration and get a folder of their own. Raises UserError when the folder
-    to resume is no run, or when its configuration and the given one differ.
+    A new run writes config.yaml, overrides and manifest.json; a resumed one reads them. The other ranks
+    receive the main rank's configuration, and get a folder of their own. Raises UserError when the folder to
+    resume is no run, or when its configuration and the given one differ.
     """
     check_seed(config)
     use_threads(config)
