@@ -39,7 +39,7 @@ from shapes import (
 from torch import Tensor  # noqa: E402
 
 from openvlt.data.prompts import pad_right  # noqa: E402
-from openvlt.grpo.collect.experience import micro_batches  # noqa: E402
+from openvlt.grpo.collect.ops import micro_batches  # noqa: E402
 from openvlt.model.shared_prefix.logprob import completion_logp  # noqa: E402
 from openvlt.rollout.base import Sampling  # noqa: E402
 from openvlt.rollout.hf import HFGenerator  # noqa: E402

@@ -1,16 +1,17 @@
-"""The shared vocabulary of the whole project: what one room hands to the next.
+"""The batches and records that the rooms of the package hand to each other.
 
-Legend of shapes: P problems, G completions per problem (ragged allowed), N rows of one rollout batch, L prompt tokens,
-T completion tokens (padded on the right), I images. A tensor's name ends in its shape: `adv_N`, `mask_NT`.
-Every batch is frozen and checks its own shapes, so that a wrong one stops where it is made and not three rooms later.
+Shapes: P problems, G completions per problem (groups may differ in size), N rows (completions) of one rollout
+batch, L prompt tokens, T completion tokens (padded on the right), I images. A tensor's name ends in its
+shape: `reward_N`, `mask_NT`. Every batch is frozen and checks its own shapes, so that a wrong one stops where
+it is made.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(enum.Enum):
-    """What the verifier says of one response. Only CORRECT is worth 1; a crash is never a verdict."""
+    """The verifier's verdict on one response. Only CORRECT is worth 1; a crash is never a verdict."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -30,7 +31,10 @@ class Verdict(enum.Enum):
 
 
 class Origin(enum.IntEnum):
-    """Where a row of a rollout comes from: the policy, a given text, an earlier rollout, a self-made task, or only to be compared with."""
+    """Where a row of a rollout batch comes from.
+
+    The policy, a given text, an earlier rollout batch, a self-made task, or a row that is only compared with.
+    """
 
     POLICY = 0
     INJECTED = 1
@@ -41,9 +45,10 @@ class Origin(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `images` are paths, or pictures already in memory (generated data); opened by `data.images.open_image`.
+    """A question with its images and its gold answer.
 
-    `level` is the difficulty a source declares (None: unknown); `meta` holds what only that source knows.
+    `images` are paths or pictures in memory (generated data); `data.images.open_image` opens both. `level` is
+    the difficulty that a source declares (None: unknown); `meta` holds what only that source has.
     """
 
     id: str
@@ -59,10 +64,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated answer: values only, no state shared with the generator that made it.
+    """Generated tokens and their text: values only, no state shared with the generator.
 
-    `token_ids` end with the stop token when `finished`; `logp` is the behaviour policy's log-probability of each of them
-    under the distribution that was sampled from (temperature and bans applied), empty when the generator gives none.
+    `token_ids` end with the stop token when `finished`. `logp` is the behaviour policy's log-probability of
+    each of them under the distribution that was sampled from (temperature and bans applied); empty without
+    one.
     """
 
     token_ids: tuple[int, ...]
@@ -73,7 +79,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Trace:
-    """A response to learn by imitation: the problem, what to say, and where it came from (stage, teacher, filter)."""
+    """A verified response kept for SFT, with its problem and where it came from (stage, teacher, filter)."""
 
     problem: Problem
     response: str
@@ -83,26 +89,36 @@ class Trace:
 def _check(owner: object, expected: tuple[int, ...], *names: str) -> None:
     """Raises ValueError for a field, or an entry of a mapping, that is there and has another shape."""
     for name in names:
-        value = getattr(owner, name)
-        columns = (
-            {f"{name}[{key!r}]": column for key, column in value.items()}
-            if isinstance(value, Mapping)
-            else {name: value}
-        )
-        for place, column in columns.items():
-            if column is not None and tuple(column.shape) != expected:
+        for place, column in _entries(name, getattr(owner, name)):
+            if tuple(column.shape) != expected:
                 raise ValueError(
                     f"{type(owner).__name__}.{place}: expected {expected}, got {tuple(column.shape)}"
                 )
+
+
+def _entries(name: str, value: Any) -> list[tuple[str, Tensor]]:
+    """The tensors of a field, each with its name: none for None, one for a tensor, all of a mapping."""
+    if isinstance(value, Mapping):
+        return [(f"{name}[{key!r}]", column) for key, column in value.items()]
+    return [] if value is None else [(name, value)]
+
+
+def _check_advantage(owner: ScoredRollouts | GRPOBatch) -> None:
+    (rows, tokens), shape = owner.ids_NT.shape, tuple(owner.adv_NT.shape)
+    if shape not in ((rows, tokens), (rows, 1)):
+        raise ValueError(
+            f"{type(owner).__name__}.adv_NT: expected ({rows}, {tokens}) or ({rows}, 1), got {shape}"
+        )
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Rendered prompts of P problems, padded on the left, as the processor made them.
 
-    `token_type_PL` marks image tokens with 1 (m-rope needs it), `images_P` counts the images of each problem, `vision` holds what
-    the processor returned for all images in reading order (`pixel_values`, for Qwen also `image_grid_thw` of shape (I, 3)), and the
-    vision tower's features where they were computed already (`store_vision_features`).
+    `token_type_PL` marks image tokens with 1 (m-rope needs it); `images_P` counts the images of each problem.
+    `vision` holds what the processor returned for all images in reading order (`pixel_values`, for Qwen also
+    `image_grid_thw` of shape (I, 3)), and the vision tower's features where they were computed already
+    (`store_vision_features`).
     """
 
     ids_PL: Tensor
@@ -133,7 +149,7 @@ class Prompts:
         return Prompts(**move, vision={name: value.to(device) for name, value in self.vision.items()})
 
     def select(self, rows: Sequence[int]) -> Prompts:
-        """These problems (repeats allowed), each with its own images; padding that all of them share is cut off."""
+        """These problems (repeats allowed), each with its own images; padding that all share is cut off."""
         import torch
 
         index = torch.as_tensor(list(rows), dtype=torch.long, device=self.ids_PL.device)
@@ -145,7 +161,7 @@ class Prompts:
         )
 
     def _select_images(self, value: Tensor, rows: Sequence[int]) -> Tensor:
-        """The leading rows of `value` that belong to the images of these problems (one per image, or a share of its patches)."""
+        """The rows of `value` for these problems' images: one per image, or its share of the patches."""
         import torch
 
         images = self.images_P.tolist()
@@ -153,16 +169,15 @@ class Prompts:
         grid = self.vision.get("image_grid_thw")
         if grid is not None and value.shape[0] != len(sizes):
             patches = grid.prod(-1).cpu()
-            sizes = (
-                patches * len(value) // patches.sum()
-            )  # features are fewer than patches, by a factor that all images share
+            # features are fewer than patches, by a factor that all images share
+            sizes = patches * len(value) // patches.sum()
         parts = value.split([int(part.sum()) for part in sizes.split(images)])
         return torch.cat([parts[int(row)] for row in rows]) if len(rows) else value[:0]
 
 
 @dataclass(frozen=True)
 class SFTBatch:
-    """N prompts and the responses to imitate; `target_NT` counts (1) the tokens whose loss is taken."""
+    """N prompts and the responses to imitate; `mask_NT` counts (1) the tokens whose loss is taken."""
 
     prompts: Prompts
     ids_NT: Tensor
@@ -176,11 +191,11 @@ class SFTBatch:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """N completions of P problems with the columns that the steps of GRPO fill one by one (`with_`).
+    """N completions of P problems, as generated.
 
-    `group_N` is the index of each row's problem; `rewards` holds one (N,) tensor per term, NaN where a term does not apply.
-    `logp` holds log-probabilities of the sampled tokens under other models or views (old, ref, view names), `stats` other (N,T) numbers
-    (entropy, ...). The advantage is `adv_N`, or `adv_NT` where it differs from token to token.
+    `group_N` is the index of each row's problem, `origin_N` an `Origin`, `view` the name of the image view
+    that a row was generated from. `behaviour_logp_NT` is NaN in rows without log-probabilities, None when no
+    row has any.
     """
 
     problems: tuple[Problem, ...]
@@ -189,44 +204,82 @@ class Rollouts:
     ids_NT: Tensor
     mask_NT: Tensor
     group_N: Tensor
+    origin_N: Tensor
+    view: tuple[str, ...]
     policy_version: int
     behaviour_logp_NT: Tensor | None = None
-    verdicts: tuple[Verdict, ...] = ()
-    rewards: Mapping[str, Tensor] = field(default_factory=dict)
-    reward_N: Tensor | None = None
-    keep_N: Tensor | None = None
-    logp: Mapping[str, Tensor] = field(default_factory=dict)
-    adv_N: Tensor | None = None
-    adv_NT: Tensor | None = None
-    stats: Mapping[str, Tensor] = field(default_factory=dict)
-    origin_N: Tensor | None = None
-    view: tuple[str, ...] = ()
-    token_weight_NT: Tensor | None = None
-    sample_weight_N: Tensor | None = None
 
     def __post_init__(self) -> None:
-        rows, tokens = self.ids_NT.shape
-        _check(
-            self, (rows, tokens), "mask_NT", "behaviour_logp_NT", "adv_NT", "token_weight_NT", "logp", "stats"
-        )
-        _check(
-            self, (rows,), "group_N", "reward_N", "keep_N", "adv_N", "origin_N", "sample_weight_N", "rewards"
-        )
+        rows = self.ids_NT.shape[0]
+        _check(self, tuple(self.ids_NT.shape), "mask_NT", "behaviour_logp_NT")
+        _check(self, (rows,), "group_N", "origin_N")
         if len(self.problems) != len(self.prompts):
             raise ValueError(f"Rollouts: {len(self.problems)} problems but {len(self.prompts)} prompts")
-        if len(self.completions) != rows or (self.verdicts and len(self.verdicts) != rows):
+        if len(self.completions) != rows or len(self.view) != rows:
             raise ValueError(
-                f"Rollouts: {rows} rows, {len(self.completions)} completions, {len(self.verdicts)} verdicts"
+                f"Rollouts: {rows} rows, {len(self.completions)} completions, {len(self.view)} views"
             )
 
-    def with_(self, **columns: Any) -> Rollouts:
-        """A copy with these columns filled; unknown names raise."""
+    def with_(self, **columns: Any) -> Self:
+        """A copy with these columns replaced; unknown names raise."""
         return replace(self, **columns)
 
     @property
-    def advantage(self) -> Tensor:
-        """(N,1), or (N,T) where it differs from token to token."""
-        return self.adv_N[:, None] if self.adv_NT is None else self.adv_NT
+    def row_problems(self) -> list[Problem]:
+        """The problem of each row."""
+        return [self.problems[group] for group in self.group_N.tolist()]
+
+    def with_verdicts(self, verdicts: Sequence[Verdict]) -> ScoredRollouts:
+        """The rollouts with their verdicts; every later column has the value that changes nothing.
+
+        These are: no reward term and so reward NaN, every row kept, advantage 0, weights 1.
+        """
+        import torch
+
+        rows = len(self.completions)
+        return ScoredRollouts(
+            **{column.name: getattr(self, column.name) for column in fields(Rollouts)},
+            verdicts=tuple(verdicts),
+            rewards={},
+            reward_N=torch.full((rows,), torch.nan),
+            keep_N=torch.ones(rows, dtype=torch.bool),
+            adv_NT=torch.zeros(rows, 1),
+            token_weight_NT=torch.ones(self.ids_NT.shape),
+            sample_weight_N=torch.ones(rows),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRollouts(Rollouts):
+    """Rollouts with verdicts, rewards, log-probabilities and advantages.
+
+    `Rollouts.with_verdicts` begins one. `rewards` holds one (N,) tensor per term, NaN where a term does not
+    apply; `reward_N` combines them. `keep_N` is false where the group filter dropped the group. `logp` holds
+    log-probabilities of the sampled tokens under other models or views by name (old, ref, the views'),
+    `stats` other (N,T) numbers (entropy, sym_kl:<view>). `adv_NT` is (N,1) where a completion has one
+    advantage. `token_weight_NT` and `sample_weight_N` multiply the loss.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    rewards: Mapping[str, Tensor]
+    reward_N: Tensor
+    keep_N: Tensor
+    adv_NT: Tensor
+    token_weight_NT: Tensor
+    sample_weight_N: Tensor
+    logp: Mapping[str, Tensor] = field(default_factory=dict)
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rows = self.ids_NT.shape[0]
+        _check(self, tuple(self.ids_NT.shape), "token_weight_NT", "logp", "stats")
+        _check(self, (rows,), "rewards", "reward_N", "keep_N", "sample_weight_N")
+        _check_advantage(self)
+        if len(self.verdicts) != rows:
+            raise ValueError(
+                f"Rollouts: {rows} rows, {len(self.completions)} completions, {len(self.verdicts)} verdicts"
+            )
 
 
 @dataclass(frozen=True)
@@ -238,82 +291,91 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class GRPOBatch:
-    """The rows of one optimiser step, whole groups, ready for scoring: everything that needs no gradient is in it already.
+class ScoringBatch:
+    """N completions whose log-probabilities are computed, in whole groups.
 
-    `old_logp_NT` None means "the policy that is being updated" (first update after a rollout: the ratio is exactly 1).
-    `weight_NT` multiplies the loss (None: 1), `counted_NT` marks the tokens of its denominator (None: `mask_NT`); `views` are
-    log-probabilities under image views, `marks` the tokens of each auxiliary loss. `totals` and `mark_totals` are the whole step's, so
-    that any split into micro-batches gives the same gradient; `trained` counts the tokens of all its rows (metrics' denominator).
+    `group_N` is the index of each row's prompt.
     """
 
     prompts: Prompts
     ids_NT: Tensor
     mask_NT: Tensor
     group_N: Tensor
-    adv_N: Tensor | None
+
+    TOKEN_COLUMNS: ClassVar[tuple[str, ...]] = ("ids_NT", "mask_NT")
+
+    def __post_init__(self) -> None:
+        _check(self, tuple(self.ids_NT.shape), *self.TOKEN_COLUMNS)
+        _check(self, (self.ids_NT.shape[0],), "group_N")
+        if len(self) and int(self.group_N.max()) >= len(self.prompts):
+            raise ValueError(
+                f"{type(self).__name__}.group_N names prompt {int(self.group_N.max())} of {len(self.prompts)}"
+            )
+
+    def __len__(self) -> int:
+        return self.ids_NT.shape[0]
+
+    def part(self, rows: Tensor, device: Any) -> Self:
+        """These rows on `device`, with their own prompts only, cut to their longest completion.
+
+        Everything that counts the whole step (totals) stays as it is.
+        """
+        groups, local_N = self.group_N[rows].unique(return_inverse=True)
+        width = max(1, int(self.mask_NT[rows].sum(1).max()))
+        return replace(
+            self,
+            prompts=self.prompts.select(groups.tolist()).to(device),
+            group_N=local_N.to(device),
+            **self._map_tokens(lambda column_NT: column_NT[rows, :width].to(device)),
+        )
+
+    def _map_tokens(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Every (N,T) column that is there, alone or in a mapping, after `change`."""
+        changed: dict[str, Any] = {}
+        for name in self.TOKEN_COLUMNS:
+            value = getattr(self, name)
+            if isinstance(value, Mapping):
+                changed[name] = {key: change(column_NT) for key, column_NT in value.items()}
+            elif value is not None:
+                changed[name] = change(value)
+        return changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOBatch(ScoringBatch):
+    """The rows of one optimiser step, ready for the loss: everything that needs no gradient is in it already.
+
+    `adv_NT` is (N,1) where a completion has one advantage. `weight_NT` multiplies the loss, `counted_NT`
+    marks the tokens of its denominator. `old_logp_NT` None means "the policy that is being updated" (first
+    update after a rollout: the ratio is exactly 1); `ref_logp_NT` and `behaviour_logp_NT` are None where
+    nobody computed them. `views` are log-probabilities under image views, `marks` the tokens of each
+    auxiliary loss. `totals`, `mark_totals` and `trained_tokens` (tokens of all rows, the metrics'
+    denominator, at least 1) are the whole step's, so that any split into micro-batches gives the same
+    gradient.
+    """
+
+    adv_NT: Tensor
+    weight_NT: Tensor
+    counted_NT: Tensor
     policy_version: int
     totals: Totals
-    adv_NT: Tensor | None = None
-    weight_NT: Tensor | None = None
-    counted_NT: Tensor | None = None
+    trained_tokens: int
     old_logp_NT: Tensor | None = None
     ref_logp_NT: Tensor | None = None
     behaviour_logp_NT: Tensor | None = None
     views: Mapping[str, Tensor] = field(default_factory=dict)
     marks: Mapping[str, Tensor] = field(default_factory=dict)
     mark_totals: Mapping[str, Totals] = field(default_factory=dict)
-    trained: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
-    TOKEN_COLUMNS: ClassVar = (
-        "ids_NT",
-        "mask_NT",
-        "adv_NT",
-        "weight_NT",
-        "counted_NT",
-        "old_logp_NT",
-        "ref_logp_NT",
-        "behaviour_logp_NT",
+    TOKEN_COLUMNS: ClassVar[tuple[str, ...]] = (
+        *ScoringBatch.TOKEN_COLUMNS,
+        *("weight_NT", "counted_NT", "old_logp_NT", "ref_logp_NT", "behaviour_logp_NT", "views", "marks"),
     )
 
     def __post_init__(self) -> None:
-        shape = tuple(self.ids_NT.shape)
-        _check(self, shape, *self.TOKEN_COLUMNS, "views", "marks")
-        _check(self, shape[:1], "group_N", "adv_N")
-        if shape[0] and int(self.group_N.max()) >= len(self.prompts):
-            raise ValueError(
-                f"GRPOBatch.group_N names prompt {int(self.group_N.max())} of {len(self.prompts)}"
-            )
+        super().__post_init__()
+        _check_advantage(self)
 
-    def __len__(self) -> int:
-        return self.ids_NT.shape[0]
-
-    @property
-    def advantage(self) -> Tensor:
-        """(N,1), or (N,T) where it differs from token to token."""
-        return self.adv_N[:, None] if self.adv_NT is None else self.adv_NT
-
-    def part(self, rows: Tensor, device: Any) -> GRPOBatch:
-        """These rows with their own prompts only, on `device`, cut to their longest completion; totals stay the whole step's."""
-        groups, local_N = self.group_N[rows].unique(return_inverse=True)
-        width = max(1, int(self.mask_NT[rows].sum(1).max()))
-
-        def cut(column_NT: Tensor | None) -> Tensor | None:
-            return None if column_NT is None else column_NT[rows, :width].to(device)
-
-        return replace(
-            self,
-            prompts=self.prompts.select(groups.tolist()).to(device),
-            group_N=local_N.to(device),
-            adv_N=None if self.adv_N is None else self.adv_N[rows].to(device),
-            **{name: cut(getattr(self, name)) for name in self.TOKEN_COLUMNS},
-            views={name: cut(column) for name, column in self.views.items()},
-            marks={name: cut(column) for name, column in self.marks.items()},
-            trained=self.trained_tokens,
-        )
-
-    @property
-    def trained_tokens(self) -> int:
-        """Tokens of the step's rows: the denominator of what is logged per token."""
-        return max(1, int(self.mask_NT.sum()) if self.trained is None else self.trained)
+    def _map_tokens(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        return {**super()._map_tokens(change), "adv_NT": change(self.adv_NT)}

@@ -7,7 +7,17 @@ import torch
 
 from openvlt.data.sources.schema import check_unique_ids
 from openvlt.errors import UserError
-from openvlt.types import Completion, GRPOBatch, Problem, Prompts, Rollouts, SFTBatch, Totals, Verdict
+from openvlt.types import (
+    Completion,
+    GRPOBatch,
+    Problem,
+    Prompts,
+    Rollouts,
+    ScoredRollouts,
+    SFTBatch,
+    Totals,
+    Verdict,
+)
 
 
 def prompts(count: int = 4, width: int = 5) -> Prompts:
@@ -22,19 +32,28 @@ def prompts(count: int = 4, width: int = 5) -> Prompts:
 
 def columns(rows: int = 8, tokens: int = 3) -> dict:
     ids = torch.ones(rows, tokens).long()
-    return dict(
-        prompts=prompts(), ids_NT=ids, mask_NT=ids, group_N=torch.arange(rows) // 2, adv_N=torch.zeros(rows)
-    )
+    return dict(prompts=prompts(), ids_NT=ids, mask_NT=ids, group_N=torch.arange(rows) // 2)
 
 
 def grpo(**changes) -> GRPOBatch:
-    return GRPOBatch(**{**columns(), "policy_version": 0, "totals": Totals(24, 8), **changes})
+    ids = columns()["ids_NT"]
+    own = dict(adv_NT=torch.zeros(8, 1), weight_NT=ids.float(), counted_NT=ids, trained_tokens=24)
+    return GRPOBatch(**{**columns(), **own, "policy_version": 0, "totals": Totals(24, 8), **changes})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"adv_N": torch.zeros(7)}, r"GRPOBatch\.adv_N: expected \(8,\), got \(7,\)"),
+        (
+            {"adv_NT": torch.zeros(7, 1)},
+            r"GRPOBatch\.adv_NT: expected \(8, 3\) or \(8, 1\), got \(7, 1\)",
+        ),
+        ({"adv_NT": torch.zeros(8)}, r"GRPOBatch\.adv_NT: expected \(8, 3\) or \(8, 1\), got \(8,\)"),
+        ({"weight_NT": torch.zeros(8, 1)}, r"GRPOBatch\.weight_NT: expected \(8, 3\), got \(8, 1\)"),
+        (
+            {"views": {"dark": torch.zeros(8)}},
+            r"GRPOBatch\.views\['dark'\]: expected \(8, 3\), got \(8,\)",
+        ),
         ({"group_N": torch.zeros(8, 1)}, r"GRPOBatch\.group_N: expected \(8,\), got \(8, 1\)"),
         ({"mask_NT": torch.zeros(8, 4)}, r"GRPOBatch\.mask_NT: expected \(8, 3\), got \(8, 4\)"),
         ({"old_logp_NT": torch.zeros(8)}, r"GRPOBatch\.old_logp_NT: expected \(8, 3\), got \(8,\)"),
@@ -53,13 +72,14 @@ def test_a_wrong_grpo_column_is_named(change, message):
 
 
 def rollouts(**changes) -> Rollouts:
-    made = columns()
-    del made["adv_N"]
     problems = tuple(Problem(str(index), "?", "1") for index in range(4))
     completions = tuple(Completion((1, 1, 1), "x", True) for _ in range(8))
-    return Rollouts(
-        **{"problems": problems, "completions": completions, **made, "policy_version": 0, **changes}
-    )
+    made = dict(problems=problems, completions=completions, **columns(), policy_version=0)
+    return Rollouts(**{**made, "origin_N": torch.zeros(8).long(), "view": ("clean",) * 8, **changes})
+
+
+def scored() -> ScoredRollouts:
+    return rollouts().with_verdicts((Verdict.WRONG,) * 8)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +95,35 @@ def rollouts(**changes) -> Rollouts:
         ({"problems": ()}, "0 problems but 4 prompts"),
         ({"completions": ()}, "8 rows, 0 completions"),
         ({"verdicts": (Verdict.WRONG,)}, "8 completions, 1 verdicts"),
+        ({"view": ("clean",)}, "8 rows, 8 completions, 1 views"),
+        ({"origin_N": torch.zeros(3)}, r"Rollouts\.origin_N: expected \(8,\), got \(3,\)"),
+        ({"adv_NT": torch.zeros(8)}, r"Rollouts\.adv_NT: expected \(8, 3\) or \(8, 1\), got \(8,\)"),
     ],
 )
 def test_a_wrong_rollout_column_is_named(change, message):
     with pytest.raises(ValueError, match=message):
-        rollouts().with_(**change)
+        scored().with_(**change)
 
 
 def test_an_unknown_column_is_refused_and_the_old_rollouts_stay():
-    before = rollouts()
+    before = scored()
     with pytest.raises(TypeError, match="rewrad_N"):
         before.with_(rewrad_N=torch.zeros(8))
     after = before.with_(reward_N=torch.ones(8))
-    assert before.reward_N is None and after.reward_N.sum() == 8
+    assert before.reward_N.isnan().all() and after.reward_N.sum() == 8
+
+
+def test_scored_rollouts_begin_with_columns_that_change_nothing():
+    generated = rollouts()
+    begun = generated.with_verdicts([Verdict.CORRECT] * 8)
+    assert begun.verdicts == (Verdict.CORRECT,) * 8 and begun.ids_NT is generated.ids_NT
+    assert begun.rewards == {} and begun.reward_N.isnan().all() and begun.keep_N.all()
+    assert begun.adv_NT.tolist() == [[0.0]] * 8 and begun.logp == {} and begun.stats == {}
+    assert (begun.token_weight_NT == 1).all() and (begun.sample_weight_N == 1).all()
+
+
+def test_every_row_has_its_problem():
+    assert [problem.id for problem in rollouts().row_problems] == ["0", "0", "1", "1", "2", "2", "3", "3"]
 
 
 def test_prompts_and_sft_batches_check_themselves():

@@ -1,49 +1,49 @@
-"""What `conf/grpo/*.yaml` fills in: one method of the family as named parts, the sizes of a run, and which parts don't go together."""
+"""`GRPO`: the parts and sizes of one method, as `conf/grpo/*.yaml` fills them in."""
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from openvlt.data.prompts import PromptStyle, Renderer
-from openvlt.data.sources.selection import Selector, filter_problems
-from openvlt.errors import UserError
-from openvlt.grpo.collect.experience import Chain, Experience
+from openvlt.data.prompts import PromptStyle
+from openvlt.data.sources.selection import Selector
+from openvlt.grpo.collect.columns import SCORED, requested_columns
 from openvlt.grpo.collect.plan import MultiViewPlan, RolloutPlan, ViewPass
-from openvlt.grpo.collect.prompts import PromptLoader, rollout_views
+from openvlt.grpo.collect.resampling import Resampling
 from openvlt.grpo.collect.sampler import PromptSampler, Shuffled
-from openvlt.grpo.collect.transcripts import Transcripts
-from openvlt.grpo.module import GRPOModule, Objective
+from openvlt.grpo.parts.advantage_shaping import AdvantageShaping
 from openvlt.grpo.parts.auxiliary_losses import AuxiliaryLoss, ReferenceKL, RewardKL
+from openvlt.grpo.parts.group_filter import GroupFilter
 from openvlt.grpo.parts.loss import TokenLoss, clipped_surrogate
-from openvlt.grpo.parts.schedules import resolve_schedules
+from openvlt.grpo.parts.loss_aggregation import LossAggregation
+from openvlt.grpo.parts.schedules import PARTS, resolve_schedules
+from openvlt.grpo.parts.traits import has_trait
 from openvlt.grpo.validate import validate_algorithm
-from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
+from openvlt.reward.services import Encoder, Judge
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.module import Optimisation
-from openvlt.types import GRPOBatch, Problem, Rollouts, Totals
+from openvlt.types import Problem
 
 TaskBuilder = Callable[[Problem, random.Random], list[Problem]]
 
 
 @dataclass(frozen=True)
 class GRPO:
-    """`conf/grpo/*.yaml`: one bundle of parts and sizes. `steps` are optimiser steps, `prompts_per_update` prompts each.
+    """The parts of one method of the family and the sizes of a run (`conf/grpo/*.yaml`, docs/grpo.md).
 
-    A rollout of `prompts_per_rollout` prompts x `group_size` completions serves `prompts_per_rollout / prompts_per_update` steps.
-    `micro_batch` completions are scored at a time; `denominator` says what the loss is divided by: `all` completions, those of `kept`
-    groups, or only `selected` tokens. `kl` is the coefficient of the k3 term in the loss; other auxiliary losses go into `auxiliary`.
-    Numbers of the parts in `openvlt.grpo.parts.schedules.PARTS` may be schedules. docs/grpo.md lists the parts.
+    `steps` are optimiser steps, `prompts_per_update` prompts each. A rollout batch of `prompts_per_rollout`
+    prompts x `group_size` completions serves `prompts_per_rollout / prompts_per_update` steps. `micro_batch`
+    completions are computed at a time. `denominator` says what the loss is divided by: `all` completions,
+    those of `kept` groups, or only `selected` tokens, whose weight isn't 0. `kl` is the coefficient of the k3
+    term in the loss; other auxiliary losses go into `auxiliary_losses`. Numbers of the parts in
+    `openvlt.grpo.parts.schedules.PARTS` may be schedules. Raises UserError for an algorithm that can't be.
     """
 
     fit: TrainingLoop
@@ -53,23 +53,23 @@ class GRPO:
     optimizer: Callable[..., list[Optimizer]]
     scheduler: Callable[..., Any]
     advantage: Callable[..., Tensor]
-    group_filter: Callable[..., Tensor]
-    loss_aggregation: Callable[[Tensor, Tensor, Totals], Tensor]
+    group_filter: GroupFilter
+    loss_aggregation: LossAggregation
     loss: TokenLoss = clipped_surrogate
     kl: float = 0.0
     auxiliary_losses: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
     reward_kl: RewardKL | None = None
     rollout_plan: RolloutPlan = MultiViewPlan()
-    resampling: Callable[..., Rollouts] | None = None
+    resampling: Resampling | None = None
     view_passes: Mapping[str, ViewPass] = field(default_factory=dict)
-    advantage_shaping: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    advantage_shaping: Mapping[str, AdvantageShaping] = field(default_factory=dict)
     rollout_correction: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     metric_hooks: Mapping[str, Callable[..., float]] = field(default_factory=dict)
     sampler: Callable[[Sequence[Problem], int], PromptSampler] = Shuffled
     task_builder: TaskBuilder | None = None
-    select: Selector | None = None
-    judge: Any = None
-    encoder: Any = None
+    problem_filter: Selector | None = None
+    judge: Judge | None = None
+    encoder: Encoder | None = None
     denominator: str = "all"
     steps: int = 80
     group_size: int = 8
@@ -88,7 +88,7 @@ class GRPO:
 
     @property
     def updates(self) -> int:
-        """Optimiser steps per rollout."""
+        """Optimiser steps per rollout batch."""
         return self.prompts_per_rollout // self.prompts_per_update
 
     @property
@@ -97,125 +97,59 @@ class GRPO:
         return {**({"kl": ReferenceKL(self.kl)} if self.kl else {}), **self.auxiliary_losses}
 
     @property
-    def needs_reference(self) -> bool:
-        """Whether a frozen reference model (or an adapter to switch off) is asked for."""
-        return self._chain().consults_reference(self.updates)
+    def sampling(self) -> Sampling:
+        """How completions are drawn."""
+        return Sampling(self.group_size, self.max_new_tokens, self.temperature, self.top_p)
 
-    def train(
-        self,
-        vlm: VLM,
-        problems: Sequence[Problem],
-        *,
-        reference: VLM | None,
-        folder: Path,
-        seed: int,
-        title: str = "grpo",
-    ) -> None:
-        """Trains `vlm` in place, resuming from `folder/last.ckpt`. `reference` may be None without KL or with an adapter.
+    @property
+    def optimisation(self) -> Optimisation:
+        """How weights move."""
+        return Optimisation(self.optimizer, self.scheduler, self.warmup_ratio, self.max_grad_norm)
 
-        Raises UserError when a rollout needs more problems than there are.
+    def at_step(self, step: int) -> GRPO:
+        """The algorithm with its schedules' values at optimiser step `step`; itself if it has none.
+
+        Its KL term is one of `auxiliary_losses` then: it is computed and logged also where its coefficient is
+        0.
         """
-        self = replace(
-            self, resampling=copy.deepcopy(self.resampling)
-        )  # what a refill remembers is one run's
-        problems = filter_problems(problems, self.select)
-        if len(problems) < self.prompts_per_rollout:
-            raise UserError(
-                f"{title}: grpo.prompts_per_rollout={self.prompts_per_rollout} is larger than the data ({len(problems)} problems); "
-                "lower it or give more problems"
-            )
-        experience = Experience(
-            self._chain(), vlm, Renderer(vlm.processor, self.prompt), reference, self.updates
-        )
-        sampler = self.sampler(problems, seed)
-        module, transcripts = self._module(vlm, sampler), Transcripts(folder, self.transcripts)
-        draws, waiting = self._draws(sampler, problems, experience, seed), list[GRPOBatch]()
+        parts = {name: getattr(self, name) for name in PARTS if name != "kl"}
+        parts["auxiliary_losses"] = self.losses
+        resolved = resolve_schedules(parts, step, self.steps)
+        return self if resolved is parts else replace(self, kl=0.0, **resolved)
 
-        def make(step: int) -> GRPOBatch:
-            if step % self.updates == 0:
-                if not waiting:
-                    transcripts.drop_after(step)
-                draw = partial(draws.take, step, more=hasattr(self.resampling, "tries"))
-                rolled, waiting[:] = experience.collect(
-                    draw(),
-                    seed=self._rollout_seed(seed, step),
-                    version=module.version,
-                    more=draw,
-                    step=step,
-                    total=self.steps,
-                )
-                sampler.observe(experience.accuracy)
-                if step + self.updates < self.steps:
-                    draws.begin(step + self.updates)
-                transcripts.add(rolled, step)
-            return waiting[step % self.updates]
+    @property
+    def scoring_passes(self) -> set[str]:
+        """The models that score rollouts, of old and reference: those that a part needs."""
+        parts = (self.advantage, *self.advantage_shaping.values(), *self.metric_hooks.values())
+        parts += tuple(loss.tokens for loss in self.losses.values())
+        passes = {SCORED[name] for part in parts for name in requested_columns(part) if name in SCORED}
+        passes |= {need for loss in self.losses.values() for need in loss.needs if need == "reference"}
+        if self.reward_kl is not None:
+            passes |= {"old", "reference"}
+        replays = has_trait(self.resampling, "replays_groups")
+        if self.updates > 1 or self.view_passes or self.rollout_correction is not None or replays:
+            passes.add("old")
+        return passes
 
-        vlm.model.train()
-        try:
-            self.fit.run(module, make, folder, title=title, boundary=self.updates)
-        finally:
-            draws.close()
-        transcripts.close()
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a reference scores rollouts or generates for a reward term.
 
-    def _rollout_seed(self, seed: int, step: int) -> int:
-        return seed * 1_000_003 + step // self.updates
-
-    def _tasks(self, problem: Problem, seed: int) -> list[Problem]:
-        return (
-            [problem]
-            if self.task_builder is None
-            else self.task_builder(problem, random.Random(f"task/{seed}/{problem.id}"))
+        It is a frozen model, or the policy with its adapter off.
+        """
+        terms = self.reward.terms.values()
+        return "reference" in self.scoring_passes or any(
+            getattr(term, "model", "") == "reference" for term in terms
         )
 
-    def _draws(
-        self, sampler: PromptSampler, problems: Sequence[Problem], experience: Experience, seed: int
-    ) -> PromptLoader:
-        return PromptLoader(
-            sampler,
-            problems,
-            size=self.prompts_per_rollout,
-            task=None if self.task_builder is None else partial(self._tasks, seed=seed),
-            prompt_cache=experience.prompt_cache,
-            through=lambda step: (
-                rollout_views(resolve_schedules(experience.chain, step, self.steps)),
-                self._rollout_seed(seed, step),
-            ),
-            workers=self.fit.workers,
+    @property
+    def scores_dropped_rows(self) -> bool:
+        """Whether rows that the group filter dropped are scored all the same."""
+        return bool(
+            self.losses or self.reward_kl or self.advantage_shaping or self.view_passes or self.metric_hooks
         )
 
-    def _chain(self) -> Chain:
-        names = (
-            "generator",
-            "reward",
-            "advantage",
-            "group_filter",
-            "rollout_plan",
-            "resampling",
-            "view_passes",
-            "reward_kl",
-            "advantage_shaping",
-            "rollout_correction",
-            "metric_hooks",
-        )
-        names += ("judge", "encoder", "denominator", "micro_batch")
-        sampling = Sampling(self.group_size, self.max_new_tokens, self.temperature, self.top_p)
-        return Chain(
-            sampling=sampling, auxiliary_losses=self.losses, **{name: getattr(self, name) for name in names}
-        )
-
-    def _module(self, vlm: VLM, sampler: PromptSampler) -> GRPOModule:
-        objective = Objective(self.loss, self.loss_aggregation, self.losses, self.temperature)
-        optimisation = Optimisation(self.optimizer, self.scheduler, self.warmup_ratio, self.max_grad_norm)
-        memories = {
-            "sampler": sampler,
-            **({"resampling": self.resampling} if hasattr(self.resampling, "state_dict") else {}),
-        }
-        return GRPOModule(
-            vlm,
-            optimisation,
-            self.steps,
-            objective,
-            updates=self.updates,
-            micro_batch=self.micro_batch,
-            memories=memories,
-        )
+    @property
+    def learns_from_entropy(self) -> bool:
+        """Whether a loss has a gradient through the entropy, which otherwise is only logged."""
+        return any("entropy" in loss.needs for loss in self.losses.values())

@@ -1,243 +1,276 @@
-"""What a bundle can't be: settings out of range, parts that ask for what isn't there, parts that don't go together, and why."""
+"""Checks of an algorithm: ranges of settings, columns and passes that exist, parts that go together.
+
+What a part is like is declared by the part itself (`openvlt.grpo.parts.traits`), so a part of one's own is
+checked as ours are.
+"""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openvlt.config.validate import check_positive
 from openvlt.errors import UserError
 from openvlt.grpo.collect.columns import EXTRA, SCORED, check_requested_columns, requested_columns
 from openvlt.grpo.collect.plan import largest_group
-from openvlt.grpo.collect.sampler import NearHalf
-from openvlt.grpo.parts import advantage, advantage_shaping, group_filter, loss, loss_aggregation
 from openvlt.grpo.parts.schedules import (
     PARTS,
-    Schedule,
     check_coefficient,
     refuse_schedule,
     resolve_schedules,
 )
+from openvlt.grpo.parts.traits import has_trait, part_function
 from openvlt.reward.reward import weighted_sum
 from openvlt.trainer.module import check_optimisation
 from openvlt.trainer.optimizer import check_optimizer
 
+if TYPE_CHECKING:
+    from openvlt.grpo.algorithm import GRPO
+
 DENOMINATORS = ("all", "kept", "selected")
 SIZES = (
-    "steps",
-    "group_size",
-    "prompts_per_rollout",
-    "prompts_per_update",
-    "micro_batch",
-    "temperature",
-    "top_p",
-    "max_new_tokens",
+    *("steps", "group_size", "prompts_per_rollout", "prompts_per_update", "micro_batch"),
+    *("temperature", "top_p", "max_new_tokens"),
 )
-BY_GROUP_STD = (advantage.normalise_by_group, advantage.gdpo)
-OVER_BATCH = (
-    advantage.reinforce_pp,
-    advantage.reinforce_pp_baseline,
-    advantage.gdpo,
-)  # not 0 in a group of equal rewards
 
 
-def validate_algorithm(bundle: Any) -> None:
+def validate_algorithm(grpo: GRPO) -> None:
     """Raises UserError for a `GRPO` that can't be."""
-    _settings(bundle)
-    _columns(bundle)
-    _together(bundle)
-    for step in (0, bundle.steps - 1):  # schedules whose values no part takes are found now
-        resolve_schedules(
-            [getattr(bundle, part) for part in PARTS if part != "kl"] + [bundle.losses], step, bundle.steps
+    _check_denominator_and_kl(grpo)
+    _check_numbers(grpo)
+    _check_problem_filter(grpo)
+    _check_sampler(grpo)
+    _check_loss_numbers(grpo)
+    _check_updates(grpo)
+    _check_columns(grpo)
+    _check_auxiliary_losses(grpo)
+    _check_loss(grpo)
+    _check_advantage(grpo)
+    _check_group_filter(grpo)
+    _check_resampling(grpo)
+    for step in (0, grpo.steps - 1):  # schedules whose values no part takes are found now
+        resolve_schedules([getattr(grpo, part) for part in PARTS if part != "kl"], step, grpo.steps)
+        resolve_schedules(grpo.losses, step, grpo.steps)
+
+
+# --- settings and their ranges -----------------------------------------------------------------------------
+
+
+def _check_denominator_and_kl(grpo: GRPO) -> None:
+    if grpo.denominator not in DENOMINATORS:
+        raise UserError(
+            f"grpo.denominator={grpo.denominator!r}; it is all (dropped groups count), or kept (they don't), "
+            "or selected (only tokens whose weight isn't 0 count)"
+        )
+    check_coefficient("grpo.kl", grpo.kl, "0 switches the KL term off")
+    if grpo.kl and "kl" in grpo.auxiliary_losses:
+        raise UserError(
+            "grpo.kl and grpo.auxiliary_losses.kl are two KL terms of one name; set grpo.kl=0, or call the "
+            "other one differently"
         )
 
 
-def _settings(bundle: Any) -> None:
-    if bundle.denominator not in DENOMINATORS:
-        raise UserError(
-            f"grpo.denominator={bundle.denominator!r}; it is all (dropped groups count), or kept (they don't), or selected (only tokens "
-            "whose weight isn't 0 count)"
-        )
-    check_coefficient("grpo.kl", bundle.kl, "0 switches the KL term off")
-    if bundle.kl and "kl" in bundle.auxiliary_losses:
-        raise UserError(
-            "grpo.kl and grpo.auxiliary_losses.kl are two KL terms of one name; set grpo.kl=0, or call the other one differently"
-        )
-    for entry in fields(bundle):
+def _check_numbers(grpo: GRPO) -> None:
+    for entry in fields(grpo):
         if entry.name not in PARTS:
-            refuse_schedule(f"grpo.{entry.name}", getattr(bundle, entry.name))
-    check_positive(bundle, "grpo", *SIZES)
-    if bundle.top_p > 1:
-        raise UserError(f"grpo.top_p={bundle.top_p}; it is above 0 and at most 1, which cuts nothing off")
-    check_coefficient("grpo.transcripts", bundle.transcripts, "0 keeps none")
-    check_optimisation("grpo", bundle.warmup_ratio, bundle.max_grad_norm)
-    check_optimizer("grpo.optimizer", bundle.optimizer)
-    _select(bundle.select)
-    if _function(bundle.sampler) is NearHalf:
-        bundle.sampler((), 0)  # says what is wrong with its settings now, and not when its stage begins
-    for step in (0, bundle.steps - 1):
-        for name, value in _numbers(resolve_schedules(bundle.loss, step, bundle.steps)):
+            refuse_schedule(f"grpo.{entry.name}", getattr(grpo, entry.name))
+    check_positive(grpo, "grpo", *SIZES)
+    if grpo.top_p > 1:
+        raise UserError(f"grpo.top_p={grpo.top_p}; it is above 0 and at most 1, which cuts nothing off")
+    check_coefficient("grpo.transcripts", grpo.transcripts, "0 keeps none")
+    check_optimisation("grpo", grpo.warmup_ratio, grpo.max_grad_norm)
+    check_optimizer("grpo.optimizer", grpo.optimizer)
+
+
+def _check_problem_filter(grpo: GRPO) -> None:
+    """It is called with the columns alone: its other parameters are settings that the configuration gives."""
+    if grpo.problem_filter is None:
+        return
+    for parameter in list(inspect.signature(grpo.problem_filter).parameters.values())[1:]:
+        several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty and not several:
+            name = parameter.name
+            raise UserError(f"grpo.problem_filter has no {name}; give +grpo.problem_filter.{name}=<value>")
+
+
+def _check_sampler(grpo: GRPO) -> None:
+    """Its own check of its settings, where it has one: now, and not when its stage begins."""
+    check = getattr(part_function(grpo.sampler), "check_settings", None)
+    if check is not None:
+        check(**(grpo.sampler.keywords if isinstance(grpo.sampler, partial) else {}))
+
+
+def _check_loss_numbers(grpo: GRPO) -> None:
+    for step in (0, grpo.steps - 1):
+        for name, value in _numbers(resolve_schedules(grpo.loss, step, grpo.steps)).items():
             check_coefficient(f"grpo.loss.{name}", value, "it bounds a ratio")
             if name == "dual" and not value > 1:
                 raise UserError(
-                    f"grpo.loss.dual={value}; it bounds ratios above 1, so it is above 1 itself, or null for no bound"
+                    f"grpo.loss.dual={value}; it bounds ratios above 1, so it is above 1 itself, or null for "
+                    "no bound"
                 )
-    if bundle.prompts_per_rollout % bundle.prompts_per_update:
+
+
+def _numbers(part: Any) -> dict[str, float]:
+    """The numbers among the settings of a partial."""
+    settings = part.keywords if isinstance(part, partial) else {}
+    return {name: value for name, value in settings.items() if isinstance(value, (int, float))}
+
+
+def _check_updates(grpo: GRPO) -> None:
+    if grpo.prompts_per_rollout % grpo.prompts_per_update:
         raise UserError(
-            f"grpo.prompts_per_rollout={bundle.prompts_per_rollout} is no multiple of grpo.prompts_per_update="
-            f"{bundle.prompts_per_update}; whole groups go to each update"
+            f"grpo.prompts_per_rollout={grpo.prompts_per_rollout} is no multiple of grpo.prompts_per_update="
+            f"{grpo.prompts_per_update}; whole groups go to each update"
         )
 
 
-def _select(select: Any) -> None:
-    """A selector is called with the columns alone: its other parameters are settings that the config gives."""
-    parameters = list(inspect.signature(select).parameters.values())[1:] if select is not None else []
-    asked = [
-        p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if asked:
-        raise UserError(f"grpo.select has no {asked[0]}; give +grpo.select.{asked[0]}=<value>")
+# --- columns and passes ------------------------------------------------------------------------------------
 
 
-def _numbers(part: Any) -> list[tuple[str, Any]]:
-    keywords = part.keywords if isinstance(part, partial) else {}
-    return [
-        (name, value)
-        for name, value in keywords.items()
-        if isinstance(value, (int, float)) and not isinstance(value, Schedule)
-    ]
-
-
-def _columns(bundle: Any) -> None:
-    check_requested_columns("grpo.advantage", bundle.advantage, extra=EXTRA, later=("adv_NT",))
-    check_requested_columns("grpo.group_filter", bundle.group_filter, later=(*SCORED, "adv_NT"))
-    for kind in ("advantage_shaping", "metric_hooks"):
-        for name, part in getattr(bundle, kind).items():
+def _check_columns(grpo: GRPO) -> None:
+    """Every column that a part requests exists when the part runs."""
+    check_requested_columns("grpo.advantage", grpo.advantage, extra=EXTRA, later=("adv_NT",))
+    check_requested_columns("grpo.group_filter", grpo.group_filter, later=(*SCORED, "adv_NT"))
+    kinds: dict[str, Mapping[str, Callable[..., Any]]] = {
+        "advantage_shaping": grpo.advantage_shaping,
+        "metric_hooks": grpo.metric_hooks,
+    }
+    for kind, parts in kinds.items():
+        for name, part in parts.items():
             check_requested_columns(f"grpo.{kind}.{name}", part)
-            _views(f"grpo.{kind}.{name}", part, bundle)
-    for name, aux in bundle.losses.items():
-        if missing := [
-            need for need in aux.needs if need not in ("reference", "entropy", *bundle.view_passes)
-        ]:
+            _check_view_setting(grpo, f"grpo.{kind}.{name}", part)
+
+
+def _check_auxiliary_losses(grpo: GRPO) -> None:
+    """Every pass that an auxiliary loss needs exists, and so do the columns that mark its tokens."""
+    for name, loss in grpo.losses.items():
+        where = f"grpo.auxiliary_losses.{name}"
+        known = ("reference", "entropy", *grpo.view_passes)
+        if missing := [need for need in loss.needs if need not in known]:
             raise UserError(
-                f"grpo.auxiliary_losses.{name} needs the pass {missing[0]!r}; grpo.view_passes has {sorted(bundle.view_passes)}"
+                f"{where} needs the pass {missing[0]!r}; grpo.view_passes has {sorted(grpo.view_passes)}"
             )
-        for need in set(aux.needs) & set(bundle.view_passes):
-            _gives(f"grpo.auxiliary_losses.{name}", need, "logp", bundle)
+        for need in set(loss.needs) & set(grpo.view_passes):
+            _check_pass_output(grpo, where, need, "logp")
+        check_requested_columns(f"{where}.tokens", loss.tokens)
 
 
-def _views(where: str, part: Any, bundle: Any) -> None:
+def _check_view_setting(grpo: GRPO, where: str, part: Callable[..., Any]) -> None:
     """A setting `view` or `noisy` of a part that reads scores names one of the passes."""
-    outputs = [
-        output
-        for column, output in (("logp", "logp"), ("stats", "sym_kl"))
-        if column in requested_columns(part)
-    ]
+    read = {"logp": "logp", "stats": "sym_kl"}  # a column, and the output of a pass that it holds
+    outputs = [output for column, output in read.items() if column in requested_columns(part)]
     for name, parameter in inspect.signature(part).parameters.items() if outputs else ():
         if name not in ("view", "noisy") or not isinstance(parameter.default, str):
             continue
-        if parameter.default not in bundle.view_passes:
+        if parameter.default not in grpo.view_passes:
             raise UserError(
-                f"{where}.{name}={parameter.default!r} is no pass; grpo.view_passes has {sorted(bundle.view_passes)}"
+                f"{where}.{name}={parameter.default!r} is no pass; grpo.view_passes has "
+                f"{sorted(grpo.view_passes)}"
             )
         for output in outputs:
-            _gives(where, parameter.default, output, bundle)
+            _check_pass_output(grpo, where, parameter.default, output)
 
 
-def _gives(where: str, name: str, output: str, bundle: Any) -> None:
+def _check_pass_output(grpo: GRPO, where: str, name: str, output: str) -> None:
     """The pass `name` computes the `output` that is read."""
-    if output not in bundle.view_passes[name].outputs:
+    if output not in grpo.view_passes[name].outputs:
         raise UserError(
-            f"{where} reads {output} of the pass {name!r}; add it: grpo.view_passes.{name}.outputs=[{output}, ...]"
+            f"{where} reads {output} of the pass {name!r}; add it: "
+            f"grpo.view_passes.{name}.outputs=[{output}, ...]"
         )
 
 
-def _together(bundle: Any) -> None:
-    function = {
-        name: _function(getattr(bundle, name))
-        for name in ("loss", "loss_aggregation", "advantage", "group_filter")
-    }
-    if (
-        function["loss"] in loss.SEQUENCE_LEVEL
-        and function["loss_aggregation"] in loss_aggregation.TOKEN_SUMS
-    ):
-        raise UserError(
-            f"{function['loss'].__name__} gives one value per completion, which {function['loss_aggregation'].__name__} would count once per "
-            "token; use loss_aggregation sequence_mean"
-        )
-    if function["loss"] is loss.policy_gradient and (bundle.updates > 1 or _replays(bundle)):
-        raise UserError(
-            "loss policy_gradient takes every completion for the present policy's own; with several updates per rollout or replayed "
-            "groups use clipped_surrogate, sequence_surrogate or cispo"
-        )
-    _advantage(bundle, function["advantage"])
-    if function["group_filter"] is group_filter.drop_zero_variance_groups:
-        _keep_unequal(bundle, function["advantage"])
-    if bundle.resampling is not None:
-        _refill(bundle, function["group_filter"])
+# --- parts that don't go together --------------------------------------------------------------------------
 
 
-def _advantage(bundle: Any, function: Any) -> None:
+def _name(part: Any) -> str:
+    """The name of a part's function or class."""
+    function = part_function(part)
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _check_loss(grpo: GRPO) -> None:
+    sums_tokens = has_trait(grpo.loss_aggregation, "sums_tokens")
+    if has_trait(grpo.loss, "sequence_level") and sums_tokens:
+        raise UserError(
+            f"{_name(grpo.loss)} gives one value per completion, which {_name(grpo.loss_aggregation)} would "
+            "count once per token; use loss_aggregation sequence_mean"
+        )
+    off_policy = grpo.updates > 1 or has_trait(grpo.resampling, "replays_groups")
+    if has_trait(grpo.loss, "on_policy_only") and off_policy:
+        raise UserError(
+            f"loss {_name(grpo.loss)} takes every completion for the present policy's own; with several "
+            "updates per rollout or replayed groups use clipped_surrogate, sequence_surrogate or cispo"
+        )
+
+
+def _check_advantage(grpo: GRPO) -> None:
     """What an advantage would not notice, and groups that have nothing to be compared with."""
-    if bundle.reward.multiplier is not None and function in BY_GROUP_STD:
+    requested = requested_columns(grpo.advantage)
+    if grpo.reward.multiplier is not None and has_trait(grpo.advantage, "divides_by_group_std"):
         raise UserError(
-            f"reward.multiplier has no effect under {function.__name__}: a factor that all completions of a problem share "
-            "cancels in (r - mean) / std; weigh the loss instead (openvlt.grpo.parts.advantage_shaping.weigh_by_difficulty), or use an advantage without std"
+            f"reward.multiplier has no effect under {_name(grpo.advantage)}: a factor that all completions "
+            "of a problem share cancels in (r - mean) / std; weigh the loss instead "
+            "(openvlt.grpo.parts.advantage_shaping.weigh_by_difficulty), or use an advantage without std"
         )
-    if bundle.reward_kl is not None and not {"reward_N", "penalty_NT"} & set(
-        requested_columns(bundle.advantage)
-    ):
+    if grpo.reward_kl is not None and not {"reward_N", "penalty_NT"} & set(requested):
         raise UserError(
-            "grpo.reward_kl has no effect under an advantage that reads neither reward_N nor penalty_NT, such as gdpo, which goes by the "
-            "terms of the reward; put the KL term into the loss (grpo.kl), or use another advantage"
+            "grpo.reward_kl has no effect under an advantage that reads neither reward_N nor penalty_NT, "
+            "such as gdpo, which goes by the terms of the reward; put the KL term into the loss (grpo.kl), "
+            "or use another advantage"
         )
-    if function is advantage.gdpo and _function(bundle.reward.combine) is not weighted_sum:
+    combines_terms = "rewards" in requested and "reward_N" not in requested
+    if combines_terms and part_function(grpo.reward.combine) is not weighted_sum:
         raise UserError(
-            "reward.combine has no effect under gdpo, which adds up the weighted terms itself; leave it out"
+            f"reward.combine has no effect under {_name(grpo.advantage)}, which adds up the weighted terms "
+            "itself; leave it out"
         )
-    alone = "group_N" in requested_columns(bundle.advantage) and function.__module__ == advantage.__name__
-    if alone and largest_group(bundle.rollout_plan, bundle.group_size, bundle.steps) == 1:
+    needs_siblings = has_trait(grpo.advantage, "needs_siblings")
+    if needs_siblings and largest_group(grpo.rollout_plan, grpo.group_size, grpo.steps) == 1:
         raise UserError(
-            f"grpo.group_size=1 trains nothing under {function.__name__}: a group of one is its own baseline and its advantage 0; give at "
-            "least 2, or take reinforce_pp, whose baseline is the batch"
-        )
-
-
-def _keep_unequal(bundle: Any, function: Any) -> None:
-    if bundle.reward_kl is not None:
-        raise UserError(
-            "group_filter drop_zero_variance_groups drops groups with equal rewards as if they had no gradient, but the KL term in the reward gives them one; "
-            "use group_filter keep_all_groups or keep_accuracy_band"
-        )
-    if function in OVER_BATCH:
-        raise UserError(
-            f"group_filter drop_zero_variance_groups drops groups with equal rewards as if they had no gradient, but {function.__name__} gives them one; "
-            "use group_filter keep_all_groups or keep_accuracy_band"
+            f"grpo.group_size=1 trains nothing under {_name(grpo.advantage)}: a group of one is its own "
+            "baseline and its advantage 0; give at least 2, or take reinforce_pp, whose baseline is the "
+            "batch"
         )
 
 
-def _refill(bundle: Any, function: Any) -> None:
-    if function is group_filter.keep_all_groups:
+def _check_group_filter(grpo: GRPO) -> None:
+    """Groups of equal rewards are dropped only where they have no gradient."""
+    if not has_trait(grpo.group_filter, "drops_equal_groups"):
+        return
+    if grpo.reward_kl is not None:
+        reason = "the KL term in the reward"
+    elif has_trait(grpo.advantage, "uses_equal_groups"):
+        reason = _name(grpo.advantage)
+    else:
+        return
+    raise UserError(
+        f"group_filter {_name(grpo.group_filter)} drops groups with equal rewards as if they had no "
+        f"gradient, but {reason} gives them one; use group_filter keep_all_groups or keep_accuracy_band"
+    )
+
+
+def _check_resampling(grpo: GRPO) -> None:
+    if grpo.resampling is None:
+        return
+    if has_trait(grpo.group_filter, "keeps_all_groups"):
         raise UserError(
-            "grpo.resampling has nothing to replace under group_filter keep_all_groups; use drop_zero_variance_groups or keep_accuracy_band, or leave resampling out"
+            f"grpo.resampling has nothing to replace under group_filter {_name(grpo.group_filter)}; use "
+            "drop_zero_variance_groups or keep_accuracy_band, or leave resampling out"
         )
-    for name, part in bundle.advantage_shaping.items():
-        if _function(part) is advantage_shaping.require_perception:
+    replays = has_trait(grpo.resampling, "replays_groups")
+    for name, shaping in grpo.advantage_shaping.items():
+        if has_trait(shaping, "reads_dropped_groups"):
             raise UserError(
-                "shaper require_perception has to see the perception groups that a refill takes out; leave grpo.resampling out"
+                f"grpo.advantage_shaping.{name} ({_name(shaping)}) has to see the groups that resampling "
+                "takes out; leave grpo.resampling out"
             )
-        if _replays(bundle) and {"logp", "old_NT"} & set(requested_columns(part)):
+        if replays and {"logp", "old_NT"} & set(requested_columns(shaping)):
             raise UserError(
-                f"grpo.advantage_shaping.{name} reads the policy's log-probabilities, but those of replayed groups are an earlier policy's; use "
-                "resampling Resample, or leave resampling out"
+                f"grpo.advantage_shaping.{name} reads the policy's log-probabilities, but those of replayed "
+                "groups are an earlier policy's; use resampling Resample, or leave resampling out"
             )
-
-
-def _replays(bundle: Any) -> bool:
-    return hasattr(bundle.resampling, "state_dict")
-
-
-def _function(part: Any) -> Any:
-    return part.func if isinstance(part, partial) else part

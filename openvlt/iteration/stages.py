@@ -18,6 +18,7 @@ from openvlt.data.sources.schema import read_traces
 from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError
+from openvlt.grpo.train import train_grpo
 from openvlt.iteration.context import StageContext
 from openvlt.iteration.difficulty import DifficultyFilter
 from openvlt.runs.directory import save_model
@@ -131,7 +132,7 @@ class GRPOStage:
         problems = context.source.problems(self.select, seed)
         if self.difficulty_filter is not None:
             problems = self.difficulty_filter(vlm, problems, seed)
-        grpo.train(vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
+        train_grpo(grpo, vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
         save_model(vlm, folder)
         training = {"steps": grpo.steps, "problems": len(problems), "group_size": grpo.group_size}
         return {"start": self.start, "training": training, "evaluation": context.evaluate(vlm, folder)}

@@ -1,4 +1,4 @@
-"""From the terms of a reward to the reward."""
+"""The reward of a completion: named terms, combined into one number."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
-from openvlt.types import Problem, Rollouts
+from openvlt.reward.services import Services
+from openvlt.types import Problem, Rollouts, ScoredRollouts
 from openvlt.verify.completions import verify_completions
 
-Term = Callable[[Rollouts, Any], Tensor]
+Term = Callable[[ScoredRollouts, Services], Tensor]
 
 
 def weighted_sum(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -27,23 +28,27 @@ def weighted_sum(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) ->
 def gate_terms(
     rewards: Mapping[str, Tensor], weights: Mapping[str, float], *, gates: Mapping[str, str]
 ) -> Tensor:
-    """As `weighted_sum`, but a term counts only where the term it depends on is above 0: `gates={similarity: accuracy}` (VideoRFT)."""
+    """As `weighted_sum`, but a term in `gates` counts only where the term it names is above 0.
+
+    `gates={similarity: accuracy}`: VideoRFT.
+    """
     if unknown := (set(gates) | set(gates.values())) - set(rewards):
         raise UserError(f"reward gates name {sorted(unknown)}; terms are {sorted(rewards)}")
-    held = {
+    gated = {
         name: term_N * (rewards[gates[name]] > 0) if name in gates else term_N
         for name, term_N in rewards.items()
     }
-    return weighted_sum(held, weights)
+    return weighted_sum(gated, weights)
 
 
 @dataclass(frozen=True)
 class Reward:
-    """`conf/reward/*.yaml`: named terms and a weight for each. Fills `verdicts`, `rewards` and `reward_N`.
+    """Named terms and a weight for each (`conf/reward/*.yaml`); fills verdicts, `rewards` and `reward_N`.
 
-    `combine(rewards, weights)` makes one number of the terms. `multiplier(problem)` is a factor of the sum that all completions of a
-    problem share; it has no effect on advantages divided by the group's standard deviation, which refuse it. `workers` and `deadline_s`
-    are the verifier's: processes for symbolic comparisons, seconds per answer.
+    `combine(rewards, weights)` makes one number of the terms. `multiplier(problem)` is a factor of it that
+    all completions of a problem share; it has no effect on advantages divided by the group's standard
+    deviation, which refuse it. `workers` and `deadline_s` are the verifier's: processes for symbolic
+    comparisons, seconds per answer.
     """
 
     terms: Mapping[str, Term]
@@ -60,32 +65,35 @@ class Reward:
             raise UserError("reward.terms is empty; name at least one term, e.g. accuracy")
         if set(self.terms) != set(self.weights):
             raise UserError(
-                f"reward weights name {sorted(self.weights)}, terms are {sorted(self.terms)}; give every term exactly one weight"
+                f"reward weights name {sorted(self.weights)}, terms are {sorted(self.terms)}; give every "
+                "term exactly one weight"
             )
 
-    def __call__(self, rollouts: Rollouts, services: Any = None) -> Rollouts:
-        """The same rollouts with verdicts, one column per term, and what they add up to (NaN where no term applies)."""
-        problems = [rollouts.problems[group] for group in rollouts.group_N.tolist()]
+    def __call__(self, rollouts: Rollouts, services: Services | None = None) -> ScoredRollouts:
+        """The rollouts with verdicts, a column per term, and the reward (NaN where no term applies)."""
+        problems = rollouts.row_problems
         verdicts = verify_completions(
             problems, rollouts.completions, workers=self.workers, deadline_s=self.deadline_s
         )
-        judged = rollouts.with_(verdicts=verdicts)
-        rewards = {name: term(judged, services) for name, term in self.terms.items()}
-        judged = judged.with_(rewards=rewards)  # checks each term's shape
+        verified, services = rollouts.with_verdicts(verdicts), services or Services()
+        rewards = {name: term(verified, services) for name, term in self.terms.items()}
+        scored = verified.with_(rewards=rewards)  # checks each term's shape
         reward_N = self.combine(rewards, self.weights)
         if reward_N.isnan().all():
             raise UserError(
-                f"no reward term applies to any completion (the first is of problem {problems[0].id!r}); add one that does"
+                f"no reward term applies to any completion (the first is of problem {problems[0].id!r}); add "
+                "one that does"
             )
         if self.multiplier is not None:
             reward_N = reward_N * torch.tensor([self.multiplier(problem) for problem in problems])
-        return judged.with_(reward_N=reward_N)
+        return scored.with_(reward_N=reward_N)
 
 
 def weigh_by_level(problem: Problem, *, weights: Mapping[int, float]) -> float:
-    """A multiplier: the weight of the problem's difficulty (RewardMap: 1, 1.2, 1.5)."""
-    if problem.level not in weights:
+    """A multiplier: the weight of the problem's level (RewardMap: 1, 1.2, 1.5)."""
+    if problem.level is None or problem.level not in weights:
         raise UserError(
-            f"reward.multiplier has no weight for level {problem.level} of problem {problem.id!r}; it has {sorted(weights)}"
+            f"reward.multiplier has no weight for level {problem.level} of problem {problem.id!r}; it has "
+            f"{sorted(weights)}"
         )
     return weights[problem.level]

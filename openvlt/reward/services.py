@@ -1,13 +1,14 @@
-"""What a reward term may ask of others: the policy or the reference to write, a judge to judge, an encoder to compare.
+"""Services for reward terms: responses of policy or reference, a judge, an encoder of images and texts.
 
-Equal requests are answered once per rollout. A term that asks for a service the config doesn't give gets a sentence that says so.
+Equal requests are answered once per rollout batch. A term that uses a service which the configuration doesn't
+give raises UserError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -15,67 +16,83 @@ from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
+if TYPE_CHECKING:
+    from openvlt.serving.protocol import ChatRequest, Reply
+
+
+class ChatServer(Protocol):
+    """A server of chat requests, such as `openvlt.serving.client.Server`."""
+
+    def ask(self, asks: list[ChatRequest], /) -> list[Reply]: ...
+
+
+Judge = ChatServer | Callable[[list[str]], Sequence[str]]  # a server, or texts -> texts
+Encoder = Callable[
+    [Sequence[Any], Sequence[str]], Tensor
+]  # images, texts -> cosine similarity of each pair, (N,)
+TextGenerator = Callable[[Sequence[Problem], str], list[str]]  # problems, model -> one greedy response each
+
 
 @dataclass(frozen=True)
 class Services:
-    """`write(problems, model)` gives one greedy response to each; `judge` is a server (`openvlt.serving.client.Server`) or any callable
-    texts -> texts; `encoder(images, texts)` gives the cosine similarity of each pair, (N,).
-    """
+    """What a reward term may use beside the rollouts; None where the configuration gives nothing."""
 
-    write: Callable[[Sequence[Problem], str], list[str]] | None = None
-    judge: Any = None
-    encoder: Callable[[Sequence[Any], Sequence[str]], Tensor] | None = None
-    _written: dict[Any, str] = field(default_factory=dict, repr=False)
-    _judged: dict[str, str] = field(default_factory=dict, repr=False)
+    text_generator: TextGenerator | None = None
+    judge: Judge | None = None
+    encoder: Encoder | None = None
+    _responses: dict[Any, str] = field(default_factory=dict, repr=False)
+    _replies: dict[str, str] = field(default_factory=dict, repr=False)
 
     def generate(self, problems: Sequence[Problem], model: str = "policy") -> list[str]:
         """Responses of the `policy` or the `reference`, one per problem."""
         if model not in ("policy", "reference"):
             raise UserError(f"services: model={model!r} can't write; it is policy or reference")
-        if self.write is None:
+        if self.text_generator is None:
             raise UserError(
                 "a reward term wants to generate, and nobody writes here; it works inside grpo only"
             )
         keys = [(model, problem.question, problem.images and problem.id) for problem in problems]
-        new = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in self._written}
-        if new:
-            self._written.update(zip(new, self.write(list(new.values()), model), strict=True))
-        return [self._written[key] for key in keys]
+        rows = zip(keys, problems, strict=True)
+        if new := {key: problem for key, problem in rows if key not in self._responses}:
+            responses = self.text_generator(list(new.values()), model)
+            self._responses.update(zip(new, responses, strict=True))
+        return [self._responses[key] for key in keys]
 
     def ask(self, texts: Sequence[str]) -> list[str]:
         """The judge's reply to each text. Raises UserError without a judge, or when one stays unanswered."""
         if self.judge is None:
             raise UserError(
-                "a reward term asks a judge, and there is none; give grpo.judge=<a server or a callable texts -> texts>"
+                "a reward term asks a judge, and there is none; give grpo.judge=<a server or a callable "
+                "texts -> texts>"
             )
-        if new := [text for text in dict.fromkeys(texts) if text not in self._judged]:
-            replies = distributed.broadcast(
-                self._replies(new) if distributed.is_main() else []
-            )  # one rank asks for all
-            self._judged.update(zip(new, replies, strict=True))
-        return [self._judged[text] for text in texts]
-
-    def _replies(self, texts: list[str]) -> list[str]:
-        if not hasattr(self.judge, "ask"):
-            return list(self.judge(texts))
-        from openvlt.serving.protocol import ChatRequest
-
-        replies = self.judge.ask(
-            [
-                ChatRequest([{"role": "user", "content": text}], {"max_tokens": 16, "temperature": 0})
-                for text in texts
-            ]
-        )
-        if failed := [reply.error for reply in replies if reply.error]:
-            raise UserError(
-                f"the judge left {len(failed)} of {len(texts)} asks unanswered ({failed[0]}); a lost reply is no reward of 0"
-            )
-        return [reply.text for reply in replies]
+        if new := [text for text in dict.fromkeys(texts) if text not in self._replies]:
+            # one rank asks for all
+            replies = distributed.broadcast(ask_judge(self.judge, new) if distributed.is_main() else [])
+            self._replies.update(zip(new, replies, strict=True))
+        return [self._replies[text] for text in texts]
 
     def embed(self, images: Sequence[Any], texts: Sequence[str]) -> Tensor:
-        """Similarity of each image and text: (N,)."""
+        """Cosine similarity of each image and text: (N,). Raises UserError without an encoder."""
         if self.encoder is None:
             raise UserError(
-                "a reward term compares images with texts, and there is no encoder; give grpo.encoder=<callable>"
+                "a reward term compares images with texts, and there is no encoder; give "
+                "grpo.encoder=<callable>"
             )
         return self.encoder(images, texts)
+
+
+def ask_judge(judge: Judge, texts: list[str]) -> list[str]:
+    """The judge's most likely reply to each text. Raises UserError when a server leaves one unanswered."""
+    if not hasattr(judge, "ask"):
+        return list(judge(texts))
+    from openvlt.serving.protocol import ChatRequest
+
+    options = {"max_tokens": 16, "temperature": 0}
+    requests = [ChatRequest([{"role": "user", "content": text}], options) for text in texts]
+    replies = judge.ask(requests)
+    if failed := [reply.error for reply in replies if reply.error]:
+        raise UserError(
+            f"the judge left {len(failed)} of {len(texts)} asks unanswered ({failed[0]}); a lost reply is no "
+            "reward of 0"
+        )
+    return [reply.text for reply in replies]

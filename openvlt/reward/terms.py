@@ -1,18 +1,18 @@
-"""More reward terms: `(rollouts, services) -> (N,)`, NaN where a term does not apply. Each is one published idea."""
+"""Reward terms of other papers: `(rollouts, services) -> (N,)`, NaN where a term does not apply."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from openvlt.data.images import open_images
 from openvlt.errors import UserError
-from openvlt.types import Completion, Problem, Rollouts, Verdict
+from openvlt.reward.services import Services
+from openvlt.types import Completion, Problem, ScoredRollouts, Verdict
 from openvlt.verify.completions import verify_completions
 
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
@@ -21,83 +21,78 @@ _INFO = re.compile(r"<info>(.*?)</info>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Overlong:
-    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): 0 until `share` of the `limit` is left, then falling to -1 at `limit`."""
+    """DAPO's soft overlong punishment: 0 until `share` of the `limit` is left, then falling to -1 at `limit`.
+
+    arXiv 2503.14476, eq. 13.
+    """
 
     limit: int
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.share, (int, float)) and not 0 < self.share <= 1
-        ):  # a schedule's values are checked when they come up
+        # a schedule's values are checked when their step comes
+        if isinstance(self.share, (int, float)) and not 0 < self.share <= 1:
             raise UserError(
                 f"overlong: share={self.share} of the token limit is punished; it is above 0 and at most 1"
             )
 
-    def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
+    def __call__(self, rollouts: ScoredRollouts, services: Services) -> Tensor:
         over_N = rollouts.mask_NT.sum(1) - self.limit * (1 - self.share)
         return -(over_N / (self.limit * self.share)).clamp(0, 1).float()
 
 
 @dataclass(frozen=True)
-class Format:
-    """1 where the whole response is <think>...</think> then <answer>...</answer>, else 0."""
-
-    def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
-        whole = re.compile(r"\s*<think>.*?</think>.*?<answer>.*?</answer>\s*", re.DOTALL)
-        return torch.tensor(
-            [float(bool(whole.fullmatch(completion.text))) for completion in rollouts.completions]
-        )
-
-
-@dataclass(frozen=True)
 class CaptionSuffices:
-    """Visionary-R1's caption reward: 1 if the policy, given only the <info> text and not the image, answers the question correctly.
+    """Visionary-R1's caption reward: 1 if `model` answers correctly from the <info> text, without the image.
 
-    0 where nothing stands in <info>.
+    `model` is policy or reference. 0 where nothing stands in <info>.
     """
 
     model: str = "policy"
     request: str = "{caption}\n{question}"
 
-    def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
-        found = [_INFO.search(completion.text) for completion in rollouts.completions]
-        rows = [row for row, match in enumerate(found) if match and match.group(1).strip()]
-        problems = [rollouts.problems[group] for group in rollouts.group_N.tolist()]
-        asked = [_blind(problems[row], self.request, found[row].group(1).strip()) for row in rows]
-        answers = services.generate(asked, self.model) if asked else []
-        verdicts = verify_completions(asked, [Completion((), answer, True) for answer in answers])
-        reward_N = torch.zeros(len(found))
+    def __call__(self, rollouts: ScoredRollouts, services: Services) -> Tensor:
+        matches = [_INFO.search(completion.text) for completion in rollouts.completions]
+        captions = [match.group(1).strip() if match else "" for match in matches]
+        rows = [row for row, caption in enumerate(captions) if caption]
+        problems = rollouts.row_problems
+        asked = [_replace_images(problems[row], self.request, captions[row]) for row in rows]
+        responses = services.generate(asked, self.model) if asked else []
+        verdicts = verify_completions(asked, [Completion((), response, True) for response in responses])
+        reward_N = torch.zeros(len(captions))
         reward_N[rows] = torch.tensor([float(verdict is Verdict.CORRECT) for verdict in verdicts])
         return reward_N
 
 
-def _blind(problem: Problem, request: str, caption: str) -> Problem:
+def _replace_images(problem: Problem, request: str, caption: str) -> Problem:
+    """The problem with a caption in place of its images."""
     return replace(problem, images=(), question=request.format(caption=caption, question=problem.question))
 
 
 @dataclass(frozen=True)
 class AnnotationsCovered:
-    """Perception-R1's visual reward: the share of a problem's annotations (`meta["annotations"]`) that the judge finds in the thought.
+    """Perception-R1's visual reward: the share of a problem's annotations that the judge finds in the chain.
 
-    NaN where a problem has none. The judge is asked to say yes or no; anything else stops the run.
+    Annotations are in `meta["annotations"]`; NaN where a problem has none. The judge is asked to say yes or
+    no; anything else raises UserError.
     """
 
     request: str = "Does this text say or imply that {annotation}? Answer yes or no.\n\n{thought}"
 
-    def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
+    def __call__(self, rollouts: ScoredRollouts, services: Services) -> Tensor:
         asked: list[list[str]] = []
-        for completion, group in zip(rollouts.completions, rollouts.group_N.tolist(), strict=True):
+        for completion, problem in zip(rollouts.completions, rollouts.row_problems, strict=True):
             thought = _THOUGHT.search(completion.text)
             text = thought.group(1).strip() if thought else completion.text
-            facts: Sequence[str] = rollouts.problems[group].meta.get("annotations", ())
+            facts: Sequence[str] = problem.meta.get("annotations", ())
             asked.append([self.request.format(annotation=fact, thought=text) for fact in facts])
         replies = iter(services.ask([request for row in asked for request in row]))
-        shares = [[_yes(next(replies)) for _ in row] for row in asked]
-        return torch.tensor([sum(row) / len(row) if row else float("nan") for row in shares])
+        found = [[is_yes(next(replies)) for _ in row] for row in asked]
+        return torch.tensor([sum(row) / len(row) if row else float("nan") for row in found])
 
 
-def _yes(reply: str) -> bool:
+def is_yes(reply: str) -> bool:
+    """Whether a judge's reply is yes. Raises UserError when it is neither yes nor no."""
     word = re.match(r"[\W_]*(yes|no)(?![^\W_])", reply, re.IGNORECASE)
     if word is None:
         raise UserError(
@@ -108,20 +103,22 @@ def _yes(reply: str) -> bool:
 
 @dataclass(frozen=True)
 class ThoughtMatchesImage:
-    """VideoRFT's semantic reward: min(1, 2 max(0, cos(image, thought))), the mean over the problem's images; NaN without an image."""
+    """VideoRFT's semantic reward: min(1, 2 max(0, cos(image, chain of thought))).
 
-    def __call__(self, rollouts: Rollouts, services: Any = None) -> Tensor:
+    The mean over the problem's images; NaN without an image.
+    """
+
+    def __call__(self, rollouts: ScoredRollouts, services: Services) -> Tensor:
         images, texts, owners = [], [], []
-        for row, (completion, group) in enumerate(
-            zip(rollouts.completions, rollouts.group_N.tolist(), strict=True)
-        ):
+        rows = zip(rollouts.completions, rollouts.row_problems, strict=True)
+        for row, (completion, problem) in enumerate(rows):
             thought = _THOUGHT.search(completion.text)
-            for image in open_images(rollouts.problems[group]):
+            for image in open_images(problem):
                 images.append(image)
                 texts.append(thought.group(1) if thought else completion.text)
                 owners.append(row)
         if not images:
             return torch.full((len(rollouts.completions),), torch.nan)
         value = (2 * services.embed(images, texts).clamp(min=0)).clamp(max=1).float()
-        owner, rows = torch.tensor(owners), len(rollouts.completions)
-        return torch.zeros(rows).index_add(0, owner, value) / torch.bincount(owner, minlength=rows)
+        owner, count = torch.tensor(owners), len(rollouts.completions)
+        return torch.zeros(count).index_add(0, owner, value) / torch.bincount(owner, minlength=count)

@@ -18,19 +18,16 @@ from openvlt.data.sources import selection
 from openvlt.data.synthetic import figures
 from openvlt.errors import UserError
 from openvlt.grpo.collect import columns, sampler, weighting
-from openvlt.grpo.collect.experience import Chain
 from openvlt.grpo.collect.metrics import accuracies, distinct_answers
 from openvlt.grpo.collect.plan import MultiViewPlan, ViewSpec, inject_gold_answer, largest_draw, largest_group
 from openvlt.grpo.parts import advantage_shaping
-from openvlt.grpo.parts.advantage import centre_by_group
 from openvlt.grpo.parts.auxiliary_losses import EntropyBonus, PerceptionKL, ReferenceKL, RewardKL, SFTLoss
 from openvlt.grpo.parts.group_filter import keep_accuracy_band
 from openvlt.grpo.parts.rollout_correction import RolloutCorrection
 from openvlt.grpo.parts.schedules import Ramp, Sigmoid, resolve_schedules
-from openvlt.reward.reward import Reward
 from openvlt.reward.terms import Overlong
 from openvlt.types import Origin, Problem
-from tests.helpers.factories import rollouts
+from tests.helpers.factories import algorithm, rollouts
 
 NAN = float("nan")
 
@@ -47,9 +44,8 @@ def test_a_shape_multiplies_adds_weighs_and_drops():
     )
     after = one.apply(before)
     assert (
-        after.adv_N.tolist() == [3, 1, 3, 1]
-        and after.adv_NT is None
-        and before.adv_N.tolist() == [1, 0, 1, 0]
+        after.adv_NT.tolist() == [[3], [1], [3], [1]]  # one value per completion still
+        and before.adv_NT.tolist() == [[1], [0], [1], [0]]
     )
     token = advantage_shaping.AdvantageUpdate(
         shift=torch.arange(4.0)[None].expand(4, 4), token_weight_NT=torch.tensor([[1.0, 1, 0, 0]] * 4)
@@ -160,10 +156,6 @@ def test_shapers_of_recipes_on_paper():
         [parent, other, child, its, parent], origin, torch.tensor([1.0, 1, 0, 1, 0]), auxiliary=0.3
     )
     assert gate.sample_weight_N.tolist() == pytest.approx([0, 1, 0.3, 0.3, 0])
-    shorter = advantage_shaping.longest_share(torch.tensor([1, 3]), torch.tensor([0, 0]), weight=1.0).shift[
-        :, 0
-    ]
-    assert shorter.tolist() == pytest.approx([0.5, -0.5])
 
 
 # --- correction and KL in the reward ------------------------------------------------------------------------------------
@@ -186,22 +178,15 @@ def test_correction_on_paper(level, action, first, second):
 
 
 def test_without_the_samplers_probabilities_nothing_is_corrected_silently():
-    chain = Chain(
-        None,
-        None,
-        Reward({"a": None}, {"a": 1.0}),
-        centre_by_group,
-        None,
-        rollout_correction=RolloutCorrection(),
-    )
+    settings = algorithm(rollout_correction=RolloutCorrection())
     made = rollouts([1.0, 0.0, 1.0, 0.0]).with_(logp={"old": torch.zeros(4, 4)})
-    assert weighting.compute_advantages(chain, made).token_weight_NT[0].tolist() == pytest.approx(
+    assert weighting.compute_advantages(settings, made).token_weight_NT[0].tolist() == pytest.approx(
         [math.exp(0.1)] * 4
     )
     with pytest.raises(
         UserError, match="grpo.rollout_correction needs the sampler's log-probabilities; use rollout=prefix"
     ):
-        weighting.compute_advantages(chain, made.with_(behaviour_logp_NT=None))
+        weighting.compute_advantages(settings, made.with_(behaviour_logp_NT=None))
 
 
 def test_a_kl_term_in_the_reward_charges_the_sum():
@@ -271,10 +256,11 @@ def test_a_schedule_becomes_a_part_that_checks_itself():
 
 def test_auxiliary_losses_mark_their_own_tokens():
     made = rollouts([1.0, 0.0, 1.0, 0.0], lengths=[1, 2, 3, 4], origin_N=torch.tensor([0, 1, 0, 1]))
-    assert SFTLoss(1.0).tokens(made).sum(1).tolist() == [0, 2, 0, 4]
-    assert SFTLoss(1.0, rows="correct").tokens(made).sum(1).tolist() == [1, 0, 3, 0]
+    tokens = lambda loss: columns.call_with_columns(loss.tokens, made)  # noqa: E731
+    assert tokens(SFTLoss(1.0)).sum(1).tolist() == [0, 2, 0, 4]
+    assert tokens(SFTLoss(1.0, rows="correct")).sum(1).tolist() == [1, 0, 3, 0]
     assert (
-        ReferenceKL(1.0).tokens(made).equal(made.mask_NT)
+        tokens(ReferenceKL(1.0)).equal(made.mask_NT)
         and EntropyBonus(1.0).needs == ("entropy",)
         and PerceptionKL(1.0, view="v").needs == ("v",)
     )

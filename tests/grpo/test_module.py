@@ -10,28 +10,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from openvlt.grpo.collect.experience import micro_batches
-from openvlt.grpo.module import GRPOModule, Objective
+from openvlt.grpo.algorithm import GRPO
+from openvlt.grpo.collect.ops import micro_batches
+from openvlt.grpo.module import GRPOModule
 from openvlt.grpo.parts.auxiliary_losses import EntropyBonus, ReferenceKL
 from openvlt.grpo.parts.loss import clipped_surrogate
 from openvlt.grpo.parts.loss_aggregation import sequence_mean, token_mean
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
-from openvlt.trainer.module import Optimisation, add_logged
+from openvlt.trainer.module import add_logged
 from openvlt.types import GRPOBatch, Prompts, Totals
+from tests.helpers import factories
+from tests.helpers.factories import algorithm, grpo_batch
 
 LENGTHS = [3, 5, 1, 4, 2, 6, 3, 2, 5]
 GROUPS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3])
 ADVANTAGES = torch.tensor([1.0, -0.5, -0.5, 0.7, -0.7, 1.2, 0.0, -1.2, 0.4], dtype=torch.float64)
 
 
-def objective(aggregate, kl: float = 0.0, **clip: float) -> Objective:
+def objective(aggregate, kl: float = 0.0, **clip: float) -> GRPO:
     """The paper's: a clipped surrogate and, with `kl`, k3."""
-    return Objective(partial(clipped_surrogate, **clip), aggregate, {"kl": ReferenceKL(kl)} if kl else {})
+    return algorithm(loss=partial(clipped_surrogate, **clip), loss_aggregation=aggregate, kl=kl, steps=1)
 
 
-def module(model: VLM, objective: Objective, micro_batch: int, updates: int = 1) -> GRPOModule:
-    return GRPOModule(model, Optimisation(None, None), 1, objective, updates=updates, micro_batch=micro_batch)
+def module(model: VLM, objective: GRPO, micro_batch: int, updates: int = 1) -> GRPOModule:
+    return GRPOModule(model, replace(objective, micro_batch=micro_batch, **factories.updates(updates)))
 
 
 @pytest.fixture
@@ -48,19 +51,8 @@ def batch(double: VLM, mixed, render, ragged) -> GRPOBatch:
     rng = torch.Generator().manual_seed(5)
     old, ref = ((logp + torch.rand(logp.shape, generator=rng) - 0.5) * mask for _ in range(2))
     totals = Totals(tokens=sum(LENGTHS) + 7, sequences=len(LENGTHS) + 2)  # dropped rows count too
-    return GRPOBatch(
-        prompts,
-        ids,
-        mask,
-        GROUPS,
-        ADVANTAGES,
-        0,
-        totals,
-        old_logp_NT=old,
-        ref_logp_NT=ref,
-        marks={"kl": mask},
-        mark_totals={"kl": totals},
-    )
+    scored = dict(old_logp_NT=old, ref_logp_NT=ref, marks={"kl": mask}, mark_totals={"kl": totals})
+    return grpo_batch(prompts, ids, mask, GROUPS, ADVANTAGES, totals, **scored)
 
 
 def total(made: GRPOModule, batch: GRPOBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -126,10 +118,13 @@ def test_without_stored_log_probabilities_the_ratio_is_one(double, batch, gradie
 
 def test_padding_is_inert(double, batch, gradients, same_gradients):
     rows = len(LENGTHS)
-    right = lambda tensor, fill: torch.cat([tensor, torch.full((rows, 2), fill, dtype=tensor.dtype)], 1)  # noqa: E731
-    left = lambda tensor, fill: torch.cat(
-        [torch.full((len(batch.prompts), 3), fill, dtype=tensor.dtype), tensor], 1
-    )  # noqa: E731
+
+    def right(tensor: Tensor, fill: float) -> Tensor:
+        return torch.cat([tensor, torch.full((rows, 2), fill, dtype=tensor.dtype)], 1)
+
+    def left(tensor: Tensor, fill: float) -> Tensor:
+        return torch.cat([torch.full((len(batch.prompts), 3), fill, dtype=tensor.dtype), tensor], 1)
+
     prompts = batch.prompts
     wider = Prompts(
         left(prompts.ids_PL, 9),
@@ -143,6 +138,8 @@ def test_padding_is_inert(double, batch, gradients, same_gradients):
         prompts=wider,
         ids_NT=right(batch.ids_NT, 11),
         mask_NT=right(batch.mask_NT, 0),
+        weight_NT=right(batch.weight_NT, 0),
+        counted_NT=right(batch.counted_NT, 0),
         old_logp_NT=right(batch.old_logp_NT, 50.0),
         ref_logp_NT=right(batch.ref_logp_NT, -50.0),
         marks={"kl": right(batch.mask_NT, 0)},
@@ -160,9 +157,19 @@ def test_order_of_siblings_and_groups_is_irrelevant(double, batch, gradients, sa
         batch,
         prompts=batch.prompts.select(places.tolist()),
         group_N=places.argsort()[GROUPS[order]],
-        adv_N=ADVANTAGES[order],
         marks={"kl": batch.mask_NT[order]},
-        **{name: getattr(batch, name)[order] for name in ("ids_NT", "mask_NT", "old_logp_NT", "ref_logp_NT")},
+        **{
+            name: getattr(batch, name)[order]
+            for name in (
+                "ids_NT",
+                "mask_NT",
+                "adv_NT",
+                "weight_NT",
+                "counted_NT",
+                "old_logp_NT",
+                "ref_logp_NT",
+            )
+        },
     )
     made = module(double, objective(token_mean, kl=0.1), 4)
     one, other = (total(made, each)[0] for each in (batch, shuffled))
@@ -171,7 +178,7 @@ def test_order_of_siblings_and_groups_is_irrelevant(double, batch, gradients, sa
 
 
 def test_zero_advantages_give_exactly_zero_gradient_without_kl(double, batch, gradients):
-    silent = replace(batch, adv_N=torch.zeros(len(LENGTHS), dtype=torch.float64))
+    silent = replace(batch, adv_NT=torch.zeros(len(LENGTHS), 1, dtype=torch.float64))
     loss, _ = total(module(double, objective(sequence_mean), 4), silent)
     assert loss.item() == 0 and all(
         value.abs().max() == 0 for value in gradients(double.model, loss).values()
@@ -208,7 +215,10 @@ def test_an_auxiliary_loss_is_logged_under_a_name_of_its_own(double, batch):
     _, sums = total(
         module(
             double,
-            Objective(clipped_surrogate, token_mean, {"kl": ReferenceKL(0.1), "entropy": EntropyBonus(0.1)}),
+            algorithm(
+                loss_aggregation=token_mean,
+                auxiliary_losses={"kl": ReferenceKL(0.1), "entropy": EntropyBonus(0.1)},
+            ),
             4,
         ),
         more,

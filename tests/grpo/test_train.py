@@ -13,24 +13,21 @@ import torch
 
 from openvlt.data import image_views, prompts, self_made_tasks
 from openvlt.data.image_views import Blackened, Noisy
-from openvlt.data.prompts import PromptStyle
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.experience import Experience
 from openvlt.grpo.collect.plan import MultiViewPlan, ViewPass, ViewSpec
 from openvlt.grpo.collect.resampling import ReplayBuffer, Resample
 from openvlt.grpo.collect.sampler import NearHalf
-from openvlt.grpo.parts.advantage import centre_by_group
 from openvlt.grpo.parts.advantage_shaping import add_uncertainty_bonus, weigh_by_perception
-from openvlt.grpo.parts.group_filter import drop_zero_variance_groups
 from openvlt.grpo.parts.loss_aggregation import token_mean
 from openvlt.grpo.parts.schedules import Ramp
+from openvlt.grpo.train import train_grpo
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
-from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.metrics import read_metrics
-from openvlt.trainer.optimizer import adamw, constant
 from openvlt.types import Rollouts
+from tests.helpers.factories import algorithm
 
 
 def parity(rollouts: Rollouts, services: Any) -> torch.Tensor:
@@ -39,18 +36,9 @@ def parity(rollouts: Rollouts, services: Any) -> torch.Tensor:
 
 
 def settings(**changes: Any) -> GRPO:
-    parts = dict(
-        advantage=centre_by_group,
-        group_filter=drop_zero_variance_groups,
-        loss_aggregation=token_mean,
-        reward=Reward({"parity": parity}, {"parity": 1.0}),
-    )
-    machine = dict(
-        fit=TrainingLoop(accelerator="cpu", progress=False), prompt=PromptStyle(), generator=PrefixGenerator()
-    )
-    moves = dict(optimizer=partial(adamw, learning_rate=1e-3), scheduler=constant)
+    parts = dict(loss_aggregation=token_mean, reward=Reward({"parity": parity}, {"parity": 1.0}))
     sizes = dict(steps=4, group_size=2, prompts_per_rollout=4, prompts_per_update=4, max_new_tokens=3)
-    return GRPO(**{**parts, **machine, **moves, **sizes, **changes})
+    return algorithm(**{**parts, **sizes, **changes})
 
 
 @pytest.fixture
@@ -60,7 +48,7 @@ def train(fresh, problems, tmp_path) -> Callable[..., VLM]:
     def run(made: GRPO, name: str, **options: Any) -> VLM:
         model, folder = fresh(), tmp_path / name
         folder.mkdir(exist_ok=True)
-        made.train(model, problems, reference=None, folder=folder, seed=3, **options)
+        train_grpo(made, model, problems, reference=None, folder=folder, seed=3, **options)
         return model
 
     return run

@@ -20,16 +20,17 @@ from openvlt.grpo.collect import sampler
 from openvlt.grpo.collect.plan import MultiViewPlan, ViewPass, ViewSpec, inject_gold_answer
 from openvlt.grpo.collect.resampling import ReplayBuffer, Resample
 from openvlt.grpo.parts import advantage, advantage_shaping, group_filter, loss, loss_aggregation
-from openvlt.grpo.parts.auxiliary_losses import EntropyBonus, PerceptionKL, ReferenceKL, RewardKL
+from openvlt.grpo.parts.auxiliary_losses import EntropyBonus, PerceptionKL, ReferenceKL, RewardKL, SFTLoss
 from openvlt.grpo.parts.rollout_correction import RolloutCorrection
 from openvlt.grpo.parts.schedules import Ramp
-from openvlt.grpo.validate import OVER_BATCH, SIZES
+from openvlt.grpo.parts.traits import declare_traits, has_trait
+from openvlt.grpo.validate import SIZES
 from openvlt.reward.reward import Reward, gate_terms, weigh_by_level
 from openvlt.reward.terms import CaptionSuffices, Overlong
-from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
 from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.optimizer import adamw
+from tests.helpers.factories import algorithm
 
 
 def reward(**more: Any) -> Reward:
@@ -37,20 +38,8 @@ def reward(**more: Any) -> Reward:
 
 
 def grpo(**changes: Any) -> GRPO:
-    parts = dict(
-        advantage=advantage.normalise_by_group,
-        group_filter=group_filter.drop_zero_variance_groups,
-        loss_aggregation=loss_aggregation.sequence_mean,
-        reward=reward(),
-    )
-    machine = dict(
-        fit=TrainingLoop(),
-        prompt=PromptStyle(),
-        generator=PrefixGenerator(),
-        optimizer=partial(adamw, learning_rate=1e-3),
-        scheduler=None,
-    )
-    return GRPO(**{**machine, **parts, **changes})
+    parts = dict(fit=TrainingLoop(), scheduler=None, advantage=advantage.normalise_by_group, reward=reward())
+    return algorithm(**{**parts, **changes})
 
 
 NEED = partial(advantage_shaping.weigh_by_perception, view="black")
@@ -63,6 +52,7 @@ BY_GROUP = (
     advantage.normalise_by_batch,
     advantage.leave_one_out,
 )
+OVER_BATCH = (advantage.reinforce_pp, advantage.reinforce_pp_baseline, advantage.gdpo)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +117,13 @@ BY_GROUP = (
         ({"rollout_correction": RolloutCorrection(cap=Ramp(2.0, 0.0))}, "cap=0.0; they are 0 <= floor < cap"),
         ({"rollout_plan": MultiViewPlan({"more": ViewSpec(Ramp(2, 0))})}, "n=0 completions"),
         (
-            {"select": partial(selection.keep_between, low=0.2)},
-            r"grpo.select has no column; give \+grpo.select.column=<value>",
+            {"problem_filter": partial(selection.keep_between, low=0.2)},
+            r"grpo.problem_filter has no column; give \+grpo.problem_filter.column=<value>",
         ),
-        ({"select": partial(selection.keep_highest, column="level")}, "grpo.select has no amount"),
+        (
+            {"problem_filter": partial(selection.keep_highest, column="level")},
+            "grpo.problem_filter has no amount",
+        ),
         (
             {"auxiliary_losses": {"gap": PerceptionKL(0.1, view="black")}, "view_passes": KL_ONLY},
             r"reads logp of the pass 'black'; add it: .*=\[logp, \.\.\.\]",
@@ -164,7 +157,7 @@ BY_GROUP = (
         ({"advantage": lambda adv_NT: None}, r"grpo.advantage asks for \['adv_NT'\], which isn't known yet"),
         (
             {"advantage_shaping": {"first": advantage_shaping.require_perception}, "resampling": Resample()},
-            "has to see the perception groups that a refill takes out",
+            "has to see the groups that resampling takes out; leave grpo.resampling out",
         ),
         (
             {"advantage_shaping": {"p": NEED}, "view_passes": VIEW, "resampling": ReplayBuffer()},
@@ -227,7 +220,7 @@ def test_what_is_allowed_is_built():
     assert not grpo(reward=Reward({"caption": CaptionSuffices()}, {"caption": 1.0})).needs_reference
     assert grpo(
         rollout_correction=RolloutCorrection(cap=Ramp(3.0, 2.0)),
-        select=partial(selection.keep_between, column="level"),
+        problem_filter=partial(selection.keep_between, column="level"),
     ).steps
     assert list(grpo(kl=0.1, auxiliary_losses={"entropy": EntropyBonus(0.1)}).losses) == ["kl", "entropy"]
     assert grpo(advantage_shaping={"p": NEED}, view_passes=VIEW, resampling=Resample()) and grpo(
@@ -295,6 +288,7 @@ def test_updates_are_computed_in_the_precision_of_the_rollout(precision: str):
     [
         (lambda: EntropyBonus(-1.0), "EntropyBonus.coefficient=-1.0 is negative"),
         (lambda: RewardKL(-1.0), "reward_kl.coefficient=-1.0 is negative"),
+        (lambda: SFTLoss(0.1, rows="corect"), "SFTLoss.rows='corect'; it is injected .* or correct"),
         (lambda: RolloutCorrection(level="word"), "level is token or sequence, action truncate or mask"),
         (lambda: RolloutCorrection(cap=0.0), "0 <= floor < cap"),
         (lambda: Resample(tries=0), "grpo.resampling.tries=0; it is at least 1"),
@@ -380,3 +374,89 @@ def test_the_same_from_the_command_line(words: list[str], said: str | None):
         return
     with pytest.raises(UserError, match=said):
         build(config.grpo, "grpo")
+
+
+# --- traits: parts of one's own are checked by what they declare -------------------------------------------------------
+
+
+@declare_traits("divides_by_group_std", "needs_siblings", "uses_equal_groups")
+def my_advantage(reward_N, group_N):
+    return reward_N
+
+
+@declare_traits("sequence_level", "on_policy_only")
+def my_loss(logp_NT, old_NT, adv_NT, mask_NT):
+    return logp_NT
+
+
+@declare_traits("sums_tokens")
+def my_aggregation(loss_NT, mask_NT, totals):
+    return loss_NT.sum()
+
+
+@declare_traits("drops_equal_groups")
+def my_filter(reward_N, group_N):
+    return reward_N > 0
+
+
+@declare_traits("reads_dropped_groups")
+def my_shaping(reward_N):
+    return advantage_shaping.AdvantageUpdate()
+
+
+@declare_traits("replays_groups")
+class MyBuffer:
+    def __call__(self, rollouts, draw):
+        return rollouts
+
+
+class MySampler(sampler.Shuffled):
+    def __init__(self, problems, seed, *, share=0.5):
+        raise AssertionError("a sampler is made when its stage begins")
+
+    @staticmethod
+    def check_settings(*, share=0.5):
+        if share > 1:
+            raise UserError(f"grpo.sampler.share={share}; it is at most 1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {
+                "advantage": my_advantage,
+                "reward": reward(multiplier=partial(weigh_by_level, weights={1: 2.0})),
+            },
+            "reward.multiplier has no effect under my_advantage",
+        ),
+        ({"advantage": my_advantage}, "drops groups .* but my_advantage gives them one"),
+        (
+            {"advantage": my_advantage, "group_filter": group_filter.keep_all_groups, "group_size": 1},
+            "=1 trains nothing under my_advantage",
+        ),
+        (
+            {"loss": partial(my_loss), "loss_aggregation": my_aggregation},
+            "my_loss gives one value per completion, which my_aggregation would count",
+        ),
+        ({"loss": my_loss, "resampling": MyBuffer()}, "loss my_loss takes every completion for the present"),
+        ({"group_filter": my_filter, "reward_kl": RewardKL(0.1)}, "group_filter my_filter drops groups"),
+        ({"advantage_shaping": {"x": my_shaping}, "resampling": MyBuffer()}, r"x \(my_shaping\) has to see"),
+        ({"sampler": partial(MySampler, share=2.0)}, "grpo.sampler.share=2.0; it is at most 1"),
+    ],
+)
+def test_what_a_part_of_ones_own_declares_is_checked(changes: dict[str, Any], said: str):
+    with pytest.raises(UserError, match=said):
+        grpo(**changes)
+
+
+def test_traits_are_found_through_partials_and_instances_and_unknown_ones_are_refused():
+    assert has_trait(partial(loss.gspo, clip_low=0.1), "sequence_level") and has_trait(
+        MyBuffer(), "replays_groups"
+    )
+    assert not has_trait(loss.clipped_surrogate, "sequence_level") and not has_trait(None, "draws_again")
+    assert grpo(sampler=partial(MySampler, share=1.0)).sampler.keywords == {"share": 1.0}
+    with pytest.raises(
+        ValueError, match=r"unknown traits \['sequnce_level'\]; they are sequence_level, on_policy"
+    ):
+        declare_traits("sequnce_level")

@@ -5,6 +5,7 @@ Run by pytest with one process, and by `apart` with two ranks, which must find t
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from torch import Tensor
 from openvlt import distributed
 from openvlt.config.build import build
 from openvlt.config.resolvers import CONF, ROOT
-from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.synthetic import figures
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.experience import Experience
+from openvlt.grpo.module import GRPOModule
+from openvlt.grpo.train import build_tasks, train_grpo
 from openvlt.model.load import VLM
 from openvlt.model.tiny import TinyConfig, make_vlm
 from openvlt.reward import reward
@@ -76,13 +78,23 @@ GOLDEN = Path(__file__).with_name("golden_paper.json")
 CURVE = ("loss", "grad_norm", "reward", "kl", "entropy")
 
 
-def judge_parity(
+def verify_parity(
     problems: Sequence[Problem], completions: Sequence[Completion], **_: Any
 ) -> tuple[Verdict, ...]:
-    """In the verifier's place: right if the first token's id is even, which any model manages now and then, and can learn."""
+    """In the verifier's place: correct if the first token's id is even, which any model manages, and can learn."""
     return tuple(
         Verdict.CORRECT if completion.token_ids[0] % 2 == 0 else Verdict.WRONG for completion in completions
     )
+
+
+@contextlib.contextmanager
+def verdicts_by_parity() -> Iterator[None]:
+    """Rewards come from `verify_parity`."""
+    verify, reward.verify_completions = reward.verify_completions, verify_parity
+    try:
+        yield
+    finally:
+        reward.verify_completions = verify
 
 
 def tiny_model(dtype: torch.dtype = torch.float64) -> VLM:
@@ -122,23 +134,17 @@ def bundle(case: str, **changes: Any) -> GRPO:
 def rolled(case: str, start: VLM) -> tuple[GRPO, VLM, GRPOBatch]:
     """The case's second batch of one rollout, and the model that has moved a little since."""
     settings, model = bundle(case), copy.deepcopy(start.model)
-    vlm, judge = VLM(model, start.processor, start.path), reward.judge
+    vlm = VLM(model, start.processor, start.path)
     reference = VLM(copy.deepcopy(model), start.processor, start.path) if settings.needs_reference else None
     if reference is not None:
         with torch.no_grad():
             reference.model.model.language_model.norm.weight.mul_(1.2)
-    reward.judge = judge_parity
-    try:
-        chain = settings._chain()
-        experience = Experience(
-            chain, vlm, Renderer(vlm.processor, PromptStyle()), reference, settings.updates
-        )
-        drawn = [task for problem in questions(8) for task in settings._tasks(problem, 1)]
+    with verdicts_by_parity():
+        experience = Experience(settings, vlm, reference)
+        drawn = [task for problem in questions(8) for task in build_tasks(settings, problem, seed=1)]
         _, batches = experience.collect(
-            drawn, seed=5, version=0, more=lambda: [replace(p, id=f"{p.id}'") for p in drawn], total=20
+            drawn, seed=5, version=0, more=lambda: [replace(p, id=f"{p.id}'") for p in drawn]
         )
-    finally:
-        reward.judge = judge
     with torch.no_grad():
         model.model.language_model.norm.weight.mul_(1.1)
     return settings, vlm, batches[1]
@@ -146,8 +152,8 @@ def rolled(case: str, start: VLM) -> tuple[GRPO, VLM, GRPOBatch]:
 
 def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tuple[Tensor, dict[str, float]]:
     """Every parameter's gradient in one vector, and what is logged, as a step of this many rows at a time finds them."""
-    module = settings._module(vlm, sampler=None)
-    module.micro_batch, module.version, logged = micro_batch, 1, {}
+    module, logged = GRPOModule(vlm, replace(settings, micro_batch=micro_batch)), {}
+    module.version = 1
     vlm.model.zero_grad(set_to_none=True)
     for part in module.split(batch):
         loss, shares = module.loss(part)
@@ -177,11 +183,8 @@ def trained(case: str, start: VLM, folder: Path, steps: int) -> tuple[VLM, list[
     reference = (
         VLM(copy.deepcopy(vlm.model), start.processor, start.path) if settings.needs_reference else None
     )
-    judge, reward.judge = reward.judge, judge_parity
-    try:
-        settings.train(vlm, questions(32), reference=reference, folder=folder, seed=1)
-    finally:
-        reward.judge = judge
+    with verdicts_by_parity():
+        train_grpo(settings, vlm, questions(32), reference=reference, folder=folder, seed=1)
     return vlm, read_metrics(folder / "metrics.csv")
 
 

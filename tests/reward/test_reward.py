@@ -6,14 +6,15 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 
 from openvlt.errors import UserError
 from openvlt.reward.accuracy import Accuracy, EmptySummary
 from openvlt.reward.reward import Reward, weighted_sum
 from openvlt.reward.services import Services
-from openvlt.reward.terms import AnnotationsCovered
+from openvlt.reward.terms import AnnotationsCovered, ThoughtMatchesImage
 from openvlt.serving.protocol import ChatRequest, Reply
-from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
+from openvlt.types import Completion, Problem, Prompts, Rollouts, ScoredRollouts, Verdict
 from openvlt.verify.completions import verify_completions
 
 NAN = float("nan")
@@ -39,6 +40,8 @@ def rollouts(
         ids_NT=ids,
         mask_NT=ids,
         group_N=torch.arange(len(answers)).repeat_interleave(count),
+        origin_N=torch.zeros(len(texts)).long(),
+        view=("clean",) * len(texts),
         policy_version=0,
     )
 
@@ -73,9 +76,10 @@ def test_each_completion_is_judged_against_its_own_problem():
 
 
 def test_accuracy_is_one_for_correct_and_zero_for_all_else():
-    every = rollouts(["x"] * 5).with_(verdicts=tuple(Verdict))
-    assert Accuracy()(every).tolist() == [float(verdict is Verdict.CORRECT) for verdict in Verdict]
-    assert Accuracy()(every).sum() == 1
+    every = rollouts(["x"] * 5).with_verdicts(tuple(Verdict))
+    value = Accuracy()(every, Services())
+    assert value.tolist() == [float(verdict is Verdict.CORRECT) for verdict in Verdict]
+    assert value.sum() == 1
 
 
 @pytest.mark.parametrize(
@@ -92,10 +96,10 @@ def test_accuracy_is_one_for_correct_and_zero_for_all_else():
     ],
 )
 def test_an_empty_summary_costs_a_right_answer_one(text: str, penalty: float):
-    assert EmptySummary()(rollouts([text]).with_(verdicts=(Verdict.CORRECT,))).tolist() == [penalty]
-    assert EmptySummary()(
-        rollouts([text] * 2).with_(verdicts=(Verdict.WRONG, Verdict.NO_ANSWER))
-    ).tolist() == [0, 0]
+    right = rollouts([text]).with_verdicts((Verdict.CORRECT,))
+    assert EmptySummary()(right, Services()).tolist() == [penalty]
+    others = rollouts([text] * 2).with_verdicts((Verdict.WRONG, Verdict.NO_ANSWER))
+    assert EmptySummary()(others, Services()).tolist() == [0, 0]
 
 
 def test_weighted_sum_on_paper():
@@ -124,13 +128,14 @@ def test_reward_fills_verdicts_terms_and_their_sum():
         0,
     ]
     assert after.reward_N.tolist() == [1.0, 0.5, 0.0, 0.0]  # the released code's three values
-    assert before.reward_N is None and before.verdicts == ()
+    assert not isinstance(before, ScoredRollouts)  # what was generated stays as it is
+    assert after.completions == before.completions and after.keep_N.all()
 
 
 def test_a_term_sees_the_verdicts_and_the_services():
     seen = []
 
-    def term(judged: Rollouts, services) -> torch.Tensor:
+    def term(judged: ScoredRollouts, services) -> torch.Tensor:
         seen.append((judged.verdicts, services))
         return torch.zeros(1)
 
@@ -156,7 +161,7 @@ def test_weights_and_terms_must_be_the_same_names():
 
 
 def test_a_term_that_crashes_is_not_a_zero():
-    def broken(judged: Rollouts, services) -> torch.Tensor:
+    def broken(judged: ScoredRollouts, services) -> torch.Tensor:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -193,3 +198,24 @@ def test_a_judge_is_asked_for_its_likeliest_reply():
 
     assert Services(judge=Judge()).ask(["a", "b", "a"]) == ["yes"] * 3
     assert [ask.options["temperature"] for ask in asks] == [0, 0]
+
+
+def test_an_encoder_is_any_callable_of_images_and_texts():
+    """Each image of a problem with the completion's chain of thought: twice the similarity, 0 to 1, then the mean."""
+    pictures = tuple(Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (10, 20))
+    asked = rollouts(["<think>red</think>5", "no marks"]).with_(problems=(Problem("p", "?", "5", pictures),))
+    calls = []
+
+    def encoder(images, texts):
+        calls.append(([image.getpixel((0, 0))[0] for image in images], list(texts)))
+        return torch.tensor([0.1, 0.9, -0.5, 0.25])
+
+    services = Services(encoder=encoder)
+    assert ThoughtMatchesImage()(asked, services).tolist() == pytest.approx(
+        [(0.2 + 1.0) / 2, (0.0 + 0.5) / 2]
+    )
+    assert calls == [([10, 20, 10, 20], ["red", "red", "no marks", "no marks"])]
+    with pytest.raises(UserError, match="there is no encoder; give grpo.encoder=<callable>"):
+        Services().embed([], [])
+    blind = ThoughtMatchesImage()(rollouts(["x"]), services)
+    assert blind.isnan().all() and len(calls) == 1  # without images nothing is compared

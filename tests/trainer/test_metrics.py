@@ -10,7 +10,7 @@ import torch
 from openvlt.grpo.collect import transcripts as transcripts_module
 from openvlt.grpo.collect.transcripts import Transcripts
 from openvlt.trainer.metrics import read_metrics
-from openvlt.types import Completion, Problem, Prompts, Rollouts, Verdict
+from openvlt.types import Completion, Problem, Prompts, Rollouts, ScoredRollouts, Verdict
 
 
 def test_metrics_come_back_as_numbers(tmp_path):
@@ -32,22 +32,22 @@ def test_a_row_cut_anywhere_is_left_out(tmp_path):
     assert [row["step"] for row in read_metrics(file)] == [1.0, 2.0]
 
 
-def rollouts(text: str) -> Rollouts:
+def rollouts(text: str) -> ScoredRollouts:
     ids = torch.ones(2, 1).long()
     prompts = Prompts(ids[:1], ids[:1], ids[:1], torch.zeros(1).long())
-    return Rollouts(
+    generated = Rollouts(
         problems=(Problem("p", "What?", "1"),),
         completions=(Completion((1,), text, True), Completion((1,), "1", True)),
         prompts=prompts,
         ids_NT=ids,
         mask_NT=ids,
         group_N=torch.zeros(2).long(),
+        origin_N=torch.zeros(2).long(),
+        view=("clean", "clean"),
         policy_version=0,
-        verdicts=(Verdict.WRONG, Verdict.CORRECT),
-        reward_N=torch.tensor([0.0, 1.0]),
-        adv_N=torch.tensor([-0.5, 0.5]),
-        keep_N=torch.tensor([True, True]),
     )
+    scored = generated.with_verdicts((Verdict.WRONG, Verdict.CORRECT))
+    return scored.with_(reward_N=torch.tensor([0.0, 1.0]), adv_NT=torch.tensor([[-0.5], [0.5]]))
 
 
 @pytest.mark.parametrize(

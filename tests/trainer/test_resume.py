@@ -20,6 +20,7 @@ from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.parts.advantage import normalise_by_group
 from openvlt.grpo.parts.group_filter import drop_zero_variance_groups
 from openvlt.grpo.parts.loss_aggregation import sequence_mean
+from openvlt.grpo.train import train_grpo
 from openvlt.model.load import VLM
 from openvlt.reward.reward import Reward
 from openvlt.rollout.prefix import PrefixGenerator
@@ -119,7 +120,7 @@ def grpo(fresh, vlm, problems, tmp_path) -> Callable[..., tuple[VLM, Path]]:
         model, folder = fresh(), tmp_path / name
         folder.mkdir(exist_ok=True)
         settings = grpo_settings(updates, kl, **fit)
-        settings.train(model, problems, reference=vlm if kl else None, folder=folder, seed=3)
+        train_grpo(settings, model, problems, reference=vlm if kl else None, folder=folder, seed=3)
         return model, folder
 
     return train
@@ -239,7 +240,7 @@ def test_transcripts_of_a_repeated_rollout_are_written_once(grpo, tmp_path):
 def test_more_prompts_than_problems_is_one_clear_sentence(fresh, problems, tmp_path):
     settings = replace(grpo_settings(1), prompts_per_rollout=16, prompts_per_update=16)
     with pytest.raises(UserError, match=r"prompts_per_rollout=16 is larger than the data \(12 problems\)"):
-        settings.train(fresh(), problems, reference=None, folder=tmp_path, seed=0)
+        train_grpo(settings, fresh(), problems, reference=None, folder=tmp_path, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a rollout is measured by. Every quantity is defined in docs/metrics.md."""
+"""Metrics of a rollout batch. Every quantity is defined in docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor
 from openvlt.grpo.collect.columns import correct_rows
 from openvlt.grpo.collect.ops import take_rows
 from openvlt.grpo.parts.advantage import group_mean
-from openvlt.types import Completion, Origin, Rollouts, Verdict
+from openvlt.types import Completion, Origin, ScoredRollouts, Verdict
 
 
-def rollout_metrics(rollouts: Rollouts, *, generate_s: float, reward_s: float) -> dict[str, float]:
-    """Numbers of one rollout: reward, spread, share of dropped groups, lengths, verdicts, speed. Given texts are left out."""
+def rollout_metrics(rollouts: ScoredRollouts, *, generate_s: float, reward_s: float) -> dict[str, float]:
+    """Reward, its spread, dropped groups, lengths, verdicts and speed of the policy's own completions."""
     own_N = (rollouts.origin_N != Origin.INJECTED) & (rollouts.origin_N != Origin.REWARD_ONLY)
     rollouts = take_rows(rollouts, own_N)
     length_N = rollouts.mask_NT.sum(1).float()
     reward_N, rows = rollouts.reward_N, max(1, len(rollouts.completions))
     spread_N = (reward_N - group_mean(reward_N, rollouts.group_N)).square()
     verdicts = Counter(rollouts.verdicts)
-    right_N = length_N.new_tensor([verdict is Verdict.CORRECT for verdict in rollouts.verdicts]).bool()
+    correct_N = length_N.new_tensor([verdict is Verdict.CORRECT for verdict in rollouts.verdicts]).bool()
     return {
         "reward": float(reward_N.nanmean()),
         "reward_group_std": float(group_mean(spread_N, rollouts.group_N).sqrt().nanmean()),
         "dropped_groups": float((~rollouts.keep_N).float().mean()),
         "length": float(length_N.mean()),
-        "length_correct": float(length_N[right_N].mean()) if right_N.any() else float("nan"),
-        "length_other": float(length_N[~right_N].mean()) if (~right_N).any() else float("nan"),
+        "length_correct": float(length_N[correct_N].mean()) if correct_N.any() else float("nan"),
+        "length_other": float(length_N[~correct_N].mean()) if (~correct_N).any() else float("nan"),
         "finished": sum(completion.finished for completion in rollouts.completions) / rows,
         **{f"reward_{name}": float(term_N.nanmean()) for name, term_N in rollouts.rewards.items()},
         **{f"verdict_{verdict.value}": verdicts[verdict] / rows for verdict in Verdict},
@@ -38,22 +38,16 @@ def rollout_metrics(rollouts: Rollouts, *, generate_s: float, reward_s: float) -
     }
 
 
-def accuracies(rollouts: Rollouts) -> dict[str, float]:
-    """Share of correct completions of each problem, by id."""
-    shares_N, groups = (
-        group_mean(correct_rows(rollouts), rollouts.group_N).tolist(),
-        rollouts.group_N.tolist(),
-    )
-    return {
-        rollouts.problems[group].id: share
-        for group, share in zip(groups, shares_N, strict=True)
-        if share == share
-    }
+def accuracies(rollouts: ScoredRollouts) -> dict[str, float]:
+    """Share of correct completions of each problem that has own ones, by id."""
+    shares = group_mean(correct_rows(rollouts), rollouts.group_N).tolist()
+    rows = zip(rollouts.row_problems, shares, strict=True)
+    return {problem.id: share for problem, share in rows if share == share}
 
 
 def distinct_answers(completions: Sequence[Completion], group_N: Tensor) -> float:
-    """A metric hook: mean over groups of different texts / completions; 1 when no two completions of a problem say the same."""
-    said: dict[int, list[str]] = {}
+    """A metric hook: distinct answers / completions, mean over groups; 1 if all differ."""
+    answers: dict[int, list[str]] = {}
     for completion, group in zip(completions, group_N.tolist(), strict=True):
-        said.setdefault(group, []).append(completion.text.rpartition("</think>")[2].strip())
-    return sum(len(set(texts)) / len(texts) for texts in said.values()) / max(1, len(said))
+        answers.setdefault(group, []).append(completion.text.rpartition("</think>")[2].strip())
+    return sum(len(set(texts)) / len(texts) for texts in answers.values()) / max(1, len(answers))

@@ -1,42 +1,33 @@
-"""Rows of rollouts: taking some, putting several rollouts together, and what they were sampled with."""
+"""Operations on rows of rollouts: selecting, concatenating, cutting into micro-batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from openvlt import distributed
 from openvlt.types import Completion, Prompts, Rollouts
 
-_ROW = ("group_N", "reward_N", "keep_N", "adv_N", "origin_N", "sample_weight_N")
-_TOKEN = ("ids_NT", "mask_NT", "behaviour_logp_NT", "adv_NT", "token_weight_NT")
+AnyRollouts = TypeVar("AnyRollouts", bound=Rollouts)
+
+_WHOLE = ("problems", "prompts", "policy_version")  # every other field of rollouts has one entry per row
 
 
-def take_rows(rollouts: Rollouts, rows_N: Tensor) -> Rollouts:
+def take_rows(rollouts: AnyRollouts, rows_N: Tensor) -> AnyRollouts:
     """The rows where `rows_N` (bool) is true; problems and prompts stay as they are."""
-    index = rows_N.nonzero()[:, 0].tolist()
-    tensors = {name: getattr(rollouts, name) for name in (*_ROW, *_TOKEN)}
-    return replace(
-        rollouts,
-        **{name: None if value is None else value[index] for name, value in tensors.items()},
-        **{
-            kind: {name: value[index] for name, value in getattr(rollouts, kind).items()}
-            for kind in ("rewards", "logp", "stats")
-        },
-        completions=tuple(rollouts.completions[row] for row in index),
-        verdicts=tuple(rollouts.verdicts[row] for row in index) if rollouts.verdicts else (),
-        view=tuple(rollouts.view[row] for row in index) if rollouts.view else (),
-    )
+    rows = rows_N.nonzero()[:, 0].tolist()
+    return replace(rollouts, **{name: _take(value, rows) for name, value in _row_columns(rollouts).items()})
 
 
-def take_groups(rollouts: Rollouts, groups: Sequence[int]) -> Rollouts:
+def take_groups(rollouts: AnyRollouts, groups: Sequence[int]) -> AnyRollouts:
     """These problems, in this order, with all their rows."""
     number = {group: place for place, group in enumerate(groups)}
-    kept = take_rows(
-        rollouts, torch.tensor([group in number for group in rollouts.group_N.tolist()], dtype=torch.bool)
-    )
+    kept_N = torch.tensor([group in number for group in rollouts.group_N.tolist()], dtype=torch.bool)
+    kept = take_rows(rollouts, kept_N)
     return replace(
         kept,
         problems=tuple(rollouts.problems[group] for group in groups),
@@ -45,41 +36,67 @@ def take_groups(rollouts: Rollouts, groups: Sequence[int]) -> Rollouts:
     )
 
 
-def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
-    """One rollout of all problems and rows, in order. The policy version is the newest; columns have to agree."""
+def concat_rollouts(parts: Sequence[AnyRollouts]) -> AnyRollouts:
+    """One rollout batch of all problems and rows, in order.
+
+    The policy version is the newest. A column that one part doesn't have is None; entries of a mapping that
+    the first part has, all have.
+    """
     if len(parts) == 1:
         return parts[0]
-    width = max(part.ids_NT.shape[1] for part in parts)
-    first, starts = parts[0], [0]
+    width, starts = max(part.ids_NT.shape[1] for part in parts), [0]
     for part in parts:
         starts.append(starts[-1] + len(part.problems))
-    columns: dict[str, Tensor | None] = {}
-    for name in (*_ROW, *_TOKEN):
-        values = [getattr(part, name) for part in parts]
-        absent = any(value is None for value in values)
-        columns[name] = (
-            None
-            if absent
-            else torch.cat([pad_to_width(value, width) if name in _TOKEN else value for value in values])
-        )
-    columns["group_N"] = torch.cat([part.group_N + start for part, start in zip(parts, starts, strict=False)])
+    columns = [_row_columns(_pad_tokens(part, width)) for part in parts]
+    joined = {name: _join([part[name] for part in columns]) for name in columns[0]}
+    joined["group_N"] = torch.cat([part.group_N + start for part, start in zip(parts, starts, strict=False)])
     return replace(
-        first,
-        **columns,
-        rewards={name: torch.cat([part.rewards[name] for part in parts]) for name in first.rewards},
-        logp={
-            name: torch.cat([pad_to_width(part.logp[name], width) for part in parts]) for name in first.logp
-        },
-        stats={
-            name: torch.cat([pad_to_width(part.stats[name], width) for part in parts]) for name in first.stats
-        },
+        parts[0],
+        **joined,
         problems=sum((part.problems for part in parts), ()),
         prompts=concat_prompts([part.prompts for part in parts]),
-        completions=sum((part.completions for part in parts), ()),
-        verdicts=sum((part.verdicts for part in parts), ()),
-        view=sum((part.view for part in parts), ()),
         policy_version=max(part.policy_version for part in parts),
     )
+
+
+def _row_columns(rollouts: Rollouts) -> dict[str, Any]:
+    """The fields with one entry per row, by name."""
+    return {
+        column.name: getattr(rollouts, column.name)
+        for column in fields(rollouts)
+        if column.name not in _WHOLE
+    }
+
+
+def _take(value: Any, rows: list[int]) -> Any:
+    """The entries of a column, or of every column in a mapping, at these rows."""
+    if isinstance(value, Mapping):
+        return {name: _take(column, rows) for name, column in value.items()}
+    if isinstance(value, tuple):
+        return tuple(value[row] for row in rows)
+    return None if value is None else value[rows]
+
+
+def _join(values: list[Any]) -> Any:
+    """One column of several parts, or one mapping of columns, below each other."""
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], Mapping):
+        return {name: _join([value[name] for value in values]) for name in values[0]}
+    return sum(values, ()) if isinstance(values[0], tuple) else torch.cat(values)
+
+
+def _pad_tokens(rollouts: AnyRollouts, width: int) -> AnyRollouts:
+    """The same rows with completions padded to `width`, and the advantage at every token."""
+    shape = rollouts.ids_NT.shape
+
+    def pad(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: pad(column) for name, column in value.items()}
+        per_token = isinstance(value, Tensor) and value.ndim == 2
+        return pad_to_width(value.expand(shape), width) if per_token else value
+
+    return replace(rollouts, **{name: pad(value) for name, value in _row_columns(rollouts).items()})
 
 
 def pad_to_width(value_NT: Tensor, width: int) -> Tensor:
@@ -91,30 +108,31 @@ def concat_prompts(parts: Sequence[Prompts]) -> Prompts:
     """Prompts of several batches, padded on the left to the longest."""
     width = max(part.ids_PL.shape[1] for part in parts)
 
-    def left(name: str) -> Tensor:
+    def join(name: str) -> Tensor:
+        columns = [getattr(part, name) for part in parts]
         return torch.cat(
-            [
-                torch.nn.functional.pad(getattr(part, name), (width - getattr(part, name).shape[1], 0))
-                for part in parts
-            ]
+            [torch.nn.functional.pad(column, (width - column.shape[1], 0)) for column in columns]
         )
 
-    seeing = [part.vision for part in parts if part.vision]
+    with_images = [part.vision for part in parts if part.vision]
+    # features are kept only where all parts with images have them
     shared = [
-        name for name in (seeing[0] if seeing else ()) if all(name in vision for vision in seeing)
-    ]  # features: all parts' or none's
-    vision = {name: torch.cat([vision[name] for vision in seeing]) for name in shared}
+        name
+        for name in (with_images[0] if with_images else ())
+        if all(name in vision for vision in with_images)
+    ]
     return Prompts(
-        left("ids_PL"),
-        left("mask_PL"),
-        left("token_type_PL"),
-        torch.cat([part.images_P for part in parts]),
-        vision,
+        *(join(name) for name in ("ids_PL", "mask_PL", "token_type_PL")),
+        images_P=torch.cat([part.images_P for part in parts]),
+        vision={name: torch.cat([vision[name] for vision in with_images]) for name in shared},
     )
 
 
 def stack_behaviour_logp(completions: Sequence[Completion], mask_NT: Tensor) -> Tensor | None:
-    """Log-probabilities (N,T) the completions were sampled with, NaN for rows without; None when no row has any."""
+    """Log-probabilities (N,T) that completions were sampled with.
+
+    NaN in rows without; None when no row has any.
+    """
     if not any(completion.logp for completion in completions):
         return None
     logp_NT = torch.zeros(mask_NT.shape)
@@ -122,3 +140,15 @@ def stack_behaviour_logp(completions: Sequence[Completion], mask_NT: Tensor) -> 
         missing = len(completion.logp) != len(completion.token_ids)
         logp_NT[row, : len(completion.token_ids)] = torch.nan if missing else torch.tensor(completion.logp)
     return logp_NT
+
+
+def micro_batches(group_N: Tensor, rows: int) -> list[Tensor]:
+    """Row indices of this rank's whole groups, at most `rows` together (a larger group stands alone)."""
+    parts: list[list[int]] = []
+    for group in distributed.take_share(group_N.unique().tolist()):
+        members = (group_N == group).nonzero()[:, 0].tolist()
+        if parts and len(parts[-1]) + len(members) <= rows:
+            parts[-1] += members
+        else:
+            parts.append(members)
+    return [torch.tensor(part) for part in parts]

@@ -1,4 +1,4 @@
-"""What is asked of each problem of a rollout: how many completions, seen through which view, and which texts are given beforehand."""
+"""What is generated and scored for each problem: completions, image views, injected texts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """`n` completions of a problem generated while looking through `view` at `strength`; they are always trained on the clean image.
+    """`n` completions of a problem, generated from its images under `view` at `strength`.
 
-    `train` false: the rows are rewarded and compared with, but are no part of the baseline or the loss.
+    They are always trained on the clean images. `train` false: they are rewarded and can be compared with,
+    but are no part of the baseline or the loss.
     """
 
     n: int
@@ -33,7 +34,7 @@ class ViewSpec:
 
 
 class RolloutPlan(Protocol):
-    """`specs` are the same for every problem, by name; `inject` gives texts that join a problem's group as if it had said them."""
+    """What is generated for every problem (`specs`, by name), and the texts that join one (`inject`)."""
 
     def specs(self, group_size: int) -> Mapping[str, ViewSpec]: ...
 
@@ -42,7 +43,10 @@ class RolloutPlan(Protocol):
 
 @dataclass(frozen=True)
 class MultiViewPlan:
-    """`conf/recipe/*`: the group's `group_size` completions, and for every entry of `more` further ones (NoisyRollout: as many again)."""
+    """`group_size` completions from the clean images, and for every entry of `more` further ones.
+
+    NoisyRollout has as many again. `texts(problem)` gives the injected texts.
+    """
 
     more: Mapping[str, ViewSpec] = field(default_factory=dict)
     texts: Callable[[Problem], Sequence[str]] | None = None
@@ -54,44 +58,44 @@ class MultiViewPlan:
             )
 
     def specs(self, group_size: int) -> Mapping[str, ViewSpec]:
-        """The clean view first."""
+        """What to generate for a problem, by the view's name; the clean one first."""
         return {CLEAN: ViewSpec(group_size), **self.more}
 
     def inject(self, problem: Problem) -> Sequence[str]:
-        """Given texts of a problem."""
+        """The injected texts of a problem."""
         return () if self.texts is None else self.texts(problem)
 
 
 def inject_gold_answer(problem: Problem) -> Sequence[str]:
-    """The known answer in its tags, without a thought (ViSurf's ground-truth row, arXiv 2510.10606)."""
+    """The gold answer in its tags, without a chain (ViSurf's ground-truth row, arXiv 2510.10606)."""
     return (f"<answer>{problem.answer}</answer>",)
 
 
 def tag_with_view(problem: Problem, name: str) -> Problem:
-    """The problem as its generator gets it: under a name of its own, so that its draws are its own."""
+    """The problem as the generator gets it: every view has an id of its own, and so its own random draws."""
     return problem if name == CLEAN else replace(problem, id=f"{problem.id}|{name}")
 
 
 def row_origin(problem: Problem, spec: ViewSpec) -> Origin:
-    """Where a generated row comes from."""
+    """The origin of a generated row."""
     if not spec.train:
         return Origin.REWARD_ONLY
     return Origin.AUXILIARY if "parent" in problem.meta else Origin.POLICY
 
 
 def largest_group(rollout_plan: RolloutPlan, group_size: int, steps: int) -> int:
-    """Completions of one problem that are learned from together, where a run of `steps` has most: at its beginning or at its end.
+    """Completions of one problem that are learned from together, at a run's first or last step.
 
-    Given texts, and whatever a plan of one's own injects, count as one.
+    Injected texts, and whatever a plan of one's own injects, count as one.
     """
-    given = not (isinstance(rollout_plan, MultiViewPlan) and rollout_plan.texts is None)
-    return given + max(
+    injected = not (isinstance(rollout_plan, MultiViewPlan) and rollout_plan.texts is None)
+    return injected + max(
         sum(spec.n for spec in specs if spec.train) for specs in _ends(rollout_plan, group_size, steps)
     )
 
 
 def largest_draw(rollout_plan: RolloutPlan, group_size: int, steps: int) -> int:
-    """Completions of one problem that are generated at once: each view's are drawn on their own."""
+    """Completions of one problem that are generated at once: one view's, at a run's first or last step."""
     return max(spec.n for specs in _ends(rollout_plan, group_size, steps) for spec in specs)
 
 
@@ -106,9 +110,12 @@ PASS_OUTPUTS = ("logp", "sym_kl")
 
 @dataclass(frozen=True)
 class ViewPass:
-    """Fills `logp[<name>]` and, if asked for, `stats["sym_kl:<name>"]`: the symmetric KL between the predictions with and without the
-    view, ½ KL(p, q) + ½ KL(q, p) over the whole vocabulary, which is never stored. One draw of the view per rollout and problem, the same
-    that a plan's completions are generated from.
+    """A scoring pass over the completions under an image view. `outputs` name what it computes.
+
+    `logp` fills `logp[<name>]`; `sym_kl` fills `stats["sym_kl:<name>"]`, the symmetric KL between the
+    predictions with and without the view, ½ KL(p, q) + ½ KL(q, p) over the whole vocabulary, which is never
+    stored. The view is drawn once per rollout batch and problem; a plan's completions are generated from the
+    same draw.
     """
 
     view: Callable[..., Any]

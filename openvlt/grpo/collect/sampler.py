@@ -1,5 +1,9 @@
-"""Which problems come next. `next(n, step)` gives n problems, `observe` hears how they went, `state_dict` is what it remembers: all that
-the next draw depends on, which is asked for ahead of time (`openvlt.grpo.collect.prompts.PromptLoader`) and again when it is due."""
+"""Prompt samplers: which problems come next.
+
+`next(n, step)` gives n problems, `observe` takes the accuracy of problems that were rolled out, `state_dict`
+holds all that the next draw depends on. `PromptLoader` draws ahead of time, puts the state back, and draws
+again when the step comes; so equal states have to give equal draws.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,11 @@ from openvlt.types import Problem
 
 
 class PromptSampler(Protocol):
-    """Built as `sampler(problems, seed)`. Every process has its own and all of them say the same."""
+    """Built as `sampler(problems, seed)`, in every process: all of them have to draw the same.
+
+    A class may have `check_settings(**settings)`, which raises UserError for settings that can't be, before a
+    run.
+    """
 
     def next(self, n: int, step: int) -> list[Problem]: ...
 
@@ -26,7 +34,7 @@ class PromptSampler(Protocol):
 
 
 class Shuffled:
-    """Every epoch another permutation; rows that don't fill a whole draw are left out of that epoch."""
+    """Another permutation every epoch; problems that don't fill a whole draw are left out of that epoch."""
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
         self.problems, self.seed, self.draws = problems, seed, 0
@@ -37,7 +45,7 @@ class Shuffled:
         return [self.problems[row] for row in rows]
 
     def observe(self, accuracy: Mapping[str, float]) -> None:
-        """Order doesn't depend on how it goes."""
+        """Does nothing: the order doesn't depend on accuracy."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"draws": self.draws}
@@ -47,9 +55,10 @@ class Shuffled:
 
 
 class EasyFirst(Shuffled):
-    """A curriculum by `level`: each level's problems once, shuffled among themselves, then the next level; then from the beginning.
+    """A curriculum by `level`: all problems of a level in random order, then those of the next.
 
-    (Curr-ReFT, RewardMap: data sets in order of difficulty.) Problems without a level come first.
+    After the last it starts again. Problems without a level come first. Curr-ReFT, RewardMap: data sets in
+    order of difficulty.
     """
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
@@ -65,27 +74,32 @@ class EasyFirst(Shuffled):
 
 
 class NearHalf(Shuffled):
-    """Draws problems in proportion to max(floor, 4a(1 - a)), a the accuracy of their latest group: those that teach most.
+    """Draws problems in proportion to max(floor, 4a(1 - a)), a the accuracy of their latest group.
 
-    Problems not seen yet count as a = 1/2. (In the spirit of GLM-4.1V's curriculum sampling, whose exact rule isn't public.)
+    Problems without a group so far count as a = 1/2. (In the spirit of GLM-4.1V's curriculum sampling, whose
+    exact rule isn't public.)
     """
 
     def __init__(self, problems: Sequence[Problem], seed: int, *, floor: float = 0.1) -> None:
         super().__init__(problems, seed)
+        self.check_settings(floor=floor)
+        self.floor, self.accuracy = floor, dict[str, float]()
+
+    @staticmethod
+    def check_settings(*, floor: float = 0.1) -> None:
+        """Raises UserError for a floor that isn't above 0."""
         if not floor > 0:
             raise UserError(
                 f"grpo.sampler.floor={floor}; it is above 0, so that every problem may come again"
             )
-        self.floor, self.accuracy = floor, dict[str, float]()
 
     def next(self, n: int, step: int) -> list[Problem]:
         latest = np.array([self.accuracy.get(problem.id, 0.5) for problem in self.problems])
-        worth = np.maximum(self.floor, 4 * latest * (1 - latest))
+        weights = np.maximum(self.floor, 4 * latest * (1 - latest))
         rng = np.random.default_rng([self.seed, self.draws])
         self.draws += 1
-        return [
-            self.problems[row] for row in rng.choice(len(worth), size=n, replace=False, p=worth / worth.sum())
-        ]
+        rows = rng.choice(len(weights), size=n, replace=False, p=weights / weights.sum())
+        return [self.problems[row] for row in rows]
 
     def observe(self, accuracy: Mapping[str, float]) -> None:
         self.accuracy.update(accuracy)

@@ -1,4 +1,4 @@
-"""What the policy wrote, kept on disk: some groups of every rollout."""
+"""Transcripts: some groups of every rollout batch, kept on disk."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 
 from openvlt.data.sources.schema import store_images
 from openvlt.storage.jsonl import append_lines, read_lines
-from openvlt.types import Rollouts
+from openvlt.types import ScoredRollouts
 
 
 class Transcripts:
-    """Keeps what the policy said: `per_rollout` groups of each rollout, one JSON line per completion, Parquet at the end."""
+    """Writes `per_rollout` groups of each rollout batch: one JSON line per completion, Parquet at the end."""
 
     def __init__(self, folder: Path, per_rollout: int) -> None:
         self.lines, self.table = folder / "rollouts.jsonl", folder / "rollouts.parquet"
         self.per_rollout = per_rollout
 
     def drop_after(self, step: int) -> None:
-        """Forgets rollouts of steps that are about to be made again after a restart, also one after `close`."""
+        """Removes the rollouts of steps that a restart makes again, also after `close`."""
         from pyarrow import parquet
 
-        known = not self.lines.is_file() and self.table.is_file()
-        rows = parquet.read_table(self.table).to_pylist() if known else read_lines(self.lines)
+        closed = not self.lines.is_file() and self.table.is_file()
+        rows = parquet.read_table(self.table).to_pylist() if closed else read_lines(self.lines)
         aside = self.lines.with_suffix(".tmp")
         aside.unlink(missing_ok=True)
         append_lines(aside, [row for row in rows if row["step"] < step])
         os.replace(aside, self.lines)
 
-    def add(self, rollouts: Rollouts, step: int) -> None:
-        """Appends the first groups of a rollout."""
+    def add(self, rollouts: ScoredRollouts, step: int) -> None:
+        """Appends the first groups of a rollout batch."""
         rows = []
         for row, group in enumerate(rollouts.group_N.tolist()):
             if group < self.per_rollout:
@@ -38,7 +38,7 @@ class Transcripts:
         append_lines(self.lines, rows)
 
     def close(self) -> None:
-        """Turns the lines into one Parquet file."""
+        """Replaces the lines by one Parquet file."""
         import pyarrow as arrow
         from pyarrow import parquet
 
@@ -49,7 +49,7 @@ class Transcripts:
         self.lines.unlink(missing_ok=True)
 
 
-def _transcript(rollouts: Rollouts, row: int, group: int, step: int, folder: Path) -> dict[str, Any]:
+def _transcript(rollouts: ScoredRollouts, row: int, group: int, step: int, folder: Path) -> dict[str, Any]:
     problem, completion = rollouts.problems[group], rollouts.completions[row]
     return {
         "step": step,
@@ -61,7 +61,7 @@ def _transcript(rollouts: Rollouts, row: int, group: int, step: int, folder: Pat
         "finished": completion.finished,
         "verdict": rollouts.verdicts[row].value,
         "reward": float(rollouts.reward_N[row]),
-        "advantage": float(rollouts.advantage[row][: len(completion.token_ids)].mean()),
+        "advantage": float(rollouts.adv_NT[row][: len(completion.token_ids)].mean()),
         "kept": bool(rollouts.keep_N[row]),
         "images": store_images(problem, folder),
     }

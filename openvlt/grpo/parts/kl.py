@@ -1,8 +1,9 @@
-"""Estimators of KL(policy || reference) from the log-probabilities of sampled tokens, (N,T) each; x = log policy - log reference.
+"""Estimators of KL(policy || reference) per sampled token: `(logp_NT, ref_logp_NT) -> (N,T)`.
 
-Values after Schulman, "Approximating KL divergence". As a loss on samples of the policy itself their mean gradients differ: k1's is 0,
-k2's is that of KL(policy || reference), k3's that of KL(reference || policy). Log-probabilities more than 20 apart count as 20 apart in
-the value of k3, where exp would overflow (verl's clamp); their gradient is 0.
+x = log policy - log reference. Values after Schulman, "Approximating KL divergence". As a loss on samples of
+the policy itself their mean gradients differ: k1's is 0, k2's is that of KL(policy || reference), k3's that
+of KL(reference || policy). Log-probabilities more than 20 apart count as 20 apart in the value of k3, where
+exp would overflow (verl's clamp); their gradient is 0.
 """
 
 from __future__ import annotations

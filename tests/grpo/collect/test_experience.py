@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from openvlt.data.prompts import PromptStyle, Renderer
-from openvlt.grpo.collect.experience import Chain, Experience
-from openvlt.grpo.module import GRPOModule, Objective
+from openvlt.grpo.collect.experience import Experience
+from openvlt.grpo.module import GRPOModule
 from openvlt.grpo.parts.advantage import normalise_by_group
 from openvlt.grpo.parts.auxiliary_losses import ReferenceKL
-from openvlt.grpo.parts.group_filter import drop_zero_variance_groups
-from openvlt.grpo.parts.loss import clipped_surrogate
-from openvlt.grpo.parts.loss_aggregation import sequence_mean
 from openvlt.model.load import VLM, add_adapter
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.reward.reward import Reward
 from openvlt.rollout.base import Sampling
-from openvlt.rollout.prefix import PrefixGenerator
-from openvlt.trainer.module import Optimisation
-from openvlt.trainer.optimizer import adamw, constant, muon
-from openvlt.types import GRPOBatch, Totals
-from tests.helpers.factories import LENGTHS, REWARDS
+from openvlt.trainer.optimizer import adamw, muon
+from openvlt.types import Totals
+from tests.helpers import factories
+from tests.helpers.factories import LENGTHS, REWARDS, algorithm, grpo_batch
 
 
 def test_equal_groups_are_dropped_and_the_rest_is_whole(make, mixed, ragged, render):
     experience = make()
     rollouts, (batch,) = experience.collect(mixed, seed=9, version=4)
-    assert experience.chain.generator.calls == [(4, 4, Sampling(n=2, max_new_tokens=6), 9)]
+    assert experience.grpo.generator.calls == [(4, 4, Sampling(n=2, max_new_tokens=6), 9)]
     assert rollouts.group_N.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and rollouts.reward_N.tolist() == list(
         REWARDS
     )
     assert rollouts.keep_N.tolist() == [True, True, False, False, True, True, False, False]
-    assert rollouts.adv_N.tolist() == [0.5, -0.5, 0, 0, -0.5, 0.5, 0, 0]
+    assert rollouts.adv_NT[:, 0].tolist() == [0.5, -0.5, 0, 0, -0.5, 0.5, 0, 0]
     ids, mask = ragged(LENGTHS)
     kept = [0, 1, 4, 5]
     assert torch.equal(batch.ids_NT, ids[kept]) and torch.equal(batch.mask_NT, mask[kept])
-    assert batch.group_N.tolist() == [0, 0, 1, 1] and batch.adv_N.tolist() == [0.5, -0.5, -0.5, 0.5]
+    assert batch.group_N.tolist() == [0, 0, 1, 1] and batch.adv_NT[:, 0].tolist() == [0.5, -0.5, -0.5, 0.5]
     assert batch.policy_version == rollouts.policy_version == 4
     assert batch.old_logp_NT is None and batch.ref_logp_NT is None
     assert torch.equal(batch.prompts.ids_PL[:, -5:], render(mixed).select([0, 2]).ids_PL[:, -5:])
@@ -53,7 +49,7 @@ def test_equal_groups_are_dropped_and_the_rest_is_whole(make, mixed, ragged, ren
 def test_the_denominator_counts_dropped_rows_or_not(make, mixed, denominator, tokens, sequences):
     _, (batch,) = make(denominator=denominator).collect(mixed, seed=0, version=0)
     assert (batch.totals.tokens, batch.totals.sequences) == (tokens, sequences)
-    parts = make(denominator=denominator, updates=2).collect(mixed, seed=0, version=0)[1]
+    parts = make(denominator=denominator, count=2).collect(mixed, seed=0, version=0)[1]
     assert [(part.totals.tokens, part.totals.sequences) for part in parts] == (
         [(14, 4), (13, 4)] if denominator == "all" else [(8, 2), (7, 2)]
     )
@@ -61,7 +57,7 @@ def test_the_denominator_counts_dropped_rows_or_not(make, mixed, denominator, to
 
 @pytest.mark.parametrize("updates", [1, 2, 3, 4])
 def test_updates_cover_every_row_exactly_once_in_whole_groups(make, mixed, ragged, updates):
-    experience = make(rewards=[0, 1] * 4, updates=updates)
+    experience = make(rewards=[0, 1] * 4, count=updates)
     _, batches = experience.collect(mixed, seed=0, version=0)
     assert len(batches) == updates
     ids, mask = ragged(LENGTHS)
@@ -83,15 +79,20 @@ def test_updates_cover_every_row_exactly_once_in_whole_groups(make, mixed, ragge
 def test_several_updates_store_the_old_log_probabilities(make, mixed, render, ragged):
     experience = make(
         rewards=[0, 1] * 4,
-        updates=2,
-        sampling=Sampling(n=2, max_new_tokens=6, temperature=0.7),
+        count=2,
+        temperature=0.7,
         micro_batch=3,
     )
     batches = experience.collect(mixed, seed=0, version=0)[1]
     ids, mask = ragged(LENGTHS)
     with torch.no_grad():
         logp, _ = completion_logp(
-            experience.vlm, render(mixed), ids, mask, torch.arange(4).repeat_interleave(2), temperature=0.7
+            experience.models.policy,
+            render(mixed),
+            ids,
+            mask,
+            torch.arange(4).repeat_interleave(2),
+            temperature=0.7,
         )
     for batch, rows in zip(batches, (slice(0, 4), slice(4, 8)), strict=True):
         width = batch.ids_NT.shape[1]
@@ -127,7 +128,7 @@ def test_with_an_adapter_the_reference_is_the_base(make, fresh, vlm, mixed, rend
             if "lora_B" in name:
                 value.fill_(0.3)
     adapted.model.train()
-    _, batches = make(auxiliary_losses={"kl": ReferenceKL(0.1)}, model=adapted, updates=2).collect(
+    _, batches = make(auxiliary_losses={"kl": ReferenceKL(0.1)}, model=adapted, count=2).collect(
         mixed, seed=0, version=0
     )
     ids, mask = ragged(LENGTHS)
@@ -164,26 +165,20 @@ def test_all_equal_rewards_give_an_empty_batch_and_a_step_that_moves_nothing(
     from openvlt.trainer.loop import TrainingLoop
     from openvlt.trainer.metrics import read_metrics
 
-    experience = make(rewards=[1.0] * 8, updates=updates)
+    experience = make(rewards=[1.0] * 8, count=updates)
     _, batches = experience.collect(mixed, seed=0, version=0)
     assert [len(batch) for batch in batches] == [0] * updates
     assert (
         sum(batch.totals.sequences for batch in batches) == 8 and batches[0].metrics["dropped_groups"] == 1.0
     )
-    module = GRPOModule(
-        experience.vlm,
-        Optimisation(optimizer, constant),
-        updates,
-        Objective(clipped_surrogate, sequence_mean),
-        updates=updates,
-        micro_batch=4,
-    )
-    before = {name: value.clone() for name, value in experience.vlm.model.state_dict().items()}
+    vlm, sizes = experience.models.policy, factories.updates(updates)
+    module = GRPOModule(vlm, algorithm(optimizer=optimizer, steps=updates, micro_batch=4, **sizes))
+    before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
     TrainingLoop(accelerator="cpu", progress=False).run(
         module, lambda step: batches[step], tmp_path, title="empty"
     )
     assert module.version == updates
-    assert all(torch.equal(value, before[name]) for name, value in experience.vlm.model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in vlm.model.state_dict().items())
     rows = read_metrics(tmp_path / "metrics.csv")
     assert [row["step"] for row in rows] == list(range(1, updates + 1)) and rows[0]["grad_norm"] == 0.0
 
@@ -198,15 +193,8 @@ def test_an_empty_step_keeps_its_row_and_columns_in_the_metrics(make, mixed, tmp
     batches = [
         made[kind].collect(mixed, seed=0, version=step)[1][0] for step, kind in enumerate(pattern.split())
     ]
-    optimisation = Optimisation(partial(adamw, learning_rate=1e-4), constant)
-    module = GRPOModule(
-        made["full"].vlm,
-        optimisation,
-        3,
-        Objective(clipped_surrogate, sequence_mean),
-        updates=1,
-        micro_batch=4,
-    )
+    settings = algorithm(optimizer=partial(adamw, learning_rate=1e-4), steps=3, micro_batch=4)
+    module = GRPOModule(made["full"].models.policy, settings)
     TrainingLoop(accelerator="cpu", progress=False).run(
         module, lambda step: batches[step], tmp_path, title="sometimes empty"
     )
@@ -222,38 +210,31 @@ def test_an_empty_step_keeps_its_row_and_columns_in_the_metrics(make, mixed, tmp
 def test_a_real_rollout_has_ratio_one_and_no_mismatch(fresh, mixed):
     """From the sampler to the loss: behaviour, old and new log-probabilities are the same numbers at temperature 0.8."""
     model = fresh()
-    chain = Chain(
-        generator=PrefixGenerator(),
-        sampling=Sampling(n=3, max_new_tokens=8, temperature=0.8),
-        reward=Reward(
-            {
-                "length": lambda rollouts, services: torch.tensor(
-                    [sum(c.token_ids) % 7 / 7 for c in rollouts.completions]
-                )
-            },
-            {"length": 1.0},
-        ),
-        advantage=normalise_by_group,
-        group_filter=drop_zero_variance_groups,
+    reward = Reward(
+        {
+            "length": lambda rollouts, services: torch.tensor(
+                [sum(c.token_ids) % 7 / 7 for c in rollouts.completions]
+            )
+        },
+        {"length": 1.0},
     )
-    experience = Experience(chain, model, Renderer(model.processor, PromptStyle()), None, 2)
-    rollouts, batches = experience.collect(mixed, seed=5, version=0)
-    goal = Objective(clipped_surrogate, sequence_mean, temperature=0.8)
-    module = GRPOModule(model, Optimisation(None, None), 2, goal, updates=2, micro_batch=3)
+    sizes = dict(group_size=3, max_new_tokens=8, temperature=0.8, **factories.updates(2))
+    settings = algorithm(reward=reward, advantage=normalise_by_group, steps=2, **sizes)
+    rollouts, batches = Experience(settings, model, None).collect(mixed, seed=5, version=0)
+    module = GRPOModule(model, replace(settings, micro_batch=3))
     for batch in batches:
         torch.testing.assert_close(batch.old_logp_NT, batch.behaviour_logp_NT, atol=1e-5, rtol=1e-5)
         parts = [module.loss(part) for part in module.split(batch)]
         assert sum(share["mismatch_kl"] for _, share in parts) < 1e-9
         assert sum(loss for loss, _ in parts).item() == pytest.approx(
-            -batch.adv_N.sum().item() / batch.totals.sequences, abs=1e-5
+            -batch.adv_NT.sum().item() / batch.totals.sequences, abs=1e-5
         )
 
 
 def test_a_part_brings_only_the_prompts_that_are_needed(render, mixed, ragged):
     prompts, (ids, mask) = render(mixed), ragged(LENGTHS)
-    whole = GRPOBatch(
-        prompts, ids, mask, torch.arange(4).repeat_interleave(2), None, 0, Totals(9, 9), marks={"kl": mask}
-    )
+    groups = torch.arange(4).repeat_interleave(2)
+    whole = grpo_batch(prompts, ids, mask, groups, torch.zeros(8), Totals(9, 9), marks={"kl": mask})
     part = whole.part(torch.tensor([2, 3, 6]), torch.device("cpu"))
     assert (
         len(part.prompts) == 2

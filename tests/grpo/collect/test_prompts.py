@@ -24,7 +24,7 @@ def test_every_draw_of_a_refill_has_draws_of_its_own_and_is_observed(make, mixed
     experience = make(resampling=Resample(tries=2), rewards=[1.0] * 7 + [0.0])
     others = iter([replace(problem, id=f"{problem.id}-{draw}") for problem in mixed] for draw in (1, 2))
     rollouts, _ = experience.collect(mixed, seed=9, version=0, more=lambda: next(others))
-    seeds = [seed for _, _, _, seed in experience.chain.generator.calls]
+    seeds = [seed for _, _, _, seed in experience.grpo.generator.calls]
     assert seeds[0] == 9 and len(set(seeds)) == 3
     assert [problem.id for problem in rollouts.problems] == ["wide", "wide-1", "wide-2"]
     assert set(experience.accuracy) == {
@@ -33,7 +33,7 @@ def test_every_draw_of_a_refill_has_draws_of_its_own_and_is_observed(make, mixed
     again = make(resampling=Resample(tries=2), rewards=[1.0] * 8)
     again.collect(mixed, seed=9, version=3, more=lambda: mixed)
     assert [
-        seed for _, _, _, seed in again.chain.generator.calls
+        seed for _, _, _, seed in again.grpo.generator.calls
     ] == seeds  # a function of the rollout's seed alone
     assert set(again.accuracy) == {problem.id for problem in mixed}
 
@@ -47,8 +47,8 @@ def test_the_ratio_of_a_replayed_row_is_to_the_policy_that_said_it(make, mixed):
             origin_N=torch.tensor([Origin.REPLAYED, Origin.REPLAYED, Origin.INJECTED] + [Origin.POLICY] * 5)
         )
 
-    _, (plain, _) = make(rewards=[0, 1] * 4, updates=2).collect(mixed, seed=0, version=0)
-    _, (batch, _) = make(rewards=[0, 1] * 4, updates=2, resampling=replayed).collect(mixed, seed=0, version=0)
+    _, (plain, _) = make(rewards=[0, 1] * 4, count=2).collect(mixed, seed=0, version=0)
+    _, (batch, _) = make(rewards=[0, 1] * 4, count=2, resampling=replayed).collect(mixed, seed=0, version=0)
     assert batch.old_logp_NT[0].tolist() == pytest.approx([-0.1, -0.2, -0.3, 0.0, 0.0])
     assert batch.old_logp_NT[1:].equal(plain.old_logp_NT[1:]) and not batch.old_logp_NT[0].equal(
         plain.old_logp_NT[0]
@@ -64,7 +64,7 @@ def test_a_frozen_towers_features_are_made_anew_for_what_comes_from_a_memory(mak
     assert len(first.problems) == 2 and len(second.problems) == 4
     assert (
         FEATURES in first.prompts.vision
-        and FEATURES not in experience.chain.resampling.memory[0].prompts.vision
+        and FEATURES not in experience.grpo.resampling.memory[0].prompts.vision
     )
     torch.testing.assert_close(second.prompts.select([0, 1]).vision[FEATURES], first.prompts.vision[FEATURES])
     assert len(second.prompts.vision[FEATURES]) * 4 == len(second.prompts.vision["pixel_values"])
@@ -96,7 +96,7 @@ class Writing(Scripted):
         if not sampling.greedy:
             return super().generate(vlm, problems, prompts, sampling, seed)
         self.calls.append((vlm, getattr(vlm.model, "adapter_is_on", None)))
-        return self.said[: len(problems)]
+        return self.completions[: len(problems)]
 
 
 def writers(experience: Experience, model: str, mixed) -> list[tuple]:
@@ -106,12 +106,12 @@ def writers(experience: Experience, model: str, mixed) -> list[tuple]:
         services.generate(rollouts.problems, model)
         return written(rollouts)
 
-    said = experience.chain.generator.said
+    said = experience.grpo.generator.completions
     generator = Writing(
         [completion.token_ids for completion in said], [completion.text for completion in said]
     )
-    experience.chain = replace(
-        experience.chain, generator=generator, reward=Reward({"asks": term}, {"asks": 1.0})
+    experience.grpo = replace(
+        experience.grpo, generator=generator, reward=Reward({"asks": term}, {"asks": 1.0})
     )
     experience.collect(mixed, seed=0, version=0)
     return generator.calls[1:]
@@ -120,14 +120,14 @@ def writers(experience: Experience, model: str, mixed) -> list[tuple]:
 def test_a_term_that_asks_the_reference_gets_it_and_never_the_policy(make, fresh, mixed):
     reference, plain = fresh(), make()
     assert writers(make(reference=reference), "reference", mixed) == [(reference, None)]
-    assert writers(plain, "policy", mixed) == [(plain.vlm, None)]
+    assert writers(plain, "policy", mixed) == [(plain.models.policy, None)]
     with pytest.raises(UserError, match="a reward term asks the reference, and none was loaded"):
         writers(plain, "reference", mixed)
 
 
 def test_with_an_adapter_the_reference_writes_without_it(make, mixed):
     experience = make()
-    model = experience.vlm.model
+    model = experience.models.policy.model
     model.adapter_is_on = True
 
     @contextlib.contextmanager
@@ -137,5 +137,5 @@ def test_with_an_adapter_the_reference_writes_without_it(make, mixed):
         model.adapter_is_on = True
 
     model.disable_adapter = disable_adapter
-    assert writers(experience, "reference", mixed) == [(experience.vlm, False)]
-    assert writers(experience, "policy", mixed) == [(experience.vlm, True)]
+    assert writers(experience, "reference", mixed) == [(experience.models.policy, False)]
+    assert writers(experience, "policy", mixed) == [(experience.models.policy, True)]

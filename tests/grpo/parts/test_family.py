@@ -6,13 +6,14 @@ import math
 from functools import partial
 
 import pytest
-import slow_twins as slow
 import torch
 from torch import Tensor
 
 from openvlt.grpo.parts import advantage, loss, loss_aggregation
 from openvlt.grpo.parts.group_filter import drop_zero_variance_groups, keep_accuracy_band
+from openvlt.grpo.parts.traits import has_trait
 from openvlt.types import Totals
+from tests.helpers import slow_twins as slow
 
 NAN = float("nan")
 LENGTHS = [3, 5, 1, 4, 2, 6, 3, 2, 5, 1]
@@ -175,7 +176,7 @@ def test_losses_equal_their_slow_twins(function, twin, settings, seed: int, per_
     new, old, adv_N = tensors(seed)
     adv = tensors(seed + 9)[0] + 1.5 if per_token else adv_N[:, None]
     made = function(new, old, adv, MASK, **settings)
-    assert made.shape == ((10, 1) if function in loss.SEQUENCE_LEVEL and not per_token else (10, 6))
+    assert made.shape == ((10, 1) if has_trait(function, "sequence_level") and not per_token else (10, 6))
     expected = [twin(*each, **settings) for each in zip(rows(new), rows(old), rows(adv), strict=True)]
     same(made * MASK, expected)
 
@@ -231,7 +232,7 @@ def test_old_equal_new_gives_the_policy_gradient(function, twin, settings):
     """Ratio 1 everywhere: every loss has REINFORCE's gradient (a completion's loss counted once: through its mean)."""
     new, _, adv = tensors(6)
     leaf = new.clone().requires_grad_()
-    per_token = function in loss.SEQUENCE_LEVEL
+    per_token = has_trait(function, "sequence_level")
     value = function(leaf, leaf.detach(), adv[:, None], MASK, **settings)
     total = value.sum() if per_token else (value * MASK).sum()
     (slope,) = torch.autograd.grad(total, leaf)
@@ -258,19 +259,19 @@ def test_losses_on_paper():
     assert loss.policy_gradient(new, old, two)[0].tolist() == pytest.approx([-1.0, 0.2])
 
 
-def test_silenced_asks_the_loss_itself():
+def test_clip_fraction_asks_the_loss_itself():
     old, mask = torch.zeros(2, 3), torch.tensor([[1, 1, 1], [1, 1, 0]])
     new = torch.log(torch.tensor([[1.5, 1.0, 0.5], [0.1, 1.0, 9.0]]))
     adv = torch.tensor([[1.0], [-1.0]])
-    assert [int(n) for n in loss.clip_fraction(loss.clipped_surrogate, new, old, adv, mask)] == [1, 1]
-    assert [int(n) for n in loss.clip_fraction(loss.gspo, new, old, adv, mask)] == [
+    assert [int(n) for n in loss.clip_fraction(loss.clipped_surrogate, new, old, adv, mask, 1)] == [1, 1]
+    assert [int(n) for n in loss.clip_fraction(loss.gspo, new, old, adv, mask, 1)] == [
         2,
         0,
     ]  # s = .32: all of the second; .75^(1/3) stays
-    assert [int(n) for n in loss.clip_fraction(loss.cispo, new, old, adv, mask)] == [0, 0]
+    assert [int(n) for n in loss.clip_fraction(loss.cispo, new, old, adv, mask, 1)] == [0, 0]
     very = torch.full((2, 3), 3.0)
     dual = partial(loss.clipped_surrogate, dual=3.0)
-    assert [int(n) for n in loss.clip_fraction(dual, very, old, adv, mask)] == [2, 3]
+    assert [int(n) for n in loss.clip_fraction(dual, very, old, adv, mask, 1)] == [2, 3]
 
 
 # --- aggregates ---------------------------------------------------------------------------------------------------------

@@ -63,15 +63,19 @@ def test_old_equal_new_gives_ratio_one_and_policy_gradient():
     assert torch.equal(logp.grad, -adv[:, None].expand(3, 4))
 
 
-def test_silenced_counts_tokens_whose_gradient_is_gone():
+def test_clip_fraction_counts_tokens_whose_gradient_is_gone():
     ratio = torch.tensor(
         [[1.3, 0.7, 1.0, 1.3], [1.3, 0.7, 0.7, 0.7], [9.0, 0.1, 9.0, 0.1]], dtype=torch.float64
     )
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
     adv = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
     logp, old = ratio.log().requires_grad_(), torch.zeros_like(ratio)
-    low, high = clip_fraction(clipped_surrogate, logp, old, adv[:, None], mask)
+    low, high = clip_fraction(clipped_surrogate, logp, old, adv[:, None], mask, 1)
     assert (low.item(), high.item()) == (2, 1)
+    low, high = clip_fraction(
+        clipped_surrogate, logp, old, adv[:, None], mask, 8
+    )  # shares of the step's tokens
+    assert (low.item(), high.item()) == (2 / 8, 1 / 8)
     (clipped_surrogate(logp, old, adv[:, None]) * mask).sum().backward()
     gone = (logp.grad == 0) & mask.bool() & (adv != 0)[:, None]
     assert int(gone.sum()) == 3
@@ -140,7 +144,7 @@ def test_equal_rewards_have_no_advantage(value: float, size: int):
     assert centre_by_group(reward, group).abs().max().item() <= 1e-6
 
 
-def test_keep_unequal_drops_whole_groups_only():
+def test_groups_of_equal_rewards_are_dropped_whole():
     reward = torch.tensor([1.0, 1.0, 1.0, 0.3, 0.0, 0.0, 1.0, 0.0, 0.3, 0.3])
     kept = drop_zero_variance_groups(reward, RAGGED)
     assert kept.tolist() == [False] * 4 + [True] * 4 + [False] * 2

@@ -1,0 +1,120 @@
+"""Generation: from problems to rollouts, by the rollout plan, and texts for reward terms that ask a model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from openvlt import distributed
+from openvlt.data.prompts import Renderer, pad_right
+from openvlt.grpo.algorithm import GRPO
+from openvlt.grpo.collect.ops import stack_behaviour_logp
+from openvlt.grpo.collect.plan import row_origin, tag_with_view
+from openvlt.grpo.collect.prompts import PLAIN, PromptBatch, PromptCache, view_key
+from openvlt.grpo.collect.scoring import Models
+from openvlt.model.load import VLM
+from openvlt.model.shared_prefix.vision_features import store_vision_features
+from openvlt.rollout.base import Sampling
+from openvlt.rollout.distributed import generate_on_ranks
+from openvlt.types import Completion, Origin, Problem, Prompts, Rollouts
+
+
+class _Row(NamedTuple):
+    """A completion, where it comes from, and the name of the view it was generated from."""
+
+    completion: Completion
+    origin: Origin
+    view: str
+
+
+def generate_rollouts(
+    grpo: GRPO,
+    vlm: VLM,
+    prompt_cache: PromptCache,
+    problems: Sequence[Problem],
+    *,
+    seed: int,
+    version: int,
+    draw: int = 0,
+) -> Rollouts:
+    """Completions of each problem with the log-probabilities they were sampled with, and its injected texts.
+
+    `draw` counts the draws of one rollout batch (resampling): a problem that comes again gets other
+    completions, from the same draw of an image view. `grpo` has its schedules resolved.
+    """
+    sampling_seed = random.Random(f"draw/{seed}/{draw}").getrandbits(62) if draw else seed
+    plain = prompt_cache.get(problems, PLAIN, seed)
+    prompts = add_vision_features(vlm, plain.prompts)
+    groups: list[list[_Row]] = [[] for _ in problems]
+    for name, spec in grpo.rollout_plan.specs(grpo.group_size).items():
+        shown = (
+            PromptBatch(problems, prompts)
+            if spec.view is None
+            else prompt_cache.get(problems, view_key(spec), seed)
+        )
+        tagged = [tag_with_view(problem, name) for problem in shown.problems]
+        sampling = replace(grpo.sampling, n=spec.n)
+        completions = generate_on_ranks(grpo.generator, vlm, tagged, shown.prompts, sampling, sampling_seed)
+        for number, completion in enumerate(completions):
+            group = number // spec.n
+            groups[group].append(_Row(completion, row_origin(problems[group], spec), name))
+    for group, problem in zip(groups, problems, strict=True):
+        for text in grpo.rollout_plan.inject(problem):
+            completion = injected_completion(prompt_cache.renderer, text)
+            group.append(_Row(completion, Origin.INJECTED, "given"))
+    return _stack(vlm, problems, prompts, groups, version)
+
+
+def _stack(
+    vlm: VLM, problems: Sequence[Problem], prompts: Prompts, groups: list[list[_Row]], version: int
+) -> Rollouts:
+    """The rows of all groups in one batch, padded on the right."""
+    rows = [row for group in groups for row in group]
+    completions = [row.completion for row in rows]
+    ids_NT, mask_NT = pad_right([completion.token_ids for completion in completions], vlm.pad_id)
+    sizes = torch.tensor([len(group) for group in groups])
+    return Rollouts(
+        problems=tuple(problems),
+        completions=tuple(completions),
+        prompts=prompts,
+        ids_NT=ids_NT,
+        mask_NT=mask_NT,
+        group_N=torch.arange(len(problems)).repeat_interleave(sizes),
+        origin_N=torch.tensor([row.origin for row in rows]),
+        view=tuple(row.view for row in rows),
+        policy_version=version,
+        behaviour_logp_NT=stack_behaviour_logp(completions, mask_NT),
+    )
+
+
+def add_vision_features(vlm: VLM, prompts: Prompts) -> Prompts:
+    """The prompts with the features of a frozen vision tower; unchanged with several ranks.
+
+    There each rank runs the tower on its own share of the prompts.
+    """
+    return store_vision_features(vlm, prompts) if distributed.world_size() == 1 else prompts
+
+
+def injected_completion(renderer: Renderer, text: str) -> Completion:
+    """A given text as a finished completion."""
+    ids_NT, _ = renderer.responses([text])
+    return Completion(tuple(ids_NT[0].tolist()), text, True)
+
+
+def text_generator(
+    grpo: GRPO, models: Models, renderer: Renderer
+) -> Callable[[Sequence[Problem], str], list[str]]:
+    """`generate(problems, model)`: greedy responses for reward terms that ask the policy or the reference."""
+    sampling = Sampling(1, grpo.max_new_tokens, greedy=True)
+
+    def generate(problems: Sequence[Problem], model: str) -> list[str]:
+        prompts = renderer.prompts(problems)
+        with models.borrow(model) as vlm:
+            completions = generate_on_ranks(grpo.generator, vlm, problems, prompts, sampling, 0)
+        return [completion.text for completion in completions]
+
+    return generate

@@ -1,0 +1,105 @@
+"""The training loop of GRPO: rollout batches, their updates, and prompts rendered ahead of time."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from openvlt.data.sources.selection import filter_problems
+from openvlt.errors import UserError
+from openvlt.grpo.algorithm import GRPO
+from openvlt.grpo.collect.experience import Experience
+from openvlt.grpo.collect.prompts import PromptLoader, ViewKey, rollout_views
+from openvlt.grpo.collect.sampler import PromptSampler
+from openvlt.grpo.collect.transcripts import Transcripts
+from openvlt.grpo.module import GRPOModule, Stateful
+from openvlt.grpo.parts.traits import has_trait
+from openvlt.model.load import VLM
+from openvlt.types import GRPOBatch, Problem
+
+
+def train_grpo(
+    grpo: GRPO,
+    vlm: VLM,
+    problems: Sequence[Problem],
+    *,
+    reference: VLM | None,
+    folder: Path,
+    seed: int,
+    title: str = "grpo",
+) -> None:
+    """Trains `vlm` in place, resuming from `folder/last.ckpt`.
+
+    `reference` may be None unless `grpo.needs_reference`, and with an adapter. Raises UserError when a
+    rollout batch needs more problems than there are.
+    """
+    grpo = replace(grpo, resampling=copy.deepcopy(grpo.resampling))  # a replay buffer is one run's
+    problems = filter_problems(problems, grpo.problem_filter)
+    if len(problems) < grpo.prompts_per_rollout:
+        raise UserError(
+            f"{title}: grpo.prompts_per_rollout={grpo.prompts_per_rollout} is larger than the data "
+            f"({len(problems)} problems); lower it or give more problems"
+        )
+    experience, sampler = Experience(grpo, vlm, reference), grpo.sampler(problems, seed)
+    memories: dict[str, Stateful] = {"sampler": sampler}
+    if isinstance(grpo.resampling, Stateful):
+        memories["resampling"] = grpo.resampling
+    module, transcripts = GRPOModule(vlm, grpo, memories), Transcripts(folder, grpo.transcripts)
+    loader = prompt_loader(grpo, experience, sampler, problems, seed)
+    waiting: list[GRPOBatch] = []  # of the latest rollout batch, one per update
+
+    def next_batch(step: int) -> GRPOBatch:
+        if step % grpo.updates == 0:
+            if not waiting:
+                transcripts.drop_after(step)
+            draw = partial(loader.next, step, prefetch_more=has_trait(grpo.resampling, "draws_again"))
+            rollouts, waiting[:] = experience.collect(
+                draw(), seed=rollout_seed(grpo, seed, step), version=module.version, step=step, more=draw
+            )
+            sampler.observe(experience.accuracy)
+            if step + grpo.updates < grpo.steps:
+                loader.prefetch(step + grpo.updates)
+            transcripts.add(rollouts, step)
+        return waiting[step % grpo.updates]
+
+    vlm.model.train()
+    try:
+        grpo.fit.run(module, next_batch, folder, title=title, boundary=grpo.updates)
+    finally:
+        loader.close()
+    transcripts.close()
+
+
+def prompt_loader(
+    grpo: GRPO, experience: Experience, sampler: PromptSampler, problems: Sequence[Problem], seed: int
+) -> PromptLoader:
+    """The loader of a run: problems by the sampler, tasks by the task builder, views by the rollout plan."""
+
+    def views(step: int) -> tuple[list[ViewKey], int]:
+        return rollout_views(grpo.at_step(step)), rollout_seed(grpo, seed, step)
+
+    return PromptLoader(
+        sampler,
+        problems,
+        size=grpo.prompts_per_rollout,
+        build_tasks=None if grpo.task_builder is None else partial(build_tasks, grpo, seed=seed),
+        prompt_cache=experience.prompt_cache,
+        views=views,
+        workers=grpo.fit.workers,
+    )
+
+
+def rollout_seed(grpo: GRPO, seed: int, step: int) -> int:
+    """The seed of the rollout batch that optimiser step `step` uses."""
+    return seed * 1_000_003 + step // grpo.updates
+
+
+def build_tasks(grpo: GRPO, problem: Problem, *, seed: int) -> list[Problem]:
+    """The problems that the task builder makes of one; the problem itself without a task builder."""
+    if grpo.task_builder is None:
+        return [problem]
+    return grpo.task_builder(problem, random.Random(f"task/{seed}/{problem.id}"))
