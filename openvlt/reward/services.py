@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openvlt.serving.protocol import ChatRequest, Reply
 
 
+@runtime_checkable
 class ChatServer(Protocol):
     """A server of chat requests, such as `openvlt.serving.client.Server`."""
 
@@ -83,7 +84,7 @@ class Services:
 
 def ask_judge(judge: Judge, texts: list[str]) -> list[str]:
     """The judge's most likely reply to each text. Raises UserError when a server leaves one unanswered."""
-    if not hasattr(judge, "ask"):
+    if not isinstance(judge, ChatServer):
         return list(judge(texts))
     from openvlt.serving.protocol import ChatRequest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.shared_prefix.symmetric_kl import symmetric_kl
 from openvlt.rollout.base import generating
 from openvlt.types import Origin, Prompts, Rollouts, ScoredRollouts, ScoringBatch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Models:
         elif self.reference is not None:
             yield self.reference
         elif self.has_reference:
-            with self.policy.model.disable_adapter():
+            with cast("PeftModel", self.policy.model).disable_adapter():
                 yield self.policy
         else:
             raise UserError(
