@@ -48,8 +48,7 @@ class TextModel:
             model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.dtype)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
-                f"model {self.path!r} can't be loaded: {first_line(error)}; "
-                "check the path or the hub id"
+                f"model {self.path!r} can't be loaded: {first_line(error)}; check the path or the hub id"
             ) from error
         if tokenizer.chat_template is None:
             raise UserError(f"model {self.path!r} has no chat template; take an instruction-tuned model")

@@ -171,8 +171,7 @@ def load_weights(path: str, *, dtype: str, attn_implementation: str) -> HFModel:
         )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"model {path!r} can't be loaded: {first_line(error)}; "
-            "check the path, the hub id or the network"
+            f"model {path!r} can't be loaded: {first_line(error)}; check the path, the hub id or the network"
         ) from error
     return cast(HFModel, model)
 

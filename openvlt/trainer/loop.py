@@ -72,7 +72,7 @@ class TrainingLoop:
         boundary: int = 1,
         ahead: bool = False,
     ) -> None:
-        """Trains to `module.steps`, from `folder/last.ckpt` on if there is one; `make_batch(k)` is for step k.
+        """Trains to `module.steps`, from `folder/last.ckpt` if there is one; `make_batch(k)` is for step k.
 
         Checkpoints fall on multiples of `boundary` steps. With `ahead`, workers may make batches before they
         are due.

@@ -1,4 +1,4 @@
-"""Planned memory against what torch's profiler counts in the real passes: within 15 % of the peak."""
+"""Estimated memory against what torch's profiler counts in the real passes: within 15 % of the peak."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def make_sizes(prompts) -> PassSizes:
 
 
 @pytest.mark.parametrize("name", ["full", "frozen", "lora", "checkpointing", "bfloat16"])
-def test_an_updates_memory_is_foretold(vlm, alike, render, ragged, name):
+def test_an_updates_memory_is_estimated(vlm, alike, render, ragged, name):
     real = variant(vlm, name)
     plan = without_weights(real)
     prompts, (ids, mask) = render(alike), ragged([TOKENS] * PROMPTS * GROUP)
@@ -107,7 +107,7 @@ def test_an_updates_memory_is_foretold(vlm, alike, render, ragged, name):
 
 
 @pytest.mark.parametrize("rows, tokens", [(10, 70), (25, 70), (15, 140)])
-def test_a_rollouts_memory_is_foretold(vlm, alike, render, rows, tokens):
+def test_a_rollouts_memory_is_estimated(vlm, alike, render, rows, tokens):
     real = variant(vlm, "full")
     plan = without_weights(real)
     prompts, sampling = render(alike), Sampling(n=GROUP, max_new_tokens=tokens, top_p=0.9)
@@ -121,7 +121,7 @@ def test_a_rollouts_memory_is_foretold(vlm, alike, render, rows, tokens):
     "make, dtype",
     [(adamw, torch.float32), (adamw, torch.bfloat16), (partial(muon, muon_learning_rate=0.1), torch.float32)],
 )
-def test_the_optimisers_memory_is_its_own_word(vlm, make, dtype):
+def test_the_optimisers_memory_is_what_it_keeps(vlm, make, dtype):
     model = VLM(copy.deepcopy(vlm.model).to(dtype), None, "real")
     make = partial(make, learning_rate=0.1)
     kept, _ = optimizer_bytes(without_weights(model), make)

@@ -1,4 +1,4 @@
-"""The embedded model: its tokenizer writes anything, its folder is a plain Hugging Face checkpoint, broken folders say so."""
+"""The embedded model: its tokenizer encodes any text, its folder is a plain Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ print(json.dumps(out[0, inputs["input_ids"].shape[1]:].tolist()))
 """
 
 
-def test_plain_transformers_loads_it_and_says_the_same(folder, vlm, mixed, render, tmp_path):
+def test_plain_transformers_loads_it_and_generates_the_same(folder, vlm, mixed, render, tmp_path):
     """In a process that cannot import openvlt: stock classes only, greedy tokens equal to our own generator's."""
     mixed[0].images[0].save(tmp_path / "image.png")
     banned = json.dumps(vlm.banned_V().nonzero()[:, 0].tolist())

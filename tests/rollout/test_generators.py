@@ -58,7 +58,7 @@ def test_greedy_equals_plain_generate_token_for_token(vlm, chatty, mixed, render
 @pytest.mark.parametrize(
     "sampling", [SAMPLED, replace(SAMPLED, temperature=1.3, top_p=0.9), replace(SAMPLED, top_k=20), GREEDY]
 )
-def test_both_generators_say_the_same(chatty, mixed, render, sampling):
+def test_both_generators_generate_the_same(chatty, mixed, render, sampling):
     one, other = (
         each.generate(chatty, mixed, render(mixed), sampling, 7)
         for each in (PrefixGenerator(), HFGenerator())
@@ -84,16 +84,16 @@ def test_a_completion_does_not_depend_on_its_batch_mates(chatty, mixed, render, 
 
 
 def test_completions_end_at_their_stop_token(chatty, mixed, render):
-    stop, said = (
+    stop, completions = (
         set(chatty.stop_ids),
         PrefixGenerator().generate(chatty, mixed, render(mixed), replace(SAMPLED, n=16), 1),
     )
-    assert len(said) == 64 and {c.finished for c in said} == {True, False}
-    for c in said:
+    assert len(completions) == 64 and {c.finished for c in completions} == {True, False}
+    for c in completions:
         assert not stop & set(c.token_ids[:-1]) and len(c.logp) == len(c.token_ids) <= 14
         assert c.finished == (c.token_ids[-1] in stop) and (c.finished or len(c.token_ids) == 14)
         assert c.text == chatty.tokenizer.decode(c.token_ids, skip_special_tokens=True)
-    assert not chatty.banned_V()[torch.tensor([token for c in said for token in c.token_ids])].any()
+    assert not chatty.banned_V()[torch.tensor([token for c in completions for token in c.token_ids])].any()
 
 
 def test_stop_strings_end_a_completion_with_the_token_that_completes_them(chatty, mixed, render):
@@ -121,8 +121,8 @@ def test_finished_rows_leave_the_batch(chatty, mixed, render, monkeypatch):
     monkeypatch.setattr(
         prefix._DecodingBatch, "_feed", lambda self, tokens: fed.append(len(tokens)) or plain(self, tokens)
     )
-    said = PrefixGenerator().generate(chatty, mixed, render(mixed), SAMPLED, 11)
-    running = [rows for step in range(13) if (rows := sum(len(c.token_ids) > step + 1 for c in said))]
+    completions = PrefixGenerator().generate(chatty, mixed, render(mixed), SAMPLED, 11)
+    running = [rows for step in range(13) if (rows := sum(len(c.token_ids) > step + 1 for c in completions))]
     assert len(fed) == len(running) and fed == sorted(fed, reverse=True) and fed[-1] < fed[0]
     for rows, needed in zip(fed, running, strict=True):
         assert (
@@ -152,11 +152,11 @@ def test_images_and_prompts_run_once_per_problem(vlm, mixed, render):
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.5])
 def test_behaviour_equals_scored_log_probabilities(chatty, mixed, render, temperature):
     sampling = replace(SAMPLED, temperature=temperature, top_p=0.95)
-    said = PrefixGenerator().generate(chatty, mixed, render(mixed), sampling, 3)
-    ids, mask = pad_right([c.token_ids for c in said], chatty.pad_id)
-    behaviour, _ = pad_right([[0] * len(c.token_ids) for c in said], 0)
+    completions = PrefixGenerator().generate(chatty, mixed, render(mixed), sampling, 3)
+    ids, mask = pad_right([c.token_ids for c in completions], chatty.pad_id)
+    behaviour, _ = pad_right([[0] * len(c.token_ids) for c in completions], 0)
     behaviour = behaviour.float()
-    for row, c in enumerate(said):
+    for row, c in enumerate(completions):
         behaviour[row, : len(c.logp)] = torch.tensor(c.logp)
     with torch.no_grad():
         scored, _ = completion_logp(
@@ -168,7 +168,7 @@ def test_behaviour_equals_scored_log_probabilities(chatty, mixed, render, temper
 def test_first_tokens_are_drawn_from_the_models_softmax(vlm, mixed, render):
     """600 samples of one token against the scored distribution of a whole vocabulary, in eight bins of equal probability."""
     prompts = render(mixed[:1])
-    said = PrefixGenerator(max_rows=600).generate(
+    completions = PrefixGenerator(max_rows=600).generate(
         vlm, mixed[:1], prompts, Sampling(n=600, max_new_tokens=1), 0
     )
     allowed = (~vlm.banned_V()).nonzero()[:, 0]
@@ -184,7 +184,7 @@ def test_first_tokens_are_drawn_from_the_models_softmax(vlm, mixed, render):
         0, order, (probability[order].cumsum(0) * 8).long().clamp(max=7)
     )
     expected = 600 * torch.zeros(8).index_add(0, bins, probability)
-    seen = torch.bincount(bins[torch.tensor([c.token_ids[0] for c in said])], minlength=8)
+    seen = torch.bincount(bins[torch.tensor([c.token_ids[0] for c in completions])], minlength=8)
     filled = expected > 5
     assert (
         (seen - expected)[filled] ** 2 / expected[filled]

@@ -59,7 +59,7 @@ def test_temperature_divides_the_logits():
     assert draw([0.03, 0.04, 0.56, 0.57, 0.69, 0.71], Sampling(temperature=0.5)) == [0, 1, 1, 2, 2, 3]
 
 
-def test_bans_come_first_and_log_probabilities_know_them():
+def test_bans_come_first_and_log_probabilities_include_them():
     banned = torch.tensor([False, True, False, False])  # .1 .2 .3 of .6 -> cumulative 1/6, 1/2, 1
     assert draw([0.0, 0.16, 0.17, 0.49, 0.51, 0.999], banned=banned) == [0, 0, 2, 2, 3, 3]
     tokens, logp = next_tokens(FOUR[None], None, banned, Sampling(greedy=True))

@@ -113,8 +113,8 @@ def test_padding_and_order_are_inert(fresh, batch, gradients, same_gradients):
 
 def test_targets_are_the_response_and_its_end(vlm, batch):
     for response, ids, mask in zip(RESPONSES, batch.ids_NT, batch.mask_NT, strict=True):
-        said = ids[mask.bool()].tolist()
-        assert said[-1] == vlm.tokenizer.eos_token_id and vlm.tokenizer.decode(said[:-1]) == response
+        tokens = ids[mask.bool()].tolist()
+        assert tokens[-1] == vlm.tokenizer.eos_token_id and vlm.tokenizer.decode(tokens[:-1]) == response
     assert Renderer(vlm.processor, PromptStyle()).responses(["red green blue red"], 3)[0].shape == (1, 3)
 
 

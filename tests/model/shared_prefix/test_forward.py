@@ -169,9 +169,9 @@ def test_features_of_a_frozen_tower_are_computed_once(
         torch.testing.assert_close(
             completion_logp(model, given, *rest[:2], group)[0], expected, rtol=1e-9, atol=1e-9
         )
-    said = PrefixGenerator().generate(model, mixed, kept, Sampling(max_new_tokens=6, greedy=True), 0)
+    completions = PrefixGenerator().generate(model, mixed, kept, Sampling(max_new_tokens=6, greedy=True), 0)
     assert ran == [1]
-    assert [c.token_ids for c in said] == [
+    assert [c.token_ids for c in completions] == [
         c.token_ids
         for c in HFGenerator().generate(model, mixed, kept, Sampling(max_new_tokens=6, greedy=True), 0)
     ]
@@ -278,7 +278,7 @@ def test_the_version_that_the_error_names_is_the_pinned_one():
     assert pinned.startswith(forward.TESTED_TRANSFORMERS + ".") and transformers.__version__ == pinned
 
 
-def test_other_families_say_that_they_are_slow(vlm, batch, monkeypatch):
+def test_other_families_warn_that_they_are_slow(vlm, batch, monkeypatch):
     monkeypatch.setattr(forward, "SHARED_PREFIX_FAMILIES", ("another",))
     with (
         torch.no_grad(),

@@ -172,7 +172,7 @@ def test_the_chunked_head_equals_the_whole_one(fresh, scored, gradients, same_gr
     assert loss_of(model, scored).item() == pytest.approx(whole.item(), rel=1e-9)
 
 
-def test_a_foretold_slope_saves_the_second_pass_over_the_logits(
+def test_a_known_slope_saves_the_second_pass_over_the_logits(
     fresh, scored, gradients, same_gradients, monkeypatch
 ):
     """Gradients formed in the forward equal those of the backward; a wrong slope is noticed."""
