@@ -11,6 +11,8 @@ quickstart: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.dev # whole runs killed and resumed, notebooks, servers, every bundle in every split
