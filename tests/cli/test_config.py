@@ -23,7 +23,7 @@ from openvlt.cli.errors import error_sentence
 from openvlt.config.build import build
 from openvlt.config.resolvers import CONF, new_run_id
 from openvlt.errors import UserError
-from tests.helpers.configs import NEEDED, compose
+from tests.helpers.configs import NEEDED, compose, compose_anew
 from tests.helpers.entry_scripts import ROOT, environment
 
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
@@ -72,11 +72,14 @@ def default() -> DictConfig:
     return compose()
 
 
+@functools.cache
+def default_values(node: str) -> Any:
+    return OmegaConf.to_container(default()[node], resolve=True)
+
+
 def same_as_default(config: DictConfig, node: str) -> bool:
     """The node says what it says without any choice: built once for all files."""
-    return OmegaConf.to_container(config[node], resolve=True) == OmegaConf.to_container(
-        default()[node], resolve=True
-    )
+    return OmegaConf.to_container(config[node], resolve=True) == default_values(node)
 
 
 # --- every file ---------------------------------------------------------------------------------------------------------
@@ -364,7 +367,7 @@ def test_a_bug_behind_a_target_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatc
 )
 def test_a_word_that_hydra_refuses_is_told_with_its_fix(words: list[str], said: list[str]) -> None:
     with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
-        compose(*words)
+        compose_anew(*words)
     message = error_sentence(caught.value)
     assert "\n" not in message
     for part in said:

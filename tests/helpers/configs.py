@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from openvlt.config.resolvers import CONF
@@ -27,6 +32,22 @@ NEEDED = {  # what a file leaves for the user to say
 
 
 def compose(*overrides: str, name: str = "train") -> DictConfig:
-    """The config of `<name>.py` with these words."""
+    """The config of `<name>.py` with these words. Files chosen before are not composed again, which takes a third of a second."""
+    choices = [word for word in overrides if _chooses_file(word)]
+    config = copy.deepcopy(_compose_files(name, *choices))
+    values = [word for word in overrides if word not in choices]
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
+    return config
+
+
+def compose_anew(*overrides: str, name: str = "train") -> DictConfig:
+    """The same by Hydra alone, whose errors are those of the command line."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose(name, overrides=list(overrides))
+
+
+_compose_files = functools.cache(lambda name, *choices: compose_anew(*choices, name=name))
+
+
+def _chooses_file(word: str) -> bool:
+    return (CONF / word.partition("=")[0].partition("@")[0].lstrip("+~")).is_dir()

@@ -16,6 +16,13 @@ import sys
 import traceback
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from tests.helpers.configs import compose
+
+HEAVY = """torch lightning transformers transformers.trainer_utils peft pandas pyarrow.parquet pyarrow.dataset matplotlib.pyplot PIL.Image
+openvlt.iteration.runner openvlt.iteration.stages openvlt.report.page openvlt.report.figures openvlt.cli.evaluate openvlt.cli.distill""".split()
+
 
 def pause_once(folder: str, pattern: str, lines: int) -> None:
     """Stops this process when it opens any file while those in `folder` that match `pattern` hold so many lines, once.
@@ -59,16 +66,16 @@ def run(job: dict) -> int:
     return 0
 
 
-for name in (
-    "lightning",
-    "torch",
-    "transformers",
-    "peft",
-    "pyarrow.parquet",
-    "openvlt.runs.session",
-    "openvlt.report.page",
-):
-    importlib.import_module(name)
+def warm_up() -> None:
+    """Imports what runs import, and composes a configuration: Hydra's parsers learn while they read."""
+    for name in HEAVY:
+        importlib.import_module(name)
+    sys.modules["PIL.Image"].init()
+    for script in ("train", "evaluate", "distill"):
+        OmegaConf.to_container(compose(name=script), resolve=True)
+
+
+warm_up()
 gc.freeze()  # or every fork would copy what the collector touches
 print("ready", flush=True)
 
