@@ -16,8 +16,10 @@ CONF = ROOT / "conf"
 
 
 def new_run_id() -> str:
-    """Time and a short random part: two jobs that start in the same second still get folders of their own."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    """Time to a fraction of a second and a random part: names sort by age, and jobs never share a folder."""
+    now = time.time()
+    fraction = int(now % 1 * 16**4)
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{fraction:04x}{secrets.token_hex(4)}"
 
 
 def _run_folder(runs: str, name: str, resume: str | None) -> str:

@@ -144,8 +144,7 @@ def _git(*arguments: str) -> str | None:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=20,
         )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+    except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
