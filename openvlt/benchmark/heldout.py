@@ -1,4 +1,8 @@
-"""Scoring a model on problems: greedy or sampled answers, verdicts, accuracy with its interval."""
+"""Held-out evaluation: one completion per problem of the data's own test split, graded by the verifier.
+
+It asks and judges as a benchmark under the protocol `openvlt` does. Its problems come from a source and a
+selection, and it leaves rows.jsonl, which a run's page reads.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,12 @@ from openvlt.rollout.batches import generate_in_batches
 from openvlt.types import Completion, Problem, Verdict
 from openvlt.verify.completions import verify_completions
 
-WITH_IMAGES = 60  # answers whose pictures are kept beside them, for the run's page
+ROWS_WITH_IMAGES = 60  # the run's page shows the images of this many rows
 
 
 @dataclass(frozen=True)
 class HeldoutEvaluation:
-    """`conf/evaluation`: which problems, how to decode, `batch` problems at a time. One answer per problem."""
+    """The settings of `evaluation:`: which problems, how to decode, `batch` problems at a time."""
 
     generator: Generator
     prompt: PromptStyle
@@ -41,11 +45,12 @@ class HeldoutEvaluation:
         check_not_negative(self, "evaluation", "workers")
         if self.sampling.n != 1:
             raise UserError(
-                f"evaluation.sampling.n={self.sampling.n}; held-out problems are answered once, a benchmark takes samples=<n>"
+                f"evaluation.sampling.n={self.sampling.n}; held-out problems are answered once, "
+                "a benchmark takes samples=<n>"
             )
 
     def run(self, vlm: VLM, source: Source, *, seed: int, rows: Path | None = None) -> dict[str, Any]:
-        """Accuracy, interval, verdicts and lengths, overall and per level; each row goes to the JSONL file `rows`."""
+        """Accuracy, interval, verdicts and lengths, overall and per level; rows go to the file `rows`."""
         problems = source.problems(self.selection, seed)
         if not problems:
             raise UserError("the evaluation set is empty; check the data and its split")
@@ -53,56 +58,57 @@ class HeldoutEvaluation:
         batches = generate_in_batches(
             self.generator, vlm, problems, self.prompt, self.sampling, batch=self.batch, seed=seed
         )
-        answers = [completion for _, batch in batches for completion in batch]
-        verdicts = verify_completions(problems, answers, workers=self.workers, deadline_s=self.deadline_s)
+        completions = [completion for _, batch in batches for completion in batch]
+        verdicts = verify_completions(problems, completions, workers=self.workers, deadline_s=self.deadline_s)
         if rows is not None:
-            write_heldout_rows(rows, problems, answers, verdicts)
+            write_heldout_rows(rows, problems, completions, verdicts)
         return {
-            **summarise_heldout(problems, answers, verdicts),
+            **summarise_heldout(problems, completions, verdicts),
             "skipped_rows": getattr(source, "skipped", {}),
         }
 
 
 def summarise_heldout(
-    problems: Sequence[Problem], answers: Sequence[Completion], verdicts: Sequence[Verdict]
+    problems: Sequence[Problem], completions: Sequence[Completion], verdicts: Sequence[Verdict]
 ) -> dict[str, Any]:
     """Counts and shares of one evaluation; `levels` holds the same for each difficulty there is."""
-    right = [verdict is Verdict.CORRECT for verdict in verdicts]
+    correct = [verdict is Verdict.CORRECT for verdict in verdicts]
     by_level: dict[int, list[bool]] = defaultdict(list)
-    for problem, correct in zip(problems, right, strict=True):
+    for problem, is_correct in zip(problems, correct, strict=True):
         if problem.level is not None:
-            by_level[problem.level].append(correct)
+            by_level[problem.level].append(is_correct)
     return {
-        **accuracy(right),
+        **accuracy(correct),
         "verdicts": {verdict.value: count for verdict, count in Counter(verdicts).items()},
-        "length": sum(len(answer.token_ids) for answer in answers) / len(answers),
-        "finished": sum(answer.finished for answer in answers) / len(answers),
+        "length": sum(len(completion.token_ids) for completion in completions) / len(completions),
+        "finished": sum(completion.finished for completion in completions) / len(completions),
         "levels": {str(level): accuracy(rows) for level, rows in sorted(by_level.items())},
     }
 
 
-def accuracy(right: Sequence[bool]) -> dict[str, Any]:
+def accuracy(correct: Sequence[bool]) -> dict[str, Any]:
     """`accuracy`, `correct`, `n` and Wilson's 95 % `interval`."""
-    correct, n = sum(right), len(right)
-    return {"accuracy": correct / n, "correct": correct, "n": n, "interval": list(wilson(correct, n))}
+    count, n = sum(correct), len(correct)
+    return {"accuracy": count / n, "correct": count, "n": n, "interval": list(wilson(count, n))}
 
 
 def write_heldout_rows(
-    file: Path, problems: Sequence[Problem], answers: Sequence[Completion], verdicts: Sequence[Verdict]
+    file: Path, problems: Sequence[Problem], completions: Sequence[Completion], verdicts: Sequence[Verdict]
 ) -> None:
-    """One JSON line per answer: id, question, gold, response, verdict, tokens; the first ones name their images too."""
+    """Writes one JSON line per problem: question, gold, response, verdict, tokens; first rows have images."""
     with file.open("w", encoding="utf-8", newline="\n") as lines:
-        for index, (problem, answer, verdict) in enumerate(zip(problems, answers, verdicts, strict=True)):
+        rows = zip(problems, completions, verdicts, strict=True)
+        for index, (problem, completion, verdict) in enumerate(rows):
             row = {
                 "id": problem.id,
                 "level": problem.level,
                 "question": problem.question,
                 "gold": problem.answer,
-                "response": answer.text,
+                "response": completion.text,
                 "verdict": verdict.value,
-                "tokens": len(answer.token_ids),
-                "finished": answer.finished,
+                "tokens": len(completion.token_ids),
+                "finished": completion.finished,
             }
-            if index < WITH_IMAGES:
+            if index < ROWS_WITH_IMAGES:
                 row["images"] = store_images(problem, file.parent)
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")

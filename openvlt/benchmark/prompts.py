@@ -1,4 +1,4 @@
-"""How a protocol puts a question: fixed words around the row's own columns, images first or where their marks stand."""
+"""Prompts of benchmark protocols: words around a row's columns, images before the text or at their marks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from typing import Any
 from openvlt.data.prompts import PromptStyle
 from openvlt.types import Problem
 
+OPTION_LETTERS = ascii_uppercase
+QUESTION_IN_IMAGE = "Answer the question shown in the image."
 
-def fill_template(prompt: str, **values: Any) -> str:
-    """A prompt with its `{names}` filled at once: what is filled in is not looked at again, and other braces stay."""
-    return re.sub(r"\{(\w+)\}", lambda mark: str(values.get(mark[1], mark[0])), prompt)
+
+def fill_template(template: str, **values: Any) -> str:
+    """The template with its `{names}` filled in one pass: values are not filled again, other braces stay."""
+    return re.sub(r"\{(\w+)\}", lambda mark: str(values.get(mark[1], mark[0])), template)
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """`choice` and `open` are the whole prompt for questions with and without options (`open` None: the same).
+    """A protocol's whole prompt: `choice` for questions with options, `open` for others (None: `choice`).
 
-    `{question}`, `{options}` and the names of a problem's `meta` are filled in, nothing else in braces is. An option is written as
-    `option`, options are joined by `between`. With `listed`, options that are only letters (they stand in the picture) are left out.
-    With `marks`, a regular expression whose first group is an image's number, images stand where their marks do.
+    Only `{question}`, `{options}` and the names of a problem's `meta` are filled in; other braces stay. An
+    option is written as `option`, options are joined by `between`. With `listed`, the options of
+    `meta["listed"]` are taken: those that are letters only, because the image shows them, aren't repeated.
+    `marks` is a regular expression whose first group is an image's number: images then stand at their marks.
     """
 
     choice: str
@@ -33,19 +37,23 @@ class PromptTemplate:
     marks: str | None = None
 
     def __call__(self, problem: Problem) -> Problem:
-        """The problem with its whole prompt as the question and no options left to write."""
+        """The problem with its whole prompt as the question, and no options left to write."""
         options = problem.meta.get("listed", ()) if self.listed else problem.choices or ()
         template = self.choice if options or self.open is None else self.open
         lines = [
-            self.option.replace("{letter}", ascii_uppercase[i]).replace("{text}", option)
+            self.option.replace("{letter}", OPTION_LETTERS[i]).replace("{text}", option)
             for i, option in enumerate(options)
         ]
         values = {**problem.meta, "question": problem.question, "options": self.between.join(lines)}
         prompt = fill_template(template, **values)
         return replace(problem, question=prompt, choices=None, images=self._images(problem, prompt))
 
+    def style(self, style: PromptStyle) -> PromptStyle:
+        """The style that such a prompt is rendered in, given the configured one."""
+        return template_style(self.marks, style)
+
     def _images(self, problem: Problem, prompt: str) -> tuple[Any, ...]:
-        """The images in the order of their marks; all of them, once, when a mark names none that is there."""
+        """The images in the order of their marks; each once, in its place, if a mark names a missing one."""
         if self.marks is None:
             return problem.images
         numbers = [int(number) for number in re.findall(self.marks, prompt)]
@@ -54,25 +62,33 @@ class PromptTemplate:
         return tuple(problem.images[number - 1] for number in numbers)
 
 
-IN_THE_IMAGE = "Answer the question shown in the image."
-
-
 @dataclass(frozen=True)
 class ProjectPrompt:
     """The project's own prompt: the question, its options and the configured instruction, as in training.
 
-    Where the benchmark shows something else than what it scores, `meta["shown"]` stands for the question, and options are written
-    only if `meta["lists_options"]`.
+    `meta["shown"]` takes the question's place where a benchmark shows something else than it scores. Options
+    are written unless `meta["lists_options"]` is False.
     """
 
     def __call__(self, problem: Problem) -> Problem:
         choices = problem.choices if problem.meta.get("lists_options", True) else None
         return replace(problem, question=problem.meta.get("shown", problem.question), choices=choices)
 
+    def style(self, style: PromptStyle) -> PromptStyle:
+        """The configured style."""
+        return style
+
+
+def template_style(marks: str | None, style: PromptStyle) -> PromptStyle:
+    """The style of a template, which holds all words itself; images stand at `marks` if there are any."""
+    if marks is None:
+        return PromptStyle(max_tokens=style.max_tokens)
+    return InterleavedStyle(max_tokens=style.max_tokens, marks=marks)
+
 
 @dataclass(frozen=True)
 class InterleavedStyle(PromptStyle):
-    """A prompt style whose images stand at their marks, if there are as many marks as images; else before the text."""
+    """A prompt style with images at their marks; if marks and images differ in number, images stand first."""
 
     marks: str = ""
 
@@ -82,10 +98,10 @@ class InterleavedStyle(PromptStyle):
         if len(texts) != len(problem.images) + 1:
             return super().messages(problem)
         parts: list[dict[str, Any]] = []
-        for index, words in enumerate(texts):
+        for index, text in enumerate(texts):
             parts += [{"type": "image"}] if index else []
-            parts += [{"type": "text", "text": words}] if words else []
-        system = (
-            [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
-        )
-        return [*system, {"role": "user", "content": parts}]
+            parts += [{"type": "text", "text": text}] if text else []
+        turns: list[dict[str, Any]] = []
+        if self.system:
+            turns.append({"role": "system", "content": [{"type": "text", "text": self.system}]})
+        return [*turns, {"role": "user", "content": parts}]

@@ -1,4 +1,4 @@
-"""What the six benchmarks have in common: cases to score, answers with a verdict, protocols, and the benchmark that holds them."""
+"""What all benchmarks have in common: cases to score, answers with a verdict, protocols, the benchmark."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from typing import Protocol as Interface
 
-from openvlt.benchmark.prompts import PromptTemplate
 from openvlt.benchmark.rows.subsets import Subset
+from openvlt.data.prompts import PromptStyle
 from openvlt.errors import UserError
 from openvlt.types import Completion, Problem, Verdict
 from openvlt.verify import extract
@@ -17,14 +17,14 @@ from openvlt.verify.completions import verify_completions
 
 @dataclass(frozen=True)
 class Answer:
-    """What a scorer read out of a response, and its verdict. Everything but CORRECT is worth 0."""
+    """The answer that a scorer extracted from a response, and its verdict. Only CORRECT is worth 1."""
 
     extracted: str | None
     verdict: Verdict
 
     @staticmethod
     def of(extracted: str | None, correct: bool) -> Answer:
-        """Right or wrong for something that was read, UNPARSED for nothing."""
+        """CORRECT or WRONG for an extracted answer, UNPARSED for none."""
         if extracted is None:
             return Answer(None, Verdict.UNPARSED)
         return Answer(extracted, Verdict.CORRECT if correct else Verdict.WRONG)
@@ -32,9 +32,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Case:
-    """One response to one problem. `recorded` is the row of a file of recorded answers, empty for answers made here.
+    """One response to one problem. `recorded` is its row in a file of answers, recorded or generated here.
 
-    `finished` is False for a response that was cut off at the token limit, None where nobody knows.
+    `finished` is False for a response that was cut off at the token limit, None where that is unknown.
     """
 
     problem: Problem
@@ -44,7 +44,7 @@ class Case:
 
 
 class JudgeModel(Interface):
-    """A language model that answers prompts: `name` stands in the results, answers come in the prompts' order."""
+    """A language model that answers prompts, in their order. Its `name` stands in the results."""
 
     @property
     def name(self) -> str: ...
@@ -52,10 +52,18 @@ class JudgeModel(Interface):
     def ask(self, prompts: Sequence[str]) -> list[str]: ...
 
 
+class ProtocolPrompt(Interface):
+    """Gives the problem whose question is the protocol's prompt, and the style that it is rendered in."""
+
+    def __call__(self, problem: Problem) -> Problem: ...
+
+    def style(self, style: PromptStyle) -> PromptStyle: ...
+
+
 def score_openvlt(
     cases: Sequence[Case], judge: JudgeModel | None = None, *, deadline_s: float = 5.0
 ) -> list[Answer]:
-    """Scores answers with the project's own verifier, as in training: a response that was cut off has no answer."""
+    """Scores with the project's own verifier, as in training: a response that was cut off has no answer."""
     completions = [Completion((), case.response, case.finished is not False) for case in cases]
     verdicts = verify_completions([case.problem for case in cases], completions, deadline_s=deadline_s)
     return [
@@ -69,13 +77,14 @@ Score = Callable[[Sequence[Case], JudgeModel | None], list[Answer]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one benchmark is asked and scored. `judged`: the score asks a judge, and without one is a variant named "rules".
+    """How a benchmark is asked and scored. `source` says where its strings and rules come from.
 
-    `settled(case)`: the judge wouldn't be asked about this one (a recorded extraction is used); without it each case needs the judge.
-    `sampling` changes fields of the evaluation's sampling; `source` says where the strings and rules come from.
+    A score that asks a judge is `judged`; without a judge its result is another variant, named "rules only".
+    `needs_no_judge(case)` tells which cases such a score can do alone (None: none). `sampling` changes fields
+    of the evaluation's sampling.
     """
 
-    prompt: PromptTemplate
+    prompt: ProtocolPrompt
     score: Score
     source: str
     judged: bool = False
@@ -85,13 +94,19 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`conf/benchmark/<name>.yaml`: where the rows are, how a row becomes a problem, and the protocols by name.
+    """A file of `conf/benchmark`: where the rows are, how a row becomes a problem, and the protocols by name.
 
-    `read(row, part)` gives the problem of a row; its `meta` holds `cells` (sub-score -> value or values) and `cluster`. `ids` are the
-    columns of an answer file that name a row, `columns` those that every row source must have. `metrics` gives further shares from
-    (problem, right) pairs; `headlines` names the one that stands for the benchmark in tables under each protocol. `part_of(row, said)`
-    is for parts whose rows share their ids: the part of a row, by itself or by what else is said of it (its part's label, the name of
-    its file); the problem's id is `<part>/<id>`. A part that a variant sets to null is left out.
+    * `read(row, subset)` gives the problem of a row. Its `meta` holds `cells` (sub-score -> value or values)
+      and `cluster`, the rows that belong together.
+    * `ids` are the columns of an answer file that name a row; `columns` are those that every source of rows
+      must have.
+    * `metrics` gives further shares from (problem, share of correct samples) pairs; `headlines` names, by
+      protocol, the one that stands for the benchmark in tables.
+    * `subset_of(row, hint)` is for subsets whose rows share their ids: it gives the subset of a row, from the
+      row itself or else from the hint (a subset's label, the name of its file). A problem's id is then
+      `<subset>/<id>`.
+
+    A subset that a variant sets to null is left out.
     """
 
     name: str
@@ -105,14 +120,14 @@ class Benchmark:
     subset_of: Callable[[Mapping[str, Any], str], str] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "subsets", {name: part for name, part in self.subsets.items() if part is not None}
-        )
+        kept = {name: subset for name, subset in self.subsets.items() if subset is not None}
+        object.__setattr__(self, "subsets", kept)
 
     def protocol(self, name: str) -> Protocol:
         """The protocol of that name. Raises UserError for another one."""
         if name not in self.protocols:
             raise UserError(
-                f"protocol={name}: benchmark {self.name} has the protocols {', '.join(self.protocols)}; choose one of them"
+                f"protocol={name}: benchmark {self.name} has the protocols {', '.join(self.protocols)}; "
+                "choose one of them"
             )
         return self.protocols[name]

@@ -1,18 +1,18 @@
-"""What evaluate.py does: a run folder around an evaluation on held-out problems, a benchmark, or a comparison of two runs."""
+"""What evaluate.py does: evaluation on held-out problems, of a benchmark, or a comparison of two runs."""
 
 from __future__ import annotations
 
 import json
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from openvlt import distributed
 from openvlt.benchmark.protocol import Benchmark
 from openvlt.benchmark.results.compare import compare_files, describe_comparison, pair_files
-from openvlt.benchmark.results.files import result_line, results_markdown
+from openvlt.benchmark.results.files import format_interval, result_line, results_markdown
 from openvlt.benchmark.run.answers import AnswerGenerator
 from openvlt.benchmark.run.judge import ServerJudge
 from openvlt.benchmark.run.runner import BenchmarkRunner
@@ -29,9 +29,9 @@ from openvlt.runs.session import (
 )
 from openvlt.storage.atomic import write_json, write_text
 from openvlt.storage.locks import lock_folder
+from openvlt.storage.markdown import format_percent
 
-# what only a benchmark reads
-OPTIONS = (
+BENCHMARK_OPTIONS = (
     "protocol",
     "data_dir",
     "responses",
@@ -47,17 +47,17 @@ OPTIONS = (
 
 
 def evaluate_heldout(config: DictConfig) -> None:
-    """One model on the data's held-out problems; a benchmark's run that is resumed by its folder alone is still the benchmark's.
+    """Evaluates one model on the data's held-out problems, or resumes a benchmark's run that `resume` names.
 
     Raises UserError for options that only a benchmark reads.
     """
     saved = Path(config.paths.run) / "config.yaml"
-    if config.resume is not None and saved.is_file() and OmegaConf.load(saved).get("benchmark") is not None:
+    if config.resume is not None and saved.is_file() and _load_config(saved).get("benchmark") is not None:
         evaluate_benchmark(config)
         return
-    _refuse_options()
+    _refuse_benchmark_options()
     config, folder = open_run(config)
-    if _finished(folder, "results.json"):
+    if _is_finished(folder, "results.json"):
         return
     announce_run(config, folder)
     with keep_resumable(folder):
@@ -65,46 +65,59 @@ def evaluate_heldout(config: DictConfig) -> None:
         vlm = context.load("base")
         result = {"model": vlm.path, **context.evaluate(vlm, folder)}
     write_json(folder / "results.json", result)
-    low, high = (100 * bound for bound in result["interval"])
     print(
-        f"accuracy {100 * result['accuracy']:.1f} %  (95 %: {low:.1f} to {high:.1f})  n {result['n']}  {result['verdicts']}"
+        f"accuracy {format_percent(result['accuracy'])} %  (95 %: {format_interval(result['interval'])})  "
+        f"n {result['n']}  {result['verdicts']}"
     )
-    for level, part in result["levels"].items():
-        print(f"  level {level}: {100 * part['accuracy']:.1f} %  n {part['n']}")
+    for level, counts in result["levels"].items():
+        print(f"  level {level}: {format_percent(counts['accuracy'])} %  n {counts['n']}")
     print(folder / "results.json")
 
 
-def _refuse_options() -> None:
+def _load_config(file: Path) -> DictConfig:
+    """A saved config."""
+    return cast(DictConfig, OmegaConf.load(file))
+
+
+def _refuse_benchmark_options() -> None:
     keys = {
         override.lstrip("+~").partition("=")[0].rpartition("@")[2].partition(".")[0]
         for override in command_line_overrides()
     }
-    if useless := [name for name in OPTIONS if name in keys]:
+    if useless := [name for name in BENCHMARK_OPTIONS if name in keys]:
         verb, them = ("needs", "it") if len(useless) == 1 else ("need", "them")
         raise UserError(f"{', '.join(useless)} {verb} a benchmark; add benchmark=<name>, or leave {them} out")
 
 
-def _finished(folder: Path, shown: str) -> bool:
-    """Whether the run to resume is over; says so."""
-    if over := (folder / "results.json").is_file():
+def _is_finished(folder: Path, shown: str) -> bool:
+    """Whether the run to resume is over already; then the file `shown` is printed."""
+    is_over = (folder / "results.json").is_file()
+    if is_over:
         print(f"finished before: nothing to do\n{folder / shown}")
-    return over
+    return is_over
 
 
 def evaluate_benchmark(config: DictConfig) -> None:
-    """A benchmark, or all of them: asked of a model, or scored from recorded answers. The same command continues a run that was cut off."""
-    with ExitStack() as held:
-        config, folder = open_run(find_unfinished_run(config, held))
-        if _finished(folder, "results.md"):
+    """Evaluates a benchmark, or all of them: asks a model, or scores recorded answers.
+
+    The same command continues a run that was cut off.
+    """
+    with ExitStack() as locks:
+        config, folder = open_run(find_unfinished_run(config, locks))
+        if _is_finished(folder, "results.md"):
             return
         several = "_target_" not in config.benchmark
         print(f"{config.responses or model_title(config)} -> {folder}", flush=True)
         with keep_resumable(folder):
             _check_responses(config, several)
-            runs = {name: build_runner(config, name) for name in (config.benchmark if several else [""])}
-            for run in runs.values():  # all of them before the first is asked
-                run.check()
-            results = [_one(config, run, folder / name, done=several) for name, run in runs.items()]
+            names = list(config.benchmark) if several else [""]
+            runners = {name: build_runner(config, name) for name in names}
+            for runner in runners.values():  # all of them before the first is asked
+                runner.check()
+            results = [
+                _run_benchmark(config, runner, folder / name, several=several)
+                for name, runner in runners.items()
+            ]
         write_text(folder / "results.md", results_markdown(results))
         write_json(
             folder / "results.json",
@@ -114,10 +127,12 @@ def evaluate_benchmark(config: DictConfig) -> None:
 
 
 def model_title(config: DictConfig) -> str:
+    """The model as messages name it."""
     return config.model.get("path") or "the embedded tiny model"
 
 
 def _check_responses(config: DictConfig, several: bool) -> None:
+    """Raises UserError for options that a file of responses doesn't go with."""
     if not config.responses:
         return
     if several:
@@ -128,24 +143,30 @@ def _check_responses(config: DictConfig, several: bool) -> None:
         )
 
 
-def _one(config: DictConfig, run: BenchmarkRunner, place: Path, *, done: bool) -> dict[str, Any]:
-    """One benchmark; one of several has a folder of its own, and what is finished there isn't done again (`done`)."""
-    place.mkdir(exist_ok=True)
-    if done and (place / "results.json").is_file():
-        return json.loads((place / "results.json").read_text())
+def _run_benchmark(
+    config: DictConfig, runner: BenchmarkRunner, folder: Path, *, several: bool
+) -> dict[str, Any]:
+    """The result of one benchmark. One of several has its own folder and results, and isn't run again."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "results.json"
+    if several and file.is_file():
+        return json.loads(file.read_text())
     if config.responses:
-        result = run.score_file(config.responses, config.response_column, place)
+        result = runner.score_file(config.responses, config.response_column, folder)
     else:
-        result = run.ask_model(lambda: _load(config), place)
-    if done:
-        write_json(place / "results.json", result)
+        result = runner.ask_model(lambda: _load_model(config), folder)
+    if several:
+        write_json(file, result)
     print(result_line(result), flush=True)
-    _notes(result)
+    _print_notes(result)
     return result
 
 
 def build_runner(config: DictConfig, name: str = "") -> BenchmarkRunner:
-    """The parts of one benchmark's evaluation, built from the config; `name` picks one of several benchmarks."""
+    """The parts of one benchmark's evaluation, built from the config; `name` picks one of several benchmarks.
+
+    Raises UserError for a number below 1.
+    """
     benchmark: Benchmark = build(config.benchmark[name] if name else config.benchmark, "benchmark")
     evaluation, judge = build(config.evaluation, "evaluation"), None
     if config.judge is not None and distributed.is_main():  # the other ranks' scores are not kept
@@ -154,7 +175,7 @@ def build_runner(config: DictConfig, name: str = "") -> BenchmarkRunner:
         raise UserError(
             f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1"
         )
-    engine = AnswerGenerator(
+    generator = AnswerGenerator(
         evaluation.generator, evaluation.sampling, config.batch, config.seed, config.prompt.max_tokens
     )
     data_dir, baseline = (
@@ -162,10 +183,10 @@ def build_runner(config: DictConfig, name: str = "") -> BenchmarkRunner:
     )
     return BenchmarkRunner(
         benchmark=benchmark,
-        protocol=config.protocol,
-        engine=engine,
+        protocol_name=config.protocol,
+        generator=generator,
         prompt=evaluation.prompt,
-        view=build(config.view, "view"),
+        ablation=build(config.view, "view"),
         samples=config.samples,
         judge=judge,
         data_dir=data_dir,
@@ -174,35 +195,37 @@ def build_runner(config: DictConfig, name: str = "") -> BenchmarkRunner:
     )
 
 
-def _load(config: DictConfig) -> VLM:
+def _load_model(config: DictConfig) -> VLM:
     return make_context(config).load("base")
 
 
-def _notes(result: dict[str, Any]) -> None:
-    """What a reader of the score should know: missing answers, odd and unusable rows, the baseline."""
+def _print_notes(result: dict[str, Any]) -> None:
+    """Prints what qualifies a score: missing answers, odd and unusable rows, the baseline."""
     if result["missing"]:
         print(f"  {result['missing']} rows have no answer in the file and are not scored")
     if unmatched_ids := result["without_a_row"]:
         print(
-            f"  {len(unmatched_ids)} answers belong to no usable row and are not scored, the first is {unmatched_ids[0]}"
+            f"  {len(unmatched_ids)} answers belong to no usable row and are not scored, the first is "
+            f"{unmatched_ids[0]}"
         )
     for word, rows in (("odd", result["faulty_rows"]), ("left out", result["skipped_rows"])):
         if rows:
             first, reason = next(iter(rows.items()))
             print(f"  {len(rows)} row{'s' * (len(rows) > 1)} {word}, the first is {first}: {reason}")
     if base := result.get("baseline"):
-        low, high = (100 * bound for bound in base["interval"])
         p = "" if base["mcnemar_p"] is None else f"  McNemar p {base['mcnemar_p']:.3g}"
         print(
-            f"  against {base['file']}: {100 * base['difference']:+.1f} points (95 %: {low:.1f} to {high:.1f}){p}  n {base['rows']}"
+            f"  against {base['file']}: {100 * base['difference']:+.1f} points "
+            f"(95 %: {format_interval(base['interval'])}){p}  n {base['rows']}"
         )
 
 
 def compare_two_runs(config: DictConfig) -> None:
-    """Two finished runs, row by row."""
+    """Compares two finished runs, row by row."""
     if len(config.compare) != 2:
         raise UserError(
-            f"compare={','.join(map(str, config.compare))} names {len(config.compare)} runs; give two: compare=A,B"
+            f"compare={','.join(map(str, config.compare))} names {len(config.compare)} runs; give two: "
+            "compare=A,B"
         )
     one, other = config.compare
     found = {name: compare_files(*places) for name, places in pair_files(one, other).items()}
@@ -214,43 +237,46 @@ def compare_two_runs(config: DictConfig) -> None:
     print(folder / "compare.json")
 
 
-# --- going on ----------------------------------------------------------------------------------------------------------
+# --- resuming -----------------------------------------------------------------------------------------------
 
 
-def find_unfinished_run(config: DictConfig, held: ExitStack) -> DictConfig:
-    """The config, pointed at an unfinished run of exactly this config if one was cut off; `held` keeps its folder locked for this run."""
+def find_unfinished_run(config: DictConfig, locks: ExitStack) -> DictConfig:
+    """The config, with `resume` set if a run of exactly this config was cut off.
+
+    The run's folder, old or new, stays locked until `locks` is closed.
+    """
     if config.resume is not None:
         return config
-    own = Path(config.paths.run)
-    found = distributed.broadcast(_unfinished(config, held) if distributed.is_main() else None)
+    new = Path(config.paths.run)
+    found = distributed.broadcast(_lock_unfinished(config, locks) if distributed.is_main() else None)
     if found is None:
         if distributed.is_main():
-            own.mkdir(parents=True, exist_ok=True)
-            _lock(own, held)
+            new.mkdir(parents=True, exist_ok=True)
+            _try_lock(new, locks)
         return config
     with suppress(OSError):  # there may be none, or something of the user's in it
-        own.rmdir()
+        new.rmdir()
     print(f"continuing {found}", flush=True)
-    return OmegaConf.merge(config, {"resume": str(found), "paths": {"run": str(found)}})
+    changes = {"resume": str(found), "paths": {"run": str(found)}}
+    return cast(DictConfig, OmegaConf.merge(config, changes))
 
 
-def _unfinished(config: DictConfig, held: ExitStack) -> Path | None:
+def _lock_unfinished(config: DictConfig, locks: ExitStack) -> Path | None:
+    """The first unfinished run of this config that no other process works on, locked; None without one."""
     now = OmegaConf.to_container(config, resolve=True)
     for file in sorted(Path(config.paths.run).parent.glob("*/config.yaml")):
-        finished = (file.parent / "results.json").exists()
-        if (
-            not finished
-            and not config_differences(OmegaConf.to_container(OmegaConf.load(file)), now)
-            and _lock(file.parent, held)
-        ):
+        if (file.parent / "results.json").exists():
+            continue
+        saved = OmegaConf.to_container(_load_config(file))
+        if not config_differences(saved, now) and _try_lock(file.parent, locks):
             return file.parent
     return None
 
 
-def _lock(folder: Path, held: ExitStack) -> bool:
-    """Locks a run folder until `held` is closed; False when another process has it."""
+def _try_lock(folder: Path, locks: ExitStack) -> bool:
+    """Locks a run folder until `locks` is closed; False when another process has it."""
     try:
-        held.enter_context(lock_folder(folder))
+        locks.enter_context(lock_folder(folder))
     except BlockingIOError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Offline difficulty: before GRPO, its problems are thinned to those that the model it starts from solves about half of the time."""
+"""The offline difficulty filter: GRPO gets problems that its starting model solves about half of the time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from openvlt.verify.completions import verify_completions
 
 @dataclass(frozen=True)
 class DifficultyFilter:
-    """Answers every problem `sampling.n` times and keeps the `keep` problems whose share of right answers is nearest to one half.
+    """Answers each problem `sampling.n` times and keeps the `keep` whose solve rate is nearest to one half.
 
-    Groups of equal rewards teach nothing: p (1 - p), the variance of a group's rewards, is largest there. `batch` problems are
-    answered at a time.
+    A group of equal rewards has no advantage: p (1 - p), the variance of a group's rewards, is largest at one
+    half. `batch` problems are answered at a time.
     """
 
     generator: Generator
@@ -34,12 +34,12 @@ class DifficultyFilter:
 
     def __call__(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> list[Problem]:
         """The kept problems, in their own order; among equals the earlier ones."""
-        distance = [abs(share - 0.5) for share in self.shares(vlm, problems, seed)]
+        distance = [abs(rate - 0.5) for rate in self.solve_rates(vlm, problems, seed)]
         nearest = sorted(range(len(problems)), key=distance.__getitem__)[: self.keep]
         return [problems[row] for row in sorted(nearest)]
 
-    def shares(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> list[float]:
-        """Each problem's share of right answers."""
+    def solve_rates(self, vlm: VLM, problems: Sequence[Problem], seed: int) -> list[float]:
+        """The share of correct completions of each problem."""
         batches = generate_in_batches(
             self.generator, vlm, problems, self.prompt, self.sampling, batch=self.batch, seed=seed
         )
@@ -47,5 +47,5 @@ class DifficultyFilter:
         n = self.sampling.n
         row_problems = [problem for problem in problems for _ in range(n)]
         verdicts = verify_completions(row_problems, completions, deadline_s=self.deadline_s)
-        right = [verdict is Verdict.CORRECT for verdict in verdicts]
-        return [sum(right[row : row + n]) / n for row in range(0, len(right), n)]
+        correct = [verdict is Verdict.CORRECT for verdict in verdicts]
+        return [sum(correct[row : row + n]) / n for row in range(0, len(correct), n)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from openvlt.benchmark.results.files import read_scored
+from openvlt.benchmark.results.files import read_scored_rows
 from openvlt.benchmark.tasks import mathvision, mathvista
 from openvlt.cli.evaluate import build_runner
 from openvlt.config.build import build
@@ -51,7 +51,7 @@ def test_mathvision_gives_the_official_counts(
         key = name.replace(", level ", "_level")
         assert str(written[key]).startswith(f"{right}/{total}"), name
     assert set(result["faulty_rows"]) == {"59", "434", "1843", "1893", "2830"}
-    rows = {row["id"]: row for row in read_scored(str(tmp_path))}
+    rows = {row["id"]: row for row in read_scored_rows(str(tmp_path))}
     for line in (folder / f"{model}.jsonl").read_text(encoding="utf-8").splitlines():
         recorded = json.loads(line)
         assert rows[recorded["id"]]["right"] == recorded["correct"], recorded
@@ -81,7 +81,7 @@ def test_mathvista_gives_the_official_counts(
     assert cells.pop("skills").keys() == official.pop("skills").keys()
     assert cells == official
     assert sum(map(len, published.values())) + 1 == 75  # with the average
-    rows = {row["id"]: row for row in read_scored(str(tmp_path))}
+    rows = {row["id"]: row for row in read_scored_rows(str(tmp_path))}
     for line in (folder / f"{model}.jsonl").read_text(encoding="utf-8").splitlines():
         recorded = json.loads(line)
         assert rows[recorded["pid"]]["right"] == recorded["true_false"], recorded
@@ -199,7 +199,7 @@ def test_mathvista_normalisation(
     [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("flaw", "lawn", 2), ("a", "a", 0)],
 )
 def test_edit_distance(one: str, other: str, steps: int) -> None:
-    assert mathvista.distance(one, other) == steps
+    assert mathvista.edit_distance(one, other) == steps
 
 
 def test_precision_may_be_a_float_as_on_the_hub(data_dir: Path) -> None:

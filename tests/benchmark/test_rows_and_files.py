@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from openvlt.benchmark.results.files import read_scored
+from openvlt.benchmark.results.files import read_scored_rows
 from openvlt.benchmark.rows.loading import LoadedRows, load_rows
 from openvlt.benchmark.rows.responses import read_responses
 from openvlt.benchmark.run.runner import BenchmarkRunner
@@ -58,7 +58,7 @@ def test_the_real_testmini(data_dir: Path, run: BenchmarkRunner) -> None:
     loaded = load_rows(run.benchmark, str(data_dir / "mathvision_testmini"), images=True)
     assert len(loaded.problems) == 304 and all(len(problem.images) == 1 for problem in loaded.problems)
     assert loaded.faults.keys() <= {"59", "434", "1843", "1893", "2830"} and not loaded.skipped
-    prompt = run.how.prompt(
+    prompt = run.protocol.prompt(
         next(problem for problem in loaded.problems if problem.choices == tuple("ABCDE"))
     ).question
     assert (
@@ -96,7 +96,7 @@ def test_real_mathvista(data_dir: Path) -> None:
         run.benchmark, str(data_dir / "train_sources" / "mathvista_by_source" / "geos"), images=True
     )
     assert loaded.problems and all(problem.images for problem in loaded.problems)
-    prompt = run.how.prompt(loaded.problems[0]).question
+    prompt = run.protocol.prompt(loaded.problems[0]).question
     assert prompt.startswith(
         "Hint: Please answer the question requiring an answer.\nQuestion: Hint: "
     )  # the double hint
@@ -203,7 +203,7 @@ def test_what_others_keep_under_our_names_is_left_alone(
     file.write_text(json.dumps({"id": "1", "response": "B", "tokens": 3, "finished": False}))
     assert (
         run.score_file(str(file), "response", tmp_path)["truncated"] == 1
-        and read_scored(str(tmp_path))[0]["tokens"] == 3
+        and read_scored_rows(str(tmp_path))[0]["tokens"] == 3
     )
 
 
@@ -220,9 +220,10 @@ def test_a_table_of_answers_with_other_names(rows: Callable[..., Path], tmp_path
 def test_answers_without_a_row(rows: Callable[..., Path], tmp_path: Path, run: BenchmarkRunner) -> None:
     """As many as there are unusable rows may be theirs: they are counted. More are a mistake."""
     file = rows(lambda good: good[2].update(answer=None)) / "answers.jsonl"
-    write = lambda *names: file.write_text(
-        "".join(json.dumps({"id": name, "response": "B"}) + "\n" for name in names)
-    )  # noqa: E731
+
+    def write(*names: str) -> None:
+        file.write_text("".join(json.dumps({"id": name, "response": "B"}) + "\n" for name in names))
+
     write("0", "1", "2")
     result = run.score_file(str(file), "response", tmp_path)
     assert (result["correct"], result["total"], result["without_a_row"]) == (2, 2, ["2"]) and len(
@@ -273,3 +274,25 @@ def test_a_loaded_set_is_checked_for_ids(run: BenchmarkRunner, rows: Callable[..
         and [problem.id for problem in loaded.problems] == ["0", "1"]
         and not loaded.problems[0].images
     )
+
+
+def test_what_datasets_saved_to_disk_is_a_subset(
+    rows: Callable[..., Path], tmp_path: Path, run: BenchmarkRunner
+) -> None:
+    """A lone data set counts as any split; of several splits the benchmark's must be there."""
+    import datasets
+
+    lines = [json.loads(line) for line in (rows() / "test.jsonl").read_text().splitlines()]
+    columns = {name: [line[name] for line in lines] for name in lines[0] if name != "image"}
+    data = datasets.Dataset.from_dict(columns | {"image": [str(tmp_path / line["image"]) for line in lines]})
+    data = data.cast_column("image", datasets.Image())
+    data = data.cast_column("subject", datasets.ClassLabel(names=["geometry", "algebra"]))
+    data.save_to_disk(str(tmp_path / "lone"))
+    datasets.DatasetDict({"dev": data}).save_to_disk(str(tmp_path / "several"))
+    loaded = load_rows(run.benchmark, str(tmp_path / "lone"), images=True)
+    assert [problem.id for problem in loaded.problems] == list("0123") and len(loaded.problems[0].images) == 1
+    assert loaded.problems[0].meta["cells"]["subject"] == "algebra"
+    with pytest.raises(
+        UserError, match=r"several has no split 'test', but \['dev'\]; change benchmark\.subsets"
+    ):
+        load_rows(run.benchmark, str(tmp_path / "several"), images=True)

@@ -283,7 +283,7 @@ def test_qwens_way_takes_any_of_two():
     ],
 )
 def test_mathruler(gold, answer, equal):
-    assert openvlthinker.grade(gold, answer) is equal
+    assert openvlthinker.grade_mathruler(gold, answer) is equal
 
 
 def test_the_papers_judge():

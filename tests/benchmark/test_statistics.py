@@ -21,7 +21,7 @@ from openvlt.benchmark.results.statistics import (
     pass_at_k,
     wilson,
 )
-from openvlt.benchmark.results.summary import Scored
+from openvlt.benchmark.results.summary import ScoredProblem
 from openvlt.benchmark.results.summary import summarise_scores as benchmark_summary
 from openvlt.types import Completion, Problem, Verdict
 
@@ -201,7 +201,7 @@ def _rows(marks, clusters=None):
             meta={"cells": {"half": "first" if index < len(marks) / 2 else "second"}, "cluster": cluster},
         )
         rows.append(
-            Scored(
+            ScoredProblem(
                 problem,
                 tuple(Answer(None if mark == "-" else mark, verdicts[mark]) for mark in samples),
                 (True,) * len(samples),

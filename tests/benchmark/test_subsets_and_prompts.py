@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from openvlt.benchmark.prompts import IN_THE_IMAGE
+from openvlt.benchmark.prompts import QUESTION_IN_IMAGE
 from openvlt.benchmark.results.files import results_markdown
 from openvlt.benchmark.rows.loading import load_rows
 from openvlt.benchmark.run.ablations import replace_images
@@ -215,7 +215,7 @@ def test_of_two_forms_of_a_split_parquet_is_read(tmp_path: Path) -> None:
 
 
 def shown(name: str, problem: Problem) -> str:
-    return question_text(built(name, "protocol=openvlt").how.prompt(problem))
+    return question_text(built(name, "protocol=openvlt").protocol.prompt(problem))
 
 
 def verse(version: str, question: str, **columns: Any) -> Problem:
@@ -240,22 +240,22 @@ def test_mathverse_shows_what_its_version_leaves_of_the_question() -> None:
     assert shown("mathverse", lite) == "Find B.\nChoices:\nA:40°\nB:60°" and lite.choices == ("40°", "60°")
     only = verse("Vision Only", "")
     assert (
-        shown("mathverse", only) == IN_THE_IMAGE
+        shown("mathverse", only) == QUESTION_IN_IMAGE
         and only.choices == ("40°", "60°")
         and "triangle" in only.question
     )
     apart = verse("Text Lite", "Is it odd?", question_for_eval="Is it odd?", choices=["A:Odd", "B:Even"])
     assert shown("mathverse", apart) == "Is it odd?\nChoices:\n(A) Odd\n(B) Even"
     apart = verse("Vision Only", "", question_for_eval="Is it odd?", choices=["A:Odd", "B:Even"])
-    assert shown("mathverse", apart) == IN_THE_IMAGE
+    assert shown("mathverse", apart) == QUESTION_IN_IMAGE
 
 
 def test_real_mathverse_shows_no_options_twice(data_dir: Path) -> None:
     run = built("mathverse", "protocol=openvlt")
     for problem in load_rows(run.benchmark, str(data_dir / "mathverse_sample"), images=False).problems:
-        text = question_text(run.how.prompt(problem))
-        assert (text == IN_THE_IMAGE) is (problem.meta["version"] == "Vision Only")
-        assert text.count("Choices:") == (problem.choices is not None and text != IN_THE_IMAGE), text
+        text = question_text(run.protocol.prompt(problem))
+        assert (text == QUESTION_IN_IMAGE) is (problem.meta["version"] == "Vision Only")
+        assert text.count("Choices:") == (problem.choices is not None and text != QUESTION_IN_IMAGE), text
 
 
 def test_emma_shows_its_context_if_it_has_one() -> None:
@@ -271,15 +271,15 @@ def test_emma_shows_its_context_if_it_has_one() -> None:
 
 def test_a_screenshot_of_mmmu_pro_is_shown_alone() -> None:
     screenshot = mmmu_pro.read_mmmu_pro(pro(1), VISION)  # published outputs hold its question
-    assert shown("mmmu_pro", screenshot) == IN_THE_IMAGE and screenshot.choices == ("x", "y", "z")
+    assert shown("mmmu_pro", screenshot) == QUESTION_IN_IMAGE and screenshot.choices == ("x", "y", "z")
     assert shown("mmmu_pro", mmmu_pro.read_mmmu_pro(pro(1), STANDARD)) == "Q?\nChoices:\n(A) x\n(B) y\n(C) z"
-    asked = built("mmmu_pro", "protocol=openvlthinker").how.prompt(screenshot)
+    asked = built("mmmu_pro", "protocol=openvlthinker").protocol.prompt(screenshot)
     assert "(A) x" in asked.question  # the paper's script gives it the options
 
 
 def test_a_description_stands_before_what_is_shown() -> None:
-    asked = built("mmmu_pro", "protocol=openvlt").how.prompt(mmmu_pro.read_mmmu_pro(pro(1), VISION))
+    asked = built("mmmu_pro", "protocol=openvlt").protocol.prompt(mmmu_pro.read_mmmu_pro(pro(1), VISION))
     described = replace_images(
         [replace(asked, images=(Path("p.png"),))], {asked.id: "a sheet"}, "{caption}: {question}"
     )[0]
-    assert question_text(described) == f"a sheet: {IN_THE_IMAGE}" and not described.images
+    assert question_text(described) == f"a sheet: {QUESTION_IN_IMAGE}" and not described.images

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from openvlt.benchmark.results.files import read_scored
+from openvlt.benchmark.results.files import read_scored_rows
 from openvlt.benchmark.run.ablations import BlankImage
 from openvlt.data.images import open_images
 from openvlt.errors import UserError
@@ -88,7 +88,7 @@ def test_a_model_is_asked_every_row(cli: Cli, rows: Callable[..., Path]) -> None
         "versions",
     } <= results["provenance"].keys()
     assert "| mathvision | protocol official |" in (folder / "results.md").read_text()
-    scored = read_scored(str(folder))
+    scored = read_scored_rows(str(folder))
     assert [row["id"] for row in scored] == list("012345")
     assert (
         scored[0]["question"].startswith("Please solve the problem step by step")
@@ -128,7 +128,7 @@ def test_what_the_model_sees(cli: Cli, rows: Callable[..., Path], view: str) -> 
         results["variant"] == f"protocol official, {results['provenance']['view']}"
         and results["provenance"]["view"] != "whole"
     )
-    question = read_scored(str(folder))[0]["question"]
+    question = read_scored_rows(str(folder))[0]["question"]
     assert ("Image description: " in question) is (view == "caption") and (
         folder / "captions.jsonl"
     ).exists() is (view == "caption")
@@ -166,7 +166,7 @@ def test_scene_text(cli: Cli, rows: Callable[..., Path], tmp_path: Path) -> None
         "view=scene_text",
         f"view.file={tmp_path / 'texts.txt'}",
     )
-    assert read_scored(str(folder))[3]["question"].startswith(
+    assert read_scored_rows(str(folder))[3]["question"].startswith(
         "Image description: a {question} of 3 dots\n\nPlease solve"
     )
     (tmp_path / "texts.txt").write_text("{}")

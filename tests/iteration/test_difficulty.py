@@ -39,7 +39,7 @@ def screen(problems):
 
 
 def test_shares_are_right_answers_by_answers(screen, vlm, problems):
-    assert screen.shares(vlm, problems, 7) == [1, 0, 0.5, 0.75, 1, 0.25, 0.5, 1, 0, 0.75, 1, 1]
+    assert screen.solve_rates(vlm, problems, 7) == [1, 0, 0.5, 0.75, 1, 0.25, 0.5, 1, 0, 0.75, 1, 1]
     assert screen.generator.sizes == [5, 5, 2]
 
 

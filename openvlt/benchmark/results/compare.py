@@ -1,4 +1,4 @@
-"""Two runs over the same rows: the difference, whether it could be chance, and which answers flipped."""
+"""Two runs over the same rows: their difference, whether it could be chance, and which answers flipped."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.results.files import format_interval, read_scored
+from openvlt.benchmark.results.files import format_interval, read_scored_rows
 from openvlt.benchmark.results.statistics import mcnemar, paired_bootstrap
 from openvlt.errors import UserError
 from openvlt.storage.markdown import format_percent
 
-SHOWN = 10
+MAX_FLIPS = 10  # answers of each kind that are printed
+SamplesById = Mapping[
+    str, Sequence[Mapping[str, Any]]
+]  # problem id -> its rows of rows.parquet, one per sample
 
 
 def compare_files(one: str, other: str) -> dict[str, Any]:
-    """The paired comparison of two run folders (or their rows.parquet), `other` minus `one`, over the rows that both have.
+    """The paired comparison of two run folders (or rows.parquet), `other` minus `one`, over shared rows.
 
-    Raises UserError when they share no row, or a shared row asks for another answer.
+    Raises UserError when they share no row, or a shared row has another gold answer.
     """
-    first, second = _by_id(read_scored(one)), _by_id(read_scored(other))
+    first, second = _group_by_id(read_scored_rows(one)), _group_by_id(read_scored_rows(other))
     shared = [name for name in first if name in second]
     if not shared:
         raise UserError(f"{one} and {other} have no row in common; compare runs of the same benchmark")
@@ -29,20 +32,21 @@ def compare_files(one: str, other: str) -> dict[str, Any]:
         raise UserError(
             f"row {differ[0]!r} has another answer in {other} than in {one}; compare runs over the same data"
         )
+    shares = {name: (_share(first[name]), _share(second[name])) for name in shared}
     result = paired_difference(
-        [_share(first[name]) for name in shared],
-        [_share(second[name]) for name in shared],
-        _clusters(first, shared),
+        [shares[name][0] for name in shared],
+        [shares[name][1] for name in shared],
+        [first[name][0]["cluster"] for name in shared],
     )
-    lost = [name for name in shared if _share(first[name]) > _share(second[name])]
-    gained = [name for name in shared if _share(first[name]) < _share(second[name])]
+    lost = [name for name in shared if shares[name][0] > shares[name][1]]
+    gained = [name for name in shared if shares[name][0] < shares[name][1]]
     return {
         "one": one,
         "other": other,
         **result,
         "only_in_one": len(first) - len(shared),
         "only_in_other": len(second) - len(shared),
-        "cells": _cells(first, second, shared),
+        "cells": _compare_cells(first, shares),
         "gained": [_flip(first[name][0], second[name][0]) for name in gained],
         "lost": [_flip(first[name][0], second[name][0]) for name in lost],
     }
@@ -51,7 +55,10 @@ def compare_files(one: str, other: str) -> dict[str, Any]:
 def paired_difference(
     one: Sequence[float], other: Sequence[float], clusters: Sequence[str]
 ) -> dict[str, Any]:
-    """Accuracies, difference, the bootstrap's interval and p (by cluster), and McNemar's exact p where every share is 0 or 1."""
+    """Accuracies, difference, the bootstrap's interval and p (by cluster), and McNemar's exact p.
+
+    McNemar's p is None where a share isn't 0 or 1. Rows are paired by their order.
+    """
     bootstrap = paired_bootstrap(one, other, clusters)
     only_one = sum(a == 1 and b == 0 for a, b in zip(one, other, strict=True))
     only_other = sum(a == 0 and b == 1 for a, b in zip(one, other, strict=True))
@@ -68,42 +75,34 @@ def paired_difference(
     }
 
 
-def _by_id(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _group_by_id(rows: Sequence[Mapping[str, Any]]) -> SamplesById:
     found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         found[row["id"]].append(row)
     return found
 
 
-def _share(rows: Sequence[Mapping[str, Any]]) -> float:
-    return sum(row["right"] for row in rows) / len(rows)
-
-
-def _clusters(rows: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str]) -> list[str]:
-    return [rows[name][0]["cluster"] for name in names]
+def _share(samples: Sequence[Mapping[str, Any]]) -> float:
+    """The share of correct samples."""
+    return sum(row["right"] for row in samples) / len(samples)
 
 
 def _flip(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    keep = ("id", "question", "gold")
-    return {
-        **{name: one.get(name) for name in keep},
-        "one": one.get("extracted"),
-        "other": other.get("extracted"),
-    }
+    """A row whose answer flipped, with both extracted answers."""
+    kept = {name: one.get(name) for name in ("id", "question", "gold")}
+    return {**kept, "one": one.get("extracted"), "other": other.get("extracted")}
 
 
-def _cells(
-    first: Mapping[str, Any], second: Mapping[str, Any], shared: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def _compare_cells(rows: SamplesById, shares: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
     """Rows, and both runs' shares, per value of every sub-score."""
     sums: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0, 0.0, 0.0]))
-    for name in shared:
-        for group, value in json.loads(first[name][0].get("cells") or "{}").items():
+    for name, (one, other) in shares.items():
+        for group, value in json.loads(rows[name][0].get("cells") or "{}").items():
             for part in value if isinstance(value, list) else [value]:
                 cell = sums[group][part]
                 cell[0] += 1
-                cell[1] += _share(first[name])
-                cell[2] += _share(second[name])
+                cell[1] += one
+                cell[2] += other
     return {
         group: {part: {"rows": n, "one": a / n, "other": b / n} for part, (n, a, b) in sorted(values.items())}
         for group, values in sums.items()
@@ -111,7 +110,7 @@ def _cells(
 
 
 def describe_comparison(result: Mapping[str, Any]) -> str:
-    """The comparison for people, with the first answers that flipped."""
+    """The comparison as text, with the first answers that flipped."""
     one, other = map(format_percent, result["accuracy"])
     p = "" if result["mcnemar_p"] is None else f"  McNemar p {result['mcnemar_p']:.3g}"
     sign = "+" if result["difference"] >= 0 else ""
@@ -124,14 +123,14 @@ def describe_comparison(result: Mapping[str, Any]) -> str:
     for word, rows in (("gained", result["gained"]), ("lost", result["lost"])):
         lines += [
             f"  {word} {row['id']}: gold {row['gold']}, {row['one']} -> {row['other']}"
-            for row in rows[:SHOWN]
+            for row in rows[:MAX_FLIPS]
         ]
-        lines += [f"  … and {len(rows) - SHOWN} more {word}" for _ in range(len(rows) > SHOWN)]
+        lines += [f"  … and {len(rows) - MAX_FLIPS} more {word}" for _ in range(len(rows) > MAX_FLIPS)]
     return "\n".join(lines)
 
 
 def pair_files(one: str, other: str) -> dict[str, tuple[str, str]]:
-    """Which folders to compare: the two themselves, or of two runs over several benchmarks those that both have."""
+    """The folders to compare, by name: the two themselves, or the benchmarks that two suites both have."""
     if (Path(one) / "rows.parquet").is_file() or not Path(one).is_dir():
         return {Path(one).name: (one, other)}
     names = sorted(
@@ -139,6 +138,5 @@ def pair_files(one: str, other: str) -> dict[str, tuple[str, str]]:
         for file in Path(one).glob("*/rows.parquet")
         if (Path(other) / file.parent.name / file.name).is_file()
     )
-    return {name: (str(Path(one) / name), str(Path(other) / name)) for name in names} or {
-        Path(one).name: (one, other)
-    }
+    pairs = {name: (str(Path(one) / name), str(Path(other) / name)) for name in names}
+    return pairs or {Path(one).name: (one, other)}

@@ -1,4 +1,4 @@
-"""What a scored benchmark leaves: rows.parquet (every answer), results.json (numbers and provenance), results.md (a table to paste)."""
+"""Files of a scored benchmark: rows.parquet (every answer) and results.md (tables to paste)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.results.summary import Scored
+from openvlt.benchmark.results.summary import ScoredProblem
+from openvlt.data.sources.files import read_rows
 from openvlt.errors import UserError
+from openvlt.storage.atomic import atomic_write
 from openvlt.storage.markdown import format_percent, markdown_table
 
 
 def write_scored_rows(
     file: Path,
-    scored: Sequence[Scored],
-    asked: Mapping[str, str],
-    made: Mapping[str, Sequence[Mapping[str, Any]]],
+    scored: Sequence[ScoredProblem],
+    prompts: Mapping[str, str],
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
-    """One row per answer: id, sample, prompt, gold, response, what was read, verdict, tokens; written whole or not at all."""
+    """Writes rows.parquet, whole or not at all: one row per answer, with what was extracted and its verdict.
+
+    `prompts` are the questions as they were asked, by problem id (else the problem's own); `rows` hold the
+    responses, their tokens and whether they are finished, one per sample.
+    """
     import pyarrow
     from pyarrow import parquet
 
-    rows = []
-    for row in scored:
-        problem = row.problem
+    written = []
+    for item in scored:
+        problem = item.problem
         shared = {
             "id": problem.id,
-            "question": asked.get(problem.id, problem.question),
+            "question": prompts.get(problem.id, problem.question),
             "gold": problem.answer,
             "choices": None if problem.choices is None else list(problem.choices),
             "cluster": problem.meta["cluster"],
@@ -37,42 +43,40 @@ def write_scored_rows(
                 os.path.relpath(image, file.parent) for image in problem.images if isinstance(image, Path)
             ],
         }
-        for sample, (answer, right, source) in enumerate(
-            zip(row.answers, row.right, made[problem.id], strict=True)
-        ):
-            rows.append({
-                **shared,
+        samples = zip(item.answers, item.correct, rows[problem.id], strict=True)
+        for sample, (answer, correct, row) in enumerate(samples):
+            columns = {
                 "sample": sample,
-                "response": source["response"],
+                "response": row["response"],
                 "extracted": answer.extracted,
                 "verdict": answer.verdict.value,
-                "right": right,
-                "tokens": source.get("tokens"),
-                "finished": source.get("finished"),
-            })  # fmt: skip
-    aside = file.with_name(f".{file.name}.tmp")
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=_schema(pyarrow)), aside)
-    os.replace(aside, file)
+                "right": correct,
+                "tokens": row.get("tokens"),
+                "finished": row.get("finished"),
+            }
+            written.append(shared | columns)
+    with atomic_write(file) as aside:
+        parquet.write_table(pyarrow.Table.from_pylist(written, schema=_schema(pyarrow)), aside)
 
 
 def _schema(pyarrow: Any) -> Any:
-    text, texts, whole = pyarrow.string(), pyarrow.list_(pyarrow.string()), pyarrow.int64()
+    text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
+    integer, boolean = pyarrow.int64(), pyarrow.bool_()
     columns = {
-        "id": text, "sample": whole, "question": text, "gold": text, "choices": texts, "response": text, "extracted": text,
-        "verdict": text, "right": pyarrow.bool_(), "tokens": whole, "finished": pyarrow.bool_(), "cluster": text, "cells": text,
-        "images": texts,
+        "id": text, "sample": integer, "question": text, "gold": text, "choices": texts, "response": text,
+        "extracted": text, "verdict": text, "right": boolean, "tokens": integer, "finished": boolean,
+        "cluster": text, "cells": text, "images": texts,
     }  # fmt: skip
     return pyarrow.schema(list(columns.items()))
 
 
-def read_scored(place: str) -> list[dict[str, Any]]:
+def read_scored_rows(place: str) -> list[dict[str, Any]]:
     """The rows of a rows.parquet, or of the run folder that holds it. Raises UserError for anything else."""
-    from openvlt.data.sources.files import read_rows
-
     path = Path(place) / "rows.parquet" if Path(place).is_dir() else Path(place)
     if not path.is_file():
         raise UserError(
-            f"{place}: no rows.parquet there; give the folder of a finished `evaluate.py benchmark=…` run, or its rows.parquet"
+            f"{place}: no rows.parquet there; give the folder of a finished `evaluate.py benchmark=…` run, "
+            "or its rows.parquet"
         )
     rows = [row for _, row in read_rows(path)]
     if missing := {"id", "sample", "right", "cluster"} - set(rows[0]):
@@ -86,7 +90,7 @@ def headline_share(result: Mapping[str, Any]) -> float:
 
 
 def result_line(result: Mapping[str, Any]) -> str:
-    """One line for people: name, protocol, accuracy, counts, interval, unparsed rate, further metrics."""
+    """A result in one line: name, protocol, accuracy, counts, interval, unparsed rate, further metrics."""
     parts = [
         f"{result['benchmark']}, {result['variant']}: accuracy {format_percent(result['accuracy'])} %",
         f"{result['correct']}/{result['total']}",

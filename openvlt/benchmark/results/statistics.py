@@ -1,4 +1,4 @@
-"""Intervals, errors and tests for scores. Every share here is of rows that were scored; an unparsed answer is a wrong one."""
+"""Intervals, standard errors and tests for scores. An unparsed answer counts as a wrong one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Z95 = 1.959963984540054
 
 
 def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927): 95 % by default. Raises ValueError on counts that can't be."""
+    """Wilson's score interval of a proportion (Wilson 1927), 95 % by default.
+
+    Raises ValueError on impossible counts.
+    """
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"wilson: {correct} of {n} is no proportion")
     share, spread = correct / n, z * z / n
@@ -24,22 +27,26 @@ def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
 
 
 def clustered_error(values: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
-    """Standard error of the mean when rows of one cluster belong together (Liang & Zeger 1986, times G/(G-1) for G clusters).
+    """Standard error of the mean when rows of one cluster belong together; None for fewer than two clusters.
 
-    With every row a cluster of its own it is the usual standard error. None for fewer than two clusters.
+    Liang & Zeger 1986, times G/(G-1) for G clusters. With every row a cluster of its own it is the usual
+    standard error.
     """
-    mean, sums = sum(values) / len(values), defaultdict(float)
+    mean = sum(values) / len(values)
+    sums: dict[Hashable, float] = defaultdict(float)
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] += value - mean
     if len(sums) < 2:
         return None
-    return math.sqrt(len(sums) / (len(sums) - 1) * sum(total * total for total in sums.values())) / len(
-        values
-    )
+    squares = sum(total * total for total in sums.values())
+    return math.sqrt(len(sums) / (len(sums) - 1) * squares) / len(values)
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
-    """Exact two-sided p of McNemar's test: rows that only one of two runs got right are a fair coin's throws."""
+    """Exact two-sided p of McNemar's test, from the rows that only one of two runs got right.
+
+    If the runs are equally good, such a row is the throw of a fair coin.
+    """
     from scipy.stats import binomtest
 
     n = only_one + only_other
@@ -47,8 +54,8 @@ def mcnemar(only_one: int, only_other: int) -> float:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A difference of two means over the same rows, with its bootstrap interval and two-sided p."""
+class PairedDifference:
+    """The difference of two means over the same rows, with its bootstrap interval and two-sided p."""
 
     difference: float
     interval: tuple[float, float]
@@ -62,8 +69,11 @@ def paired_bootstrap(
     *,
     resamples: int = 10_000,
     seed: int = 0,
-) -> Paired:
-    """`other` minus `one` under resampling of whole clusters: percentile interval (95 %), p from the share of resamples on each side."""
+) -> PairedDifference:
+    """`other` minus `one` under resampling of whole clusters: 95 % percentile interval and two-sided p.
+
+    The p comes from the smaller share of resamples on one side of zero.
+    """
     names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
     place = [names[cluster] for cluster in clusters]
     total_C, size_C = np.zeros(len(names)), np.zeros(len(names))
@@ -76,7 +86,7 @@ def paired_bootstrap(
     means_R = np.concatenate(means)
     low, high = np.quantile(means_R, [0.025, 0.975])
     beyond = 1 + min((means_R <= 0).sum(), (means_R >= 0).sum())
-    return Paired(
+    return PairedDifference(
         float(total_C.sum() / size_C.sum()),
         (float(low), float(high)),
         min(1.0, float(2 * beyond / (resamples + 1))),
@@ -84,13 +94,13 @@ def paired_bootstrap(
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Chance that one of k drawn from n samples is right, unbiased: 1 - C(n-c, k) / C(n, k) (arXiv 2107.03374)."""
+    """Unbiased chance that one of k samples is correct: 1 - C(n-c, k) / C(n, k) (arXiv 2107.03374)."""
     if not 0 <= correct <= n or not 1 <= k <= n:
         raise ValueError(f"pass_at_k: n={n}, correct={correct}, k={k} can't be")
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 def majority_vote(answers: Sequence[Hashable | None]) -> int | None:
-    """Index of the first sample that gives the most frequent answer; the answer seen first wins a tie; None never votes."""
+    """Index of the first sample with the most frequent answer; None is no vote, the earlier wins a tie."""
     counts = Counter(answer for answer in answers if answer is not None)
     return answers.index(counts.most_common(1)[0][0]) if counts else None

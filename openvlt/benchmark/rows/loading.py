@@ -1,4 +1,4 @@
-"""From a benchmark's rows, and recorded answers if there are any, to problems that can be asked and scored."""
+"""From a benchmark's rows to problems that can be asked and scored."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from openvlt.benchmark.rows.subsets import Subset
 from openvlt.benchmark.rows.tables import (
     SubsetRows,
     check_row_columns,
+    find_only_file,
     find_subset,
-    load_table,
-    only_file,
+    load_subset,
     row_images,
 )
 from openvlt.data.sources.schema import check_unique_ids
@@ -24,7 +24,11 @@ from openvlt.types import Problem
 
 @dataclass(frozen=True)
 class LoadedRows:
-    """Problems in the rows' order, where they came from, what is odd about some of them, and rows that can't be used (row -> reason)."""
+    """Problems in the rows' order and where they came from.
+
+    `faults` says what is odd about some of them (id -> faults), `skipped` which rows can't be used (row ->
+    reason).
+    """
 
     problems: tuple[Problem, ...]
     where: str
@@ -35,97 +39,97 @@ class LoadedRows:
 def load_rows(
     benchmark: Benchmark, data_dir: str | None, *, images: bool, limit: int | None = None
 ) -> LoadedRows:
-    """The rows of a local folder or the hub. With `images` every row's pictures are looked up (not decoded).
+    """The rows of a local folder or the hub. With `images` every row's images are looked up, not decoded.
 
     Raises UserError when there are no rows, a column is missing, an id occurs twice, or an image is missing.
     """
-    return _read(benchmark, _tables(benchmark, data_dir), images=images, limit=limit)
+    return _read_problems(benchmark, _load_subsets(benchmark, data_dir), images=images, limit=limit)
 
 
 def load_rows_for_responses(
     benchmark: Benchmark, data_dir: str | None, file: str, recorded: Sequence[RecordedAnswer]
 ) -> LoadedRows:
-    """Rows to score recorded answers against: of `data_dir`, else beside the file, else the file's own, else the hub's."""
-    splits = [part.split for part in benchmark.subsets.values()]
+    """The rows of recorded answers: of `data_dir`, else beside the file, else in it, else of the hub."""
+    splits = [subset.split for subset in benchmark.subsets.values()]
     data_dir = data_dir or find_rows_beside(file, splits)
-    if benchmark.subset_of is not None:  # the parts that the answers are of, and no others
-        first, names = (
-            next(iter(benchmark.subsets.values())),
-            dict.fromkeys(answer.id.partition("/")[0] for answer in recorded),
-        )
+    if benchmark.subset_of is not None:  # only the subsets that the answers belong to
+        first = next(iter(benchmark.subsets.values()))
+        names = dict.fromkeys(answer.id.partition("/")[0] for answer in recorded)
         benchmark = replace(benchmark, subsets={name: replace(first, name=name) for name in names})
-    lists = Path(file).suffix not in (".csv", ".tsv")  # whose cells are text: answers, no rows
-    if data_dir is None and lists and all(column in recorded[0].row for column in benchmark.columns):
-        return _read(benchmark, _own(benchmark, file, recorded), images=False, limit=None)
+    is_table = Path(file).suffix in (
+        ".csv",
+        ".tsv",
+    )  # their cells are text: no row has lists or objects in it
+    if data_dir is None and not is_table and all(column in recorded[0].row for column in benchmark.columns):
+        return _read_problems(benchmark, _rows_of_responses(benchmark, file, recorded), images=False)
     return load_rows(benchmark, data_dir, images=False)
 
 
-def _own(benchmark: Benchmark, file: str, recorded: Sequence[RecordedAnswer]) -> list[SubsetRows]:
-    """The rows that a file of answers brings along."""
+def _rows_of_responses(
+    benchmark: Benchmark, file: str, recorded: Sequence[RecordedAnswer]
+) -> list[SubsetRows]:
+    """The rows that a file of answers holds itself."""
     firsts = [answer for answer in recorded if answer.sample == recorded[0].sample]
     if benchmark.subset_of is None:
-        return [
-            SubsetRows(
-                next(iter(benchmark.subsets.values())), [dict(answer.row) for answer in firsts], file, None
-            )
-        ]
+        subset = next(iter(benchmark.subsets.values()))
+        return [SubsetRows(subset, [dict(answer.row) for answer in firsts], file, None)]
     return [
         SubsetRows(
-            part, [dict(answer.row) for answer in firsts if answer.id.partition("/")[0] == name], file, None
+            subset, [dict(answer.row) for answer in firsts if answer.id.partition("/")[0] == name], file, None
         )
-        for name, part in benchmark.subsets.items()
+        for name, subset in benchmark.subsets.items()
     ]
 
 
-def _tables(benchmark: Benchmark, data_dir: str | None) -> list[SubsetRows]:
-    """Every part from the hub; from a folder the parts that it holds, or its only file. A file that several parts lie in is read once."""
-    parts = list(benchmark.subsets.values())
-    if data_dir is None or len(parts) == 1 or not Path(data_dir).is_dir():
-        return [load_table(part, data_dir) for part in parts]
+def _load_subsets(benchmark: Benchmark, data_dir: str | None) -> list[SubsetRows]:
+    """Every subset of the hub; of a folder those that it holds, or its only file. No file is read twice."""
+    subsets = list(benchmark.subsets.values())
+    if data_dir is None or len(subsets) == 1 or not Path(data_dir).is_dir():
+        return [load_subset(subset, data_dir) for subset in subsets]
     folder = Path(data_dir)
-    parts.sort(
-        key=lambda part: part.name != folder.name
-    )  # `data_dir=…/vision`: what lies there without a name is vision's
-    once: dict[tuple[object, ...], Subset] = {}
-    for part in parts:
-        if places := find_subset(folder, part):
-            once.setdefault((*places, part.split), part)
-    if not once and only_file(folder):
-        parts = parts[:1]
-    return [load_table(part, data_dir) for part in once.values() or parts]
+    # with data_dir=…/vision, files that name no subset are vision's
+    subsets.sort(key=lambda subset: subset.name != folder.name)
+    by_place: dict[tuple[object, ...], Subset] = {}
+    for subset in subsets:
+        if places := find_subset(folder, subset):
+            by_place.setdefault((*places, subset.split), subset)
+    if not by_place and find_only_file(folder):
+        subsets = subsets[:1]
+    return [load_subset(subset, data_dir) for subset in by_place.values() or subsets]
 
 
-def _read(
-    benchmark: Benchmark, tables: Sequence[SubsetRows], *, images: bool, limit: int | None
+def _read_problems(
+    benchmark: Benchmark, tables: Sequence[SubsetRows], *, images: bool, limit: int | None = None
 ) -> LoadedRows:
+    """The problems of all rows; a row that can't be read is skipped, with the reason."""
     problems: list[Problem] = []
     faults: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    for source in tables:
-        check_row_columns(source.rows, benchmark.columns, source.where, benchmark.name)
-        for number, row in enumerate(source.rows[:limit], 1):
+    for table in tables:
+        check_row_columns(table.rows, benchmark.columns, table.where, benchmark.name)
+        for number, row in enumerate(table.rows[:limit], 1):
             try:
-                label = source.part.label
+                label = table.subset.label
                 problem = benchmark.read(
                     row, label if benchmark.subset_of is None else benchmark.subset_of(row, label)
                 )
             except UserError as error:
-                skipped[f"{source.where}, row {number}"] = str(error)
+                skipped[f"{table.where}, row {number}"] = str(error)
                 continue
             except KeyError as error:
-                skipped[f"{source.where}, row {number}"] = f"no field {error}"
+                skipped[f"{table.where}, row {number}"] = f"no field {error}"
                 continue
             if images:
-                problem = replace(
-                    problem, images=row_images(row, source.part, source.root or Path("."), problem)
-                )
-            if found := problem.meta.get("faults"):
-                faults[problem.id] = "; ".join(found)
+                found = row_images(row, table.subset, table.root or Path("."), problem)
+                problem = replace(problem, images=found)
+            if odd := problem.meta.get("faults"):
+                faults[problem.id] = "; ".join(odd)
             problems.append(problem)
     if not problems:
         reason = next(iter(skipped.values()), "there are none")
         raise UserError(
-            f"{tables[0].where}: no usable row for benchmark {benchmark.name} ({reason}); give the benchmark's own rows"
+            f"{tables[0].where}: no usable row for benchmark {benchmark.name} ({reason}); "
+            "give the benchmark's own rows"
         )
     check_unique_ids(problems, f"{tables[0].where} as {benchmark.name}")
-    return LoadedRows(tuple(problems), ", ".join(source.where for source in tables), faults, skipped)
+    return LoadedRows(tuple(problems), ", ".join(table.where for table in tables), faults, skipped)

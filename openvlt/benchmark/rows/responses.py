@@ -1,4 +1,4 @@
-"""Recorded answers: files of any model's responses, to be scored without a model."""
+"""Recorded answers: files of any model's responses, scored without a model."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from openvlt.data.sources.files import read_rows
 from openvlt.errors import UserError
 
 ResponseRow = Mapping[str, Any]
-OURS = {
-    "tokens": int,
-    "finished": bool,
-}  # columns of our own answer files; what others keep under these names is of another type
+OWN_COLUMNS = {"tokens": int, "finished": bool}  # of our answer files; other people's have other types there
 
 
 @dataclass(frozen=True)
 class RecordedAnswer:
-    """One recorded response: the row's id as the file writes it, the number of the sample, the text, and the file's whole row."""
+    """One recorded response: the id as the file writes it, the sample's number, the text, the whole row."""
 
     id: str
     sample: int
@@ -32,44 +29,49 @@ class RecordedAnswer:
 def read_responses(
     file: str, ids: Sequence[str], column: str, subset_of: Callable[[ResponseRow, str], str] | None = None
 ) -> list[RecordedAnswer]:
-    """The responses of a .jsonl, .json, .parquet, .csv or .tsv file. `ids` are the columns that make up a row's id ("id" is taken too).
+    """The responses of a .jsonl, .json, .parquet, .csv or .tsv file, in the file's order.
 
-    A .json may be a list of rows, or an object of rows or responses by id; a cell may hold several samples as a list. With `part_of`
-    (see `Benchmark`) an id begins with the part that the row, the id or the file's name tells. Raises UserError for another form.
+    `ids` are the columns that make up a row's id; "id" is taken where they are missing. A .json may be a list
+    of rows, or an object of rows or responses by id. A cell may hold several samples as a list. With
+    `subset_of` (see `Benchmark`) an id begins with the subset that the row, the id or the file's name gives.
+    Raises UserError for any other form.
     """
     path = Path(file)
-    rows = (
-        _by_id(path, ids, column)
-        if path.suffix == ".json" and path.is_file()
-        else [row for _, row in read_rows(path)]
-    )
+    if path.suffix == ".json" and path.is_file():
+        rows = _read_json(path, ids, column)
+    else:
+        rows = [row for _, row in read_rows(path)]
     there = list(dict.fromkeys(name for row in rows for name in row))
     id_columns = ids if all(name in there for name in ids) else ("id",)
     if missing := [name for name in (*id_columns, column) if name not in there]:
         raise UserError(
-            f"responses={file}: no column {missing[0]!r}; there are {', '.join(there)}; a file of responses has {', '.join(ids)} and "
-            f"{column!r} (under other names: benchmark.ids=[<name>], response_column=<name>)"
+            f"responses={file}: no column {missing[0]!r}; there are {', '.join(there)}; "
+            f"a file of responses has {', '.join(ids)} and {column!r} "
+            "(under other names: benchmark.ids=[<name>], response_column=<name>)"
         )
     found: dict[tuple[str, int], RecordedAnswer] = {}
     for number, row in enumerate(rows, 1):
         name = "_".join(str(row.get(part)) for part in id_columns)
         if subset_of is not None:
-            part, _, name = name.rpartition("/")
-            name = f"{subset_of(row, part or path.name)}/{name}"
-        for sample, response in enumerate(
-            _texts(row.get(column), f"responses={file}, row {number}"), _sample(row)
-        ):
+            subset, _, name = name.rpartition("/")
+            name = f"{subset_of(row, subset or path.name)}/{name}"
+        texts = _texts(row.get(column), f"responses={file}, row {number}")
+        for sample, response in enumerate(texts, _sample_number(row)):
             if (name, sample) in found:
                 raise UserError(
-                    f"responses={file}: id {name!r} occurs twice; give each row once, several samples as a list"
+                    f"responses={file}: id {name!r} occurs twice; give each row once, several samples as a "
+                    "list"
                 )
-            found[name, sample] = RecordedAnswer(
-                name, sample, response, {k: v for k, v in row.items() if type(v) is OURS.get(k, type(v))}
-            )
+            found[name, sample] = RecordedAnswer(name, sample, response, _drop_foreign_columns(row))
     return list(found.values())
 
 
-def _sample(row: ResponseRow) -> int:
+def _drop_foreign_columns(row: ResponseRow) -> ResponseRow:
+    """The row without columns that have the name of one of ours, and another type."""
+    return {name: value for name, value in row.items() if type(value) is OWN_COLUMNS.get(name, type(value))}
+
+
+def _sample_number(row: ResponseRow) -> int:
     """The number of a row's (first) sample; 0 where the column holds something else."""
     try:
         return int(row.get("sample") or 0)
@@ -77,8 +79,8 @@ def _sample(row: ResponseRow) -> int:
         return 0
 
 
-def _by_id(path: Path, ids: Sequence[str], column: str) -> list[ResponseRow]:
-    """Rows of a JSON file; of an object by id, the key is the id where a row has none. A value may be the response alone."""
+def _read_json(path: Path, ids: Sequence[str], column: str) -> list[ResponseRow]:
+    """The rows of a JSON file. In an object of rows or responses, a key is the id of a row without one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:
@@ -96,7 +98,7 @@ def _by_id(path: Path, ids: Sequence[str], column: str) -> list[ResponseRow]:
 
 
 def _texts(cell: Any, where: str) -> list[str]:
-    """A cell as texts: nothing, or an error's object, is an empty response."""
+    """A cell as texts, one per sample. Nothing, or the object of an error, is an empty response."""
     if isinstance(cell, list) and cell and all(isinstance(item, str) for item in cell):
         return cell
     if cell is None or isinstance(cell, dict):
@@ -109,7 +111,7 @@ def _texts(cell: Any, where: str) -> list[str]:
 
 
 def find_rows_beside(file: str, splits: Sequence[str]) -> str | None:
-    """The folder of a file of responses, if the benchmark's rows lie beside it under a split's name."""
+    """The folder of a file of responses, if the benchmark's rows lie there under a split's name."""
     folder = Path(file).parent
     places = [folder / f"{split}{suffix}" for split in splits for suffix in SUFFIXES]
     return str(folder) if any(place.is_file() for place in places if place != Path(file)) else None

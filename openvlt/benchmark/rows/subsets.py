@@ -1,4 +1,4 @@
-"""A benchmark's rows: from the hub, or from a local folder of the same schema (JSON lines, JSON, Parquet, `save_to_disk`)."""
+"""A benchmark's subsets: which configuration and split of a data set holds their rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Subset:
-    """One split of one configuration of a data set; `images` are the columns that hold pictures, as in `data.columns.images`."""
+    """One split of one configuration of a data set; `images` as in `data.columns.images`."""
 
     path: str
     split: str
@@ -18,4 +18,5 @@ class Subset:
 
     @property
     def label(self) -> str:
+        """The configuration's name, else the split's."""
         return self.name or self.split

@@ -1,4 +1,4 @@
-"""What the model gets to see of a row: all of it, or less, to learn what a score is made of."""
+"""Input ablations: what a model is shown of a row, all of it or less, to learn what a score is made of."""
 
 from __future__ import annotations
 
@@ -20,69 +20,73 @@ from openvlt.types import Problem
 
 
 class InputAblation(Protocol):
-    """Prompts in, prompts out. `name` stands beside the score; "whole" is the benchmark as it is meant."""
+    """From prompts to the prompts that are asked. `name` stands beside the score, unless it is "whole".
 
-    name: str
+    `generator` is for an ablation that asks the model itself; `folder` is the run's, for what it writes.
+    """
+
+    name: ClassVar[str]
 
     def __call__(
-        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+        self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
     ) -> list[Problem]: ...
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeInput:
     """The row as it is."""
 
     name: ClassVar[str] = "whole"
 
     def __call__(
-        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+        self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
     ) -> list[Problem]:
         return list(problems)
 
 
 @dataclass(frozen=True)
 class TextOnly:
-    """No image at all: what can be had from the words, and by guessing."""
+    """No image: what the words, and guessing, give."""
 
     name: ClassVar[str] = "text only"
 
     def __call__(
-        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+        self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
     ) -> list[Problem]:
         return [replace(problem, images=()) for problem in problems]
 
 
 @dataclass(frozen=True)
 class BlankImage:
-    """White images of the same size: as many image tokens, nothing in them. A model that looks loses what looking gave it."""
+    """White images of the same size: as many image tokens, and nothing to see."""
 
     name: ClassVar[str] = "blank image"
 
     def __call__(
-        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+        self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
     ) -> list[Problem]:
-        """Only the heads of image files are read, and a white image lies in `folder/blank` once per size: nothing is held in memory."""
+        """Reads only the headers of image files, and writes one white image per size to `folder/blank`."""
         sizes = [[image_size(image, problem.id) for image in problem.images] for problem in problems]
         place = folder / "blank"
         place.mkdir(parents=True, exist_ok=True)
-        for size in {size for each in sizes for size in each}:
-            Image.new("L", size, "white").save(_blank(place, size))
+        for size in {size for row in sizes for size in row}:
+            Image.new("L", size, "white").save(_blank_file(place, size))
         return [
-            replace(p, images=tuple(_blank(place, size) for size in each))
-            for p, each in zip(problems, sizes, strict=True)
+            replace(problem, images=tuple(_blank_file(place, size) for size in row))
+            for problem, row in zip(problems, sizes, strict=True)
         ]
 
 
-def _blank(folder: Path, size: tuple[int, int]) -> Path:
+def _blank_file(folder: Path, size: tuple[int, int]) -> Path:
     return folder / f"{size[0]}x{size[1]}.png"
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """Caption, then reason (Prism, arXiv 2406.14544): the model describes the images, then answers from its description alone.
+class CaptionThenReason:
+    """The model describes the images, then answers from its description alone (Prism, arXiv 2406.14544).
 
-    `instruction` asks for the description without showing the question; `{caption}` and `{question}` fill `template`.
+    `instruction` asks for the description without showing the question; `{caption}` and `{question}` fill
+    `template`.
     """
 
     instruction: str
@@ -91,28 +95,30 @@ class Captioned:
     name: ClassVar[str] = "caption then reason"
 
     def __call__(
-        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+        self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
     ) -> list[Problem]:
-        asked = [
+        requests = [
             replace(problem, question=self.instruction, choices=None)
             for problem in problems
             if problem.images
         ]
-        once = replace(engine, sampling=replace(engine.sampling, n=1, max_new_tokens=self.max_new_tokens))
-        rows = once.answers(vlm, asked, PromptStyle(), folder / "captions.jsonl", "captions")
+        sampling = replace(generator.sampling, n=1, max_new_tokens=self.max_new_tokens)
+        rows = replace(generator, sampling=sampling).generate(
+            vlm, requests, PromptStyle(), folder / "captions.jsonl", "captions"
+        )
         return replace_images(problems, {row["id"]: row["response"] for row in rows}, self.template)
 
 
 @dataclass(frozen=True)
 class SceneText:
-    """Given text in the images' place: `file` is a JSON object, id -> description (a caption, a scene graph, what an OCR read)."""
+    """Given text in the images' place: `file` is a JSON object, id -> text (caption, scene graph, OCR)."""
 
     file: str
     template: str
     name: ClassVar[str] = "scene text"
 
     def __call__(
-        self, vlm: VLM, problems: Sequence[Problem], engine: AnswerGenerator, folder: Path
+        self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
     ) -> list[Problem]:
         try:
             texts = json.loads(Path(self.file).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A language model as judge, behind an OpenAI-compatible server; every answer is kept by content, so a repeat costs nothing."""
+"""A language model as judge, behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ from openvlt.storage.ledger import Ledger
 
 @dataclass(frozen=True)
 class ServerJudge:
-    """`server` answers at temperature 0; what it said stands in the file `ledger`, which runs may share."""
+    """A judge that answers at temperature 0. Its replies are kept in the file `ledger`, which runs may share.
+
+    Replies are keyed by content, so nothing is asked twice.
+    """
 
     server: Server
     ledger: Path
 
     @property
     def name(self) -> str:
+        """The models behind the server."""
         return " or ".join(self.server.models)
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
-        """The replies in the prompts' order. Raises UserError when some could not be had: nothing is scored on a guess."""
+        """The replies in the prompts' order. Raises UserError when one is missing: nothing is guessed."""
         self.ledger.parent.mkdir(parents=True, exist_ok=True)
-        asks = [
+        requests = [
             ChatRequest([{"role": "user", "content": prompt}], {"temperature": 0, "max_tokens": 512})
             for prompt in prompts
         ]
         with Ledger(self.ledger) as ledger:
-            replies = self.server.ask(asks, ledger=ledger, usage=Usage())
+            replies = self.server.ask(requests, ledger=ledger, usage=Usage())
         if failed := [reply.error for reply in replies if reply.error]:
             raise UserError(
-                f"the judge {self.name} gave no answer to {len(failed)} of {len(asks)} questions ({failed[0]}); run again to ask only these"
+                f"the judge {self.name} gave no answer to {len(failed)} of {len(requests)} questions "
+                f"({failed[0]}); "
+                "run again to ask only these"
             )
         return [reply.text for reply in replies]

@@ -9,34 +9,36 @@ from openvlt.benchmark.rows.loading import LoadedRows
 from openvlt.benchmark.rows.responses import RecordedAnswer
 from openvlt.errors import UserError
 
-Answers = dict[str, list[RecordedAnswer]]
+AnswersById = dict[str, list[RecordedAnswer]]
 
 
 def match_responses(
     benchmark: Benchmark, loaded: LoadedRows, file: str, recorded: Sequence[RecordedAnswer]
-) -> tuple[Answers, list[str]]:
+) -> tuple[AnswersById, list[str]]:
     """Problem id -> its recorded answers by sample, and the ids that belong to no row.
 
-    Of those there may be as many as rows that can't be used. Raises UserError when there are more, or rows have different counts.
+    There may be as many such ids as rows that can't be used. Raises UserError for more, or when rows have
+    different numbers of answers.
     """
     known = {problem.id for problem in loaded.problems}
-    found: dict[str, list[RecordedAnswer]] = {}
+    found: AnswersById = {}
     for answer in recorded:
         found.setdefault(answer.id, []).append(answer)
     unmatched_ids = [name for name in found if name not in known]
     if len(unmatched_ids) > len(loaded.skipped) or len(unmatched_ids) == len(found):
         raise UserError(
-            f"responses={file}: id {unmatched_ids[0]!r} and {len(unmatched_ids) - 1} more of {len(found)} are no rows of {loaded.where}; "
-            f"give answers to {benchmark.name}, or its rows with data_dir=<folder>"
+            f"responses={file}: id {unmatched_ids[0]!r} and {len(unmatched_ids) - 1} more of {len(found)} "
+            "are no "
+            f"rows of {loaded.where}; give answers to {benchmark.name}, or its rows with data_dir=<folder>"
         )
-    found = {
+    matched = {
         name: sorted(answers, key=lambda answer: answer.sample)
         for name, answers in found.items()
         if name in known
     }
-    counts = {len(answers) for answers in found.values()}
+    counts = {len(answers) for answers in matched.values()}
     if len(counts) > 1:
         raise UserError(
             f"responses={file}: rows have {min(counts)} to {max(counts)} samples; give every row as many"
         )
-    return found, unmatched_ids
+    return matched, unmatched_ids

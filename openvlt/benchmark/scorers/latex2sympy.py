@@ -1,9 +1,10 @@
-"""What the benchmarks' own scorers make of a formula: the grammar of latex2sympy2 1.9.1, read without it and without `eval`.
+"""The grammar of latex2sympy2 1.9.1, by which the benchmarks' scorers read formulas, without that package.
 
-MathVision and EMMA compare `latex2sympy(text)` numerically, so their counts depend on that package's habits: it reads the longest
-start of a text that is an expression and forgets the rest (`12)` is 12, `3triangles` is 3), multiplies what stands side by side
-(`3\\frac{1}{2}` is 1.5), divides at a colon, and gives up on `\\frac12`. All of this is kept; nothing here judges what an answer means
-(`openvlt.verify` does). Texts outside the grammar raise `Unreadable`.
+MathVision and EMMA compare `latex2sympy(text)` numerically, so their counts depend on that package's habits:
+it reads the longest start of a text that is an expression and forgets the rest (`12)` is 12, `3triangles` is
+3), multiplies what stands side by side (`3\\frac{1}{2}` is 1.5), divides at a colon, and gives up on
+`\\frac12`. All of this is kept; nothing here judges what an answer means (`openvlt.verify` does). Texts
+outside the grammar raise `Unreadable`.
 
 A tree is `(kind, …)`: num Fraction · sym name · add/mul/div/pow a b · call name arguments… · less name a b.
 """
@@ -21,33 +22,37 @@ DEEPEST = 60
 
 _NUMBER = r"\d*(?:,\d{3})*\.\d+|\d+(?:,\d{3})*"
 _WORDS = (  # these are tokens of the grammar, not products of letters
-    "arsinh arcsinh arcosh arccosh artanh arctanh gcd lcm floor ceil eye zeros ones cols rows diag norm rank trace tr rref hstack vstack "
-    "orth ortho orthogonal orthogonalize nullspace eig eigen diagonalize eigenvals eigenvalues eigenvects eigenvectors svd matrix "
-    "pmatrix bmatrix vmatrix"
+    "arsinh arcsinh arcosh arccosh artanh arctanh gcd lcm floor ceil eye zeros ones cols rows diag norm "
+    "rank trace tr rref hstack vstack orth ortho orthogonal orthogonalize nullspace eig eigen diagonalize "
+    "eigenvals eigenvalues eigenvects eigenvectors svd matrix pmatrix bmatrix vmatrix"
 ).split()
 _ACCENTS = (
-    "acute bar overline breve check widecheck dot ddot grave hat tilde widetilde vec overrightarrow bm boldsymbol text textit mathbb "
-    "mathbin mathbf mathcal mathfrak mathnormal mathrm mathscr mathsf mathtt mathit"
+    "acute bar overline breve check widecheck dot ddot grave hat tilde widetilde vec overrightarrow bm "
+    "boldsymbol text textit mathbb mathbin mathbf mathcal mathfrak mathnormal mathrm mathscr mathsf "
+    "mathtt mathit"
 ).split()
 _LETTERS = (
-    "alpha beta Gamma gamma Delta delta epsilon varepsilon zeta eta Theta theta vartheta iota kappa Lambda lambda mu nu Xi xi omicron Pi "
-    "varpi rho varrho Sigma sigma varsigma tau Upsilon upsilon Phi phi varphi chi Psi psi Omega omega nabla angle emptyset triangle ell "
-    "hbar prime square infty partial"
+    "alpha beta Gamma gamma Delta delta epsilon varepsilon zeta eta Theta theta vartheta iota kappa "
+    "Lambda lambda mu nu Xi xi omicron Pi varpi rho varrho Sigma sigma varsigma tau Upsilon upsilon Phi "
+    "phi varphi chi Psi psi Omega omega nabla angle emptyset triangle ell hbar prime square infty partial"
 ).split()
 _SINGLE = (
-    "log ln exp sin cos tan csc sec cot arcsin arccos arctan arccsc arcsec arccot sinh cosh tanh arsinh arcosh artanh arcsinh arccosh "
-    "arctanh floor ceil"
+    "log ln exp sin cos tan csc sec cot arcsin arccos arctan arccsc arcsec arccot sinh cosh tanh arsinh "
+    "arcosh artanh arcsinh arccosh arctanh floor ceil"
 ).split()
 _OTHERS = (
-    "over lgroup rgroup lbrace rbrace lbrack rbrack lvert rvert vert lfloor rfloor lceil rceil left right mleft mright lim to rightarrow "
-    "Rightarrow int sum prod sqrt gcd lcm max min det times cdot div frac binom tbinom dbinom choose mod operatorname leftrightarrow "
-    "Leftrightarrow in equiv leq le leqslant geq ge geqslant ne neq pi"
+    "over lgroup rgroup lbrace rbrace lbrack rbrack lvert rvert vert lfloor rfloor lceil rceil left right "
+    "mleft mright lim to rightarrow Rightarrow int sum prod sqrt gcd lcm max min det times cdot div frac "
+    "binom tbinom dbinom choose mod operatorname leftrightarrow Leftrightarrow in equiv leq le leqslant "
+    "geq ge geqslant ne neq pi"
 ).split()
 _COMMANDS = sorted({*_ACCENTS, *_LETTERS, *_SINGLE, *_OTHERS}, key=len, reverse=True)
 _TOKEN = re.compile(
     rf"(?P<space>[ \t\r\n]+)|(?P<percent>(?:{_NUMBER})\\%)|(?P<number>{_NUMBER})|(?P<prime>'|\^\{{\\top\}})"
-    rf"|(?P<word>{'|'.join(sorted(_WORDS, key=len, reverse=True))})|(?P<diff>d[ \t\r\n]*(?:[a-zA-Z]|\\[a-zA-Z]+))|(?P<name>[a-zA-Z])"
-    rf"|(?P<command>\\(?:{'|'.join(_COMMANDS)}))|(?P<mark><->|<=>|!==|!=|==|\\\\|\\\{{|\\\}}|\\\||[-+*/(){{}}\[\]|_^:;,.=<>!&])"
+    rf"|(?P<word>{'|'.join(sorted(_WORDS, key=len, reverse=True))})"
+    rf"|(?P<diff>d[ \t\r\n]*(?:[a-zA-Z]|\\[a-zA-Z]+))|(?P<name>[a-zA-Z])"
+    rf"|(?P<command>\\(?:{'|'.join(_COMMANDS)}))"
+    r"|(?P<mark><->|<=>|!==|!=|==|\\\\|\\\{|\\\}|\\\||[-+*/(){}\[\]|_^:;,.=<>!&])"
 )
 _CLOSING = {
     "(": ")",
@@ -84,19 +89,26 @@ _LESS = {
     "\\ge": "ge",
     "\\geqslant": "ge",
 }
+_FUNCTION_STARTS = ("\\sqrt", "\\operatorname", "\\gcd", "\\lcm")
+_FACTOR_STARTS = (
+    "\\left", "\\mleft", "\\frac", "\\binom", "\\tbinom", "\\dbinom", "\\|", "\\pi", "\\max",
+    "\\min", "\\int", "\\sum", "\\prod", "\\lim", "\\det",
+)  # fmt: skip
 _RELATION = {*_LESS, "=", "==", "\\equiv", "!=", "!==", "\\ne", "\\neq", "\\in"}
-_REWRITTEN = ((r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"), (r"\displaystyle", " "), (r"\qquad", " "), (r"\quad", " "), ("~", " "),
-              (r"\,", " "), ("$", " "))  # fmt: skip
+_REPLACEMENTS = (
+    (r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"), (r"\displaystyle", " "), (r"\qquad", " "), (r"\quad", " "),
+    ("~", " "), (r"\,", " "), ("$", " "),
+)  # fmt: skip
 
 
 def parse_latex(text: str, *, whole: bool = False) -> Node:
-    """The tree of the longest readable start of a text. Raises Unreadable where latex2sympy2 raises, or for very long texts.
+    """The tree of the longest readable start of a text; with `whole`, of the whole text.
 
-    With `whole` the text has to end where its expression does.
+    Raises Unreadable where latex2sympy2 raises, and for very long texts.
     """
     if len(text) > LONGEST:
         raise Unreadable("too long")
-    for old, new in _REWRITTEN:
+    for old, new in _REPLACEMENTS:
         text = text.replace(old, new)
     try:
         parser = _Parser(text)
@@ -109,7 +121,7 @@ def parse_latex(text: str, *, whole: bool = False) -> Node:
 
 
 class _Parser:
-    """Recursive descent with one token of lookahead; tokens are read when they are looked at, as ANTLR does."""
+    """Recursive descent with one token of lookahead. A token is read when it is needed, as ANTLR does."""
 
     def __init__(self, text: str) -> None:
         self.text, self.place, self.depth = text, 0, 0
@@ -122,8 +134,8 @@ class _Parser:
             if match is None:
                 raise Unreadable(f"a character outside the grammar at {self.place}")
             self.place = match.end()
-            if match.lastgroup != "space":
-                return match.lastgroup, match.group()
+            if (kind := str(match.lastgroup)) != "space":
+                return kind, match.group()
         return "end", ""
 
     def next(self) -> str:
@@ -181,16 +193,12 @@ class _Parser:
         """Whether the token begins a factor; a bar that closes the innermost bar doesn't."""
         if self.token in ("|", "\\vert") and self.open and self.open[-1] == self.token:
             return False
-        if (
-            self.kind == "command"
-            and self.token[1:] in _SINGLE
-            or self.token in ("\\sqrt", "\\operatorname", "\\gcd", "\\lcm")
-        ):
+        name = self.token[1:] if self.kind == "command" else ""
+        if name in _SINGLE or self.token in _FUNCTION_STARTS:
             return functions
-        names = self.kind == "command" and self.token[1:] in (*_ACCENTS, *_LETTERS)
-        return names or self.kind in ("number", "percent", "name", "diff") or self.token in {
-            *_CLOSING, "\\left", "\\mleft", "\\frac", "\\binom", "\\tbinom", "\\dbinom", "\\|", "\\pi", "\\max", "\\min", "\\int", "\\sum",
-            "\\prod", "\\lim", "\\det"}  # fmt: skip
+        if name in _ACCENTS or name in _LETTERS or self.kind in ("number", "percent", "name", "diff"):
+            return True
+        return self.token in _CLOSING or self.token in _FACTOR_STARTS
 
     def postfix(self) -> Node:
         value = self.atom()
@@ -205,7 +213,7 @@ class _Parser:
         return value
 
     def script(self) -> Node:
-        """What a `^` or `_` carries: one token, or an expression in braces."""
+        """The exponent or index after a `^` or `_`: one token, or an expression in braces."""
         if self.token == "{":
             return self.group()
         if self.kind not in ("number", "percent", "name", "diff") and self.token != "\\pi":
@@ -213,7 +221,7 @@ class _Parser:
         return self.atom()
 
     def group(self, right: str = "") -> Node:
-        """What stands in a pair of brackets; `right` is the command before the closing one, if there is one."""
+        """The expression in a pair of brackets; `right` is the command before the closing one, if any."""
         opening = self.next()
         self.open.append(opening)
         inside = self.sum()
@@ -239,11 +247,11 @@ class _Parser:
             value = Fraction(self.next().removesuffix("\\%").replace(",", ""))
             return ("num", value / 100 if kind == "percent" else value)
         if kind == "name" or kind == "diff":
-            return self.named()
+            return self.letter()
         return self.command()
 
-    def named(self) -> Node:
-        """A letter, with its index; `e` is Euler's number, and a letter before a bracket is an unknown function."""
+    def letter(self) -> Node:
+        """A letter with its index. `e` is Euler's number; before a bracket it is an unknown function."""
         name = self.next()
         if name == "e":
             if self.token == "^":
@@ -263,20 +271,20 @@ class _Parser:
         if token == "\\pi":
             return ("call", "pi")
         if token == "\\frac":
-            return ("div", self._braced(), self._braced())
+            return ("div", self._in_braces(), self._in_braces())
         if token in ("\\binom", "\\tbinom", "\\dbinom"):
-            return ("call", "binom", self._braced(), self._braced())
+            return ("call", "binom", self._in_braces(), self._in_braces())
         if token == "\\sqrt":
             return self._root()
         if name in _ACCENTS:
-            return ("sym", f"{name}{self._braced()}")
+            return ("sym", f"{name}{self._in_braces()}")
         if name in _SINGLE:
             return self._function(name)
         if name in _LETTERS and name not in ("infty", "partial"):
             return ("sym", name)
         raise Unreadable(f"{token or 'the end'} can't stand here")
 
-    def _braced(self) -> Node:
+    def _in_braces(self) -> Node:
         if self.token != "{":
             raise Unreadable("{ expected")
         self.next()
@@ -288,7 +296,7 @@ class _Parser:
         degree: Node = ("num", Fraction(2))
         if self.token == "[":
             degree = self.group()
-        return ("pow", self._braced(), ("div", ("num", Fraction(1)), degree))
+        return ("pow", self._in_braces(), ("div", ("num", Fraction(1)), degree))
 
     def _function(self, name: str) -> Node:
         base, power = None, None
@@ -313,5 +321,5 @@ class _Parser:
 
 
 def negative(node: Node) -> Node:
-    """Minus a tree."""
+    """The tree of minus another."""
     return ("num", -node[1]) if node[0] == "num" else ("mul", ("num", Fraction(-1)), node)

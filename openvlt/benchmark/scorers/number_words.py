@@ -1,4 +1,7 @@
-"""English number words as the package word2number reads them: known words count wherever they stand, other words are passed over."""
+"""English number words as the package word2number reads them.
+
+Known words count wherever they stand; other words are passed over.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _SCALES = ("billion", "million", "thousand")
 
 
 def number_of_words(text: str) -> int | float | None:
-    """The number that a text spells out, None when it spells none (or a large unit twice, or out of order)."""
+    """The number that a text spells out; None for none, and for a large unit twice or out of order."""
     text = text.replace("-", " ").lower()
     if text.isdigit():
         return int(text)
@@ -26,25 +29,22 @@ def number_of_words(text: str) -> int | float | None:
     if places != sorted(places):
         return None
     try:
-        total = NUMBERS[whole[0]] if len(whole) == 1 else _scaled(whole)
+        total = NUMBERS[whole[0]] if len(whole) == 1 else _sum_scales(whole)
     except IndexError:  # a unit with nothing before it
         return None
-    if decimals:
-        total += (
-            float("0." + "".join(str(NUMBERS[word]) for word in decimals))
-            if set(decimals) <= set(_DIGITS)
-            else 0
-        )
+    if decimals and set(decimals) <= set(_DIGITS):
+        total += float("0." + "".join(str(NUMBERS[word]) for word in decimals))
     return total
 
 
 def _split(words: Sequence[str], mark: str) -> tuple[list[str], bool, list[str]]:
-    """What stands before and after a word, and whether it is there."""
+    """The words before a word, whether it is there, and the words after it."""
     place = words.index(mark) if mark in words else len(words)
     return list(words[:place]), mark in words, list(words[place + 1 :])
 
 
-def _scaled(words: Sequence[str]) -> int:
+def _sum_scales(words: Sequence[str]) -> int:
+    """The sum of billions, millions, thousands and the rest."""
     if not words:
         return 0
     total, rest = 0, list(words)
@@ -57,7 +57,10 @@ def _scaled(words: Sequence[str]) -> int:
 
 
 def _below_thousand(words: Sequence[str]) -> int:
-    """One to four words ("two hundred forty five"); of more, or of an odd combination, the first words count as word2number counts."""
+    """The number of one to four words ("two hundred forty five").
+
+    Of more words, or an odd combination, the first ones count as word2number counts them.
+    """
     values = [NUMBERS[word] for word in words]
     if len(values) == 4:
         return values[0] * values[1] + values[2] + values[3]

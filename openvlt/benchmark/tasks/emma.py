@@ -1,4 +1,7 @@
-"""EMMA (arXiv 2501.05444): mathematics, physics, chemistry, coding; pictures in questions and options; the authors' "fast" rules."""
+"""EMMA (arXiv 2501.05444): mathematics, physics, chemistry and coding, with images in questions and options.
+
+Scored by the authors' "fast" rules.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,21 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from openvlt.benchmark.prompts import OPTION_LETTERS
 from openvlt.benchmark.protocol import Answer, Case, JudgeModel
 from openvlt.benchmark.rows.tables import cell_text
 from openvlt.benchmark.scorers.formula import same_rounded_value
 from openvlt.benchmark.scorers.number_words import number_of_words
-from openvlt.benchmark.tasks.mathvision import is_number
+from openvlt.benchmark.scorers.text import find_boxes, is_float
 from openvlt.types import Problem
 
-LETTERS = "ABCDEFGH"
+EMMA_LETTERS = OPTION_LETTERS[:8]
 
 
-def read_emma(row: dict[str, Any], part: str) -> Problem:
-    """A row of luckychao/EMMA (or -mini). Only a row whose `type` is multiple choice has its options read."""
-    many = cell_text(row, "type").lower() == "multiple choice"
-    options = tuple(str(option) for option in row["options"] or ()) if many else ()
+def read_emma(row: dict[str, Any], subset: str) -> Problem:
+    """The problem of a row of luckychao/EMMA or -mini. Options count only if `type` is multiple choice."""
+    is_choice = cell_text(row, "type").lower() == "multiple choice"
+    options = tuple(str(option) for option in row["options"] or ()) if is_choice else ()
     subject, category = cell_text(row, "subject"), str(row["category"])
     context, question = row.get("context"), cell_text(row, "question")
     return Problem(
@@ -43,11 +47,14 @@ def read_emma(row: dict[str, Any], part: str) -> Problem:
 
 
 def score_emma(cases: Sequence[Case], judge: JudgeModel | None = None) -> list[Answer]:
-    """EMMA-Bench/EMMA, evaluation/evaluate.py without `--gpt_eval`: the extracted answer equals the letter or that option's text."""
-    return [_official(case) for case in cases]
+    """Scores by EMMA-Bench/EMMA, evaluation/evaluate.py without `--gpt_eval`.
+
+    The extracted answer has to equal the letter or that option's text.
+    """
+    return [_score_case(case) for case in cases]
 
 
-def _official(case: Case) -> Answer:
+def _score_case(case: Case) -> Answer:
     gold, options = case.problem.answer, case.problem.choices or ()
     place = ord(gold.upper()) - ord("A") if len(gold) == 1 else -1
     content = options[place] if 0 <= place < len(options) else gold
@@ -58,14 +65,17 @@ def _official(case: Case) -> Answer:
 
 
 def extract_emma(response: str) -> str:
-    """`fast_extract_answer`: a bare letter or number, the last box (in it the last `\\text{}`), what is announced; else nothing."""
+    """`fast_extract_answer`: a bare letter or number, the last box, or an announced answer; "" for none.
+
+    Of a box that holds `\\text{}`, the last such text is taken.
+    """
     response = response.strip()
-    for letter in LETTERS:
+    for letter in EMMA_LETTERS:
         if response.upper() == letter or response.startswith((f"{letter}:", f"{letter}.")):
             return letter
-    if is_number(response):
+    if is_float(response):
         return response
-    if boxes := full_boxes(response):
+    if boxes := find_boxes(response):
         texts = re.findall(r"\\text{(.*?)}", boxes[-1])
         return (texts or boxes)[-1].strip()
     lower = response.lower()
@@ -73,29 +83,6 @@ def extract_emma(response: str) -> str:
         if words in lower:
             return lower.split(words)[-1].strip().split("\n")[0].split(".")[0]
     return ""
-
-
-def full_boxes(response: str) -> list[str]:
-    """What stands in each `\\boxed{}`, inner braces included; an unclosed one gives nothing."""
-    found, place = [], response.find("\\boxed{")
-    while place != -1:
-        start = place + len("\\boxed{")
-        end = closing(response, start)
-        if end is None:
-            break
-        found.append(response[start:end])
-        place = response.find("\\boxed{", end)
-    return found
-
-
-def closing(text_: str, start: int) -> int | None:
-    """Where the brace that was opened before `start` is closed."""
-    depth = 1
-    for place in range(start, len(text_)):
-        depth += {"{": 1, "}": -1}.get(text_[place], 0)
-        if depth == 0:
-            return place
-    return None
 
 
 def same_emma_answer(answer: str, gold: str) -> bool:

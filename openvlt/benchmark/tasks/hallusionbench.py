@@ -1,4 +1,7 @@
-"""HallusionBench (arXiv 2310.14566): yes or no, and whether the answers about one figure, or to one question, are right together."""
+"""HallusionBench (arXiv 2310.14566): yes or no questions.
+
+Its metrics also ask whether all answers about one figure, or to one question, are correct together.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from openvlt.benchmark.rows.tables import cell_text
 from openvlt.types import Problem, Verdict
 
 
-def read_hallusionbench(row: dict[str, Any], part: str) -> Problem:
-    """A row of lmms-lab/HallusionBench, `image` or `non_image`; gold "1" is yes."""
+def read_hallusionbench(row: dict[str, Any], subset: str) -> Problem:
+    """The problem of a row of lmms-lab/HallusionBench, `image` or `non_image`; gold "1" is yes."""
     place = [str(row[name]) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
     category, subcategory, set_id, figure_id, question_id = place
     no_figure = category == "VS" and figure_id == "0"
@@ -36,20 +39,23 @@ def read_hallusionbench(row: dict[str, Any], part: str) -> Problem:
 def score_hallusionbench(
     cases: Sequence[Case], judge: JudgeModel | None = None, *, prompt: str = ""
 ) -> list[Answer]:
-    """tianyi-lab/HallusionBench, utils.py: the judge finds the answer correct. Without a judge: the only yes or no in the answer."""
+    """Scores by tianyi-lab/HallusionBench, utils.py: the judge decides. Without one: by rules."""
     if judge is None:
         return hallusionbench_rules(cases)
-    asked = [
+    prompts = [
         fill_template(
-            prompt, question=c.problem.question, reference=c.problem.meta["details"], answer=c.response
+            prompt,
+            question=case.problem.question,
+            reference=case.problem.meta["details"],
+            answer=case.response,
         )
-        for c in cases
+        for case in cases
     ]
-    return [read_judgement(reply) for reply in judge.ask(asked)]
+    return [read_judgement(reply) for reply in judge.ask(prompts)]
 
 
 def read_judgement(reply: str) -> Answer:
-    """The judge's word: "incorrect", "correct", else unclear."""
+    """The answer to a judge's "incorrect", "correct", or else unclear."""
     lower = reply.lower()
     if "incorrect" in lower:
         return Answer(reply.strip(), Verdict.WRONG)
@@ -57,29 +63,30 @@ def read_judgement(reply: str) -> Answer:
 
 
 def hallusionbench_rules(cases: Sequence[Case], judge: JudgeModel | None = None) -> list[Answer]:
-    """A response that holds the word yes or the word no, and not both."""
+    """Scores responses that hold the word yes or the word no, and not both; others are UNPARSED."""
     answers = []
     for case in cases:
-        said = set(re.findall(r"[a-z]+", case.response.lower())) & {"yes", "no"}
-        word = said.pop().capitalize() if len(said) == 1 else None
+        words = set(re.findall(r"[a-z]+", case.response.lower())) & {"yes", "no"}
+        word = words.pop().capitalize() if len(words) == 1 else None
         answers.append(Answer.of(word, word == case.problem.answer))
     return answers
 
 
 def hallusionbench_metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
-    """aAcc per question, fAcc per figure (all of its questions), qAcc per question (over all its figures), and their mean.
+    """aAcc per question, fAcc per figure (all questions), qAcc per question (all figures), and their mean.
 
-    As in the authors' code a figure counts by category, subcategory, set and figure; VS rows without a figure don't count for fAcc.
+    As in the authors' code, a figure is a category, subcategory, set and figure id; VS rows without a figure
+    don't count for fAcc.
     """
     groups: dict[str, dict[str, list[float]]] = {"figure": defaultdict(list), "pair": defaultdict(list)}
-    for problem, right in rows:
+    for problem, share in rows:
         for kind, group in groups.items():
             if (key := problem.meta[kind]) is not None:
-                group[key].append(right)
-    found: dict[str, Any] = {"aAcc": sum(right for _, right in rows) / len(rows)}
+                group[key].append(share)
+    found: dict[str, Any] = {"aAcc": sum(share for _, share in rows) / len(rows)}
     for name, kind in (("fAcc", "figure"), ("qAcc", "pair")):
-        whole = [all(value == 1 for value in group) for group in groups[kind].values()]
-        if whole:
-            found[name] = sum(whole) / len(whole)
+        all_correct = [all(share == 1 for share in group) for group in groups[kind].values()]
+        if all_correct:
+            found[name] = sum(all_correct) / len(all_correct)
     shares = [found[name] for name in ("aAcc", "fAcc", "qAcc") if name in found]
     return {**found, "leaderboard": sum(shares) / 3} if len(shares) == 3 else found

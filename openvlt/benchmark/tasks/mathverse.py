@@ -1,4 +1,7 @@
-"""MathVerse (arXiv 2403.14624): 788 problems in five versions with images; a judge extracts the answer, then says whether it matches."""
+"""MathVerse (arXiv 2403.14624): 788 problems in five versions with images.
+
+A judge extracts the answer, then decides whether it matches.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,31 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from openvlt.benchmark.prompts import IN_THE_IMAGE, fill_template
+from openvlt.benchmark.prompts import OPTION_LETTERS, QUESTION_IN_IMAGE, fill_template
 from openvlt.benchmark.protocol import Answer, Case, JudgeModel
 from openvlt.benchmark.rows.tables import cell_text
 from openvlt.types import Problem
 from openvlt.verify import extract, verify_batch
 
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
-_LETTER, _VALUE = (
-    "provide the correct option letter, e.g., A, B, C, D",
-    "provide the final value, e.g., 1, 2.5, 300",
-)
+_ASK_LETTER = "provide the correct option letter, e.g., A, B, C, D"
+_ASK_VALUE = "provide the final value, e.g., 1, 2.5, 300"
 _OPTION = re.compile(r"^([A-H]):(.*)$", re.MULTILINE)
 
 
-def read_mathverse(row: dict[str, Any], part: str) -> Problem:
-    """A row of AI4Math/MathVerse. `query_cot` is made as the hub's column is, where a file lacks it; Vision Only has no question.
+def read_mathverse(row: dict[str, Any], subset: str) -> Problem:
+    """The problem of a row of AI4Math/MathVerse. Scored is the whole question, `question_for_eval`.
 
-    Scored is the whole question (`question_for_eval`); shown is what the version leaves of it.
+    Shown is what the version leaves of it; Vision Only has no question. `query_cot` is made as the hub's
+    column is where a file lacks it.
     """
     question, metadata = str(row.get("question") or ""), row["metadata"]
-    asked = str(row.get("question_for_eval") or question)
-    many, version = row["question_type"] == "multi-choice", cell_text(row, "problem_version")
-    choices = _choices(row.get("choices"), asked) if many else None
+    whole = str(row.get("question_for_eval") or question)
+    is_choice, version = row["question_type"] == "multi-choice", cell_text(row, "problem_version")
+    choices = _choices(row.get("choices"), whole) if is_choice else None
     return Problem(
         id=cell_text(row, "sample_index"),
-        question=asked,
+        question=whole,
         answer=cell_text(row, "answer"),
         choices=choices,
         source="mathverse",
@@ -44,29 +46,30 @@ def read_mathverse(row: dict[str, Any], part: str) -> Problem:
             },
             "cluster": cell_text(row, "problem_index"),
             "version": version,
-            "query": str(row.get("query_cot") or query_cot(question, many)),
-            "shown": question or IN_THE_IMAGE,
+            "query": str(row.get("query_cot") or query_cot(question, is_choice)),
+            "shown": question or QUESTION_IN_IMAGE,
             "lists_options": bool(question) and not _OPTION.search(question),
         },
     )
 
 
 def _choices(given: Sequence[str] | None, question: str) -> tuple[str, ...] | None:
-    """The options of the row (a few files keep them apart, letters included), or those written under the question as `A:40°`."""
-    lines = _OPTION.findall(question)
-    in_order = [letter for letter, _ in lines] == [chr(ord("A") + index) for index in range(len(lines))]
+    """The row's own options (a few files have them, with letters), or those under the question (`A:40°`)."""
     if given:
         return tuple(_OPTION.sub(r"\2", str(option)).strip() for option in given)
+    lines = _OPTION.findall(question)
+    in_order = [letter for letter, _ in lines] == list(OPTION_LETTERS[: len(lines)])
     return tuple(option.strip() for _, option in lines) if len(lines) > 1 and in_order else None
 
 
-def query_cot(question: str, many: bool) -> str:
+def query_cot(question: str, is_choice: bool) -> str:
     """The benchmark's chain-of-thought prompt; without a question (Vision Only) it points at the image."""
-    asked = _LETTER if many else _VALUE
+    wanted = _ASK_LETTER if is_choice else _ASK_VALUE
     if not question:
         shown = "According to the question shown in the image, please first conduct reasoning, and then"
-        return f"{shown} answer the question and {asked}, at the end."
-    return f"Please first conduct reasoning, and then answer the question and {asked}, at the end.\nQuestion: {question}"
+        return f"{shown} answer the question and {wanted}, at the end."
+    request = f"Please first conduct reasoning, and then answer the question and {wanted}, at the end."
+    return f"{request}\nQuestion: {question}"
 
 
 def score_mathverse(
@@ -76,46 +79,43 @@ def score_mathverse(
     extract_prompt: str = "",
     score_prompt: str = "",
 ) -> list[Answer]:
-    """ZrrSkywalker/MathVerse, extract_answer_s1.py and score_answer_s2.py: the judge extracts, then compares. Without one: `rules`."""
+    """Scores by ZrrSkywalker/MathVerse, extract_answer_s1.py, score_answer_s2.py. Without a judge: by rules.
+
+    The judge extracts, then compares; a reply that is neither 0 nor 1 leaves the answer UNPARSED.
+    """
     if judge is None:
         return mathverse_rules(cases)
-    said = judge.ask(
+    replies = judge.ask(
         [f"{extract_prompt.strip()}\nModel response: '{case.response}'\nExtracted Answer: " for case in cases]
     )
-    found = [
-        reply.replace("Extracted Answer:", "").replace("Extracted answer:", "").strip() for reply in said
+    extracted = [
+        reply.replace("Extracted Answer:", "").replace("Extracted answer:", "").strip() for reply in replies
     ]
-    asked = [
-        fill_template(
-            score_prompt, question=case.problem.question, gt=case.problem.answer, extraction=extraction
-        )
-        for case, extraction in zip(cases, found, strict=True)
+    prompts = [
+        fill_template(score_prompt, question=case.problem.question, gt=case.problem.answer, extraction=text)
+        for case, text in zip(cases, extracted, strict=True)
     ]
-    replies = [reply.replace("Judgement:", "").strip() for reply in judge.ask(asked)]
+    judgements = [reply.replace("Judgement:", "").strip() for reply in judge.ask(prompts)]
     return [
-        Answer.of(text_ if reply in ("0", "1") else None, reply == "1")
-        for text_, reply in zip(found, replies, strict=True)
+        Answer.of(text if judgement in ("0", "1") else None, judgement == "1")
+        for text, judgement in zip(extracted, judgements, strict=True)
     ]
 
 
 def mathverse_rules(cases: Sequence[Case], judge: JudgeModel | None = None) -> list[Answer]:
-    """Our extraction and verifier in the judge's place. This is a variant of its own, not the benchmark's number."""
+    """Scores with our extraction and verifier in the judge's place: a variant, not the benchmark's number."""
     items = [{"gold": c.problem.answer, "response": c.response, "choices": c.problem.choices} for c in cases]
-    found = [extract(case.response, choices=case.problem.choices) for case in cases]
-    return [
-        Answer(answer, verdict)
-        for answer, verdict in zip(found, verify_batch(items, deadline_s=5.0), strict=True)
-    ]
+    extracted = [extract(case.response, choices=case.problem.choices) for case in cases]
+    verdicts = verify_batch(items, deadline_s=5.0)
+    return [Answer(text, verdict) for text, verdict in zip(extracted, verdicts, strict=True)]
 
 
 def mathverse_metrics(rows: Sequence[tuple[Problem, float]]) -> dict[str, Any]:
     """`overall`: the mean of the accuracies of the five versions with images, where all were run."""
     shares = {
-        version: [right for problem, right in rows if problem.meta["version"] == version]
+        version: [share for problem, share in rows if problem.meta["version"] == version]
         for version in VERSIONS
     }
-    return (
-        {"overall": sum(sum(part) / len(part) for part in shares.values()) / len(shares)}
-        if all(shares.values())
-        else {}
-    )
+    if not all(shares.values()):
+        return {}
+    return {"overall": sum(sum(group) / len(group) for group in shares.values()) / len(shares)}

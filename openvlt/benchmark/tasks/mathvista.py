@@ -1,4 +1,7 @@
-"""MathVista (arXiv 2310.02255): an answer is extracted (by a language model in the original), then compared by type as a string."""
+"""MathVista (arXiv 2310.02255): an answer is extracted, then compared by type as a string.
+
+In the original a language model extracts.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,11 @@ from openvlt.verify import extract as extract_answer
 _CELLS = ("language", "source", "category", "task", "context", "grade", "skills")
 
 
-def read_mathvista(row: dict[str, Any], part: str) -> Problem:
-    """A row of AI4Math/MathVista. The gold of a choice is the option's text; `precision` is a float on the hub, an int in git."""
+def read_mathvista(row: dict[str, Any], subset: str) -> Problem:
+    """The problem of a row of AI4Math/MathVista. The gold of a choice is the option's text.
+
+    `precision` is a float on the hub, an integer in git.
+    """
     metadata = row["metadata"]
     cells = {"question_type": cell_text(row, "question_type"), "answer_type": cell_text(row, "answer_type")}
     cells |= {
@@ -43,40 +49,42 @@ def read_mathvista(row: dict[str, Any], part: str) -> Problem:
 def score_mathvista(
     cases: Sequence[Case], judge: JudgeModel | None = None, *, prompt: str = ""
 ) -> list[Answer]:
-    """lupantech/MathVista, extract_answer.py and calculate_score.py (its current rule, `int(float(x))`).
+    """Scores by lupantech/MathVista, extract_answer.py, calculate_score.py (today's rule, `int(float(x))`).
 
-    A recorded `extraction` is used; else the response itself where it is an option, an integer or a float; else the judge's extraction
-    with the authors' examples in `prompt`, or without a judge our own extraction by rules.
+    A recorded `extraction` is used, else the response itself where it is an option, an integer or a float.
+    For the other cases the judge extracts, with the authors' examples in `prompt`; without a judge our own
+    rules do.
     """
-    found = [recorded_or_plain(case) for case in cases]
-    open_ones = [index for index, extraction in enumerate(found) if extraction is None]
+    plain = [plain_extraction(case) for case in cases]
+    rest = [case for case, extraction in zip(cases, plain, strict=True) if extraction is None]
     if judge is not None:
-        asked = judge.ask([_question(cases[index], prompt) for index in open_ones])
+        replies = judge.ask([_extraction_prompt(case, prompt) for case in rest])
     else:
-        asked = [
-            extract_answer(cases[index].response, choices=cases[index].problem.choices) or ""
-            for index in open_ones
-        ]
-    for index, extraction in zip(open_ones, asked, strict=True):
-        found[index] = extraction
-    return [_compared(case.problem, extraction) for case, extraction in zip(cases, found, strict=True)]
+        replies = [extract_answer(case.response, choices=case.problem.choices) or "" for case in rest]
+    remaining = iter(replies)
+    return [
+        _grade(case.problem, next(remaining) if extraction is None else extraction)
+        for case, extraction in zip(cases, plain, strict=True)
+    ]
 
 
-def _question(case: Case, prompt: str) -> str:
+def _extraction_prompt(case: Case, prompt: str) -> str:
     return f"{prompt.strip()}\n\n{case.problem.question}\n\n{case.response}\n\nExtracted answer: "
 
 
 def has_recorded_extraction(case: Case) -> bool:
-    """Whether the answer needs no language model's opinion."""
-    return recorded_or_plain(case) is not None
+    """Whether the answer needs no language model to extract it."""
+    return plain_extraction(case) is not None
 
 
-def recorded_or_plain(case: Case) -> str | None:
-    """The extraction that needs nobody's opinion, None where one is needed."""
+def plain_extraction(case: Case) -> str | None:
+    """The extraction without a language model: a recorded one, or the response itself; None if one is needed.
+
+    A recorded one is taken as it is: of an empty one the original takes the nearest option, a number it reads
+    as text.
+    """
     recorded, response, kind = case.recorded.get("extraction"), case.response, case.problem.meta["kind"]
-    if (
-        recorded is not None
-    ):  # as it is: of an empty one the original takes the nearest option, a number it reads like text
+    if recorded is not None:
         return str(recorded)
     if response == "" or response in (case.problem.choices or ()):
         return response
@@ -89,8 +97,8 @@ def recorded_or_plain(case: Case) -> str | None:
     return None
 
 
-def _compared(problem: Problem, extraction: str) -> Answer:
-    """A string against the gold's string. An empty extraction is right where the nearest option is, else it was no answer."""
+def _grade(problem: Problem, extraction: str) -> Answer:
+    """Compares as strings. An empty extraction is correct if the nearest option is, else it is no answer."""
     prediction = normalise_extraction(extraction, problem.choices, problem.meta)
     correct = prediction == problem.answer
     return Answer.of(prediction if extraction.strip() or correct else None, correct)
@@ -99,7 +107,7 @@ def _compared(problem: Problem, extraction: str) -> Answer:
 def normalise_extraction(
     extraction: str, choices: Sequence[str] | None, meta: Mapping[str, Any]
 ) -> str | None:
-    """The prediction as the gold is written: an option's text, an integer, a rounded float; None where that can't be."""
+    """The prediction, written as the gold is: an option's text, an integer, a rounded float; else None."""
     if choices:
         answer = extraction.strip()
         if letters := re.findall(r"\(([a-zA-Z])\)", answer):
@@ -108,7 +116,7 @@ def normalise_extraction(
         return (
             choices[place]
             if 0 <= place < len(choices)
-            else min(choices, key=lambda choice: distance(answer, choice))
+            else min(choices, key=lambda choice: edit_distance(answer, choice))
         )
     try:
         if meta["kind"] == "integer":
@@ -118,7 +126,7 @@ def normalise_extraction(
         return None
 
 
-def distance(one: str, other: str) -> int:
+def edit_distance(one: str, other: str) -> int:
     """Levenshtein's edit distance."""
     row = list(range(len(other) + 1))
     for index, letter in enumerate(one, 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openvlt.benchmark.scorers.formula import same_expression, same_rounded_value, value
+from openvlt.benchmark.scorers.formula import rounded_value, same_expression, same_rounded_value
 
 GIVEN = {
     "12": 12, "12)": 12, "12)°": 12, "1,000": 1000, "1,234.5": 1234.5, "12.": 12, ".5": 0.5, "2 3": 6, "007": 7, "1 000": 0,
@@ -26,19 +26,19 @@ REFUSED = (
 
 @pytest.mark.parametrize("text, number", GIVEN.items())
 def test_a_value(text: str, number: float) -> None:
-    assert value(text) == number
+    assert rounded_value(text) == number
 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_no_value(text: str) -> None:
-    assert value(text) is None
+    assert rounded_value(text) is None
 
 
 @pytest.mark.parametrize(
     "text", ["(" * 500, "2^" * 400, "\\frac{" * 200, "9" * 5000, "{" * 3000, "1+" * 900 + "1"]
 )
 def test_hostile_texts_end(text: str) -> None:
-    assert value(text) is None or isinstance(value(text), (int, float))
+    assert rounded_value(text) is None or isinstance(rounded_value(text), (int, float))
 
 
 @pytest.mark.parametrize(
