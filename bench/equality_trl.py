@@ -1,9 +1,13 @@
-"""Our losses against TRL's on identical tensors: the largest relative difference of value and gradient, for every loss type both have.
+"""Our losses against TRL's on identical tensors: the largest relative difference of value and gradient.
 
-Command: `python bench/equality_trl.py`, in an environment of its own with `pip install trl==1.16.0` beside requirements.txt (bench-only).
-Writes bench/results/equality_trl.json. TRL's `GRPOTrainer._compute_loss` runs unchanged on a stub of the trainer that hands it the
-log-probabilities; one micro-batch is the whole step, where the denominators of both agree (TRL's grpo and sapo average rows, dapo and
-cispo divide by the step's tokens, dr_grpo by rows x maximal length). float64; the target is 1e-5.
+Command: `python bench/equality_trl.py`, in an environment of its own with `pip install trl==1.16.0` beside
+requirements.txt (bench-only). Writes bench/results/equality_trl.json. Every loss type that both have is
+compared.
+
+TRL's `GRPOTrainer._compute_loss` runs unchanged on a stub of the trainer that hands it the log-
+probabilities. One micro-batch is the whole step, where the denominators of both agree: TRL's grpo and sapo
+average rows, dapo and cispo divide by the step's tokens, dr_grpo by rows x maximal length. float64; the
+target is 1e-5.
 """
 
 from __future__ import annotations

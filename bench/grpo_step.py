@@ -1,10 +1,12 @@
-"""One GRPO step against peers: ours, plain Hugging Face row by row, TRL's trainer (its head on labels only, and as it comes).
+"""One GRPO step against peers: ours, plain Hugging Face row by row, TRL's trainer (two ways).
 
-Command: `python bench/grpo_step.py [--rounds N]`, with `pip install trl==1.16.0` beside requirements.txt (bench-only).
-Same weights, problems and forced lengths. Log-probabilities and gradients are compared first; then all arms take turns in one process.
-TRL scores label positions only on CUDA; on a CPU its stock code scores every position. `trl_labels` patches the CPU run to what CUDA
-does and is the comparison that counts. Memory is the peak that one update adds, each arm in a process of its own.
-Writes bench/results/grpo_step.json.
+Command: `python bench/grpo_step.py [--rounds N]`, with `pip install trl==1.16.0` beside requirements.txt
+(bench-only). Same weights, problems and forced lengths. Log-probabilities and gradients are compared first;
+then all arms take turns in one process. Writes bench/results/grpo_step.json.
+
+TRL scores label positions only on CUDA; on a CPU its stock code scores every position. `trl_labels` patches
+the CPU run to what CUDA does and is the comparison that counts. Memory is the peak that one update adds,
+each arm in a process of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
-from shapes import (
+from shapes import (  # noqa: E402
     ROOT,
     Open,
     Setting,
@@ -35,7 +37,7 @@ from shapes import (
     rss_mib,
     summary,
     write,
-)  # noqa: E402
+)
 from torch import Tensor  # noqa: E402
 
 from openvlt.data.prompts import pad_right  # noqa: E402
@@ -94,7 +96,7 @@ class Ours:
 
 
 class Naive(Ours):
-    """Hugging Face's own generate and forward: every completion with its own prompt and images, logits of the completion at once."""
+    """Hugging Face's own generate and forward: every completion has its own prompt, images and logits."""
 
     generator = HFGenerator()
 
@@ -105,9 +107,13 @@ class Naive(Ours):
         types = torch.cat([rows.token_type_PL, torch.zeros_like(ids)], 1)
         self.vlm.core.model.rope_deltas = None
         logits = self.vlm.model(
-            input_ids=torch.cat([rows.ids_PL, ids], 1), attention_mask=torch.cat([rows.mask_PL, mask], 1), mm_token_type_ids=types,
-            **rows.vision, use_cache=False, logits_to_keep=ids.shape[1] + 1,
-        ).logits[:, :-1]  # fmt: skip
+            input_ids=torch.cat([rows.ids_PL, ids], 1),
+            attention_mask=torch.cat([rows.mask_PL, mask], 1),
+            mm_token_type_ids=types,
+            **rows.vision,
+            use_cache=False,
+            logits_to_keep=ids.shape[1] + 1,
+        ).logits[:, :-1]
         return (
             logits.masked_fill(self.vlm.banned_V(), -torch.inf)
             .log_softmax(-1)
@@ -116,7 +122,10 @@ class Naive(Ours):
 
 
 class TRL(Ours):
-    """TRL's GRPOTrainer, its own methods on its own batches. `labels`: the head scores completion positions only, as on CUDA."""
+    """TRL's GRPOTrainer, its own methods on its own batches.
+
+    `labels`: the head scores completion positions only, as on CUDA.
+    """
 
     def __init__(self, setting: Setting, labels: bool) -> None:
         super().__init__(setting)
@@ -129,14 +138,26 @@ class TRL(Ours):
             for each in self.problems
         ]
         config = GRPOConfig(
-            output_dir=tempfile.mkdtemp(), per_device_train_batch_size=setting.prompts * setting.group, num_generations=setting.group,
-            max_completion_length=setting.new_tokens, generation_kwargs={"min_new_tokens": setting.new_tokens, "top_k": 0},
-            beta=0.0, loss_type="dapo", temperature=1.0, use_cpu=True, bf16=False, report_to=[], gradient_checkpointing=False,
-        )  # fmt: skip
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=setting.prompts * setting.group,
+            num_generations=setting.group,
+            max_completion_length=setting.new_tokens,
+            generation_kwargs={"min_new_tokens": setting.new_tokens, "top_k": 0},
+            beta=0.0,
+            loss_type="dapo",
+            temperature=1.0,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            gradient_checkpointing=False,
+        )
         self.trainer = GRPOTrainer(
-            model=self.vlm.model, processing_class=self.vlm.processor, args=config, train_dataset=Dataset.from_list(rows),
+            model=self.vlm.model,
+            processing_class=self.vlm.processor,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
             reward_funcs=[lambda completions, **_: [float(index % 3) for index in range(len(completions))]],
-        )  # fmt: skip
+        )
         self.trainer.current_gradient_accumulation_steps = 1
         self.inputs = [row for row in rows for _ in range(setting.group)]
 
@@ -177,7 +198,10 @@ def make(arm: str, setting: Setting) -> Ours:
 
 
 def equality(setting: Setting) -> dict[str, float]:
-    """Our log-probabilities and gradients against TRL's own, on TRL's own completions (nothing banned: TRL bans nothing)."""
+    """Our log-probabilities and gradients against TRL's own, on TRL's completions.
+
+    Nothing is banned, since TRL bans nothing.
+    """
     theirs, ours = TRL(setting, labels=True), Ours(setting)
     ours.vlm = Open(ours.vlm.model, ours.vlm.processor, "open")
     batch = theirs.rollout()
@@ -211,7 +235,10 @@ def equality(setting: Setting) -> dict[str, float]:
 
 
 def timings(setting: Setting, rounds: int) -> dict[str, Any]:
-    """All arms take turns, the order turning by one each round. The equality check before has warmed all code up but `naive`'s."""
+    """Seconds of all arms, which take turns; the order turns by one each round.
+
+    The equality check before has warmed all code up but `naive`'s.
+    """
     arms = {arm: make(arm, setting) for arm in ARMS}
     seconds: dict[str, dict[str, list[float]]] = {
         arm: {"rollout": [], "update": [], "step": []} for arm in ARMS
@@ -237,7 +264,10 @@ def timings(setting: Setting, rounds: int) -> dict[str, Any]:
 
 
 def added_memory(arm: str, setting: Setting) -> float:
-    """MiB that one update adds at its peak (optimiser state made before), in this process, which should be fresh."""
+    """MiB that one update adds at its peak, in this process, which should be fresh.
+
+    The optimiser's state is made before.
+    """
     made = make(arm, setting)
     for parameter in made.vlm.model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -15,7 +15,7 @@ from openvlt.report.records import load_run, write_report_file
 from openvlt.report.table import seeds_table, stages_table
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def draw_reports(argv: Sequence[str] | None = None) -> int:
     """Returns exit status 0, or 2 after it printed one sentence on what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m openvlt.report", description=__doc__)
     parser.add_argument("run", nargs="+", type=Path, help="a run folder, runs/NAME/TIME-ID")
@@ -51,4 +51,4 @@ def _report_runs(folders: Sequence[Path], out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(draw_reports())

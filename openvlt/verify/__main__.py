@@ -7,7 +7,7 @@ import argparse
 from openvlt.verify.api import explain
 
 
-def main(argv: list[str] | None = None) -> None:
+def print_explanation(argv: list[str] | None = None) -> None:
     """Prints the explanation of one verdict, one line per step."""
     parser = argparse.ArgumentParser(prog="python -m openvlt.verify", description=__doc__)
     parser.add_argument("gold")
@@ -20,4 +20,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print_explanation()

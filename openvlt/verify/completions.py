@@ -19,8 +19,8 @@ def verify_completions(
     """One verdict per completion, each against the problem at the same position.
 
     A completion that was cut off at the token limit gets NO_ANSWER. `workers` and `deadline_s` are those of
-    `verify_batch`. Every rank calls this and gets the main rank's verdicts, because a deadline may pass on one
-    rank and not on another.
+    `verify_batch`. Every rank calls this and gets the main rank's verdicts, because a deadline may pass on
+    one rank and not on another.
     """
     finished = [row for row, completion in enumerate(completions) if completion.finished]
     items = [

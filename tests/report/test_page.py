@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from openvlt.errors import UserError
-from openvlt.report.__main__ import main
+from openvlt.report.__main__ import draw_reports
 from openvlt.report.page import write_page
 from openvlt.report.records import read_stage
 from openvlt.report.transcripts import Pictures, answer_transcripts, right_and_wrong, sample_transcripts
@@ -188,11 +188,11 @@ def test_rollouts_are_shown_from_the_first_and_the_last_step(tmp_path):
 
 def test_command_line(write_run, three, tmp_path, capsys):
     folders = [str(write_run(three[:2], name=name)) for name in ("a", "b")]
-    assert main(folders[:1]) == 0
+    assert draw_reports(folders[:1]) == 0
     assert "| SFT 1" in capsys.readouterr().out and (tmp_path / "a" / "report.html").is_file()
-    assert main(folders) == 0
+    assert draw_reports(folders) == 0
     assert "mean %" in (tmp_path / "seeds.md").read_text() and (tmp_path / "seeds.png").is_file()
     capsys.readouterr()
-    assert main([str(tmp_path / "absent")]) == 2
+    assert draw_reports([str(tmp_path / "absent")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "no such folder; give a run folder" in said

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from openvlt.benchmark.prompts import OPTION_LETTERS, fill_template
 from openvlt.benchmark.protocol import Answer, Case, JudgeModel
 from openvlt.benchmark.scorers.formula import same_expression
-from openvlt.benchmark.scorers.text import find_closing_brace
+from openvlt.benchmark.scorers.text import matching_brace
 from openvlt.types import Problem, Verdict
 
 
@@ -25,7 +25,7 @@ def extract_tagged(response: str) -> list[str]:
 def extract_boxed_or_announced(response: str) -> list[str]:
     """The last box and the text after the last "answer:", as their script reads models without tags."""
     found, start = [], response.rfind("\\boxed{")
-    if start != -1 and (end := find_closing_brace(response, start + len("\\boxed{"))) is not None:
+    if start != -1 and (end := matching_brace(response, start + len("\\boxed{"))) is not None:
         found.append(response[start + len("\\boxed{") : end].strip())
     if "answer:" in response.lower():
         found.append(response.lower().split("answer:")[-1].strip())

@@ -17,7 +17,7 @@ def find_boxes(response: str) -> list[str]:
     found, place = [], response.find("\\boxed{")
     while place != -1:
         start = place + len("\\boxed{")
-        end = find_closing_brace(response, start)
+        end = matching_brace(response, start)
         if end is None:
             break
         found.append(response[start:end])
@@ -25,7 +25,7 @@ def find_boxes(response: str) -> list[str]:
     return found
 
 
-def find_closing_brace(text: str, start: int) -> int | None:
+def matching_brace(text: str, start: int) -> int | None:
     """Where the brace that was opened before `start` is closed; None if it isn't."""
     depth = 1
     for place in range(start, len(text)):

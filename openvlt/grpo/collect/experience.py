@@ -77,15 +77,8 @@ class Experience:
         def draw_rollouts(drawn: Sequence[Problem]) -> ScoredRollouts:
             """Rollouts of these problems, rewarded and filtered."""
             began = time.perf_counter()
-            generated = generate_rollouts(
-                grpo,
-                self.models.policy,
-                self.prompt_cache,
-                drawn,
-                seed=seed,
-                version=version,
-                draw=next(draws),
-            )
+            policy, seeds = self.models.policy, {"seed": seed, "version": version, "draw": next(draws)}
+            generated = generate_rollouts(grpo, policy, self.prompt_cache, drawn, **seeds)
             ended = time.perf_counter()
             rollouts = reward_rollouts(grpo, generated, services)
             clock["generate_s"] += ended - began
