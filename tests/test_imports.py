@@ -9,10 +9,11 @@ PACKAGE = Path(__file__).parent.parent / "openvlt"
 ROOMS = """types errors distributed config storage verify data serving model rollout reward trainer sft grpo
 distill benchmark memory runs iteration report cli""".split()
 PURE = {
-    "grpo/parts/loss.py": {"torch"},
-    "grpo/parts/advantage.py": {"torch"},
+    "grpo/parts/traits.py": {"functools", "typing"},
+    "grpo/parts/loss.py": {"torch", "openvlt.grpo.parts.traits"},
+    "grpo/parts/advantage.py": {"torch", "openvlt.grpo.parts.traits"},
     "grpo/parts/kl.py": {"torch"},
-    "grpo/parts/loss_aggregation.py": {"torch", "openvlt.types"},
+    "grpo/parts/loss_aggregation.py": {"torch", "openvlt.types", "openvlt.grpo.parts.traits"},
 }
 
 
