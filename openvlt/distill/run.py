@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from openvlt import distributed
 from openvlt.data.prompts import question_text
 from openvlt.distill.settings import Distillation
 from openvlt.distill.writers.base import Question
@@ -223,13 +222,11 @@ class DistillationRun:
             for (problem, chain), key in zip(chains, keys, strict=True)
             if chain.finished and key not in ledger
         ]
-        verdicts = distributed.broadcast(
-            verify_completions(
-                [problem for problem, _, _ in unverified],
-                [Completion((), chain.text, chain.finished) for _, _, chain in unverified],
-                workers=self.settings.workers,
-                deadline_s=self.settings.deadline_s,
-            )
+        verdicts = verify_completions(
+            [problem for problem, _, _ in unverified],
+            [Completion((), chain.text, chain.finished) for _, _, chain in unverified],
+            workers=self.settings.workers,
+            deadline_s=self.settings.deadline_s,
         )
         for (problem, key, chain), verdict in zip(unverified, verdicts, strict=True):
             ledger.append(key, {"id": problem.id, "sample": chain.sample, "verdict": verdict.value})
