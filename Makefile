@@ -4,19 +4,26 @@ BIN = $(VENV)/bin
 # pip is told not to compile what nobody imports; Python then must be free to keep what it compiles
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: quickstart test test-slow clean
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: quickstart test types quick test-slow clean
 
 quickstart: $(VENV)/.runtime
 	$(BIN)/python train.py +experiment=quickstart iteration=three_cycles
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev # pyright, which uses one core, beside the quick tests
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(MAKE) --no-print-directory -j 2 types quick
+
+types: $(VENV)/.dev
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+quick: $(VENV)/.dev
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev # whole runs killed and resumed, notebooks, servers, every bundle in every split
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(PYTEST) -m slow
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)

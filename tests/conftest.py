@@ -29,6 +29,23 @@ SMALL = TinyConfig(
     hidden=64, layers=2, heads=2, mlp=128, vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128
 )
 
+LONG = ["scripts", "cli/test_config", "verify/test_hostile", "verify/test_properties", "verify/test_workers"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deals the tests out to two workers, the longest groups first, so that neither is left with one at the end.
+
+    All that start an entry script stay together, with their server and the finished run; of the rest each file does.
+    """
+    groups = {item: "scripts" if "cli" in item.fixturenames else _place(item) for item in items}
+    items.sort(key=lambda item: LONG.index(groups[item]) if groups[item] in LONG else len(LONG))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+
+
+def _place(item: pytest.Item) -> str:
+    return str(item.path.relative_to(ROOT / "tests").with_suffix(""))
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
