@@ -144,7 +144,7 @@ class _LinearHead(torch.autograd.Function):
             factor = _find_factor(logp_grad_M, slope_M)
             if factor is not None:
                 early, ctx.early = ctx.early, None
-                return *early.scaled_by(factor), None, None, None, None
+                return *early.scale_by(factor), None, None, None, None
         gradients = _HeadGradients(hidden_MD, weight_VD, ctx.temperature, ctx.needs_input_grad[:2])
         for part in _chunks(len(ids_M), len(weight_VD)):
             z_mV = _logits(hidden_MD[part], weight_VD, banned, ctx.temperature, ctx.exact)
@@ -161,7 +161,7 @@ class _LinearHead(torch.autograd.Function):
                     .mul_(p_mV)
                 )
             gradients.add(part, slope_mV.scatter_add_(1, ids_M[part, None], -scale_m[:, None]))
-        return *gradients.scaled_by(1.0), None, None, None, None
+        return *gradients.scale_by(1.0), None, None, None, None
 
 
 class _HeadGradients:
@@ -185,7 +185,7 @@ class _HeadGradients:
         if self.weight is not None:
             self.weight.addmm_(slope_mV.t().to(self.weight.dtype), self.rows_MD[part].to(self.weight.dtype))
 
-    def scaled_by(self, factor: float) -> tuple[Tensor | None, Tensor | None]:
+    def scale_by(self, factor: float) -> tuple[Tensor | None, Tensor | None]:
         """Both gradients times `factor`, in the precision of hidden states and weight."""
         hidden = self.hidden if self.hidden is None or factor == 1.0 else self.hidden.mul_(factor)
         weight = self.weight if self.weight is None or factor == 1.0 else self.weight.mul_(factor)
