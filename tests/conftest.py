@@ -29,7 +29,7 @@ SMALL = TinyConfig(
     hidden=64, layers=2, heads=2, mlp=128, vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128
 )
 
-LONG = ["scripts", "cli/test_config", "verify/test_hostile", "verify/test_properties", "verify/test_workers"]
+LONG = ["scripts", "cli/test_config", "verify/test_hostile", "verify/test_properties", "verify/test_pool"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

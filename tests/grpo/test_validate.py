@@ -358,7 +358,7 @@ def test_a_part_that_cannot_be_says_what_it_may_be(make, said: str):
         ),
         (
             ["+recipe=pearl", "grpo=dapo", "grpo.advantage_shaping.perceived.auxiliary=1"],
-            "require_perception .* leave grpo.resampling out",
+            r"\(require_perception\) has to see .*; leave grpo.resampling out",
         ),
         (
             ["grpo.max_grad_norm=-1"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -63,26 +62,10 @@ def test_a_fifth_of_faults_loses_nothing_and_doubles_nothing(tmp_path):
     assert usage.cost == pytest.approx(400 * (10 * 1.0 + 5 * 2.0) / 1e6)
 
 
-def cpu_of_json() -> float:
-    """CPU seconds of fixed work, to compare others with: they grow alike on a busy or slow machine."""
-    began = time.process_time()
-    for number in range(20_000):
-        json.loads(
-            json.dumps({"messages": [{"role": "user", "content": f"question {number}"}], "seed": number})
-        )
-    return time.process_time() - began
-
-
 def test_sixty_four_at_once_keep_a_slow_server_busy(tmp_path):
-    """The server answers when 64 requests wait, ten times. One core keeps up with 200 ms each: 90 % of 320 requests a second."""
+    """The server answers only when 64 requests wait, ten times; `bench/distill.py` measures what a request costs."""
     with stub_server(tmp_path / "log", together=64) as url:
-        assert len(list(server(url).stream(asks(64)))) == 64  # imports, connections
-        before, began = cpu_of_json(), time.process_time()
         assert sum(1 for _ in server(url).stream(iter(asks(640)))) == 640
-        own = (time.process_time() - began) / 640
-    unit = (before + cpu_of_json()) / 2
-    print(f"{1000 * own:.2f} ms of CPU per request, {1000 * unit:.0f} ms for 20,000 texts, {own / unit:.4f}")
-    assert own < 0.017 * unit  # 2.8 ms where the texts take 165
 
 
 def test_asks_are_read_as_there_is_room(tmp_path):
