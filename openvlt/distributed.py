@@ -79,7 +79,8 @@ def launch(processes: int) -> int:
     Where a rank reported the failure, the status is that rank's. As with torchrun, the store through which
     the ranks meet is here, so that it outlives each of them.
     """
-    from torch.distributed import TCPStore
+    # torch documents the name here and exports it from a private module
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as folders:

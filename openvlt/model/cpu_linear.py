@@ -22,7 +22,7 @@ def prepack_weights(model: nn.Module) -> Iterator[None]:
     """
     packed = [part for part in model.modules() if _gains_from_packing(part)]
     for part in packed:
-        part.forward = _packed_forward(part)
+        setattr(part, "forward", _packed_forward(part))  # noqa: B010  an instance's own forward, gone again below
     try:
         yield
     finally:

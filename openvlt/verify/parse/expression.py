@@ -134,10 +134,12 @@ class Backend(Protocol):
     @property
     def constants(self) -> Mapping[str, Any]:
         """The values of pi, e, i and phi."""
+        ...
 
     @property
     def functions(self) -> Mapping[str, Callable[..., Any]]:
         """The functions by the names that `call` nodes use."""
+        ...
 
     def number(self, value: Fraction) -> Any:
         """The backend's number for a fraction."""
