@@ -1,4 +1,4 @@
-"""The batches and records that the rooms of the package hand to each other.
+"""The batches and records that the folders of the package hand to each other.
 
 Shapes: P problems, G completions per problem (groups may differ in size), N rows (completions) of one rollout
 batch, L prompt tokens, T completion tokens (padded on the right), I images. A tensor's name ends in its

@@ -1,4 +1,4 @@
-"""Recorded answers matched to a benchmark's rows."""
+"""Finds the benchmark's row that each recorded response belongs to; no answer is judged here."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from openvlt.types import Problem
 
 @dataclass(frozen=True)
 class LocalRows:
-    """`conf/data/jsonl.yaml`: rows of .jsonl, .json or .parquet files; image paths are relative to each file.
+    """`conf/data/jsonl.yaml`: rows of a user's own files; image paths are relative to each file.
 
-    `path` is the training file. Held-out questions are those of `test_path` and `val_path`; for each of these
-    two that isn't given, a share `heldout` of the training rows is set aside, by a hash of the row's id. With
-    `skip_bad` a bad row is left out and listed in `skipped` (row -> reason); otherwise it is an error. Every
-    row is checked at each load; images are decoded when used.
-    """
+    The formats are those of `files.read_rows`. `path` is the training file. Held-out questions are those of
+    `test_path` and `val_path`; for each of these two that isn't given, a share `heldout` of the training
+    rows is set aside, by a hash of the row's id. With `skip_bad` a bad row is left out and listed in
+    `skipped` (row -> reason); otherwise it is an error. Every row is checked at each load; images are
+    decoded when used."""
 
     path: str
     columns: Columns = Columns()

@@ -1,7 +1,7 @@
-"""Requested columns: a part's parameter names say which columns of a rollout it is called with.
+"""Calls the functions of a method with the columns that their parameters name.
 
-`def mine(reward_N, group_N, *, strength=1.0)` is given those two columns; parameters with a default are
-settings.
+`def mine(reward_N, group_N, *, strength=1.0)` is called with those two columns of the rollouts. Parameters
+with a default are settings. Advantages, group filters, advantage shaping and metric hooks are called so.
 """
 
 from __future__ import annotations

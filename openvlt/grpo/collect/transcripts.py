@@ -1,4 +1,4 @@
-"""Transcripts: some groups of every rollout batch, kept on disk."""
+"""Writes some groups of every rollout batch to disk: rollouts.jsonl, and rollouts.parquet at the end."""
 
 from __future__ import annotations
 
