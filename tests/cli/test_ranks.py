@@ -38,7 +38,15 @@ def test_two_ranks_interrupted_and_resumed_end_like_one(cli: Cli, iter1: Path, t
     command = [sys.executable, *arguments]
     env = environment() | {"TMPDIR": str(tmp_path)}
     first = subprocess.Popen(
-        command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background job ignores it
     )
     while not any(rows(stage) for stage in tmp_path.glob("runs/iter1/*/03-grpo1")):
         assert first.poll() is None, first.stderr.read()
