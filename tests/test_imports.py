@@ -20,7 +20,7 @@ distill benchmark memory runs iteration report cli""".split()
 SUBROOMS = {  # what is in the room's own folder comes last
     "verify": "parse options extract grade".split(),
     "grpo": "parts".split(),
-    "data": "errors images sources synthetic".split(),
+    "data": "errors images rows sources synthetic".split(),
     "model": "hf_types processor load shared_prefix".split(),
     "distill": "writers".split(),
 }

@@ -16,8 +16,8 @@ from typing import Any
 from openvlt.benchmark.results.statistics import wilson
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.data.prompts import PromptStyle
+from openvlt.data.rows.schema import check_unique_ids, store_images
 from openvlt.data.sources.base import Selection, Source
-from openvlt.data.sources.schema import check_unique_ids, store_images
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling

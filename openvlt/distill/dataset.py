@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.data.prompts import PromptStyle, question_text
-from openvlt.data.sources.schema import problem_row
+from openvlt.data.rows.schema import problem_row
 from openvlt.distill.pipeline import trace_rows
 from openvlt.distill.run import DistilledProblem
 from openvlt.storage.atomic import atomic_write

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.sources.schema import check_unique_ids, problem_row
+from openvlt.data.rows.schema import check_unique_ids, problem_row
 from openvlt.distill.run import DistillationRun, DistilledProblem, count_outcomes
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError

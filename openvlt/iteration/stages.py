@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from openvlt.config.validate import check_values
+from openvlt.data.rows.schema import read_traces
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.schema import read_traces
 from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError

@@ -327,9 +327,9 @@ def test_distill_writes_rows_that_training_and_evaluation_read(cli: Cli) -> None
         row["response"].endswith(f"<answer>{row['answer']}</answer>") for row in rows
     )
 
+    from openvlt.data.rows.schema import read_traces
     from openvlt.data.sources.base import Selection
     from openvlt.data.sources.local import LocalRows
-    from openvlt.data.sources.schema import read_traces
 
     read = LocalRows(str(folder / "traces.jsonl")).problems(Selection(), 0)
     assert {(p.id, p.question, p.answer) for p in read} == {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from openvlt.data.sources.schema import read_traces
+from openvlt.data.rows.schema import read_traces
 from openvlt.distill.cut import cut_reflections, keep_whole
 from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.run import LEDGERS

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.results.summary import ScoredProblem
-from openvlt.data.sources.files import read_rows
+from openvlt.data.rows.files import read_rows
 from openvlt.errors import UserError
 from openvlt.storage.atomic import atomic_write
 from openvlt.storage.markdown import format_percent, markdown_table

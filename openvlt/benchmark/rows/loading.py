@@ -17,7 +17,7 @@ from openvlt.benchmark.rows.tables import (
     load_subset,
     row_images,
 )
-from openvlt.data.sources.schema import check_unique_ids
+from openvlt.data.rows.schema import check_unique_ids
 from openvlt.errors import UserError
 from openvlt.types import Problem
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.rows.tables import SUFFIXES
-from openvlt.data.sources.files import read_rows
+from openvlt.data.rows.files import read_rows
 from openvlt.errors import UserError
 
 ResponseRow = Mapping[str, Any]

@@ -9,9 +9,9 @@ from typing import Any
 
 from openvlt.benchmark.rows.subsets import Subset
 from openvlt.data.errors import UnavailableDataSet, UnknownSplit
-from openvlt.data.sources.files import read_rows
+from openvlt.data.rows.files import read_rows
+from openvlt.data.rows.schema import Columns, to_problem
 from openvlt.data.sources.hub import is_saved, load_saved, load_split, stored_rows
-from openvlt.data.sources.schema import Columns, to_problem
 from openvlt.errors import UserError
 from openvlt.types import Problem
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from openvlt.data.rows.files import read_rows
+from openvlt.data.rows.schema import Columns, to_problem
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.files import read_rows
-from openvlt.data.sources.schema import Columns, to_problem
 from openvlt.data.sources.selection import filter_problems
 from openvlt.data.sources.splits import find_rows, select_share
 from openvlt.errors import UserError

@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from openvlt.data.errors import UnavailableDataSet, UnknownSplit
+from openvlt.data.rows.schema import Columns, Row, to_problems
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.schema import Columns, Row, to_problems
 from openvlt.data.sources.splits import (
     benchmarks_named_in,
     check_splits,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from openvlt.data.rows.files import read_rows, unit
+from openvlt.data.rows.schema import Columns, to_problems
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.files import read_rows, unit
-from openvlt.data.sources.schema import Columns, to_problems
 from openvlt.data.sources.splits import find_rows, select_share
 from openvlt.types import Problem
 

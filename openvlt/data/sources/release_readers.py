@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from openvlt.data.rows.schema import Row
 from openvlt.data.sources.releases import ReleaseRows, convert_rows, letter, load_json, with_hint, yes_or_no
-from openvlt.data.sources.schema import Row
 from openvlt.errors import UserError
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from openvlt.data.errors import EvaluationDataOnly, MissingSplit, TooFewProblems, UnknownLevels
+from openvlt.data.rows.schema import check_unique_ids
 from openvlt.data.sources.base import Selection, refuse_mixture
-from openvlt.data.sources.schema import check_unique_ids
 from openvlt.errors import UserError
 from openvlt.types import Problem
 

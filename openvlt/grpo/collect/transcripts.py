@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.sources.schema import store_images
+from openvlt.data.rows.schema import store_images
 from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import ScoredRollouts
 

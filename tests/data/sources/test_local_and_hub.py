@@ -13,11 +13,11 @@ import pytest
 
 from openvlt.data.errors import MissingSplit, MixtureWanted, TooFewProblems, UnknownLevels
 from openvlt.data.images import open_images
+from openvlt.data.rows.schema import Columns
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.hub import HubRows
 from openvlt.data.sources.local import LocalRows
 from openvlt.data.sources.mixture import Mixture, apportion, fill_shares
-from openvlt.data.sources.schema import Columns
 from openvlt.data.sources.splits import split_share
 from openvlt.errors import UserError
 

@@ -16,12 +16,12 @@ from PIL import Image
 from openvlt.config.resolvers import CONF
 from openvlt.data.errors import EvaluationDataOnly, MissingSplit
 from openvlt.data.images import open_images
+from openvlt.data.rows.schema import Columns
 from openvlt.data.sources import release_readers
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.hub import HubRows
 from openvlt.data.sources.local import LocalRows
 from openvlt.data.sources.releases import EvaluationOnly, Release
-from openvlt.data.sources.schema import Columns
 from openvlt.data.sources.splits import benchmarks_named_in
 from openvlt.errors import UserError
 from openvlt.types import Problem, Verdict

@@ -16,7 +16,7 @@ from PIL import Image
 
 from openvlt.data.errors import MissingColumn
 from openvlt.data.images import UNREADABLE, open_image
-from openvlt.data.sources.files import brief, read_rows, unit
+from openvlt.data.rows.files import brief, read_rows, unit
 from openvlt.errors import UserError
 from openvlt.types import Problem, Trace
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from openvlt.data.images import open_image, open_images
-from openvlt.data.sources.files import read_rows
-from openvlt.data.sources.schema import Columns, problem_row, read_traces, to_problem
+from openvlt.data.rows.files import read_rows
+from openvlt.data.rows.schema import Columns, problem_row, read_traces, to_problem
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
