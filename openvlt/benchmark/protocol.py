@@ -97,7 +97,7 @@ class Benchmark:
     """A file of `conf/benchmark`: where the rows are, how a row becomes a problem, and the protocols by name.
 
     * `read(row, subset)` gives the problem of a row. Its `meta` holds `cells` (sub-score -> value or values)
-      and `cluster`, the rows that belong together.
+      and `cluster`, the rows that belong together; `needs_image` is False for a row without an image.
     * `ids` are the columns of an answer file that name a row; `columns` are those that every source of rows
       must have.
     * `metrics` gives further shares from (problem, share of correct samples) pairs; `headlines` names, by
@@ -105,6 +105,8 @@ class Benchmark:
     * `subset_of(row, hint)` is for subsets whose rows share their ids: it gives the subset of a row, from the
       row itself or else from the hint (a subset's label, the name of its file). A problem's id is then
       `<subset>/<id>`.
+    * `row_subset(row, label)` gives the label of the subset that a row says it is of, for files that hold
+      several. Rows of a subset that the benchmark hasn't are left out.
 
     A subset that a variant sets to null is left out.
     """
@@ -118,6 +120,7 @@ class Benchmark:
     metrics: Callable[[Sequence[tuple[Problem, float]]], dict[str, Any]] | None = None
     headlines: Mapping[str, str] = field(default_factory=dict)
     subset_of: Callable[[Mapping[str, Any], str], str] | None = None
+    row_subset: Callable[[Mapping[str, Any], str], str] | None = None
 
     def __post_init__(self) -> None:
         kept = {name: subset for name, subset in self.subsets.items() if subset is not None}

@@ -212,6 +212,8 @@ def _print_notes(result: dict[str, Any]) -> None:
         if rows:
             first, reason = next(iter(rows.items()))
             print(f"  {len(rows)} row{'s' * (len(rows) > 1)} {word}, the first is {first}: {reason}")
+    for subset, count in result["rows_of_other_subsets"].items():
+        print(f"  {count} rows are {subset}, which {result['benchmark']} hasn't; they are not scored")
     if base := result.get("baseline"):
         p = "" if base["mcnemar_p"] is None else f"  McNemar p {base['mcnemar_p']:.3g}"
         print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from openvlt.benchmark.protocol import Benchmark
 from openvlt.benchmark.rows.responses import RecordedAnswer, find_rows_beside
@@ -17,7 +18,7 @@ from openvlt.benchmark.rows.tables import (
     load_subset,
     row_images,
 )
-from openvlt.data.rows.schema import check_unique_ids
+from openvlt.data.rows.schema import Columns, check_unique_ids
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -27,13 +28,14 @@ class LoadedRows:
     """Problems in the rows' order and where they came from.
 
     `faults` says what is odd about some of them (id -> faults), `skipped` which rows can't be used (row ->
-    reason).
+    reason), `left_out` which are of a subset that the benchmark hasn't (id -> subset).
     """
 
     problems: tuple[Problem, ...]
     where: str
     faults: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_rows(
@@ -41,7 +43,8 @@ def load_rows(
 ) -> LoadedRows:
     """The rows of a local folder or the hub. With `images` every row's images are looked up, not decoded.
 
-    Raises UserError when there are no rows, a column is missing, an id occurs twice, or an image is missing.
+    Raises UserError when there are no rows, a column is missing, an id occurs twice, an image is missing, or
+    no row has one.
     """
     return _read_problems(benchmark, _load_subsets(benchmark, data_dir), images=images, limit=limit)
 
@@ -85,7 +88,7 @@ def _load_subsets(benchmark: Benchmark, data_dir: str | None) -> list[SubsetRows
     """Every subset of the hub; of a folder those that it holds, or its only file. No file is read twice."""
     subsets = list(benchmark.subsets.values())
     if data_dir is None or len(subsets) == 1 or not Path(data_dir).is_dir():
-        return [load_subset(subset, data_dir) for subset in subsets]
+        return [load_subset(subset, data_dir, benchmark.ids[0]) for subset in subsets]
     folder = Path(data_dir)
     # with data_dir=…/vision, files that name no subset are vision's
     subsets.sort(key=lambda subset: subset.name != folder.name)
@@ -95,7 +98,7 @@ def _load_subsets(benchmark: Benchmark, data_dir: str | None) -> list[SubsetRows
             by_place.setdefault((*places, subset.split), subset)
     if not by_place and find_only_file(folder):
         subsets = subsets[:1]
-    return [load_subset(subset, data_dir) for subset in by_place.values() or subsets]
+    return [load_subset(subset, data_dir, benchmark.ids[0]) for subset in by_place.values() or subsets]
 
 
 def _read_problems(
@@ -105,31 +108,79 @@ def _read_problems(
     problems: list[Problem] = []
     faults: dict[str, str] = {}
     skipped: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for table in tables:
         check_row_columns(table.rows, benchmark.columns, table.where, benchmark.name)
-        for number, row in enumerate(table.rows[:limit], 1):
+        wanted = limit
+        for number, row in enumerate(table.rows, 1):
+            if wanted == 0:
+                break
             try:
-                label = table.subset.label
-                problem = benchmark.read(
-                    row, label if benchmark.subset_of is None else benchmark.subset_of(row, label)
-                )
+                label, problem = _read_problem(benchmark, row, table.subset.label)
             except UserError as error:
                 skipped[f"{table.where}, row {number}"] = str(error)
                 continue
             except KeyError as error:
                 skipped[f"{table.where}, row {number}"] = f"no field {error}"
                 continue
+            if label is not None:
+                left_out[problem.id] = label
+                continue
+            wanted = None if wanted is None else wanted - 1
+            odd = list(problem.meta.get("faults", ()))
             if images:
                 found = row_images(row, table.subset, table.root or Path("."), problem)
                 problem = replace(problem, images=found)
-            if odd := problem.meta.get("faults"):
+                odd += ["there is no image"] if needs_image(problem) else []
+            if odd:
                 faults[problem.id] = "; ".join(odd)
             problems.append(problem)
+    where = ", ".join(table.where for table in tables)
+    _check_problems(benchmark, problems, skipped, left_out, where)
+    if images and problems and all(map(needs_image, problems)):
+        raise UserError(_blind_sentence(benchmark, tables, len(problems)))
+    return LoadedRows(tuple(problems), where, faults, skipped, left_out)
+
+
+def _read_problem(benchmark: Benchmark, row: dict[str, Any], label: str) -> tuple[str | None, Problem]:
+    """The problem of a row, and the label of its subset if the benchmark hasn't that one."""
+    own = label if benchmark.row_subset is None else benchmark.row_subset(row, label)
+    known = own in {subset.label for subset in benchmark.subsets.values()}
+    name = own if benchmark.subset_of is None else benchmark.subset_of(row, own)
+    return (None if known else own), benchmark.read(row, name)
+
+
+def needs_image(problem: Problem) -> bool:
+    """Whether a problem that is asked with an image has none."""
+    return not problem.images and problem.meta.get("needs_image", True)
+
+
+def _check_problems(
+    benchmark: Benchmark,
+    problems: Sequence[Problem],
+    skipped: Mapping[str, str],
+    left_out: Mapping[str, str],
+    where: str,
+) -> None:
+    """Raises UserError when there is no problem, or an id occurs twice."""
     if not problems:
-        reason = next(iter(skipped.values()), "there are none")
+        others = f"its {len(left_out)} rows are of another subset ({next(iter(left_out.values()), '')})"
+        reason = next(iter(skipped.values()), others if left_out else "there are none")
         raise UserError(
-            f"{tables[0].where}: no usable row for benchmark {benchmark.name} ({reason}); "
-            "give the benchmark's own rows"
+            f"{where}: no usable row for benchmark {benchmark.name} ({reason}); give the benchmark's own rows"
         )
-    check_unique_ids(problems, f"{tables[0].where} as {benchmark.name}")
-    return LoadedRows(tuple(problems), ", ".join(table.where for table in tables), faults, skipped)
+    check_unique_ids(problems, f"{where} as {benchmark.name}")
+
+
+def _blind_sentence(benchmark: Benchmark, tables: Sequence[SubsetRows], count: int) -> str:
+    names = dict.fromkeys(
+        name
+        for table in tables
+        for group in Columns(images=table.subset.images).image_groups()
+        for name in group
+    )
+    return (
+        f"{', '.join(table.where for table in tables)}: none of the {count} rows has an image "
+        f"(columns {', '.join(names)}), so {benchmark.name} would be asked blind; give the rows with their "
+        "images, or ask without them on purpose: benchmark/view=text_only"
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openvlt.benchmark.rows.tables import SUFFIXES
-from openvlt.data.rows.files import read_rows
+from openvlt.benchmark.rows.tables import SUFFIXES, read_json_object, read_table
 from openvlt.errors import UserError
 
 ResponseRow = Mapping[str, Any]
@@ -32,15 +31,13 @@ def read_responses(
     """The responses of a .jsonl, .json, .parquet, .csv or .tsv file, in the file's order.
 
     `ids` are the columns that make up a row's id; "id" is taken where they are missing. A .json may be a list
-    of rows, or an object of rows or responses by id. A cell may hold several samples as a list. With
+    of rows, or an object of rows or responses by id. A cell may hold several samples as a list, or they
+    stand in numbered columns (`response_1`, `response_2`). With
     `subset_of` (see `Benchmark`) an id begins with the subset that the row, the id or the file's name gives.
     Raises UserError for any other form.
     """
     path = Path(file)
-    if path.suffix == ".json" and path.is_file():
-        rows = _read_json(path, ids, column)
-    else:
-        rows = [row for _, row in read_rows(path)]
+    rows = _join_samples(_read_rows(path, ids[0], column), column)
     there = list(dict.fromkeys(name for row in rows for name in row))
     id_columns = ids if all(name in there for name in ids) else ("id",)
     if missing := [name for name in (*id_columns, column) if name not in there]:
@@ -79,22 +76,26 @@ def _sample_number(row: ResponseRow) -> int:
         return 0
 
 
-def _read_json(path: Path, ids: Sequence[str], column: str) -> list[ResponseRow]:
-    """The rows of a JSON file. In an object of rows or responses, a key is the id of a row without one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        return [row for _, row in read_rows(path)]
-    rows = {key: row for key, row in content.items() if isinstance(row, dict)}
-    if not rows and all(value is None or isinstance(value, (str, list)) for value in content.values()):
-        rows = {key: {column: value} for key, value in content.items()}
-    if not rows:
-        raise UserError(
-            f"responses={path}: an object without rows; expected rows by their ids, or a list of rows"
-        )
-    return [{ids[0]: key, **row} for key, row in rows.items()]
+def _read_rows(path: Path, key: str, column: str) -> list[ResponseRow]:
+    """The rows of a file. In an object of rows or responses, a key is the id of a row without one."""
+    content = read_json_object(path) or {"": {}}
+    if all(value is None or isinstance(value, (str, list)) for value in content.values()):
+        return [{key: name, column: value} for name, value in content.items()]
+    return list(read_table(path, key))
+
+
+def _join_samples(rows: list[ResponseRow], column: str) -> list[ResponseRow]:
+    """Rows whose samples stand in numbered columns, with a list of them in `column`."""
+    there = dict.fromkeys(name for row in rows for name in row)
+    numbered = {
+        int(match[1]): name
+        for name in there
+        if (match := re.fullmatch(rf"{re.escape(column)}[ _-]?(\d+)", name))
+    }
+    if column in there or not numbered:
+        return rows
+    names = [numbered[number] for number in sorted(numbered)]
+    return [{**row, column: ["" if row.get(name) is None else row[name] for name in names]} for row in rows]
 
 
 def _texts(cell: Any, where: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,11 @@ class SubsetRows:
 # --- loading ------------------------------------------------------------------------------------------------
 
 
-def load_subset(subset: Subset, data_dir: str | None) -> SubsetRows:
-    """The rows of one subset, from `data_dir` or the hub. Raises UserError when there are none."""
+def load_subset(subset: Subset, data_dir: str | None, key: str) -> SubsetRows:
+    """The rows of one subset, from `data_dir` or the hub; `key` as in `read_table`.
+
+    Raises UserError when there are none.
+    """
     if data_dir is None:
         return SubsetRows(subset, _load_hub(subset), f"{subset.path}[{subset.label}]", Path("."))
     folder = check_data_dir(data_dir)
@@ -46,7 +50,7 @@ def load_subset(subset: Subset, data_dir: str | None) -> SubsetRows:
             "or "
             f".parquet, or data/{subset.split}-*.parquet"
         )
-    rows = [row for file in files for _, row in read_rows(file)]
+    rows = [row for file in files for row in read_table(file, key)]
     return SubsetRows(subset, rows, ", ".join(map(str, files)), files[0].parent)
 
 
@@ -120,6 +124,32 @@ def _files_of_one_format(place: Path, pattern: str) -> list[Path]:
 # --- reading rows -------------------------------------------------------------------------------------------
 
 
+def read_table(file: Path, key: str) -> list[BenchmarkRow]:
+    """The rows of a file. Of a JSON object of rows each one's own key becomes its column `key`.
+
+    Raises UserError for any other form.
+    """
+    content = read_json_object(file)
+    if content is None:
+        return [row for _, row in read_rows(file)]
+    if not content or not all(isinstance(row, dict) for row in content.values()):
+        raise UserError(
+            f"{file}: an object that holds no rows; expected rows by their ids, or a list of rows"
+        )
+    return [{key: name, **row} for name, row in content.items()]
+
+
+def read_json_object(file: Path) -> dict[str, Any] | None:
+    """The object that a .json file holds; None for every other file, and one that can't be read."""
+    if file.suffix != ".json" or not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def cell_text(row: BenchmarkRow, column: str) -> str:
     """A cell as text, with its spaces. Raises UserError for an empty or missing one."""
     value = row.get(column)
@@ -144,8 +174,16 @@ def row_images(row: BenchmarkRow, subset: Subset, root: Path, problem: Problem) 
     Raises UserError when one is missing.
     """
     columns = Columns(images=subset.images)
-    cells = {name: row[name] or None for group in columns.image_groups() for name in group if name in row}
-    if not cells:
+    names = [name for group in columns.image_groups() for name in group if name in row]
+    if not names:
         return ()
+    cells = {name: _find_beside(row[name] or None, root) for name in names}
     plain = {"id": problem.id, "question": "?", "answer": "?", **cells}
     return to_problem(plain, columns, root=root, where=subset.label).images
+
+
+def _find_beside(cell: Any, root: Path) -> Any:
+    """A path to an image as it lies there: the authors' archives unpack into a folder `images`."""
+    if isinstance(cell, str) and not (root / cell).is_file() and (root / "images" / cell).is_file():
+        return f"images/{cell}"
+    return cell

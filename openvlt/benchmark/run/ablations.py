@@ -22,10 +22,13 @@ from openvlt.types import Problem
 class InputAblation(Protocol):
     """From prompts to the prompts that are asked. `name` stands beside the score, unless it is "whole".
 
+    `needs_images` is False for one that shows none.
+
     `generator` is for an ablation that asks the model itself; `folder` is the run's, for what it writes.
     """
 
     name: ClassVar[str]
+    needs_images: ClassVar[bool]
 
     def __call__(
         self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
@@ -37,6 +40,7 @@ class WholeInput:
     """The row as it is."""
 
     name: ClassVar[str] = "whole"
+    needs_images: ClassVar[bool] = True
 
     def __call__(
         self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
@@ -49,6 +53,7 @@ class TextOnly:
     """No image: what the words, and guessing, give."""
 
     name: ClassVar[str] = "text only"
+    needs_images: ClassVar[bool] = False
 
     def __call__(
         self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
@@ -61,6 +66,7 @@ class BlankImage:
     """White images of the same size: as many image tokens, and nothing to see."""
 
     name: ClassVar[str] = "blank image"
+    needs_images: ClassVar[bool] = True
 
     def __call__(
         self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
@@ -93,6 +99,7 @@ class CaptionThenReason:
     template: str
     max_new_tokens: int
     name: ClassVar[str] = "caption then reason"
+    needs_images: ClassVar[bool] = True
 
     def __call__(
         self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
@@ -116,6 +123,7 @@ class SceneText:
     file: str
     template: str
     name: ClassVar[str] = "scene text"
+    needs_images: ClassVar[bool] = True
 
     def __call__(
         self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path

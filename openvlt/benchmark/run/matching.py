@@ -17,19 +17,20 @@ def match_responses(
 ) -> tuple[AnswersById, list[str]]:
     """Problem id -> its recorded answers by sample, and the ids that belong to no row.
 
-    There may be as many such ids as rows that can't be used. Raises UserError for more, or when rows have
-    different numbers of answers.
+    There may be as many such ids as rows that can't be used or are left out. Raises UserError for more, or
+    when rows have different numbers of answers.
     """
     known = {problem.id for problem in loaded.problems}
     found: AnswersById = {}
     for answer in recorded:
         found.setdefault(answer.id, []).append(answer)
     unmatched_ids = [name for name in found if name not in known]
-    if len(unmatched_ids) > len(loaded.skipped) or len(unmatched_ids) == len(found):
+    unknown = [name for name in unmatched_ids if name not in loaded.left_out]
+    if len(unknown) > len(loaded.skipped) or len(unmatched_ids) == len(found):
         raise UserError(
-            f"responses={file}: id {unmatched_ids[0]!r} and {len(unmatched_ids) - 1} more of {len(found)} "
-            "are no "
-            f"rows of {loaded.where}; give answers to {benchmark.name}, or its rows with data_dir=<folder>"
+            f"responses={file}: id {(unknown or unmatched_ids)[0]!r} and {len(unmatched_ids) - 1} more of "
+            f"{len(found)} are no rows of {loaded.where}; give answers to {benchmark.name}, or its rows "
+            "with data_dir=<folder>"
         )
     matched = {
         name: sorted(answers, key=lambda answer: answer.sample)

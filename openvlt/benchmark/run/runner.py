@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -80,7 +81,8 @@ class BenchmarkRunner:
 
     def ask_model(self, load_model: Callable[[], VLM], folder: Path) -> dict[str, Any]:
         """Asks the model every question that `folder` has no answer to yet, and scores the answers."""
-        loaded = load_rows(self.benchmark, self.data_dir, images=True, limit=self.limit)
+        images = self.ablation.needs_images
+        loaded = load_rows(self.benchmark, self.data_dir, images=images, limit=self.limit)
         baseline = self._baseline_shares(loaded.problems)
         prompt, generator, vlm = self.protocol.prompt, self._protocol_generator(), load_model()
         style = prompt.style(self.prompt)
@@ -194,7 +196,12 @@ def _compare_with_baseline(scored: Sequence[ScoredProblem], baseline: SharesById
 
 
 def _row_notes(loaded: LoadedRows) -> dict[str, Any]:
-    return {"faulty_rows": dict(loaded.faults), "skipped_rows": dict(loaded.skipped)}
+    others = dict(Counter(loaded.left_out.values()))
+    return {
+        "faulty_rows": dict(loaded.faults),
+        "skipped_rows": dict(loaded.skipped),
+        "rows_of_other_subsets": others,
+    }
 
 
 def _model_facts(vlm: VLM) -> dict[str, Any]:

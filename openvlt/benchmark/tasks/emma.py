@@ -6,10 +6,10 @@ Scored by the authors' "fast" rules.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openvlt.benchmark.prompts import OPTION_LETTERS
+from openvlt.benchmark.prompts import OPTION_LETTERS, QUESTION_IN_IMAGE
 from openvlt.benchmark.protocol import Answer, Case, JudgeModel
 from openvlt.benchmark.rows.tables import cell_text
 from openvlt.benchmark.scorers.formula import same_rounded_value
@@ -24,8 +24,9 @@ def read_emma(row: dict[str, Any], subset: str) -> Problem:
     """The problem of a row of luckychao/EMMA or -mini. Options count only if `type` is multiple choice."""
     is_choice = cell_text(row, "type").lower() == "multiple choice"
     options = tuple(str(option) for option in row["options"] or ()) if is_choice else ()
-    subject, category = cell_text(row, "subject"), str(row["category"])
-    context, question = row.get("context"), cell_text(row, "question")
+    subject = cell_text(row, "subject")
+    context = row.get("context")
+    question = str(row["question"] or "")  # chem_146 of the full set has its question in the image
     return Problem(
         id=cell_text(row, "pid"),
         question=question,
@@ -35,15 +36,25 @@ def read_emma(row: dict[str, Any], subset: str) -> Problem:
         meta={
             "cells": {
                 "subject": subject,
-                "type": cell_text(row, "type"),
-                "category": f"{subject}: {category}",
-                "task": f"{subject}: {row['task']}",
+                "type": cell_text(row, "type").lower(),
+                "category": tuple(f"{subject}: {label}" for label in _labels(row, "category", subject)),
+                "task": tuple(f"{subject}: {label}" for label in _labels(row, "task", subject)),
             },
             "cluster": cell_text(row, "pid"),
             "context": "None" if context is None else str(context),  # as the authors' format string prints it
-            "shown": f"{context}\n{question}" if context else question,
+            "shown": f"{context}\n{question}" if context else question or QUESTION_IN_IMAGE,
         },
     )
+
+
+def _labels(row: Mapping[str, Any], column: str, subject: str) -> list[str]:
+    """The labels of a cell: none of an empty one, of Coding's categories those between the `;`.
+
+    Source: EMMA-Bench/EMMA, evaluation/calculate_acc.py.
+    """
+    cell = str(row[column] or "")
+    labels = cell.split(";") if subject == "Coding" and column == "category" else [cell]
+    return [label.strip() for label in labels if label.strip()]
 
 
 def score_emma(cases: Sequence[Case], judge: JudgeModel | None = None) -> list[Answer]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openvlt.benchmark.prompts import fill_template
@@ -17,7 +17,7 @@ from openvlt.types import Problem, Verdict
 
 
 def read_hallusionbench(row: dict[str, Any], subset: str) -> Problem:
-    """The problem of a row of lmms-lab/HallusionBench, `image` or `non_image`; gold "1" is yes."""
+    """The problem of a row of the authors' HallusionBench.json or of lmms-lab/HallusionBench; "1" is yes."""
     place = [str(row[name]) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
     category, subcategory, set_id, figure_id, question_id = place
     no_figure = category == "VS" and figure_id == "0"
@@ -32,8 +32,18 @@ def read_hallusionbench(row: dict[str, Any], subset: str) -> Problem:
             "figure": None if no_figure else f"{category}_{subcategory}_{set_id}_{figure_id}",
             "pair": f"{category}_{subcategory}_{set_id}_{question_id}",
             "details": str(row.get("gt_answer_details") or row["gt_answer"]),
+            "needs_image": hallusionbench_subset(row, subset) != "non_image",
         },
     )
+
+
+def hallusionbench_subset(row: Mapping[str, Any], label: str) -> str:
+    """`image` or `non_image`, by the row's `visual_input` (0: no image); the label where it has none.
+
+    The authors' file holds both kinds, the hub's data set one in each split.
+    """
+    given = str(row.get("visual_input") or "")
+    return label if not given else "non_image" if given == "0" else "image"
 
 
 def score_hallusionbench(

@@ -48,6 +48,7 @@ def read_mathverse(row: dict[str, Any], subset: str) -> Problem:
             "version": version,
             "query": str(row.get("query_cot") or query_cot(question, is_choice)),
             "shown": question or QUESTION_IN_IMAGE,
+            "needs_image": version != "Text Only",
             "lists_options": bool(question) and not _OPTION.search(question),
         },
     )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openvlt.benchmark.prompts import OPTION_LETTERS
 from openvlt.benchmark.protocol import Answer, Case, JudgeModel
 from openvlt.benchmark.rows.tables import cell_text
 from openvlt.types import Problem
@@ -39,11 +40,38 @@ def read_mathvista(row: dict[str, Any], subset: str) -> Problem:
         meta={
             "cells": cells,
             "cluster": cell_text(row, "pid"),
-            "query": cell_text(row, "query"),
+            "query": str(row.get("query") or mathvista_query(row)),
             "kind": "choice" if choices else row["answer_type"],
             "precision": None if row["precision"] is None else int(row["precision"]),
         },
     )
+
+
+_VALUES_WANTED = {
+    ("integer", None): ("an integer answer", "value, e.g., 1, 2, 3"),
+    ("float", 1): ("a floating-point number with one decimal place", "value, e.g., 1.2, 1.3, 1.4"),
+    ("float", 2): ("a floating-point number with two decimal places", "value, e.g., 1.23, 1.34, 1.45"),
+    ("list", None): ("a Python list as an answer", "list, e.g., [1, 2, 3], [1.2, 1.3, 1.4]"),
+}
+
+
+def mathvista_query(row: Mapping[str, Any]) -> str:
+    """The prompt of a row of `data/testmini.json`, which has none: as in the hub's column `query`.
+
+    Source: lupantech/MathVista, evaluation/build_query.py (no examples, no caption).
+    """
+    if row["question_type"] == "multi_choice":
+        wanted = "and provide the correct option letter, e.g., A, B, C, D, at the end."
+    else:
+        places = int(row["precision"]) if row["answer_type"] == "float" else None
+        kind, value = _VALUES_WANTED[row["answer_type"], places]
+        wanted = f"requiring {kind} and provide the final {value}, at the end."
+    unit = f" (Unit: {row['unit']})" if row.get("unit") else ""
+    lines = [f"Hint: Please answer the question {wanted}", f"Question: {row['question']}{unit}"]
+    if choices := row["choices"]:
+        letters = zip(OPTION_LETTERS, choices, strict=False)
+        lines += ["Choices:", *(f"({letter}) {choice}" for letter, choice in letters)]
+    return "\n".join(lines).strip()
 
 
 def score_mathvista(
