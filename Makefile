@@ -22,7 +22,7 @@ types: $(VENV)/.dev
 quick: $(VENV)/.dev
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/.dev # whole runs killed and resumed, notebooks, servers, every bundle in every split
+test-slow: $(VENV)/.dev # whole runs killed and resumed, notebooks, servers, every algorithm in every split
 	$(PYTEST) -m slow
 
 $(VENV)/.runtime: requirements.txt

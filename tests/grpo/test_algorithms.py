@@ -1,4 +1,4 @@
-"""Every bundle of conf/grpo and every recipe: the same gradient however a step is split, over micro-batches and over processes; and it learns."""
+"""Every algorithm of conf/grpo and every recipe: the same gradient however a step is split, over micro-batches and over processes; and it learns."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_step_split_any_way_has_the_same_gradient(case: str, start: VLM, two_r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", algorithms.BUNDLES)
+@pytest.mark.parametrize("case", algorithms.ALGORITHMS)
 def test_every_bundle_trains_for_twenty_steps(case: str, start: VLM, tmp_path: Path):
     """Four updates per rollout with a rate far too large for comfort: every number stays finite, reward and entropy don't collapse."""
     trained, rows = algorithms.trained(case, start, tmp_path, 20)

@@ -1,4 +1,4 @@
-"""GRPO's whole loop on the tiny model: stages of one bundle share nothing, and a worker that looks ahead changes nothing."""
+"""GRPO's whole loop on the tiny model: stages of one algorithm share nothing, and a worker that looks ahead changes nothing."""
 
 from __future__ import annotations
 

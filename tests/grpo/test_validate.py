@@ -1,4 +1,4 @@
-"""What can't be a bundle: each mistake is one sentence that says what is wrong, why, and what is allowed."""
+"""What can't be an algorithm: each mistake is one sentence that says what is wrong, why, and what is allowed."""
 
 from __future__ import annotations
 

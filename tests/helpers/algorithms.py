@@ -1,4 +1,4 @@
-"""Every bundle and recipe on a tiny model in float64: two updates of one rollout, and the gradient of a policy that has moved since.
+"""Every algorithm and recipe on a tiny model in float64: two updates of one rollout, and the gradient of a policy that has moved since.
 
 Run by pytest with one process, and by `apart` with two ranks, which must find the same numbers; there the golden curve is run, too.
 """
@@ -44,7 +44,7 @@ from openvlt.types import Completion, GRPOBatch, Problem, Verdict
 SMALL = TinyConfig(
     hidden=32, layers=1, heads=2, mlp=48, vision_hidden=32, vision_layers=1, vision_heads=2, vision_mlp=48
 )
-BUNDLES = sorted(file.stem for file in (CONF / "grpo").glob("*.yaml"))
+ALGORITHMS = sorted(file.stem for file in (CONF / "grpo").glob("*.yaml"))
 RECIPES: dict[str, list[str]] = {
     "vppo": [],
     "papo": [],
@@ -68,7 +68,7 @@ MIXED = [  # parts of many methods at once
     "grpo.kl=0.1",
 ]
 CASES = {
-    **{name: [f"grpo={name}"] for name in BUNDLES},
+    **{name: [f"grpo={name}"] for name in ALGORITHMS},
     **{name: [f"+recipe={name}", *more] for name, more in RECIPES.items()},
 }
 CASES["mixed"] = ["grpo=paper", *MIXED]
@@ -127,13 +127,13 @@ def composed(case: str) -> dict[str, Any]:
     return OmegaConf.to_container(config.grpo, resolve=True)
 
 
-def bundle(case: str, **changes: Any) -> GRPO:
+def make_algorithm(case: str, **changes: Any) -> GRPO:
     return build(OmegaConf.merge(composed(case), changes), "grpo")
 
 
 def rolled(case: str, start: VLM) -> tuple[GRPO, VLM, GRPOBatch]:
     """The case's second batch of one rollout, and the model that has moved a little since."""
-    settings, model = bundle(case), copy.deepcopy(start.model)
+    settings, model = make_algorithm(case), copy.deepcopy(start.model)
     vlm = VLM(model, start.processor, start.path)
     reference = VLM(copy.deepcopy(model), start.processor, start.path) if settings.needs_reference else None
     if reference is not None:
@@ -171,7 +171,7 @@ def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tu
 
 def trained(case: str, start: VLM, folder: Path, steps: int) -> tuple[VLM, list[dict[str, float]]]:
     """The case trained as its files say, in float32 with a large learning rate: the model and the rows of metrics.csv."""
-    settings = bundle(
+    settings = make_algorithm(
         case,
         steps=steps,
         prompts_per_rollout=16,

@@ -17,14 +17,12 @@ from openvlt.types import GRPOBatch, ScoredRollouts, Totals
 
 
 def broadcast_rewards(rollouts: ScoredRollouts) -> ScoredRollouts:
-    """The rollouts with the main rank's verdicts and rewards, on every rank.
+    """The rollouts with the main rank's rewards, on every rank: a term may ask a service, or draw.
 
-    Each rank verifies for itself, and a verifier's deadline may pass on one and not on another.
+    The verdicts are the main rank's already (`verify_completions`).
     """
-    verdicts, rewards, reward_N = distributed.broadcast(
-        (rollouts.verdicts, dict(rollouts.rewards), rollouts.reward_N)
-    )
-    return rollouts.with_(verdicts=verdicts, rewards=rewards, reward_N=reward_N)
+    rewards, reward_N = distributed.broadcast((dict(rollouts.rewards), rollouts.reward_N))
+    return rollouts.with_(rewards=rewards, reward_N=reward_N)
 
 
 def mask_reward_only(rollouts: ScoredRollouts) -> ScoredRollouts:

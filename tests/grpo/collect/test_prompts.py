@@ -1,4 +1,4 @@
-"""Experience: a refill's draws, a memory's groups, views of the images, and terms that have somebody write."""
+"""Experience: the draws of resampling, a memory's groups, views of the images, and terms that have somebody write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openvlt.types import Origin
 from tests.helpers.factories import Scripted, written
 
 
-def test_every_draw_of_a_refill_has_draws_of_its_own_and_is_observed(make, mixed):
+def test_every_round_of_resampling_draws_anew_and_is_observed(make, mixed):
     """The first draw's seed is the rollout's. Otherwise a problem that is drawn twice would say the same again."""
     experience = make(resampling=Resample(tries=2), rewards=[1.0] * 7 + [0.0])
     others = iter([replace(problem, id=f"{problem.id}-{draw}") for problem in mixed] for draw in (1, 2))

@@ -1,4 +1,4 @@
-"""Refill: more draws until enough groups are kept, or earlier groups again; and rows taken and joined."""
+"""Resampling: more draws until enough groups are kept, or earlier groups again; and rows taken and joined."""
 
 from __future__ import annotations
 
