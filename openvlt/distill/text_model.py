@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 
 from openvlt.errors import UserError, first_line
-from openvlt.model.hf_types import HFModel
-from openvlt.model.load import VLM, check_model_path
+from openvlt.model.load import VLM, check_finite_weights, check_vocabulary
+from openvlt.model.weights import check_folder, load_weights
 
 
 class TextProcessor:
@@ -41,17 +41,23 @@ class TextModel:
         """Loads the model. Raises UserError if it can't be loaded or has no chat template."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        check_model_path(self.path)
+        check_folder(self.path)
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path)
-            model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.dtype)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
-                f"model {self.path!r} can't be loaded: {first_line(error)}; check the path or the hub id"
+                f"model {self.path!r} has no usable tokenizer: {first_line(error)}; check the path or the "
+                "hub id"
             ) from error
         if tokenizer.chat_template is None:
             raise UserError(f"model {self.path!r} has no chat template; take an instruction-tuned model")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return VLM(cast(HFModel, model).to(device), cast(Any, TextProcessor(tokenizer)), self.path)
+        model = load_weights(
+            self.path, dtype=self.dtype, attn_implementation=None, architecture=AutoModelForCausalLM
+        ).to(device)
+        check_finite_weights(model, self.path)
+        vlm = VLM(model, cast(Any, TextProcessor(tokenizer)), self.path)
+        check_vocabulary(vlm)
+        return vlm

@@ -22,6 +22,7 @@ class TextConfig(Protocol):
     num_key_value_heads: int
     num_hidden_layers: int
     use_cache: bool
+    tie_word_embeddings: bool
     _attn_implementation: str
 
 
@@ -40,6 +41,7 @@ class ModelConfig(Protocol):
     model_type: str
     image_token_id: int
     vision_config: VisionConfig
+    tie_word_embeddings: bool
     _attn_implementation: str
 
     def get_text_config(self) -> TextConfig: ...

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
-from openvlt.errors import UserError, first_line
+from openvlt.errors import UserError
 from openvlt.model.hf_types import HFModel
 from openvlt.model.processor import load_processor, save_processor
+from openvlt.model.weights import check_finite, check_takes_images, load_weights
 
 transformers_logging.disable_progress_bar()  # one bar a stage is enough
 
@@ -83,9 +84,29 @@ class VLM:
         return self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
 
     def save(self, folder: Path) -> None:
-        """Writes a plain Hugging Face checkpoint; an adapter is merged into the weights first."""
-        self.merge_adapter().save_pretrained(folder)
+        """Writes a plain Hugging Face checkpoint; an adapter is merged into the weights first.
+
+        Raises UserError, before anything is written, when a weight is NaN or infinite.
+        """
+        model = self.merge_adapter()
+        check_finite(
+            model, "the trained model", "it isn't saved; lower the learning rate, and look at metrics.csv"
+        )
+        _declare_tying(model)
+        model.save_pretrained(folder)
         save_processor(self.processor, folder)
+
+
+def is_tied(model: HFModel) -> bool:
+    """Whether head and input embedding are one tensor."""
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def _declare_tying(model: HFModel) -> None:
+    """Has the config say whether head and embedding are one: training only one of them parts them."""
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "tie_word_embeddings"):
+            config.tie_word_embeddings = is_tied(model)
 
 
 @dataclass(frozen=True)
@@ -124,13 +145,15 @@ class PretrainedModel:
         """Loads the base model or a later checkpoint of it, ready for training.
 
         `adapter` (a PEFT config) is put on top if given. `device` auto is the first GPU, or the CPU without
-        one.
+        one. Raises UserError for a checkpoint that isn't whole, or whose weights aren't numbers.
         """
         path = str(path or self.base_path())
-        check_model_path(path)
+        check_takes_images(path)
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         processor = load_processor(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation).to(device)
+        check_finite_weights(model, path)
+        check_vocabulary(VLM(model, processor, path))
         return VLM(self.prepare(model, adapter), processor, path)
 
     def prepare(self, model: HFModel, adapter: Any) -> HFModel:
@@ -146,34 +169,35 @@ class PretrainedModel:
         return self.max_pixels
 
 
-def check_model_path(path: str) -> None:
-    """Raises UserError when `path` can be neither a model folder nor a hub id (`name` or `owner/name`)."""
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise UserError(
-            f"{path}: no config.json there; give a Hugging Face model folder, a run folder or a hub id"
-        )
-    if not Path(path).exists() and (path.count("/") > 1 or path.startswith((".", "/", "~"))):
-        raise UserError(
-            f"{path}: there is no such folder; give a Hugging Face model folder, a run folder or a hub id"
-        )
+def check_finite_weights(model: HFModel, path: str) -> None:
+    """Raises UserError when a loaded model has NaN or infinite weights."""
+    half = ", or try model.dtype=bfloat16: float16 ends at 65504" if model.dtype == torch.float16 else ""
+    check_finite(
+        model, path, f"the checkpoint is broken, as a diverged run leaves it; take an earlier one{half}"
+    )
 
 
-def load_weights(path: str, *, dtype: str, attn_implementation: str) -> HFModel:
-    """Loads the model of a folder or hub id.
+def check_vocabulary(vlm: VLM) -> None:
+    """Raises UserError when the tokenizer has tokens that the model has no embedding for.
 
-    Raises UserError for a missing folder, missing files or an unknown dtype.
+    Also when its image token is another one than the model's.
     """
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise UserError(f"model.dtype={dtype!r} is no torch dtype; use float32, bfloat16, float16 or auto")
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation=attn_implementation
-        )
-    except (OSError, ValueError, ImportError) as error:
+    rows = vlm.core.get_input_embeddings().weight.shape[0]
+    tokens = vlm.tokenizer.get_vocab()
+    token, largest = max(tokens.items(), key=lambda item: item[1])
+    if largest >= rows:
         raise UserError(
-            f"model {path!r} can't be loaded: {first_line(error)}; check the path, the hub id or the network"
-        ) from error
-    return cast(HFModel, model)
+            f"{vlm.path}: the tokenizer has ids up to {largest} ({token!r}), the model's embedding only "
+            f"{rows} rows; call resize_token_embeddings and save the model, or take its own tokenizer"
+        )
+    config = vlm.core.config
+    known = getattr(config, "image_token_id", None)
+    shown = getattr(vlm.processor, "image_token_id", known)
+    if known != shown:
+        raise UserError(
+            f"{vlm.path}: images are token {shown} to the tokenizer and {known} to the model (config.json); "
+            "take config.json and tokenizer from the same model"
+        )
 
 
 def freeze(model: HFModel, parts: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from transformers import (
 )
 
 from openvlt.errors import UserError, first_line
+from openvlt.model.checkpoint_files import find_adapter_base
+from openvlt.storage.atomic import write_json
 
 
 class ImageOnlyProcessor(Qwen2_5_VLProcessor):
@@ -69,15 +72,21 @@ def load_processor(
 
 
 def _load(path: str | Path) -> ProcessorMixin:
-    if AutoConfig.from_pretrained(path).model_type in IMAGE_ONLY_TYPES:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+    """The processor of a folder or hub id; of an adapter's folder what lies there, the rest from its base."""
+    base = find_adapter_base(path)
+    texts = path if base is None or (Path(path) / "tokenizer_config.json").is_file() else base
+    images = path if base is None or _has_image_settings(Path(path)) else base
+    if AutoConfig.from_pretrained(base or path).model_type in IMAGE_ONLY_TYPES:
+        tokenizer = AutoTokenizer.from_pretrained(texts)
         if "<|image_pad|>" not in tokenizer.get_vocab():
             raise ValueError("its tokenizer is missing, or has no <|image_pad|>")
-        images = AutoImageProcessor.from_pretrained(path, backend="pil")
+        image_processor = AutoImageProcessor.from_pretrained(images, backend="pil")
+        # of the processor's own files, chat_template.json included, as transformers reads them
+        template = ProcessorMixin.get_processor_dict(texts)[0].get("chat_template")
         return ImageOnlyProcessor(
-            images, tokenizer, chat_template=tokenizer.chat_template or _template_file(path)
+            image_processor, tokenizer, chat_template=template or tokenizer.chat_template
         )
-    processor = AutoProcessor.from_pretrained(path)
+    processor = AutoProcessor.from_pretrained(images)
     if not isinstance(processor, ProcessorMixin):
         raise ValueError(
             f"AutoProcessor gave a bare {type(processor).__name__}; torchvision may be missing for this model"
@@ -85,9 +94,8 @@ def _load(path: str | Path) -> ProcessorMixin:
     return processor
 
 
-def _template_file(path: str | Path) -> str | None:
-    file = Path(path) / "chat_template.jinja"
-    return file.read_text() if file.is_file() else None
+def _has_image_settings(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
 
 
 def _bound_pixels(image_processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
@@ -109,9 +117,18 @@ def _bound_pixels(image_processor: Any, min_pixels: int | None, max_pixels: int 
 
 
 def save_processor(processor: ProcessorMixin, folder: Path) -> None:
-    """Writes the processor under its stock class name, so that plain transformers and vLLM load it."""
+    """Writes the processor under its stock class name, so that plain transformers and vLLM load it.
+
+    The stock class has a video half, which gets the settings of the images.
+    """
     processor.save_pretrained(folder)
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         file = folder / name
         if file.is_file() and ImageOnlyProcessor.__name__ in (text := file.read_text()):
             file.write_text(text.replace(ImageOnlyProcessor.__name__, Qwen2_5_VLProcessor.__name__))
+    if isinstance(processor, ImageOnlyProcessor):
+        file = folder / "processor_config.json"
+        settings = json.loads(file.read_text())
+        frames = {**settings["image_processor"], "video_processor_type": "Qwen2VLVideoProcessor"}
+        del frames["image_processor_type"]
+        write_json(file, {**settings, "video_processor": frames})

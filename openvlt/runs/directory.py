@@ -27,6 +27,7 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
+MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json")
 PREVIOUS = "previous.json"  # in a run's folder: the folder of the run that it continues
 
 
@@ -91,8 +92,8 @@ def model_of_run(run: Path) -> Path:
 
     Models of control stages don't count. Raises UserError when there is none.
     """
-    if (run / "config.json").is_file():
-        return run
+    if any(path.name in MODEL_FILES or path.suffix in (".safetensors", ".bin") for path in run.iterdir()):
+        return run  # a model or a part of one: loading it says what is missing
     if (run / "model" / "config.json").is_file():
         return run / "model"
     stages = [folder for name, folder in finished_stages(run).items() if not name.startswith("control")]

@@ -8,15 +8,16 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from openvlt.errors import UserError
-from openvlt.model.load import load_weights
 from openvlt.model.processor import ImageOnlyProcessor, load_processor
 from openvlt.model.tiny import TinyConfig, TinyModel, make_vlm
+from openvlt.model.weights import load_weights
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 
@@ -157,7 +158,7 @@ def test_plain_transformers_loads_it_and_generates_the_same(folder, vlm, mixed, 
         (("preprocessor_config.json", "processor_config.json"), "no usable processor"),
         (("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"), "no usable processor"),
         (("config.json",), "no usable processor"),
-        (("chat_template.jinja",), "chat template"),
+        (("chat_template.jinja",), "no chat template"),
     ],
 )
 def test_a_folder_without_its_processor_is_one_clear_sentence(folder, tmp_path, removed, words):
@@ -209,3 +210,46 @@ def test_the_base_is_found_again_by_another_process(tmp_path: Path) -> None:
         for _ in range(2)
     }
     assert len(keys) == 1
+
+
+STOCK = """
+import sys
+sys.modules["openvlt"] = None  # an import of ours would raise
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+folder, images = sys.argv[1], sys.argv[2:]
+processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
+parts = [{"type": "image"} for _ in images] + [{"type": "text", "text": "What is red?"}]
+text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+inputs = processor(text=[text], images=[Image.open(image) for image in images], return_tensors="pt")
+torch.save({**inputs, "logits": model(**inputs).logits, "class": type(processor).__name__}, folder + "/stock.pt")
+"""
+
+
+def test_the_stock_processor_finds_its_video_half(folder):
+    """Without it AutoProcessor and vLLM refuse the folder."""
+    settings = json.loads((folder / "processor_config.json").read_text())
+    images, frames = settings["image_processor"], settings["video_processor"]
+    assert settings["processor_class"] == "Qwen2_5_VLProcessor"
+    assert frames["video_processor_type"] == "Qwen2VLVideoProcessor"
+    assert {name: value for name, value in frames.items() if name in images} == {
+        name: value for name, value in images.items() if name != "image_processor_type"
+    }
+
+
+def test_stock_auto_classes_give_the_same_ids_pixels_and_logits(folder, vlm, mixed, render, tmp_path):
+    pytest.importorskip("torchvision", reason="transformers' own processor needs it")
+    problem = replace(mixed[0], question="What is red?")
+    problem.images[0].save(tmp_path / "image.png")
+    command = [sys.executable, "-c", STOCK, str(folder), str(tmp_path / "image.png")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found, ours = torch.load(folder / "stock.pt"), render([problem])
+    assert found["class"] == "Qwen2_5_VLProcessor" and torch.equal(found["input_ids"], ours.ids_PL)
+    assert torch.allclose(found["pixel_values"], ours.vision["pixel_values"], atol=1e-5)
+    inputs = {"attention_mask": ours.mask_PL, "mm_token_type_ids": ours.token_type_PL, **ours.vision}
+    with torch.no_grad():
+        logits = vlm.core.eval()(input_ids=ours.ids_PL, **inputs).logits
+    assert torch.allclose(found["logits"], logits, atol=1e-4)
