@@ -12,14 +12,12 @@ from openvlt.cli.app import run_script
 
 
 def run(config: DictConfig) -> None:
-    from openvlt.cli.evaluate import compare_two_runs, evaluate_benchmark, evaluate_heldout
+    from openvlt.cli.evaluate import compare_two_runs, run_evaluation
 
     if config.compare is not None:
         compare_two_runs(config)
-    elif config.benchmark:
-        evaluate_benchmark(config)
     else:
-        evaluate_heldout(config)
+        run_evaluation(config)
 
 
 if __name__ == "__main__":

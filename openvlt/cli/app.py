@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from openvlt import distributed
 from openvlt.cli.errors import DISK_ERRORS, report_errors
-from openvlt.config.resolvers import CONF
+from openvlt.config.resolvers import CONF, load_config
 from openvlt.errors import UserError
 
 # groups outside the defaults list: `experiment=x` is read as `+experiment=x`
@@ -74,7 +74,7 @@ def _processes_and_accelerator(config: DictConfig) -> tuple[int, str]:
     trainer, saved = config.trainer, Path(config.paths.run) / "config.yaml"
     given = any(override.startswith("trainer.devices=") for override in HydraConfig.get().overrides.task)
     if config.resume is not None and saved.is_file():
-        trainer = OmegaConf.load(saved).trainer
+        trainer = load_config(saved).trainer
     devices = config.trainer.devices if given else trainer.devices
     return distributed.process_count(devices), trainer.accelerator
 

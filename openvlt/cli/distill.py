@@ -14,7 +14,7 @@ from openvlt.config.build import build
 from openvlt.data.sources.base import Source
 from openvlt.distill.card import draw_lengths, render_card
 from openvlt.distill.cost import describe_cost
-from openvlt.distill.dataset import write_dataset_files
+from openvlt.distill.dataset import DATASET_FILES, write_dataset_files
 from openvlt.distill.inspect import describe_run
 from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.run import LEDGERS, DistillationRun
@@ -22,47 +22,69 @@ from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError
 from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
-from openvlt.runs.session import announce_run, keep_resumable, open_run
-from openvlt.storage.atomic import atomic_write, write_json, write_text
+from openvlt.runs.session import announce_run, data_title, open_run, start_run
+from openvlt.storage.atomic import atomic_write, read_json_file, write_json, write_text
+from openvlt.storage.jsonl import whole_lines
 from openvlt.storage.ledger import Ledger
 from openvlt.types import Problem
 
 
 def distill(config: DictConfig) -> None:
     """Runs the command that the config asks for: `plan`, `inspect`, or a distillation."""
-    if config.plan:
+    plan, inspect, resumed = config.plan, config.inspect, config.resume is not None
+    if inspect and not resumed:
+        raise UserError("inspect=true looks at a run; say which: resume=latest, or resume=<run folder>")
+    if plan and not resumed:
         print(estimate_cost(config))
         return
-    if config.inspect:
-        config, folder = open_run_to_inspect(config)
-        distillation = build(config.distill, "distill")
-        with keep_resumable(folder):
-            problems, vlm, _ = _load_inputs(config, distillation)
-            print(inspect_run(distillation, vlm, problems, folder, config.seed))
+    config, folder = open_run(config)
+    if plan:
+        print(estimate_cost(config))
         return
     # built before anything is written: a key given as a setting stays out of the run's folder
     distillation = build(config.distill, "distill")
-    if config.resume is None and config.reuse is None:
+    if inspect:
+        problems, vlm, _ = _load_inputs(config, distillation, folder, read_only=True)
+        print(inspect_run(distillation, vlm, problems, folder, config.seed))
+        return
+    if is_complete(folder):
+        print(f"finished before: nothing to do\n{folder / 'traces.jsonl'}\n{folder / 'README.md'}")
+        return
+    if not resumed and config.reuse is None:
         distillation.check_servers()
-    config, folder = open_run(config)
-    # once more: with `resume=` alone, the command line doesn't describe the run's distillation
-    distillation = build(config.distill, "distill")
-    announce_run(config, folder)
-    with keep_resumable(folder):
-        problems, vlm, source = _load_inputs(config, distillation)
-        reuse_answers(config, folder)
-        counts = run_distillation(distillation, vlm, problems, folder=folder, seed=config.seed)
-        skipped = getattr(source, "skipped", {})
-        write_dataset(config, distillation, vlm, problems, skipped, folder)
+    check_reuse(config.reuse)
+    with start_run(config, folder) as home:
+        announce_run(config, home)
+        _distill(config, distillation, home)
+
+
+def _distill(config: DictConfig, distillation: Distillation, folder: Path) -> None:
+    """Distils what `folder` lacks, writes the data set, and prints the counts."""
+    problems, vlm, source = _load_inputs(config, distillation, folder)
+    if config.reuse is not None:
+        copy_ledgers(Path(config.reuse), folder)
+    counts = run_distillation(distillation, vlm, problems, folder=folder, seed=config.seed)
+    skipped = getattr(source, "skipped", {})
+    write_dataset(config, distillation, vlm, problems, skipped, folder)
     write_json(folder / "results.json", counts | {"skipped_rows": skipped})
     shown = counts | {"skipped_rows": len(skipped)}
     print("  ".join(f"{name} {value:g}" for name, value in shown.items()))
     print(f"{folder / 'traces.jsonl'}\n{folder / 'README.md'}")
 
 
-def _load_inputs(config: DictConfig, distillation: Distillation) -> tuple[list[Problem], VLM | None, Source]:
+def is_complete(folder: Path) -> bool:
+    """Whether a distillation is over, with every chain answered and every file in its place."""
+    if not all((folder / name).is_file() for name in ("results.json", "README.md", *DATASET_FILES)):
+        return False
+    results = read_json_file(folder / "results.json")
+    return results["missing"] == 0 and len(whole_lines(folder / "traces.jsonl")) == results["traces"]
+
+
+def _load_inputs(
+    config: DictConfig, distillation: Distillation, folder: Path, *, read_only: bool = False
+) -> tuple[list[Problem], VLM | None, Source]:
     """The problems, the run's own model if a writer needs it, and the source."""
-    context = make_context(config)
+    context = make_context(config).check_rows(folder, data_title(config), read_only=read_only)
     problems = context.source.problems(build(config.select, "select"), config.seed)
     return problems, context.load("base") if distillation.local else None, context.source
 
@@ -72,19 +94,6 @@ def estimate_cost(config: DictConfig) -> str:
     return describe_cost(
         build(config.distill, "distill"), build(config.select, "select"), build(config.expected, "expected")
     )
-
-
-def open_run_to_inspect(config: DictConfig) -> tuple[DictConfig, Path]:
-    """The config and the folder of the run to show: `resume=<folder>` or `resume=latest`."""
-    if config.resume is None:
-        raise UserError("inspect=true looks at a run; say which: resume=latest, or resume=<run folder>")
-    folder = Path(config.paths.run)
-    saved = OmegaConf.load(folder / "config.yaml")
-    if not isinstance(saved, DictConfig) or "distill" not in saved or "select" not in saved:
-        raise UserError(
-            f"{folder} holds no distillation; give the folder of one: inspect=true resume=<run folder>"
-        )
-    return saved, folder
 
 
 def inspect_run(
@@ -99,16 +108,13 @@ def inspect_run(
             return describe_run(run.verify_and_select(problems), folder)
 
 
-def reuse_answers(config: DictConfig, folder: Path) -> None:
-    """Copies the ledgers of the distillation that `reuse` names: another cut or selection costs no call."""
-    if config.reuse is None:
-        return
-    if not (Path(config.reuse) / "reason.jsonl").is_file():
+def check_reuse(reuse: str | None) -> None:
+    """Raises UserError when the folder whose answers are taken over holds no distillation."""
+    if reuse is not None and not (Path(reuse) / "reason.jsonl").is_file():
         raise UserError(
-            f"reuse={config.reuse}: no reason.jsonl there; give the folder of an earlier distillation, "
+            f"reuse={reuse}: no reason.jsonl there; give the folder of an earlier distillation, "
             "or leave reuse out"
         )
-    copy_ledgers(Path(config.reuse), folder)
 
 
 def copy_ledgers(source: Path, target: Path) -> None:

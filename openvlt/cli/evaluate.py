@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +16,7 @@ from openvlt.benchmark.run.answers import AnswerGenerator
 from openvlt.benchmark.run.judge import ServerJudge
 from openvlt.benchmark.run.runner import BenchmarkRunner
 from openvlt.config.build import build
+from openvlt.config.resolvers import load_config
 from openvlt.errors import UserError
 from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
@@ -24,10 +24,11 @@ from openvlt.runs.session import (
     announce_run,
     command_line_overrides,
     config_differences,
-    keep_resumable,
+    data_title,
     open_run,
+    start_run,
 )
-from openvlt.storage.atomic import write_json, write_text
+from openvlt.storage.atomic import read_json_file, write_json, write_text
 from openvlt.storage.locks import lock_folder
 from openvlt.storage.markdown import format_percent
 
@@ -46,37 +47,41 @@ BENCHMARK_OPTIONS = (
 )
 
 
-def evaluate_heldout(config: DictConfig) -> None:
-    """Evaluates one model on the data's held-out problems, or resumes a benchmark's run that `resume` names.
+def run_evaluation(config: DictConfig) -> None:
+    """Evaluates a benchmark or held-out problems; a run that was cut off goes on.
 
     Raises UserError for options that only a benchmark reads.
     """
-    saved = Path(config.paths.run) / "config.yaml"
-    if config.resume is not None and saved.is_file() and _load_config(saved).get("benchmark") is not None:
-        evaluate_benchmark(config)
-        return
-    _refuse_benchmark_options()
+    if not config.benchmark and config.resume is None:
+        _refuse_benchmark_options()
+    new = config.resume is None
     config, folder = open_run(config)
-    if _is_finished(folder, "results.json"):
+    if not new and (folder / "results.json").is_file():
+        shown = "results.md" if config.benchmark else "results.json"
+        print(f"finished before: nothing to do\n{folder / shown}")
         return
-    announce_run(config, folder)
-    with keep_resumable(folder):
-        context = make_context(config)
+    if config.benchmark:
+        evaluate_benchmark(config, folder, new=new)
+    else:
+        evaluate_heldout(config, folder)
+
+
+def evaluate_heldout(config: DictConfig, folder: Path) -> None:
+    """Evaluates one model on the data's held-out problems."""
+    context = make_context(config)
+    with start_run(config, folder) as home:
+        announce_run(config, home)
+        context = context.check_rows(home, data_title(config))
         vlm = context.load("base")
-        result = {"model": vlm.path, **context.evaluate(vlm, folder)}
-    write_json(folder / "results.json", result)
+        result = {"model": vlm.path, **context.evaluate(vlm, home)}
+        write_json(home / "results.json", result)
     print(
         f"accuracy {format_percent(result['accuracy'])} %  (95 %: {format_interval(result['interval'])})  "
         f"n {result['n']}  {result['verdicts']}"
     )
     for level, counts in result["levels"].items():
         print(f"  level {level}: {format_percent(counts['accuracy'])} %  n {counts['n']}")
-    print(folder / "results.json")
-
-
-def _load_config(file: Path) -> DictConfig:
-    """A saved config."""
-    return cast(DictConfig, OmegaConf.load(file))
+    print(home / "results.json")
 
 
 def _refuse_benchmark_options() -> None:
@@ -89,41 +94,31 @@ def _refuse_benchmark_options() -> None:
         raise UserError(f"{', '.join(useless)} {verb} a benchmark; add benchmark=<name>, or leave {them} out")
 
 
-def _is_finished(folder: Path, shown: str) -> bool:
-    """Whether the run to resume is over already; then the file `shown` is printed."""
-    is_over = (folder / "results.json").is_file()
-    if is_over:
-        print(f"finished before: nothing to do\n{folder / shown}")
-    return is_over
-
-
-def evaluate_benchmark(config: DictConfig) -> None:
+def evaluate_benchmark(config: DictConfig, folder: Path, *, new: bool) -> None:
     """Evaluates a benchmark, or all of them: asks a model, or scores recorded answers.
 
-    The same command continues a run that was cut off.
+    A `new` run goes on in the folder of one with the same config that was cut off.
     """
+    several = "_target_" not in config.benchmark
+    _check_responses(config, several)
+    names = list(config.benchmark) if several else [""]
+    runners = {name: build_runner(config, name) for name in names}
+    for runner in runners.values():  # all of them before the first is asked
+        runner.check()
     with ExitStack() as locks:
-        config, folder = open_run(find_unfinished_run(config, locks))
-        if _is_finished(folder, "results.md"):
-            return
-        several = "_target_" not in config.benchmark
-        print(f"{config.responses or model_title(config)} -> {folder}", flush=True)
-        with keep_resumable(folder):
-            _check_responses(config, several)
-            names = list(config.benchmark) if several else [""]
-            runners = {name: build_runner(config, name) for name in names}
-            for runner in runners.values():  # all of them before the first is asked
-                runner.check()
-            results = [
-                _run_benchmark(config, runner, folder / name, several=several)
-                for name, runner in runners.items()
-            ]
-        write_text(folder / "results.md", results_markdown(results))
+        if new:
+            folder = find_unfinished_run(config, folder, locks)
+        home = locks.enter_context(start_run(config, folder))
+        print(f"{config.responses or model_title(config)} -> {home}", flush=True)
+        results = [
+            _run_benchmark(config, runner, home / name, several=several) for name, runner in runners.items()
+        ]
+        write_text(home / "results.md", results_markdown(results))
         write_json(
-            folder / "results.json",
+            home / "results.json",
             {"benchmarks": {r["benchmark"]: r for r in results}} if several else results[0],
         )
-        print(folder / "results.md")
+        print(home / "results.md")
 
 
 def model_title(config: DictConfig) -> str:
@@ -150,7 +145,7 @@ def _run_benchmark(
     folder.mkdir(exist_ok=True)
     file = folder / "results.json"
     if several and file.is_file():
-        return json.loads(file.read_text())
+        return read_json_file(file)
     if config.responses:
         result = runner.score_file(config.responses, config.response_column, folder)
     else:
@@ -242,34 +237,30 @@ def compare_two_runs(config: DictConfig) -> None:
 # --- resuming -----------------------------------------------------------------------------------------------
 
 
-def find_unfinished_run(config: DictConfig, locks: ExitStack) -> DictConfig:
-    """The config, with `resume` set if a run of exactly this config was cut off.
+def find_unfinished_run(config: DictConfig, folder: Path, locks: ExitStack) -> Path:
+    """The folder of a run of exactly this config that was cut off, else `folder`, which is made.
 
-    The run's folder, old or new, stays locked until `locks` is closed.
+    Either stays locked until `locks` is closed.
     """
-    if config.resume is not None:
-        return config
-    new = Path(config.paths.run)
-    found = distributed.broadcast(_lock_unfinished(config, locks) if distributed.is_main() else None)
-    if found is None:
-        if distributed.is_main():
-            new.mkdir(parents=True, exist_ok=True)
-            _try_lock(new, locks)
-        return config
-    with suppress(OSError):  # there may be none, or something of the user's in it
-        new.rmdir()
-    print(f"continuing {found}", flush=True)
-    changes = {"resume": str(found), "paths": {"run": str(found)}}
-    return cast(DictConfig, OmegaConf.merge(config, changes))
+    found = distributed.broadcast(_lock_unfinished(config, folder, locks) if distributed.is_main() else None)
+    if found is not None:
+        with suppress(OSError):  # there may be none, or something of the user's in it
+            folder.rmdir()
+        print(f"continuing {found}", flush=True)
+        return found
+    if distributed.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        _try_lock(folder, locks)
+    return folder
 
 
-def _lock_unfinished(config: DictConfig, locks: ExitStack) -> Path | None:
+def _lock_unfinished(config: DictConfig, folder: Path, locks: ExitStack) -> Path | None:
     """The first unfinished run of this config that no other process works on, locked; None without one."""
-    now = OmegaConf.to_container(config, resolve=True)
-    for file in sorted(Path(config.paths.run).parent.glob("*/config.yaml")):
+    now = OmegaConf.to_container(config)
+    for file in sorted(folder.parent.glob("*/config.yaml")):
         if (file.parent / "results.json").exists():
             continue
-        saved = OmegaConf.to_container(_load_config(file))
+        saved = OmegaConf.to_container(load_config(file))
         if not config_differences(saved, now) and _try_lock(file.parent, locks):
             return file.parent
     return None

@@ -14,26 +14,26 @@ from openvlt.memory.estimate import describe_memory
 from openvlt.report.figures import iterations_figure
 from openvlt.report.page import write_page
 from openvlt.report.table import results_table
-from openvlt.runs.session import announce_run, keep_resumable, open_run
+from openvlt.runs.session import announce_run, data_title, open_run, start_run
 
 
 def train(config: DictConfig) -> None:
     """Runs a study in its run folder and draws its report; with `plan=true`, prints the memory estimate."""
     if config.plan:
-        print(describe_memory(config))
+        print(describe_memory(config if config.resume is None else open_run(config)[0]))
         return
     config, folder = open_run(config)
-    announce_run(config, folder)
-    with keep_resumable(folder):
-        study: Study = build(config.iteration, "iteration")
-        context = make_context(config)
-        check_stages(study.stages, context)
-        results = study.run(
-            context, folder, runs=Path(config.paths.runs), name=config.name, scale=config.scale
-        )
+    study: Study = build(config.iteration, "iteration")
+    context = make_context(config)
+    with start_run(config, folder) as home:
+        announce_run(config, home)
+        if not study.is_finished(home):
+            context = context.check_rows(home, data_title(config))
+            check_stages(study.stages, context)
+        results = study.run(context, home, runs=Path(config.paths.runs), name=config.name, scale=config.scale)
     if distributed.is_main():
-        print(results_table(results, folder))
-        draw_report(folder)
+        print(results_table(results, home))
+        draw_report(home)
 
 
 def draw_report(folder: Path) -> None:

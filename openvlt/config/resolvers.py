@@ -1,13 +1,14 @@
-"""The resolvers that conf/ uses: run folders and ids."""
+"""The resolvers that conf/ uses, run folders and ids, and the config of a run that is resumed."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from pathlib import Path
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from openvlt.errors import UserError
 
@@ -34,6 +35,17 @@ def _run_folder(runs: str, name: str, resume: str | None) -> str:
     if not folders:
         raise UserError(f"resume=latest: no run under {Path(runs) / name}; start one without resume")
     return str(folders[-1])
+
+
+def load_config(file: Path) -> DictConfig:
+    """A run's config.yaml. Raises UserError for a file that can't be one."""
+    try:
+        config = OmegaConf.load(file)
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file} can't be read ({error}); put it back, or start a new run") from error
+    if not isinstance(config, DictConfig) or any(name not in config for name in ("paths", "trainer", "seed")):
+        raise UserError(f"{file} is cut off, or no run's; put it back, or start a new run")
+    return cast(DictConfig, config)
 
 
 def _output_folder(default: str) -> str:

@@ -19,6 +19,7 @@ from openvlt.storage.atomic import atomic_write
 from openvlt.types import Problem
 
 ROWS_AT_ONCE = 2048
+DATASET_FILES = ("traces.jsonl", "traces.parquet", "problems.parquet", "messages.jsonl", "sharegpt.jsonl")
 _SHARED = {
     "id": "string",
     "question": "string",

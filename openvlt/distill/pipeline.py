@@ -29,6 +29,9 @@ def run_distillation(
     check_unique_ids(problems, "distillation")
     folder.mkdir(parents=True, exist_ok=True)
     with DistillationRun(settings, vlm, folder, seed) as run:
+        run.check_ledgers()
+        if run.has_unanswered(problems):
+            settings.check_servers()
         run.write_captions(problems)
         run.write_chains(problems)
         return {"problems": len(problems), **_write_traces(run, problems)}

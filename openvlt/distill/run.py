@@ -126,6 +126,29 @@ class DistillationRun:
     def _verdict_key(self, problem: Problem, chain: Chain) -> str:
         return content_key("verify", chain.key, problem.answer, problem.choices, problem.answer_type)
 
+    # --- what a resumed run finds ---------------------------------------------------------------------------
+
+    def check_ledgers(self) -> None:
+        """Raises UserError when answers that later rows were made from are gone: they would be asked anew."""
+        chains, verdicts = len(self.ledgers["reason"]), len(self.ledgers["verify"])
+        captions = len(self.ledgers["caption"]) if self.settings.caption is not None else chains
+        lost = "caption" if chains and not captions else "reason" if verdicts and not chains else None
+        if lost is not None:
+            raise UserError(
+                f"{self.folder / lost}.jsonl is missing or empty, though later stages used its answers; "
+                "put it back, or start a new run"
+            )
+
+    def has_unanswered(self, problems: Iterable[Problem]) -> bool:
+        """Whether a caption or a chain is still to be written."""
+        for problem in problems:
+            ready, caption = self._read_caption(problem)
+            if not ready or any(
+                key not in self.ledgers["reason"] for key in self._chain_keys(problem, caption)
+            ):
+                return True
+        return False
+
     # --- calls ----------------------------------------------------------------------------------------------
 
     def write_captions(self, problems: Iterable[Problem]) -> None:

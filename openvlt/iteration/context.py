@@ -12,7 +12,9 @@ from omegaconf import DictConfig
 
 from openvlt.benchmark.heldout import HeldoutEvaluation
 from openvlt.config.build import build
+from openvlt.data.fingerprint import CheckedSource, Fingerprints
 from openvlt.data.sources.base import Source
+from openvlt.data.synthetic.sources import Figures
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.model.load import VLM, PretrainedModel
@@ -54,6 +56,15 @@ class StageContext:
         """A model to train or to sample from, with the configured adapter on top if `adapter`."""
         own = copy.deepcopy(self.adapter) if adapter else None
         return self.model.load(self.checkpoint(name), adapter=own)
+
+    def check_rows(self, folder: Path, title: str, *, read_only: bool = False) -> StageContext:
+        """The same, with rows that are compared with those that the run in `folder` began with.
+
+        Generated rows follow from the settings, and are left alone.
+        """
+        if isinstance(self.source, Figures):
+            return self
+        return replace(self, source=CheckedSource(self.source, Fingerprints(folder, title, read_only)))
 
     def evaluate(self, vlm: VLM, folder: Path) -> dict[str, Any]:
         """The accuracy on the held-out problems, the same for every seed. Writes answers to rows.jsonl."""

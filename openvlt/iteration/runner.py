@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,8 @@ from openvlt.iteration.stages import (
     override_fields,
     run_stage,
 )
-from openvlt.runs.directory import PREVIOUS, finished_stages, previous_run
-from openvlt.storage.atomic import write_json
+from openvlt.runs.directory import PREVIOUS, find_saved_model, finished_stages, previous_run
+from openvlt.storage.atomic import read_json_file, write_json
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,14 @@ class Study:
     stages: Mapping[str, Stage]
     previous: str | None = None
 
+    def is_finished(self, folder: Path) -> bool:
+        """Whether every stage has its results in the run folder."""
+        return all((home / "results.json").is_file() for home in self._homes(folder).values())
+
+    def _homes(self, folder: Path) -> dict[str, Path]:
+        """The stages' folders, by name."""
+        return {stage: folder / f"{number:02d}-{stage}" for number, stage in enumerate(self.stages)}
+
     def run(
         self, context: StageContext, folder: Path, *, runs: Path, name: str, scale: str
     ) -> dict[str, Any]:
@@ -45,7 +52,7 @@ class Study:
         """
         previous = self._find_previous(folder, runs, context.seed)
         folders = {} if previous is None else dict(finished_stages(Path(previous)))
-        own = {stage: folder / f"{number:02d}-{stage}" for number, stage in enumerate(self.stages)}
+        own = self._homes(folder)
         self._check_inputs(replace(context, folders=folders), own)
         if previous is not None and not (folder / PREVIOUS).is_file():
             write_json(folder / PREVIOUS, previous)
@@ -53,7 +60,7 @@ class Study:
         for number, (stage_name, stage) in enumerate(self.stages.items()):
             changed = changed or not (own[stage_name] / "results.json").is_file()
             stage_context = replace(context, folders=dict(folders))
-            seed = context.seed + 1000 * number
+            seed = stage_seed(context.seed, number)
             results.append(_load_or_run(stage, stage_context, stage_name, own[stage_name], seed))
             folders[stage_name] = own[stage_name]
         final = {"name": name, "scale": scale, "seed": context.seed, "previous": previous, "stages": results}
@@ -69,8 +76,10 @@ class Study:
         for place, (name, stage) in enumerate(self.stages.items()):
             if (own[name] / "results.json").is_file():
                 continue
-            for required in {*_required_stages(stage)} - {"base", *list(self.stages)[:place]}:
-                context.folder(required)
+            for required in _required_stages(stage):
+                if required not in ("base", *list(self.stages)[:place]):
+                    context.folder(required)
+            _check_outputs(stage, {**context.folders, **own})
             if isinstance(stage, DistillStage):
                 stage.distillation.check_servers()
 
@@ -80,12 +89,26 @@ class Study:
         if not note.is_file():  # one rank looks for all: a run may end in between
             found = previous_run(self.previous, runs, seed) if distributed.is_main() else None
             return distributed.broadcast(None if found is None else str(found))
-        previous = json.loads(note.read_text())
+        previous = read_json_file(note)
         if not Path(previous).is_dir() and not (folder / "results.json").is_file():
             raise UserError(
                 f"{folder} continues {previous}, which isn't there any more; put it back, or start a new run"
             )
         return previous
+
+
+def _check_outputs(stage: Stage, folders: Mapping[str, Path]) -> None:
+    """Raises UserError where a finished stage has lost the model or the traces that this one takes."""
+    for name in _required_stages(stage):
+        if name == "base" or not (folders[name] / "results.json").is_file():
+            continue
+        if name not in getattr(stage, "traces", ()):
+            find_saved_model(folders[name])
+        elif not (folders[name] / "traces.jsonl").is_file():
+            raise UserError(
+                f"{folders[name] / 'traces.jsonl'} is missing, though {name} is finished; "
+                "put it back, or start a new run"
+            )
 
 
 def _load_or_run(stage: Stage, context: StageContext, name: str, home: Path, seed: int) -> dict[str, Any]:
@@ -96,7 +119,7 @@ def _load_or_run(stage: Stage, context: StageContext, name: str, home: Path, see
     file = home / "results.json"
     if file.is_file():
         print(f"{name:<14} finished before: skipped", flush=True)
-        return json.loads(file.read_text())
+        return read_json_file(file)
     home.mkdir(parents=True, exist_ok=True)
     lightning.seed_everything(seed, verbose=False)
     result = run_stage(stage, context, name, home, seed)
@@ -117,6 +140,11 @@ def _summarise(result: Mapping[str, Any]) -> str:
     return f"{counts['traces']} traces from {counts['problems']} problems, {seconds}"
 
 
+def stage_seed(seed: int, number: int) -> int:
+    """The seed of the stage with this place in the study."""
+    return seed + 1000 * number
+
+
 def check_stages(stages: Mapping[str, Stage], context: StageContext) -> None:
     """Checks what would otherwise fail hours later. Raises UserError.
 
@@ -133,11 +161,15 @@ def check_stages(stages: Mapping[str, Stage], context: StageContext) -> None:
             override_fields(context.sft, stage.settings, name)
         elif isinstance(stage, GRPOStage):
             override_fields(context.grpo, stage.settings, name)
-    selections = [select for stage in stages.values() if (select := getattr(stage, "select", None))]
+    selections = [
+        (select, stage_seed(context.seed, number))
+        for number, stage in enumerate(stages.values())
+        if (select := getattr(stage, "select", None))
+    ]
     # of generated problems there are always enough: one shows whether its level and split exist
     generated = isinstance(context.source, Figures)
-    for selection in (*selections, context.evaluation.selection):
-        context.source.problems(replace(selection, amount=1) if generated else selection, context.seed)
+    for selection, seed in (*selections, (context.evaluation.selection, 0)):
+        context.source.problems(replace(selection, amount=1) if generated else selection, seed)
 
 
 def _required_stages(stage: Stage) -> list[str]:

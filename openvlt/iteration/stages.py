@@ -22,6 +22,7 @@ from openvlt.grpo.train import train_grpo
 from openvlt.iteration.context import StageContext
 from openvlt.iteration.difficulty import DifficultyFilter
 from openvlt.runs.directory import save_model
+from openvlt.storage.atomic import read_json_file
 from openvlt.types import Trace
 
 
@@ -107,10 +108,20 @@ class SFTStage:
         return {"start": self.start, "training": training, "evaluation": context.evaluate(vlm, folder)}
 
     def _read_traces(self, context: StageContext) -> Sequence[Trace]:
-        rows = [
-            trace for stage in self.traces for trace in read_traces(context.folder(stage) / "traces.jsonl")
-        ]
+        rows = [trace for stage in self.traces for trace in _read_stage_traces(context.folder(stage))]
         return rows[: self.amount]
+
+
+def _read_stage_traces(folder: Path) -> list[Trace]:
+    """The traces of a finished stage. Raises UserError when there are more or fewer than it wrote."""
+    file, traces = folder / "traces.jsonl", read_traces(folder / "traces.jsonl")
+    wrote = read_json_file(folder / "results.json")["distillation"]["traces"]
+    if len(traces) != wrote:
+        raise UserError(
+            f"{file} holds {len(traces)} traces, but {wrote} were written; put the file back, "
+            "or start a new run"
+        )
+    return traces
 
 
 @dataclass(frozen=True)

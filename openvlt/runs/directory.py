@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
+from openvlt.storage.atomic import read_json_file
 
 PACKAGES = (
     "torch",
@@ -47,8 +47,14 @@ def save_model(vlm: VLM, folder: Path) -> None:
 
 
 def find_saved_model(folder: Path) -> Path:
-    """The folder of the model that a stage saved. Raises UserError when it saved none."""
+    """The folder of the model that a stage saved. Raises UserError when there is none."""
     if not (folder / "model" / "config.json").is_file():
+        record = folder / "results.json"
+        if record.is_file() and read_json_file(record)["training"] is not None:
+            raise UserError(
+                f"{folder / 'model'} is missing or not whole, though the stage is finished; "
+                "put it back, or start a new run"
+            )
         raise UserError(f"{folder}: this stage leaves no model; name an sft or grpo stage")
     return folder / "model"
 
@@ -66,7 +72,7 @@ def newest_run(runs: Path, name: str, seed: int) -> Path | None:
     A run writes its results.json last.
     """
     finished = sorted((runs / name).glob("*/results.json"))
-    same = [file for file in finished if json.loads(file.read_text()).get("seed") == seed]
+    same = [file for file in finished if read_json_file(file).get("seed") == seed]
     return (same or finished)[-1].parent if finished else None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,24 +15,26 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from openvlt import distributed
+from openvlt.config.resolvers import load_config
+from openvlt.data.fingerprint import FILE as FINGERPRINTS
 from openvlt.errors import UserError
 from openvlt.runs.directory import PREVIOUS, run_manifest
-from openvlt.storage.atomic import write_json, write_text
+from openvlt.storage.atomic import read_json_file, write_json, write_text
 
-# files that a run writes before its first stage
-START_FILES = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS)
-# keys that may differ between a run and its continuation: they say where it runs, not what it does
-PLACE_KEYS = ("resume", "paths.runs", "trainer.devices")
+# files that a run writes before its first result
+START_FILES = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS, FINGERPRINTS)
+# keys that may differ between a run and its continuation: they say where it runs or what to show of it
+PLACE_KEYS = ("resume", "paths.runs", "trainer.devices", "plan", "inspect")
 # keys whose value is another one in every run
 RUN_KEYS = ("paths.new", "paths.run")
 
 
 def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
-    """The configuration and the folder of a new run, or of the one to resume.
+    """The configuration and the folder of a new run, or of the one to resume. Writes nothing.
 
-    A new run writes config.yaml, overrides and manifest.json; a resumed one reads them. The other ranks
-    receive the main rank's configuration, and get a folder of their own. Raises UserError when the folder to
-    resume is no run, or when its configuration and the given one differ.
+    Everything is built from this configuration: with `resume=` alone the command line describes another run.
+    The other ranks receive the main rank's. Raises UserError when the folder to resume is no run, when a file
+    of its beginning is missing or cut off, or when its configuration and the given one differ.
     """
     check_seed(config)
     use_threads(config)
@@ -42,7 +45,39 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     if not distributed.is_main():
         with contextlib.suppress(OSError):  # it isn't empty: the folder to resume
             Path(config.paths.run).rmdir()
-    return opened, distributed.rank_folder(folder)
+    return opened, folder
+
+
+@contextlib.contextmanager
+def start_run(config: DictConfig, folder: Path) -> Iterator[Path]:
+    """Yields the folder to work in, a new run's with config.yaml, overrides and manifest.json in it.
+
+    Other ranks than the main one get a folder of their own. Prints on Ctrl-C how to continue the run, and
+    closes Weights & Biases at the end. After a user's mistake it removes a new run's folder without results,
+    because `resume=latest` would find it.
+    """
+    new = distributed.is_main() and not (folder / "config.yaml").is_file()
+    if new:
+        _write_start(config, folder)
+    try:
+        yield distributed.rank_folder(folder)
+    except UserError:
+        results = (path for path in folder.rglob("*") if path.is_file() and path.name not in START_FILES)
+        if new and not any(results):
+            shutil.rmtree(folder)
+        raise
+    except KeyboardInterrupt:
+        script = Path(sys.argv[0]).name
+        words = shlex.join([script, f"resume={folder}"])
+        print(
+            f"\ninterrupted; nothing finished is lost. Continue with: python {words}",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise
+    finally:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish()
 
 
 def check_seed(config: DictConfig) -> None:
@@ -69,7 +104,6 @@ def command_line_overrides() -> list[str]:
 
 
 def _open(config: DictConfig) -> tuple[DictConfig, Path]:
-    overrides = command_line_overrides()
     folder = Path(config.paths.run)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     saved = folder / "config.yaml"
@@ -78,30 +112,44 @@ def _open(config: DictConfig) -> tuple[DictConfig, Path]:
             raise UserError(
                 f"resume={config.resume}: no config.yaml in {folder}; give a run folder, or leave resume out"
             )
-        _check_script(folder)
-        return _resume_config(config, load_config(saved), overrides), folder
-    folder.mkdir(parents=True, exist_ok=True)
+        _check_start(folder)
+        return _resume_config(config, load_config(saved), command_line_overrides()), folder
     if saved.exists():
         raise UserError(
             f"{folder} holds another run already; start again, or continue it with resume={folder}"
         )
-    resolved = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
-    write_text(folder / "overrides", "\n".join(overrides) + "\n")
-    write_json(folder / "manifest.json", run_manifest(config.seed))
-    write_text(saved, OmegaConf.to_yaml(resolved))
-    return resolved, folder
+    return cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config, resolve=True))), folder
 
 
-def load_config(file: Path) -> DictConfig:
-    """A run's config.yaml."""
-    return cast(DictConfig, OmegaConf.load(file))
+def _write_start(config: DictConfig, folder: Path) -> None:
+    """Writes what a run begins with, config.yaml last: without it, a folder is no run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = OmegaConf.to_yaml(config)
+    write_text(folder / "overrides", "\n".join(command_line_overrides()) + "\n")
+    write_json(folder / "manifest.json", run_manifest(config.seed) | {"config_sha256": _hash(text)})
+    write_text(folder / "config.yaml", text)
 
 
-def _check_script(folder: Path) -> None:
-    """Raises UserError when the run to resume was made by another entry script."""
-    script = json.loads((folder / "manifest.json").read_text())["command"][0]
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_start(folder: Path) -> None:
+    """Raises UserError when another entry script made the run to resume, or its config.yaml isn't whole."""
+    manifest = read_json_file(folder / "manifest.json")
+    if not isinstance(manifest, dict) or not {"command", "config_sha256"} <= manifest.keys():
+        raise UserError(f"{folder / 'manifest.json'} isn't a run's; put it back, or start a new run")
+    script = manifest["command"][0]
     if HydraConfig.initialized() and script != Path(sys.argv[0]).name:
         raise UserError(f"{folder} was made by {script}; resume it with: python {script} resume={folder}")
+    if (
+        _hash((folder / "config.yaml").read_text(encoding="utf-8", errors="replace"))
+        != manifest["config_sha256"]
+    ):
+        raise UserError(
+            f"{folder / 'config.yaml'} isn't as the run wrote it, but cut off or edited; "
+            "put it back, or start a new run with other settings"
+        )
 
 
 def _resume_config(config: DictConfig, saved: DictConfig, overrides: list[str]) -> DictConfig:
@@ -144,27 +192,6 @@ def announce_run(config: DictConfig, folder: Path) -> None:
     print(f"scale={config.scale}: {model}, data {data}, seed {config.seed} -> {folder}", flush=True)
 
 
-@contextlib.contextmanager
-def keep_resumable(folder: Path) -> Iterator[None]:
-    """Prints on Ctrl-C how to continue the run, and closes Weights & Biases at the end.
-
-    After a user's mistake it removes a folder without results, because `resume=latest` would find it.
-    """
-    try:
-        yield
-    except UserError:
-        results = (path for path in folder.rglob("*") if path.is_file() and path.name not in START_FILES)
-        if distributed.is_main() and not any(results):
-            shutil.rmtree(folder)
-        raise
-    except KeyboardInterrupt:
-        script = Path(sys.argv[0]).name
-        print(
-            f"\ninterrupted; nothing finished is lost. Continue with: python {script} resume={folder}",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise
-    finally:
-        if "wandb" in sys.modules:
-            sys.modules["wandb"].finish()
+def data_title(config: DictConfig) -> str:
+    """The data as a message names it: its file or folder, else its kind."""
+    return str(config.data.get("path") or f"the data ({config.data._target_.rpartition('.')[2]})")

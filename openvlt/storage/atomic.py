@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from openvlt.errors import UserError
+
 
 @contextlib.contextmanager
 def atomic_write(file: Path, *, shared: bool = False) -> Iterator[Path]:
@@ -32,6 +34,16 @@ def write_text(file: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Writes a whole JSON file or nothing, indented by two spaces."""
-    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(file: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Writes a whole JSON file or nothing."""
+    write_text(file, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def read_json_file(file: Path) -> Any:
+    """The value in a JSON file. Raises UserError when the file is missing, cut off or no JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing; put it back, or start a new run") from None
+    except ValueError as error:
+        raise UserError(f"{file} is cut off or damaged ({error}); put it back, or start a new run") from error

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,10 @@ class TrainingLoop:
         are due.
         """
         last = folder / "last.ckpt"
+        if last.is_file() and not zipfile.is_zipfile(last):  # its directory stands at its end
+            raise UserError(
+                f"{last} is cut off; put it back, or remove it, and the stage starts from its beginning"
+            )
         # workers are forked: other start methods would pickle the processor and rows that `make_batch` holds
         workers = self.workers if ahead and sys.platform == "linux" else 0
         loader = DataLoader(

@@ -20,6 +20,7 @@ from openvlt.benchmark.rows.tables import check_data_dir
 from openvlt.benchmark.run.ablations import InputAblation
 from openvlt.benchmark.run.answers import AnswerGenerator, prompt_hash
 from openvlt.benchmark.run.matching import match_responses
+from openvlt.data.fingerprint import Fingerprints
 from openvlt.data.prompts import PromptStyle
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
@@ -83,6 +84,7 @@ class BenchmarkRunner:
         """Asks the model every question that `folder` has no answer to yet, and scores the answers."""
         images = self.ablation.needs_images
         loaded = load_rows(self.benchmark, self.data_dir, images=images, limit=self.limit)
+        Fingerprints(folder, f"the data of {self.benchmark.name}").check("rows", loaded.problems)
         baseline = self._baseline_shares(loaded.problems)
         prompt, generator, vlm = self.protocol.prompt, self._protocol_generator(), load_model()
         style = prompt.style(self.prompt)

@@ -1,0 +1,143 @@
+"""Fingerprints of a run's rows, kept in its folder: a run that goes on over changed data is stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from openvlt.data.sources.base import Selection, Source
+from openvlt.errors import UserError
+from openvlt.storage.atomic import read_json_file, write_json
+from openvlt.types import Problem
+
+FILE = "data.json"  # in a run's folder: the fingerprint of every row, by selection
+COMPARED = ("questions", "answers", "choices", "pictures")
+_PIECE = 1 << 16  # bytes; a larger picture file is read at four places
+
+
+@dataclass
+class Fingerprints:
+    """The fingerprints in one run's folder. `title` names the data in messages.
+
+    With `read_only` nothing is written. Files of pictures are read once, unless they change.
+    """
+
+    folder: Path
+    title: str
+    read_only: bool = False
+    _pictures: dict[tuple[str, int, int], str] = field(default_factory=dict, init=False, repr=False)
+
+    def check(self, key: str, problems: Sequence[Problem]) -> None:
+        """Compares the rows with those of the same `key` when the run began, or keeps them if it is new.
+
+        Raises UserError that says how many rows differ in what.
+        """
+        file = self.folder / FILE
+        kept = read_json_file(file) if file.is_file() else {}
+        now = {problem.id: self._row(problem) for problem in problems}
+        if key not in kept:
+            if not self.read_only:
+                write_json(file, kept | {key: now}, indent=None)
+            return
+        if differences := describe_differences(kept[key], now):
+            raise UserError(
+                f"{self.title} has changed since the run began ({differences}); "
+                "start a new run, or put the data back"
+            )
+
+    def _row(self, problem: Problem) -> str:
+        """Digests of question, answer, choices and pictures, with a space between."""
+        answer = [problem.answer, problem.answer_type]
+        pictures = ",".join(self._picture(image) for image in problem.images)
+        return f"{_digest(problem.question)} {_digest(answer)} {_digest(problem.choices)} {pictures}"
+
+    def _picture(self, image: Path | Image.Image) -> str:
+        """A digest of a picture's file; of one in memory its size, and a digest where it is still encoded."""
+        if isinstance(image, Image.Image):
+            encoded = getattr(image, "fp", None)
+            content = _digest(encoded.getvalue()) if isinstance(encoded, BytesIO) else ""
+            return f"{image.width}x{image.height}:{content}"
+        try:
+            facts = image.stat()
+            known = str(image), facts.st_size, facts.st_mtime_ns
+            if known not in self._pictures:
+                self._pictures[known] = _digest(_sample_file(image, facts.st_size))
+            return self._pictures[known]
+        except OSError:  # who opens it says so, with the row
+            return "unreadable"
+
+
+def _digest(value: Any) -> str:
+    content = (
+        value
+        if isinstance(value, bytes)
+        else json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    )
+    return hashlib.blake2b(content, digest_size=5).hexdigest()
+
+
+def _sample_file(file: Path, size: int) -> bytes:
+    """The size of a file and its bytes; of a large one four pieces, its beginning and end among them."""
+    with file.open("rb") as handle:
+        if size <= 4 * _PIECE:
+            return f"{size} ".encode() + handle.read()
+        pieces = []
+        for part in range(4):
+            handle.seek((size - _PIECE) * part // 3)
+            pieces.append(handle.read(_PIECE))
+        return f"{size} ".encode() + b"".join(pieces)
+
+
+def describe_differences(was: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs between the rows of a file then and now (id -> digests), in words; "" if nothing does."""
+    shared = [name for name in was if name in now]
+    differing = {
+        part: [name for name in shared if not _same(was[name], now[name], place)]
+        for place, part in enumerate(COMPARED)
+    }
+    found = [f"{len(rows)} of {len(shared)} {part}" for part, rows in differing.items() if rows]
+    first = next((name for rows in differing.values() for name in rows), None)
+    gone, new = len(was) - len(shared), len(now) - len(shared)
+    found += [f"{gone} of {len(was)} rows gone"] * (gone > 0) + [f"{new} rows new"] * (new > 0)
+    if not found and list(was) != list(now):
+        return "its rows are in another order"
+    return ", ".join(found) + (f", the first in row {first!r}" if first is not None else "")
+
+
+def _same(was: str, now: str, place: int) -> bool:
+    """Whether two rows agree in one part. A picture in memory that was decoded before has no digest."""
+    one, other = (text.split(" ")[place] for text in (was, now))
+    if one == other or COMPARED[place] != "pictures":
+        return one == other
+    pairs = list(zip(one.split(","), other.split(","), strict=False))
+    alike = [
+        a == b or a.rstrip(":") == b.partition(":")[0] or b.rstrip(":") == a.partition(":")[0]
+        for a, b in pairs
+    ]
+    return one.count(",") == other.count(",") and all(alike)
+
+
+@dataclass(frozen=True)
+class CheckedSource:
+    """A source whose rows are compared with the run's fingerprints whenever they are read."""
+
+    source: Source
+    fingerprints: Fingerprints
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Bad rows that the source left out so far: row -> reason."""
+        return getattr(self.source, "skipped", {})
+
+    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+        """See `Source`. Raises UserError for rows that have changed since the run began."""
+        problems = self.source.problems(selection, seed)
+        self.fingerprints.check(f"{selection} seed {seed}", problems)
+        return problems
