@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from openvlt.distill.run import DistillationRun, DistilledProblem, count_outcome
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
+from openvlt.serving.protocol import describe_failures
 from openvlt.storage.atomic import atomic_write
 from openvlt.types import Problem
 
@@ -51,12 +52,21 @@ def _write_traces(run: DistillationRun, problems: Sequence[Problem]) -> dict[str
             traces += len(distilled.kept)
             words += sum(len(response.split()) for response in distilled.kept)
         if not traces:
-            raise UserError(
-                f"distillation kept no trace (verdicts: {dict(counts)}); "
-                f"look at {run.folder / 'reason.jsonl'}, "
-                "then use a better teacher, easier problems or more samples"
-            )
+            raise UserError(_explain_no_trace(run, counts))
     return {"traces": traces, "mean_words": words / traces, **counts}
+
+
+def _explain_no_trace(run: DistillationRun, counts: Mapping[str, int]) -> str:
+    """Why no trace is left, and what helps: where requests failed, the server's own words."""
+    if run.usage.failed == run.usage.requests > 0:
+        failed = f"{run.usage.failed} of {run.usage.requests} requests failed"
+        causes = describe_failures(run.usage.failures)
+        return f"distillation kept no trace: {failed}: {causes}; mend that, then resume={run.folder}"
+    failed = f"; {run.usage.failed} requests failed: {describe_failures(run.usage.failures)}"
+    return (
+        f"distillation kept no trace (verdicts: {dict(counts)}{failed if run.usage.failed else ''}); "
+        f"look at {run.folder / 'reason.jsonl'}, then use a better teacher, easier problems or more samples"
+    )
 
 
 def trace_rows(distilled: DistilledProblem, folder: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ from openvlt.distill.settings import Distillation
 from openvlt.distill.writers.base import Question
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.serving.protocol import Reply, Usage
+from openvlt.serving.protocol import Reply, Usage, describe_failures
+from openvlt.storage.jsonl import append_lines
 from openvlt.storage.ledger import Ledger, content_key
 from openvlt.storage.locks import lock_folder
 from openvlt.types import Completion, Problem, Verdict
@@ -30,6 +31,8 @@ from openvlt.verify.completions import verify_completions
 LEDGERS = ("caption", "reason", "verify", "cut", "select")
 VERIFIED_AT_ONCE = 64  # problems
 PROGRESS_EVERY_S = 60.0
+FAILURES = "failures.jsonl"  # a row per request that failed
+TOLD_AT_ONCE = 3  # causes
 
 
 @dataclass(frozen=True)
@@ -188,20 +191,32 @@ class DistillationRun:
     def _report_progress(
         self, stage: str, replies: Iterator[tuple[Question, int, Reply]]
     ) -> Iterator[tuple[Question, int, Reply]]:
-        """Passes the replies on. Prints the rate once a minute, and at the end how many requests failed."""
+        """Passes the replies on. Prints the rate once a minute, and why requests fail.
+
+        A cause is told when it is met first, and all of them with their counts at the end. Every failure is
+        kept in failures.jsonl.
+        """
         began = reported = time.monotonic()
-        count = failed = 0
+        tally = Usage()
         for question, sample, reply in replies:
-            count, failed = count + 1, failed + bool(reply.error)
+            tally.count(reply)
+            if reply.error:
+                row = {"stage": stage, "id": question.problem.id, "sample": sample, "error": reply.error}
+                append_lines(self.folder / FAILURES, [row])
+                if tally.failures.get(reply.error) == 1 and len(tally.failures) <= TOLD_AT_ONCE:
+                    print(f"{stage}: a request failed: {reply.error}", flush=True)
             if time.monotonic() - reported > PROGRESS_EVERY_S:
                 reported = time.monotonic()
-                rate, retries = count / (reported - began), dict(self.usage.retries) or "none"
+                rate, retries = tally.requests / (reported - began), dict(self.usage.retries) or "none"
                 cost = f"cost {self.usage.cost:.2f}"
-                print(f"{stage}: {count} answers, {rate:.1f}/s, {cost}, retries {retries}", flush=True)
+                print(
+                    f"{stage}: {tally.requests} answers, {rate:.1f}/s, {cost}, retries {retries}", flush=True
+                )
             yield question, sample, reply
-        if failed:
+        if tally.failed:
             print(
-                f"{stage}: {failed} of {count} requests were not answered; `resume=` asks them again",
+                f"{stage}: {tally.failed} of {tally.requests} requests failed: "
+                f"{describe_failures(tally.failures)}; `resume=` asks them again",
                 flush=True,
             )
 

@@ -26,9 +26,9 @@ from openvlt.serving.protocol import (
     Reply,
     RetryableError,
     Usage,
-    explain_refusal,
-    parse_reply,
+    describe_failures,
 )
+from openvlt.serving.replies import explain_refusal, parse_reply
 from openvlt.storage.ledger import Ledger
 
 LONGEST_PAUSE_S = 60.0
@@ -109,7 +109,7 @@ class Server:
                     failures = failures + 1 if reply.error else 0
                     if failures >= max(8, self.concurrency):
                         raise UserError(
-                            f"{failures} requests in a row failed, the last with {reply.error}; "
+                            f"{failures} requests in a row failed: {describe_failures(usage.failures)}; "
                             "mend the server, then resume"
                         )
                     yield answered, reply
@@ -259,9 +259,12 @@ class _RequestLoop:
             raise RetryableError("unreachable" if unreachable else "connection", str(causes[-1])) from error
         except openai.APIStatusError as error:
             self.reached = True
-            return explain_refusal(error, endpoint, self.keys[number])
+            # the client's own `body` is what stands under "error", or the text of a page
+            wait = error.response.headers.get("retry-after")
+            return explain_refusal(error.status_code, error.body, endpoint, self.keys[number], wait)
         self.reached = True
-        return parse_reply(text, endpoint)
+        limit = options.get("max_tokens") or options.get("max_completion_tokens")
+        return parse_reply(text, endpoint, self.keys[number], limit)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,8 +1,7 @@
-"""The chat-completions protocol for one request: endpoint, request, reply, and the kinds of failure."""
+"""The chat-completions protocol: endpoint, request, reply, and what a stream of requests took."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 from openvlt.errors import UserError
 from openvlt.storage.ledger import content_key
+
+_NUMBER = re.compile(r"[\w-]*\d[\w-]*")  # a request's own id, too
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Reply:
 class Usage:
     """What a stream of requests took so far.
 
-    `retries` are counted by cause: 429, 5xx, 4xx, connection, unreachable, timeout, malformed.
+    `retries` are counted by cause: 429, 5xx, 4xx, connection, unreachable, timeout, malformed. `failures` are
+    the errors of requests without an answer, those that differ in numbers only counted together.
     """
 
     requests: int = 0
@@ -93,14 +95,26 @@ class Usage:
     output_tokens: int = 0
     cost: float = 0.0
     retries: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    _kinds: dict[str, str] = field(default_factory=dict, repr=False)
 
     def count(self, reply: Reply) -> None:
         """Adds one reply."""
         self.requests += 1
-        self.failed += bool(reply.error)
+        if reply.error:
+            self.failed += 1
+            self.failures[self._kinds.setdefault(_NUMBER.sub("#", reply.error), reply.error)] += 1
         self.input_tokens += reply.input_tokens
         self.output_tokens += reply.output_tokens
         self.cost += reply.cost
+
+
+def describe_failures(failures: Mapping[str, int]) -> str:
+    """The commonest causes of failed requests with their counts, in words."""
+    ranked = sorted(failures.items(), key=lambda pair: -pair[1])
+    causes = [f"{count} with {error}" if len(ranked) > 1 else error for error, count in ranked[:3]]
+    more = sum(count for _, count in ranked[3:])
+    return "; ".join(causes) + (f"; {more} with others" if more else "")
 
 
 class RetryableError(Exception):
@@ -109,59 +123,3 @@ class RetryableError(Exception):
     def __init__(self, kind: str, detail: str, wait_s: float = 0.0) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind, self.wait_s = kind, wait_s
-
-
-def explain_refusal(error: Any, endpoint: Endpoint, key: str) -> Reply:
-    """What a status other than 200 means.
-
-    Raises RetryableError if it may pass, UserError if no request can succeed; else this request is refused,
-    and a reply with `error` is returned. `key` is kept out of messages.
-    """
-    detail = " ".join(str(error).replace(key, "***").split())[:300]
-    if error.status_code in (401, 403):
-        raise UserError(
-            f"{endpoint.url} refuses the key in {endpoint.key} ({detail}); export {endpoint.key}=<key>"
-        )
-    if error.status_code == 404:
-        raise UserError(
-            f"{endpoint.url} doesn't know model {endpoint.model!r} or this path ({detail}); "
-            "correct url and model"
-        )
-    if error.status_code == 429 and getattr(error, "code", None) == "insufficient_quota":
-        raise UserError(
-            f"{endpoint.url}: the account's quota is used up ({detail}); "
-            "what was answered is kept, resume later"
-        )
-    if error.status_code in (408, 409, 429) or error.status_code >= 500:
-        kind = "429" if error.status_code == 429 else "5xx" if error.status_code >= 500 else "4xx"
-        raise RetryableError(kind, detail, _parse_seconds(error.response.headers.get("retry-after")))
-    return Reply("", finished=False, error=f"status {error.status_code}: {detail}")
-
-
-def _parse_seconds(header: str | None) -> float:
-    """Retry-After in seconds; its other form, a date, counts as not given."""
-    try:
-        return max(0.0, float(header or 0))
-    except ValueError:
-        return 0.0
-
-
-def parse_reply(text: str, endpoint: Endpoint) -> Reply:
-    """The reply in a response's body; reasoning that the server sent separately is put back as `<think>`.
-
-    Raises RetryableError for a body that isn't one.
-    """
-    try:
-        body = json.loads(text)
-        choice = body["choices"][0]
-        message, usage = choice["message"], body.get("usage") or {}
-        content = message.get("content") or ""
-        thought = message.get("reasoning_content") or message.get("reasoning") or ""
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        finished = choice.get("finish_reason") == "stop"
-        if not isinstance(content, str) or not isinstance(thought, str):
-            raise TypeError(f"content is {type(content).__name__}")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RetryableError("malformed", f"{type(error).__name__} {error} in {text[:80]!r}") from error
-    cost = (tokens[0] * endpoint.input_price + tokens[1] * endpoint.output_price) / 1e6
-    return Reply(f"<think>{thought}</think>{content}" if thought else content, finished, *tokens, cost)

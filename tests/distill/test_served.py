@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -292,3 +295,90 @@ def test_two_hundred_figures_through_transformers_serve_survive_a_kill(language_
     assert by_key["one"] == by_key["other"] and len(by_key["one"]) == 200 == len(rows(other / "reason.jsonl"))
     for name in ("traces.jsonl", "traces.parquet", "problems.parquet", "messages.jsonl", "sharegpt.jsonl"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@contextlib.contextmanager
+def odd_server(*answers: tuple[int, dict]) -> Iterator[str]:
+    """A server in a thread that gives these answers in turn, (status, body) each."""
+
+    class Odd(BaseHTTPRequestHandler):
+        def do_POST(self):  # noqa: N802
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, body = next(turns)
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    turns = itertools.cycle(answers)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+
+
+def chat(content: object, **message: object) -> dict:
+    return {"choices": [{"message": {"content": content, **message}, "finish_reason": "eos_token"}]}
+
+
+SAID = "<think>So it is.</think><answer>5</answer>"
+CONTEXT = {"error": {"message": "This model's maximum context length is 4096 tokens", "code": 400}}
+
+
+@pytest.mark.parametrize(
+    "answer, cause",
+    [
+        (
+            (200, {"error": {"message": "upstream overloaded", "code": 502}}),
+            "5xx: status 502: upstream overloaded",
+        ),
+        ((400, CONTEXT), "status 400: This model's maximum context length is 4096 tokens"),
+        ((200, {"choices": []}), "malformed: it has no choices"),
+        ((200, chat(None, refusal="I can't.")), "the answer was withheld: I can't."),
+    ],
+    ids=["error in 200", "context", "no choices", "refusal"],
+)
+def test_why_every_request_failed_is_told(
+    answer: tuple[int, dict], cause: str, tmp_path: Path, capsys
+) -> None:
+    """With fewer requests than `concurrency`, too: on the screen, in the last sentence, and in the run's folder."""
+    problems = [Problem(f"q{n}", "2 + 3?", "5") for n in range(12)]
+    with odd_server(answer) as url:
+        settings = Distillation(served(url, attempts=2), cut_reflections, keep_shortest, samples=1)
+        with pytest.raises(UserError) as caught:
+            run_distillation(settings, None, problems, folder=tmp_path, seed=1)
+    shown, sentence = capsys.readouterr().out, str(caught.value)
+    assert shown.splitlines()[0].startswith(f"reason: a request failed: {cause}")
+    assert f"reason: 12 of 12 requests failed: {cause}" in shown
+    assert f"kept no trace: 12 of 12 requests failed: {cause}" in sentence and "resume=" in sentence
+    kept = rows(tmp_path / "failures.jsonl")
+    assert {row["id"] for row in kept} == {problem.id for problem in problems}
+    assert all(row["error"].startswith(cause) and row["stage"] == "reason" for row in kept)
+
+
+def test_an_empty_account_stops_at_the_first_answer(tmp_path: Path) -> None:
+    problems = [Problem(f"q{n}", "2 + 3?", "5") for n in range(12)]
+    with odd_server((402, {"error": {"message": "Insufficient Balance"}})) as url:
+        settings = Distillation(served(url, concurrency=1), cut_reflections, keep_shortest, samples=1)
+        with pytest.raises(UserError, match=r"quota is used up \(status 402: Insufficient Balance\)"):
+            run_distillation(settings, None, problems, folder=tmp_path, seed=1)
+
+
+def test_some_failures_are_told_and_the_rest_is_kept(tmp_path: Path, capsys) -> None:
+    """Parts, a thought that is sent twice, and half an emoji become whole traces."""
+    problems = [Problem(f"q{n}", "2 + 3?", "5") for n in range(4)]
+    emoji = "<think>Oh \ud83d, so it is.</think><answer>5</answer>"
+    answers = [(200, chat([{"type": "text", "text": SAID}])), (200, chat(SAID, reasoning="So it is."))]
+    with odd_server(*answers, (400, CONTEXT), (200, chat(emoji))) as url:
+        settings = Distillation(served(url, concurrency=1), cut_reflections, keep_shortest, samples=1)
+        counts = run_distillation(settings, None, problems, folder=tmp_path, seed=1)
+    assert (counts["traces"], counts["missing"]) == (3, 1)
+    assert "reason: 1 of 4 requests failed: status 400: This model's maximum" in capsys.readouterr().out
+    told = sorted(row["response"] for row in rows(tmp_path / "traces.jsonl"))
+    assert told == sorted([SAID, SAID, emoji.replace("\ud83d", "\ufffd")])

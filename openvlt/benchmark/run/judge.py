@@ -8,7 +8,7 @@ from pathlib import Path
 
 from openvlt.errors import UserError
 from openvlt.serving.client import Server
-from openvlt.serving.protocol import ChatRequest, Usage
+from openvlt.serving.protocol import ChatRequest, Usage, describe_failures
 from openvlt.storage.ledger import Ledger
 
 
@@ -35,11 +35,10 @@ class ServerJudge:
             for prompt in prompts
         ]
         with Ledger(self.ledger) as ledger:
-            replies = self.server.ask(requests, ledger=ledger, usage=Usage())
-        if failed := [reply.error for reply in replies if reply.error]:
+            replies = self.server.ask(requests, ledger=ledger, usage=(usage := Usage()))
+        if usage.failed:
             raise UserError(
-                f"the judge {self.name} gave no answer to {len(failed)} of {len(requests)} questions "
-                f"({failed[0]}); "
-                "run again to ask only these"
+                f"the judge {self.name} gave no answer to {usage.failed} of {len(requests)} questions "
+                f"({describe_failures(usage.failures)}); run again to ask only these"
             )
         return [reply.text for reply in replies]
