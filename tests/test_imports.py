@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = """types errors distributed config storage verify data serving model rollout reward trainer sft grpo
 distill benchmark memory runs iteration report cli""".split()
 SUBROOMS = {  # what is in the room's own folder comes last
-    "verify": "parse options extract grade".split(),
+    "verify": "parse denial_words denials options extract grade".split(),
     "grpo": "parts".split(),
     "data": "errors images rows sources synthetic".split(),
     "model": "hf_types checkpoint_files processor weights load shared_prefix".split(),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from openvlt.verify.denials import drop_denied
 from openvlt.verify.parse.normalize import clean, fold
+from openvlt.verify.parse.number_words import is_refusal
 from openvlt.verify.parse.quantity import Quantity
 from openvlt.verify.parse.reader import read_answer
 
@@ -29,18 +31,15 @@ _ALSO = re.compile(
     r"(?=\W*$|\s+(?:too|also|as well|works?|fits?|"
     r"(?:is|are|could|would|might)(?! (?:not|wrong|incorrect|too)\b))\b)"
 )
+_LABEL = re.compile(r"[(\[{]?([A-Z])\s*[)\]}]?\s*[.:,、)]?\s*")
+_CIRCLED = {0x24B6 + i: 65 + i for i in range(26)} | {0x24D0 + i: 65 + i for i in range(26)}
+"""Letters in circles, as plain capitals."""
 _SUFFIXED = re.compile(r"([A-Z])\s*(?:选项|项)")
 _SEVERAL = re.compile(
     r"(?:(?:options?|choices?|both|either)\s+)*[(\[]?[A-Za-z][)\]]?"
     r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)"
     r"(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*"
 )
-REJECTED = re.compile(
-    r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?"
-    r"(?:[(\[]?\b[A-Z][)\]]?\s+(?:is|was)(?:n't|\s+(?:not|never))\s+(?:the\s+|an?\s+)?\w+|"
-    r"[(\[]?\b\w+[)\]]?\s+(?:is|was)\s+(?:wrong|incorrect)\b)"
-)
-"""`B is wrong`, `(B) isn't the answer`: an option is named but not chosen."""
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
 
 
@@ -61,9 +60,14 @@ class Options:
         self.same = same
 
     def index_of_gold(self, gold: str, *, as_text: bool) -> int | None:
-        """Index of the option of a gold answer by letter, else by text; with `as_text` by text first."""
+        """Index of the option of a gold answer by letter, else by text; with `as_text` by text first.
+
+        A small letter is an option's text where an option has that text.
+        """
         letter = _ALONE.fullmatch(clean(gold))
-        index = self._index(letter[1]) if letter and letter[1].isupper() else None
+        index = self._index(letter[1]) if letter else None
+        if letter and letter[1].islower() and letter[1] in self.folded:
+            return self.folded.index(letter[1])
         if index is not None and not as_text:
             return index
         text = self.index_of_text(gold)
@@ -71,8 +75,15 @@ class Options:
 
     def index_of_answer(self, answer: str) -> int | None:
         """Index of the option that an answer means; None for none, several, or a contradiction."""
-        text = clean(answer)
-        if has_several_letters(text) or REJECTED.match(text) and fold(text) not in self.folded:
+        text = clean(answer.translate(_CIRCLED))
+        if len(text) == 1 and text.islower() and text in self.folded:
+            return self.folded.index(text)
+        labelled = self._index_of_labelled(text)
+        if labelled is not None:
+            return labelled
+        if fold(text) not in self.folded:
+            text = drop_denied(text, letters=True).strip(" .,;")
+        if has_several_letters(text) or not text:
             return None
         letter, rest = _split_letter(text)
         if letter is None:
@@ -87,6 +98,15 @@ class Options:
         other = self.index_of_text(rest)
         agrees = other in (None, index) and self._numbers_agree(rest, self.texts[index])
         return index if agrees else None
+
+    def _index_of_labelled(self, text: str) -> int | None:
+        """Index of the option that a label with exactly that option's text means: `D. .91`, `B12 cm`."""
+        label = _LABEL.match(text)
+        index = self._index(label[1]) if label and len(text) > label.end(1) else None
+        if label is None or index is None:
+            return None
+        rests = {fold(text[at:]) for at in (label.end(1), label.end())}
+        return index if self.folded[index] in rests and fold(text) not in self.folded else None
 
     def _numbers_agree(self, rest: str, option: str) -> bool:
         """False for two numbers that differ: `(D) 140°` where D is 20°."""
@@ -103,6 +123,9 @@ class Options:
             return exact[0]
         if len(self._options_in_words(folded)) > 1:
             return None
+        if is_refusal(text):
+            declining = [i for i, option in enumerate(self.texts) if is_refusal(option)]
+            return declining[0] if len(declining) == 1 else None
         equal = [i for i, option in enumerate(self.texts) if self.same(option, text)]
         if equal:
             return equal[0] if len(equal) == 1 else None
@@ -187,7 +210,7 @@ def _split_letter(text: str) -> tuple[str | None, str]:
 
 def find_letter(text: str) -> str | None:
     """The option letter of a text when no options are known."""
-    text = clean(text)
+    text = clean(text.translate(_CIRCLED))
     return None if has_several_letters(text) else _split_letter(text)[0]
 
 

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from openvlt.types import Verdict
+from openvlt.verify.denials import drop_denied, tidy
 from openvlt.verify.extract import patterns as p
+from openvlt.verify.extract.conclusion import NAMED, find_conclusion
+from openvlt.verify.extract.markup import drop_emphasis
+from openvlt.verify.extract.structured import join_lines
 from openvlt.verify.parse.normalize import clean
 from openvlt.verify.parse.number_words import NOTHING, is_refusal
 
@@ -32,21 +36,26 @@ def is_empty_answer(text: str) -> bool:
 def find_announcement(text: str, choices: Sequence[str] | None) -> Extraction | None:
     """The answer after the last "the answer is …", else after the last "the result is …", else None.
 
-    A later correction replaces it; a withdrawal without a new answer leaves none.
+    A later correction replaces it; a denial or withdrawal without a new answer leaves none.
     """
+    text = drop_emphasis(text)
+    for patterns in (p.CLAIMS, p.WEAK_CLAIMS):
+        claims = _find_claims(text, patterns, choices if patterns is p.CLAIMS else None)
+        found = _last_claim(text, claims, patterns, choices)
+        if found is not None:
+            return found
+    return None
+
+
+Claim = tuple[int, int, str | None]
+"""Start and end of an announcement, and the answer where it stands before: `(B) is correct`."""
+
+
+def _find_claims(text: str, patterns: Iterable[p.Pattern], choices: Sequence[str] | None) -> list[Claim]:
+    """Every announcement in `text`, in order; with `choices` also those that follow their option."""
     lower = text.lower()
     lower = lower if len(lower) == len(text) else text
-    claims = _find_claims(text, lower, p.CLAIMS)
-    if choices and any(trigger in lower for trigger in p.CLAIM_BEFORE.triggers):
-        claims += [(m.start(), m.end(), m[1] or m[2]) for m in p.CLAIM_BEFORE.regex.finditer(text)]
-    return _last_claim(text, claims, choices) or _last_claim(
-        text, _find_claims(text, lower, p.WEAK_CLAIMS), choices
-    )
-
-
-def _find_claims(text: str, lower: str, patterns: Iterable[p.Pattern]) -> list[tuple[int, int, str | None]]:
-    """`(start, end, None)` of every announcement in `text`, whose lower-case form is `lower`."""
-    found: list[tuple[int, int, str | None]] = []
+    found: list[Claim] = []
     for pattern in patterns:
         if any(trigger in lower for trigger in pattern.triggers):
             for match in pattern.regex.finditer(lower):
@@ -55,32 +64,81 @@ def _find_claims(text: str, lower: str, patterns: Iterable[p.Pattern]) -> list[t
                     pattern.after is None or pattern.after.match(text, end)
                 ):
                     found.append((start, end, None))
-    return found
+    if choices and any(trigger in lower for trigger in p.CLAIM_BEFORE.triggers):
+        found += [(m.start(), m.end(), m[1] or m[2]) for m in p.CLAIM_BEFORE.regex.finditer(text)]
+    return sorted(found, key=lambda claim: claim[:2])
 
 
 def _last_claim(
-    text: str, claims: list[tuple[int, int, str | None]], choices: Sequence[str] | None
+    text: str, claims: Sequence[Claim], patterns: Iterable[p.Pattern], choices: Sequence[str] | None
 ) -> Extraction | None:
-    """The answer of the last claim that holds; a claim is `(start, end, answer before it)`."""
-    for start, end, before in sorted(claims, key=lambda claim: claim[:2], reverse=True):
+    """The answer of the last claim that holds; an extraction without text if all of them are denied."""
+    denied = False
+    for claim in reversed(claims):
+        start, end, before = claim
         if p.CONDITIONAL.search(text[max(0, start - 200) : start]):
             continue
         answer, stop = (before, end) if before else _read_claim(text, end)
         if p.OTHERWISE.search(text[start:stop] + text[stop : stop + 120].partition("\n")[0]):
             continue
-        if (
-            is_empty_answer(answer)
-            or p.NEGATED.match(answer)
-            or _is_option_list(answer, text[stop : stop + 40])
-        ):
+        opening, closing = _find_window(text, start, stop)
+        window = text[opening:closing]
+        settled = drop_denied(window, letters=bool(choices))
+        if settled != window:
+            found = _settle(settled, text[closing:], patterns, choices)
+            denied = denied or found is None
+            if found is not None:
+                return found
+            continue
+        if is_empty_answer(answer) or _is_option_list(answer, text[stop : stop + 40]):
+            continue
+        if p.NEGATED.match(answer):
+            denied = True
             continue
         if is_refusal(answer, choices):
             return Extraction(None, "a refusal")
-        later = find_correction(text[stop:])
-        if later is None and p.TENTATIVE.search(text[max(0, start - 100) : start]):
-            continue
-        return later or Extraction(answer, "announcement")
-    return None
+        return find_correction(text[stop:]) or Extraction(answer, "announcement")
+    return Extraction(None, "the claim is denied") if denied else None
+
+
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|[\n。！？]")
+_WINDOW = 160
+"""Characters before a claim and after it in which a denial is looked for."""
+
+
+def _find_window(text: str, start: int, stop: int) -> tuple[int, int]:
+    """Where the sentence of a claim begins, and where the next sentence ends."""
+    opening = max(0, start - _WINDOW)
+    for end in _SENTENCE_END.finditer(text, opening, start):
+        opening = end.end()
+    closing = min(len(text), stop + _WINDOW)
+    for count, end in enumerate(_SENTENCE_END.finditer(text, min(stop + 1, len(text)), closing)):
+        if count == 1 or count == 0 and text[stop : stop + 1] in ".!?\n。":
+            return opening, end.end()
+    return opening, closing
+
+
+def is_upheld(text: str, start: int, stop: int) -> bool:
+    """Whether the words around the answer at `text[start:stop]` don't deny it."""
+    opening, closing = _find_window(text, start, stop)
+    return "$0$" in drop_denied(f"{text[opening:start]} $0$ {text[stop:closing]}")
+
+
+def _settle(
+    settled: str, rest: str, patterns: Iterable[p.Pattern], choices: Sequence[str] | None
+) -> Extraction | None:
+    """The answer that a claim's sentence still gives without what is denied in it, or that follows it."""
+    at = 0
+    for _, end, before in reversed(_find_claims(settled, patterns, choices)):
+        answer, stop = (before, end) if before else _read_claim(settled, end)
+        if not is_empty_answer(answer) and not p.NEGATED.match(answer):
+            if is_refusal(answer, choices):
+                return Extraction(None, "a refusal")
+            return find_correction(settled[stop:] + rest) or Extraction(answer, "announcement")
+        at = max(at, end)
+    lines = [tidy(line) for line in (settled[at:] + rest[:_CORRECTION_REACH]).splitlines() if tidy(line)]
+    answer, rule = find_conclusion(lines, choices)
+    return Extraction(answer, "correction") if answer is not None and rule in NAMED else None
 
 
 _DISPLAY = re.compile(r"(?:\\\[|\$\$|\\\()\s*(.+?)\s*(?:\\\]|\$\$|\\\))", re.DOTALL)
@@ -92,13 +150,26 @@ def _is_option_list(answer: str, following: str) -> bool:
     return bool(first and following_label and ord(following_label[1]) == ord(first[1]) + 1)
 
 
+_LEAD = re.compile(r"(?:[ \t}:：】]|\*\*|__|\n[ \t]*(?:[-*+>#•]+[ \t]+)*)*")
+"""What may stand before an announced answer; `-` and `>` only at the start of a line before a space."""
+
+
+_PLURAL = re.compile(r"(?:answers|solutions|roots|zeros|values|results)\b[^.\n]*$", re.IGNORECASE)
+
+
 def _read_claim(text: str, start: int) -> tuple[str, int]:
-    """The text after an announcement and where it ends: the rest of its sentence, else the next line."""
+    """The text after an announcement, and its end: the rest of its sentence, else the next line or lines."""
     rest = text[start : start + p.TRUNCATION]
-    body = rest.lstrip(" \n\r\t}")  # the brace of \textbf{Answer:}
-    if not re.match(r"-\s*[\d\\.$(]", body):
-        body = body.lstrip(" \n\r\t}:：*_#>-")
-    lead = len(rest) - len(body)
+    lead = match.end() if (match := _LEAD.match(rest)) else 0
+    if "\n" in rest[:lead]:
+        first = rest.find("\n")
+        marked = _PLURAL.search(text, max(0, start - 60), start) is None
+        listed = join_lines(rest[first:].splitlines(), marked=marked)
+        if listed is not None:
+            return listed, start + first
+    body = rest[lead:]
+    if body[:1] in (".", ",", ";", "!", "?") and not body[1:2].isdigit():
+        return "", start
     display = _DISPLAY.match(body)
     if display:
         return display[1].strip(), start + lead + display.end()
@@ -106,7 +177,7 @@ def _read_claim(text: str, start: int) -> tuple[str, int]:
         newline = body.find("\n")
         return _read_claim(text, start + lead + newline) if newline >= 0 else ("", start)
     stop = _find_claim_end(body)
-    return body[:stop].strip().strip("*_ "), start + lead + stop
+    return body[:stop].strip().rstrip("*_ "), start + lead + stop
 
 
 def _find_claim_end(body: str) -> int:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from openvlt.verify.denials import drop_denied, has_value, is_denial, says_something, tidy
 from openvlt.verify.extract import patterns as p
 from openvlt.verify.extract.sentence import BOLD, find_value
-from openvlt.verify.options import REJECTED, find_mentioned_options
+from openvlt.verify.extract.yes_no import begins_with_truth, read_truth
+from openvlt.verify.options import find_mentioned_options
 from openvlt.verify.parse.normalize import fold
 from openvlt.verify.parse.number_words import is_refusal
 
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z*\\$(\d\"'])|(?<=。)")
 _LETTERED = re.compile(
     r"\(([A-Z])\)|(?i:option|choice|选项|answer|target|figure|picture|image|diagram|drawing)\s*\(?([A-Z])\b|"
-    r"^\W{0,3}([A-Z])[.):](?=\s|$)|\b(?:is|be)\s+([A-Z])(?=\s*[.,;!]|\s*$)"
+    r"^\W{0,3}([A-Z])[.):](?=\s|$)|(?:\b(?:is|be)|['’]s)\s+([A-Z])(?=\s*[.,;!]|\s*$)"
 )
 _LABELLED_LINE = re.compile(r"\(?([A-Z])[).:]\s")
 _THAN = re.compile(
@@ -22,7 +24,7 @@ _THAN = re.compile(
 )
 _DANGLING = re.compile(
     r"(?:\s(?:is|are|was|were|be|has|have|and|or|but|the|an?|of|to|by|with|for|from|that|which|than|then|"
-    r"so|we|our|its|equals?|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|"
+    r"so|we|our|its|equals|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|"
     r"while)\s+\w+)$",
     re.IGNORECASE,
 )
@@ -31,11 +33,8 @@ SENTENCE_VERB = re.compile(
     r"therefore|thus|hence)\s",
     re.IGNORECASE,
 )
-_NOT_THIS = re.compile(
-    r"(?:\b(?:not|cannot|never)|n't)\s+(?:be\s+)?(?:(?:an?|the)\s+)?(?:(?:option|choice|"
-    r"answer)\s+)?[(\[]?\w+[)\]]?",
-    re.IGNORECASE,
-)
+NAMED = ("conclusion", "the only option named")
+"""The rules that find an answer in a sentence, in contrast to taking the sentence itself."""
 SEVERAL = "several options named"
 _TABLE_ROW = re.compile(r"^\s*\||\|.*\||^\s*[-|: ]+$|^```")
 
@@ -49,7 +48,8 @@ def find_conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tupl
     sentences = _split_sentences(lines)
     if not sentences:
         return (lines[-1], "last line") if lines else (None, "nothing there")
-    closing = sentences[-2:]
+    closing, stated = sentences[-2:], sentences[-1]
+    sentences = _settle_sentences(sentences, choices)
     if any(map(p.OTHERWISE.match, closing)):
         return None, "it depends"
     if choices:
@@ -64,7 +64,29 @@ def find_conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tupl
             return value, "conclusion"
     if any(map(is_refusal, closing)):
         return None, "a refusal"
-    return sentences[-1][:300], "last sentence"
+    return _take_sentence(stated, sentences[-1])
+
+
+def _take_sentence(stated: str, settled: str) -> tuple[str | None, str]:
+    """The last sentence, without what is denied in it if that leaves a statement."""
+    if settled == stated or read_truth(stated) is not None:
+        return stated[:300], "last sentence"
+    return (settled[:300], "last sentence") if says_something(settled) else (None, "the claim is denied")
+
+
+def _settle_sentences(sentences: list[str], choices: Sequence[str] | None) -> list[str]:
+    """The sentences without denied values: the first two and the last six, which alone are read."""
+    if len(sentences) > 8:
+        sentences = sentences[:2] + sentences[-6:]
+    if any(map(is_denial, choices or ())):
+        return sentences
+    settled = drop_denied("\n".join(sentences), letters=bool(choices), words=bool(choices)).split("\n")
+    return [
+        old
+        if new == old or is_refusal(old, choices) or begins_with_truth(old) and not has_value(new)
+        else tidy(new)
+        for old, new in zip(sentences, settled, strict=True)
+    ]
 
 
 def _split_sentences(lines: Sequence[str]) -> list[str]:
@@ -114,8 +136,6 @@ def _drop_option_list(sentences: list[str]) -> list[str]:
 
 def _find_options(sentence: str, choices: Sequence[str]) -> list[str]:
     """The options that a sentence names by letter, else by text outside of a longer option's text."""
-    if not any(re.search(r"\b(?:not|wrong|incorrect)\b|n't\b", choice) for choice in choices):
-        sentence = _NOT_THIS.sub(" ", REJECTED.sub(" ", sentence))
     letters = {next(filter(None, m.groups())) for m in _LETTERED.finditer(sentence)}
     letters = {letter for letter in letters if ord(letter) - 65 < len(choices)}
     if letters:

@@ -8,21 +8,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from openvlt.types import Verdict
-from openvlt.verify.extract.announced import Extraction, find_announcement, find_correction, is_empty_answer
+from openvlt.verify.denials import drop_denied, is_denial, says_something, tidy
+from openvlt.verify.extract.announced import (
+    Extraction,
+    find_announcement,
+    find_correction,
+    is_empty_answer,
+    is_upheld,
+)
 from openvlt.verify.extract.conclusion import SENTENCE_VERB, SEVERAL, find_conclusion
+from openvlt.verify.extract.markup import find_final_turn
+from openvlt.verify.extract.structured import find_json_answer, join_lines
+from openvlt.verify.extract.yes_no import read_truth
 from openvlt.verify.parse.answer import Words
 from openvlt.verify.parse.normalize import MAX_ANSWER_CHARS, drop_invisible, find_closing_brace
 from openvlt.verify.parse.number_words import is_refusal
 from openvlt.verify.parse.reader import read_answer
 
+ExtractionMode = Literal["tag", "box", "any"]
 TAIL = 20_000
 """Characters of a response that are searched for boxes, announcements and conclusions, from its end."""
 
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_CONTROL = re.compile(r"<\|[a-z_]{1,30}\|>|</?s>|<eos>|<end_of_turn>", re.IGNORECASE)
 _BOX = re.compile(r"\\?(?:boxed|oxed|fbox|framebox|colorbox)\s*\{")
 _PERCENT_AFTER = re.compile(r"\s*\$?\s*(\\?%|percent\b|pct\b|per cent\b)")
 _BETWEEN_BOXES = re.compile(
@@ -30,30 +41,45 @@ _BETWEEN_BOXES = re.compile(
 )
 
 
-def find_answer(response: str, choices: Sequence[str] | None = None) -> Extraction:
-    """The final answer of `response` and the rule that found it."""
-    cut = response.rfind("</think>")
-    if cut >= 0:
-        response = response[cut + 8 :]
-    elif "<think>" in response:
+def find_answer(
+    response: str, choices: Sequence[str] | None = None, extraction: ExtractionMode = "any"
+) -> Extraction:
+    """The final answer of `response` and the rule that found it.
+
+    With `extraction` "tag" or "box" only the last complete tag or box holds it; nothing is read from prose.
+    """
+    text = find_final_turn(response)
+    if text is None:
         return Extraction(None, "the thinking was never closed")
-    if ("nswer>" in response or "NSWER>" in response) and _TAG.search(response):
-        return _extract_tag(response, choices)
-    return _extract_content(_CONTROL.sub("", drop_invisible(response[-TAIL:])), "", choices)
+    if extraction == "box":
+        text = drop_invisible(text[-TAIL:])
+        return _extract_box(text) or Extraction(None, "no box")
+    if ("nswer>" in text or "NSWER>" in text) and _TAG.search(text):
+        return _extract_tag(text, choices, strict=extraction == "tag")
+    if extraction == "tag":
+        return Extraction(None, "no answer tag")
+    return _extract_content(drop_invisible(text[-TAIL:]), "", choices)
 
 
-def _extract_tag(text: str, choices: Sequence[str] | None) -> Extraction:
-    """The answer in the last tag that is closed before the next one opens."""
-    opened, span = -1, None
+def _extract_tag(text: str, choices: Sequence[str] | None, *, strict: bool) -> Extraction:
+    """The answer in the last tag that is closed before the next one opens; none if that answer is denied."""
+    opened, span, outer = -1, None, (0, 0)
     for tag in _TAG.finditer(text):
         if tag[1] and opened >= 0:
-            span = opened, tag.start()
+            span, outer = (opened, tag.start()), (outer[0], tag.end())
+        if not tag[1]:
+            outer = tag.start(), outer[1]
         opened = -1 if tag[1] else tag.end()
     if span is None:
         return Extraction(None, "the answer tag was never closed")
     if span[1] - span[0] > MAX_ANSWER_CHARS * 10:
         return Extraction(None, "an answer of more than 20,000 characters", Verdict.UNPARSED)
-    return _extract_content(drop_invisible(text[slice(*span)]), "answer tag", choices)
+    if not is_upheld(text, *outer):
+        return Extraction(None, "the tagged answer is denied")
+    content = drop_invisible(text[slice(*span)])
+    if strict and not _is_short(content) and "\\boxed" not in content:
+        return Extraction(None, "the tag holds an explanation")
+    return _extract_content(content, "answer tag", choices)
 
 
 def _extract_content(text: str, outer: str, choices: Sequence[str] | None) -> Extraction:
@@ -63,13 +89,33 @@ def _extract_content(text: str, outer: str, choices: Sequence[str] | None) -> Ex
         return Extraction(None, "nothing there")
     if len(text) <= 16 and text.isascii() and text.isalnum():
         return Extraction(text, outer or "bare answer")
-    found = _extract_box(text) or find_announcement(text, choices)
+    field = find_json_answer(text) if "{" in text else None
+    if field is not None:
+        return _extract_content(field, f"{outer}, JSON" if outer else "JSON", choices)
+    found = _extract_box(text)
+    if found is not None and choices:
+        found = _find_letter_after_box(text, found, choices) or found
+    found = found or find_announcement(text, choices)
     if found is None and outer and len(text) <= MAX_ANSWER_CHARS and _is_short(text):
-        return Extraction(" ".join(text.split()) if "\\begin" not in text else text, outer)
+        return _extract_short(text, outer, choices)
     found = found or _extract_bare(text, choices)
     if found.text is not None and is_empty_answer(found.text):
         return Extraction(None, "nothing there")
     return Extraction(found.text, f"{outer}, {found.rule}" if outer else found.rule, found.verdict)
+
+
+def _extract_short(text: str, outer: str, choices: Sequence[str] | None) -> Extraction:
+    """The content of a tag as it stands, without denied values; lines of values are a list."""
+    if "\n" in text and "\\begin" not in text:
+        listed = None if choices else join_lines(text.splitlines())
+        text = listed or " ".join(text.split())
+    settled = text if choices else drop_denied(text)  # with choices, an option may deny: "not red"
+    if settled == text or read_truth(text) is not None:
+        return Extraction(text, outer)
+    if not says_something(settled):
+        return Extraction(None, "the claim is denied")
+    found = _extract_bare(tidy(settled), choices)
+    return Extraction(found.text, f"{outer}, {found.rule}", found.verdict)
 
 
 def _is_short(text: str) -> bool:
@@ -81,12 +127,16 @@ def _is_short(text: str) -> bool:
 
 
 def _extract_box(text: str) -> Extraction | None:
-    """The last complete box, or several boxes side by side as a list; a correction after them replaces it."""
+    """The last complete box that isn't denied, several side by side as a list, or a later correction."""
     boxes = list(_BOX.finditer(text))[-50:]
     spans = [(m.start(), m.end(), find_closing_brace(text, m.end() - 1)) for m in boxes]
     complete = _outermost_spans([span for span in spans if span[2] > 0 and text[span[1] : span[2]].strip()])
     if not complete:
         return Extraction(None, "the box was never closed or is empty") if boxes else None
+    while complete and not is_upheld(text, complete[-1][0], complete[-1][2] + 1):
+        complete.pop()
+    if not complete:
+        return Extraction(None, "the boxed answer is denied")
     after = text[complete[-1][2] + 1 :]
     later = find_correction(after)
     if later is not None:
@@ -98,7 +148,25 @@ def _extract_box(text: str) -> Extraction | None:
     if len(distinct) > 1:
         return Extraction(", ".join(distinct), "several boxes")
     percent = _PERCENT_AFTER.match(after)
-    return _extract_box(distinct[0]) or Extraction(distinct[0] + (percent[1] if percent else ""), "box")
+    inner = _extract_box(distinct[0])
+    return inner or Extraction(distinct[0] + (percent[1] if percent else ""), "box")
+
+
+_LETTER = re.compile(r"\W{0,8}(?:\\(?:text(?:bf)?|mathrm|mathbf)\s*\{)?\W{0,3}([A-Z])\b(?![A-Za-z'^_=])")
+
+
+def _find_letter_after_box(text: str, box: Extraction, choices: Sequence[str]) -> Extraction | None:
+    """The option letter announced after a box that holds some of that option's numbers."""
+    if box.text is None or _LETTER.match(box.text):
+        return None
+    later = find_announcement(text[text.rfind("boxed") :], choices)
+    letter = _LETTER.match(later.text) if later is not None and later.text else None
+    index = ord(letter[1]) - 65 if letter else len(choices)
+    given, wanted = (set(_DIGITS.findall(part)) for part in (box.text, "".join(choices[index : index + 1])))
+    return later if given and given < wanted else None
+
+
+_DIGITS = re.compile(r"\d+(?:\.\d+)?")
 
 
 def _adjacent_boxes(text: str, complete: list[tuple[int, int, int]]) -> list[str]:
@@ -126,6 +194,11 @@ def _outermost_spans(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, 
 def _extract_bare(text: str, choices: Sequence[str] | None) -> Extraction:
     """The answer of a text without tag, box and announcement."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) == 1 and len(lines[0]) <= 200:
+        words = bool(choices) and not any(map(is_denial, choices or ()))
+        settled = drop_denied(lines[0], letters=bool(choices), words=words)
+        if settled != lines[0] and _is_bare_answer(tidy(settled), choices) and says_something(settled):
+            return Extraction(tidy(settled), "bare answer")
     if len(lines) == 1 and len(lines[0]) <= 200 and _is_bare_answer(lines[0], choices):
         return Extraction(lines[0], "bare answer")
     answer, rule = find_conclusion(lines, choices)

@@ -12,7 +12,7 @@ _BE = (
 _LINK = (
     r"(?:(?:to|of|for|here|in|that|which|choice|option|letter|from|among|given|would|,)\b[^.\n:=]{0,80}?)?"
 )
-_SURELY = r"(?:\s*(?:therefore|thus|then|hence|now|simply|clearly|indeed|actually|also)\b,?)?[*_\s]*[:：]?"
+_SURELY = r"(?:\s*(?:therefore|thus|then|hence|now|simply|clearly|indeed|actually|also)\b,?)?[*_ \t]*[:：]?"
 _GOOD = r"(?:correct|right|best|proper|appropriate)"
 _THING = r"(?:option|choice|solution|letter|statement|figure|picture|image)"
 
@@ -62,6 +62,12 @@ CLAIMS = (
         ),
         after=_LETTER,
     ),
+    # "it is option C", "the one that matches is choice (B)"
+    Pattern(
+        ("option", "choice"),
+        re.compile(r"\b(?:is|be)\s+(?:therefore\s+|thus\s+)?(?:the\s+)?(?:option|choice)\s*"),
+        after=_LETTER,
+    ),
     # 答案是 12, 正确选项是 B, 答: 12, 故选 C
     Pattern(
         ("答", "选项"),
@@ -72,10 +78,10 @@ CLAIMS = (
 # These also announce intermediate results, so they count only where no answer is announced.
 WEAK_CLAIMS = (
     Pattern(
-        ("option", "choice", "solution", "result", "conclusion"),
+        ("option", "choice", "solution", "result", "conclusion", "roots", "zeros"),
         re.compile(
-            rf"(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|"
-            rf"should be|=|为){_SURELY}"
+            rf"(?:(?:option|choice|solution|result|conclusion)\b[*_\s]*{_LINK}[*_\s,]*(?:is|was|must be|"
+            rf"should be|=|为)|(?:solutions|results|roots|zeros)\b\s*{_LINK}\s*are){_SURELY}"
         ),
         re.compile(r"(?<!other )(?<![a-z])\Z"),
     ),
@@ -101,13 +107,6 @@ CONDITIONAL = re.compile(
 )
 
 OTHERWISE = re.compile(r"\b(?:otherwise|if not|depending|or else)\b|否则", re.IGNORECASE)
-# What was thought before: "I first thought the answer was 9".
-TENTATIVE = re.compile(
-    r"\b(?:(?:first|initially|originally|mistakenly)\b[^.\n!?]*\b(?:thought|guess|assumed|believed|got|had)|"
-    r"(?:might|may|could|would) (?:\w+ )?(?:think|guess|say|assume|expect))\b[^.\n!?,;]*$",
-    re.IGNORECASE,
-)
-
 CORRECTION = re.compile(
     r"\b(?:but wait|wait|it(?:'s| is| was) (?:actually|really|in fact)|actually|correction|scratch that|"
     r"my mistake|on second thoughts?|hold on|oops|hmm|i made (?:a|an) (?:\w+ )?(?:mistake|error)|"
@@ -147,7 +146,7 @@ PLEASANTRY = re.compile(
 
 # Where a claim ends: a sentence, a reason, a blank line.
 END = re.compile(
-    r"\n|。|；|(?<![\d(])(?<!\b[A-Z])(?<!\b(?:sq|ft|in|no|st|vs|eq|Dr|Mr))\.(?=\s|$|\*|\")|"
+    r"\n|[。；【]|(?<![\d(])(?<!\b[A-Z])(?<!\b(?:sq|ft|in|no|st|vs|eq|Dr|Mr))\.(?=\s|$|\*|\")|"
     r"(?<=\d)\.(?=\s+[A-Z*\\(]|\s*$)|[!?](?=\s|$)|,?\s+(?:because|since|as (?:it|the|this|there|we|per)|"
     r"so that|which|where|due to|given that|based on|according to|making|meaning|indicating|with (?:a|an|"
     r"the)|when (?:rounded|the|we|x)|if (?:the|we|x)|considering|assuming|and (?:the|this|it|that|we|"

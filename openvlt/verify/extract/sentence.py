@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
+from openvlt.verify.denials import drop_denied
 from openvlt.verify.extract import patterns as p
-from openvlt.verify.parse.number_words import COUNT, read_yes_no
+from openvlt.verify.extract.yes_no import begins_with_truth
+from openvlt.verify.parse.number_words import COUNT
 
 _NUMBER = (
     r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
@@ -58,18 +60,7 @@ _UNIT_AFTER = re.compile(
     r"[\u4e00-\u9fff]{1,4})(?=[\s.,:;)。，]|$)"
 )
 
-# Values that a sentence mentions but does not give as its answer.
-_DENIED = re.compile(
-    rf"(?:\bnot|n't|\bnever|\b(?:more|less|fewer|greater|larger|higher|lower) than|\bat (?:least|most)|"
-    rf"\b(?:before|after|until))\s+(?:be\s+)?(?:equal to\s+)?(?:the\s+)?(?:{_VALUE}|{COUNT}\b)|"
-    rf"\b(?:between|from)\s+{_VALUE}(?:\s[a-z]+)?\s+(?:and|to)\s+{_VALUE}|"
-    # "8 is not the answer": a bounded number, not _VALUE, because this alternative begins at every digit
-    r"(?<![\w.,])\$?-?\d[\d.,/]{0,15}\$?\s+(?:(?:is|was|would be)\s+(?:the\s+|an?\s+)?(?:wrong|incorrect|"
-    r"too)\b|"
-    r"(?:(?:is|was|does|would)(?:n't|\s+(?:not|never))|can(?:'t|\s?not))\b(?!\s+(?:only|just)))|"
-    rf"(?:大于|小于|超过|不是|少于|多于)\s*{_VALUE}",
-    re.IGNORECASE,
-)
+_BETWEEN = re.compile(rf"\b(?:between|from)\s+{_VALUE}(?:\s[a-z]+)?\s+(?:and|to)\s+{_VALUE}", re.IGNORECASE)
 _BECAUSE = re.compile(
     r",?\s+(?:because|since|as (?:there (?:is|are)|it|they|we)|due to)\b|，?因为", re.IGNORECASE
 )
@@ -93,19 +84,43 @@ def cut_reasons(text: str) -> str:
     return claim if re.search(r"\d", claim) else text
 
 
+_CHANGES_NEXT = re.compile(
+    r"\b(?:(?:the|a|an)\s+)?(?:(?:negative|minus|half|twice|thrice|double|triple)\s+(?:of\s+)?|"
+    r"(?:half|third|quarter|fifth|tenth|square|cube|(?:square|cube|fourth|fifth)\s+root|root|log|logarithm|ln|sine?|"
+    r"cosine|tangent|reciprocal|inverse|opposite|negative|absolute\s+value|factorial|digit\s+sum|complement|"
+    r"supplement|multiple|factor|divisor|\d+(?:\.\d+)?\s?(?:%|percent))\s+of\s+)+$",
+    re.IGNORECASE,
+)
+_CHANGES_LAST = re.compile(
+    r"\s+(?:squared|cubed|doubled|tripled|halved|factorial|divided by\s+\d+|times\s+\d+|percent of\s+\d+)\b",
+    re.IGNORECASE,
+)
+"""Words that change a value; reading them, or refusing to, is the parser's business."""
+
+
 def find_value(sentence: str) -> str | None:
-    """The one value that a sentence gives; None if it gives none or several."""
-    if read_yes_no(sentence) is not None and re.match(r"\W*(?:yes|no|true|false)\b", sentence, re.IGNORECASE):
+    """The one value of a sentence, with the words that change it; None if it gives none or several."""
+    value = _find_value(sentence)
+    if value is None or value == sentence:
+        return value
+    at = sentence.rfind(value)
+    before = _CHANGES_NEXT.search(sentence, max(0, at - 60), max(at, 0))
+    after = _CHANGES_LAST.match(sentence, at + len(value)) if at >= 0 else None
+    return (before[0] if before else "") + value + (after[0] if after else "")
+
+
+def _find_value(sentence: str) -> str | None:
+    if begins_with_truth(sentence):
         return sentence
     if p.OTHERWISE.search(sentence):
         return None
-    sentence = _TAKEN_BACK.sub("", cut_reasons(" ".join(_DENIED.sub(" ", sentence).split())))
+    sentence = _TAKEN_BACK.sub("", cut_reasons(" ".join(_BETWEEN.sub(" ", drop_denied(sentence)).split())))
     spans = _MATH_SPAN.findall(sentence)
     elsewhere = _NUMBERS.search(_MATH_SPAN.sub(" ", sentence))
     if len(spans) == 1 and not elsewhere and _HAS_CONTENT.search(spans[0][1:-1]):
         return spans[0]
     marker = list(p.CONCLUSION.finditer(sentence))
-    if marker and marker[-1].start() > 0 and (value := find_value(sentence[marker[-1].end() :])) is not None:
+    if marker and marker[-1].start() > 0 and (value := _find_value(sentence[marker[-1].end() :])) is not None:
         return value
     sentence = _WHERE.sub("", sentence.rstrip(" .。!*"))
     bold = BOLD.findall(sentence + "**" * (sentence.count("**") % 2))

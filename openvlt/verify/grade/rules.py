@@ -9,12 +9,13 @@ from functools import lru_cache
 
 from openvlt.types import Verdict
 from openvlt.verify.extract.sentence import cut_reasons, find_value
+from openvlt.verify.extract.yes_no import read_truth
 from openvlt.verify.grade.typed import compare_values
 from openvlt.verify.options import Options, find_letter, letter_set
 from openvlt.verify.parse.answer import Group, Range, Relation, Value, Words
 from openvlt.verify.parse.expression import symbols
 from openvlt.verify.parse.normalize import clean, fold
-from openvlt.verify.parse.number_words import YES_NO, is_refusal, read_yes_no
+from openvlt.verify.parse.number_words import YES_NO, is_refusal
 from openvlt.verify.parse.quantity import Quantity
 from openvlt.verify.parse.reader import read_answer
 
@@ -86,8 +87,7 @@ def _grade_without_options(gold: str, answer: str, answer_type: str | None) -> G
         return _decide(True, "text", "the same text")
     truth = YES_NO.get(fold(gold)) if len(fold(gold)) > 1 or not fold(gold).isascii() else None
     if truth is not None:
-        stated = read_yes_no(fold(answer))
-        stated = stated if stated is not None else _find_truth_word(answer)
+        stated = read_truth(fold(answer))
         return _decide(stated is truth, "yes/no", f"says {stated}")
     same = _compare_times(gold, answer)
     if same is not None:
@@ -186,14 +186,6 @@ def _is_same_word_list(gold: list[str], answer: str, *, is_set: bool) -> bool:
     wanted = [fold(word) for word in gold]
     given = [fold(item) for item in _LIST_JOINT.split(clean(answer).strip("[](){}\\"))]
     return given == wanted or is_set and sorted(given) == sorted(wanted)
-
-
-def _find_truth_word(answer: str) -> bool | None:
-    """The truth value in `The statement is true`, `it is not correct`; None if its yes/no words disagree."""
-    words = re.findall(r"\b(?:yes|no|true|false|correct|incorrect|wrong)\b", answer.lower())
-    values = {YES_NO[word] for word in words}
-    negated = re.search(r"\bnot (?:yes|no|true|correct|false|wrong)\b", answer.lower())
-    return values.pop() != bool(negated) if len(values) == 1 else None
 
 
 def _read_predicate(answer: str) -> Value:

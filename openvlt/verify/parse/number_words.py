@@ -173,16 +173,3 @@ def _read_chinese(text: str) -> Fraction | None:
         else:
             return None
     return Fraction(total + (digit or 0)) if text else None
-
-
-def read_yes_no(text: str) -> bool | None:
-    """The truth value of a text that begins with yes, no, true, false or their Chinese forms; else None."""
-    text = text.strip(" .\"'*").lower()
-    if text in YES_NO:
-        return YES_NO[text]
-    if re.match(r"(?:yes|no|true|false)\s*(?:or|and|/|,)\s*(?:yes|no|true|false)\b", text):
-        return None
-    match = re.match(
-        r"(yes|no|true|false)\b(?!\?)(?!\s+(?:one|more|other|change|solution|value))", text
-    ) or re.match(r"(是的?|对的?|不是|不对|否|错误?|正确)(?=[,.;: ]|$)", text)
-    return YES_NO[match[1]] if match else None

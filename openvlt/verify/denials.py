@@ -1,0 +1,202 @@
+"""Takes denied values out of a text: `not 24 but 25` leaves 25, `24, which is wrong` leaves nothing.
+
+A text is cut into clauses. In a clause, a word of the closed lists (`denial_words`) denies the value that it
+governs. A clause that only says "that is wrong" denies the clause before it. Words that aren't values stay,
+because "not red" may be the answer. The same lists serve numbers, option letters and options in words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from openvlt.verify import denial_words as w
+from openvlt.verify.parse.number_words import COUNT
+
+_NUMBER = r"[-−$€£¥]{0,2}\s?(?:\d[\d.,/:]{0,20}\d|\d)(?:\s?(?:\\?%|°|π|percent\b))?"
+_VALUE = re.compile(
+    rf"\*{{0,2}}(?:\$[^$\n]{{1,80}}\$|\\\([^\n]{{1,80}}?\\\)|"
+    rf"(?<![A-Za-z0-9_.,]){_NUMBER}(?![A-Za-z0-9_])|\b{COUNT}\b)\*{{0,2}}",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"\*{0,2}[(\[]?\b[A-Z]\b[)\]]?\*{0,2}")
+_CLAUSE = re.compile(
+    r"[,:](?!\d)|[;!?—…，；：！？。\n]|\.+(?=\s|$|\*)|\s--?\s|→|->|⇒|"
+    r"\((?=(?:wrong|incorrect|false|impossible|rejected|not|no)\b)|"
+    r"\b(?:so|but|and|then|thus|hence|therefore|because|since|while|whereas|although|though|nor)\b|而(?!不是|非)",
+    re.IGNORECASE,
+)
+"""What ends a clause. It begins the next one, so that `nor` still denies."""
+
+
+_SUBJECT_END = re.compile(
+    r"(?:\s+(?!who\b|that\b|which\b|where\b|is\b|are\b)[a-z°]{1,12}){0,2}\s*,?\s*(?:which\s+|that\s+)?"
+    r"(?:(?:is|was)\s+(?:right|correct|the (?:right |correct )?(?:answer|option|choice))\s+)?",
+    re.IGNORECASE,
+)
+"""What may stand between a value and the predicate that denies it: its unit, "is correct"."""
+_LEADING = re.compile(
+    r"\W*(?:(?:be|is|are|it|that|the|an?|to|think|believe|say|claim|mean|answer|pick|choose|select|accept|"
+    r"correct|right|best|option|choice|letter|figure|picture|image|number|answer|equal)\W+)*",
+    re.IGNORECASE,
+)
+_REJECTS = re.compile(
+    rf"{w.BE}|(?:\w+(?:n['’]t|\s+not|\s+never)|cannot|fails?)\s*(?:(?:be\s+)?(?:the|an?|right|correct|true|"
+    r"possible|valid|it|work|fit|match|make sense)\b|\W*$)",
+    re.IGNORECASE,
+)
+"""A predicate that denies an option, not one of its properties: `cannot be right`, not `cannot be made`."""
+_REACH = 6
+"""Words between `not` and the value that it denies."""
+_COPULA = re.compile(r"\s(?:is|are|was|were|equals?|gives?|=)\s", re.IGNORECASE)
+_ONLY_A_VALUE = re.compile(rf"[,:]?\s*(?:{_VALUE.pattern})(?:\s?[a-z°]{{1,12}})?\W*", re.IGNORECASE)
+
+
+def drop_denied(text: str, *, letters: bool = False, words: bool = False) -> str:
+    """The text without its denied values; with `letters` capitals are values, with `words` all words are."""
+    if not w.DENIAL.search(text) and not w.DENIES_WITHOUT_DENIAL.search(text):
+        return text
+    kept: list[str] = []
+    clauses = list(_iter_clauses(text))
+    for index, clause in enumerate(clauses):
+        revision = w.REVISES.match(clause) if index else None
+        if index and (
+            w.ONLY_DENIES.fullmatch(clause) or w.NO.fullmatch(clause) or _is_retraction(clauses, index)
+        ):
+            _drop_values_before(kept, letters)
+        if revision:
+            _drop_values_before(kept, letters)
+            clause = f" it is{clause[revision.end() :]}"
+        contrast = _BUT.match(clauses[index + 1]) if index + 1 < len(clauses) else None
+        left = _drop_in_clause(clause, letters, words or contrast is not None)
+        if left != clause and contrast:
+            clauses[index + 1] = clauses[index + 1][contrast.end() :]
+        kept.append(left)
+    return "".join(kept)
+
+
+_BUT = re.compile(r"(?:but|而)\s*(?:rather\b|instead\b)?(?=\s*\S)", re.IGNORECASE)
+
+
+def _is_retraction(clauses: list[str], index: int) -> bool:
+    """Whether a clause is the "no" of `actually, no` or `42, no, 24`."""
+    if not w.ALONE_NO.fullmatch(clauses[index]):
+        return False
+    before, after = clauses[index - 1], "".join(clauses[index + 1 : index + 2])
+    return (
+        len(before) > 2
+        and w.ASIDE.fullmatch(before) is not None
+        or _ONLY_A_VALUE.fullmatch(after) is not None
+    )
+
+
+def tidy(text: str) -> str:
+    """A text from which something was dropped, without punctuation and interjections left at its ends."""
+    return _LEFT_OVER.sub("", " ".join(text.split())).rstrip(" ,;:")
+
+
+_LEFT_OVER = re.compile(
+    r"\A(?:[,;:.!?…—→⇒)\s]|->|--?\s|\b(?:no|nope|wait|sorry|actually|oops|well|but|rather|so)\b(?=\W))+",
+    re.IGNORECASE,
+)
+
+
+def says_something(text: str) -> bool:
+    """Whether more than function words is left of a text."""
+    return any(word.casefold() not in _FUNCTION_WORDS for word in re.findall(r"[\w√π∞]+|\\[a-z]+", text))
+
+
+_FUNCTION_WORDS = frozenset(
+    "a an and answer are but be final i is it its no my of option result s so that the there this to value "
+    "was we which would".split()
+)
+
+
+def is_denial(text: str) -> bool:
+    """Whether a text has a word that could deny a value; an option may have one."""
+    return w.DENIAL.search(text) is not None
+
+
+def has_value(text: str, *, letters: bool = False) -> bool:
+    """Whether a text holds a number, mathematics or, with `letters`, a capital letter."""
+    return _VALUE.search(text) is not None or letters and _LETTER.search(text) is not None
+
+
+def _iter_clauses(text: str) -> Iterator[str]:
+    """The clauses of a text, each beginning with what parts it from the one before."""
+    at = 0
+    for cut in _CLAUSE.finditer(text):
+        if cut.start() > at:
+            yield text[at : cut.start()]
+            at = cut.start()
+    yield text[at:]
+
+
+def _drop_values_before(clauses: list[str], letters: bool) -> None:
+    """Empties the last clause that says anything: the one that "that is wrong" is about."""
+    for index in range(len(clauses) - 1, -1, -1):
+        if not w.ASIDE.fullmatch(clauses[index]):
+            if has_value(clauses[index], letters=letters):
+                clauses[index] = clauses[index][:1] if clauses[index][:1] in ",.;\n" else " "
+            return
+
+
+def _drop_in_clause(clause: str, letters: bool, words: bool) -> str:
+    at, kept = 0, []
+    for denial in w.DENIAL.finditer(clause):
+        if denial.start() < at:
+            continue
+        start, end = denial.span()
+        subject = _find_subject(clause, at, start, letters) if denial["untrue"] else None
+        if subject is None and words and w.CALLED_WRONG.match(denial[0]):
+            subject = at
+        if subject is not None:
+            start, end = subject, len(clause)
+        elif denial["governs"]:
+            end = len(clause)
+        elif denial["excludes"]:
+            end = copula.start() if (copula := _COPULA.search(clause, end)) else len(clause)
+        else:
+            start += len(copula[0]) if (copula := w.BE_BEFORE.match(denial[0])) else 0
+            end = _find_denied_end(clause, end, denial, letters, words)
+            if end < 0:
+                continue
+        kept.append(clause[at:start])
+        at = end
+    return " ".join((*kept, clause[at:])) if at else clause
+
+
+def _find_denied_end(clause: str, at: int, denial: re.Match[str], letters: bool, words: bool) -> int:
+    """Where the words end that `not` or `more than` denies; -1 if these words hold no value."""
+    value = _find_value(clause, at, letters)
+    reach = 0 if value is None else len(clause[at : value.start()].split())
+    if reach > _REACH or denial["limits"] and reach > 1:
+        return -1
+    if value is not None and denial["limits"]:
+        return value.end()
+    if value is None and (denial["limits"] or not words or not clause[at:].strip(" .")):
+        return -1
+    copula = _COPULA.search(clause, at if value is None else value.end())
+    return copula.start() if copula else len(clause)
+
+
+def _find_value(clause: str, at: int, letters: bool) -> re.Match[str] | None:
+    """The first value of a clause from `at` on; a letter only after words that lead up to an answer."""
+    found = [_VALUE.search(clause, at)]
+    if letters and (letter := _LETTER.search(clause, at)) and _LEADING.fullmatch(clause, at, letter.start()):
+        found.append(letter)
+    return min((match for match in found if match), key=lambda match: match.start(), default=None)
+
+
+def _find_subject(clause: str, at: int, end: int, letters: bool) -> int | None:
+    """Where the value begins that a predicate at `end` speaks of; None if it speaks of something else."""
+    for pattern in (_VALUE, _LETTER) if letters else (_VALUE,):
+        found = list(pattern.finditer(clause, at, end))
+        last = found[-1] if found else None
+        if (
+            last
+            and _SUBJECT_END.fullmatch(clause, last.end(), end)
+            and (pattern is _VALUE or _REJECTS.match(clause, end))
+        ):
+            return last.start()
+    return None

@@ -1,0 +1,80 @@
+"""Tells whether a sentence says yes or no: `It isn't true`, `No doubt: yes`, `No solution exists`."""
+
+from __future__ import annotations
+
+import re
+
+from openvlt.verify.parse.number_words import YES_NO
+
+_CERTAIN = re.compile(
+    r"\b(?:there(?:['’]s| is) )?(?:no|without(?: a| any)?|beyond(?: a| any| all)?)"
+    r"(?: reasonable| shadow of a)? (?:doubt|question)\b(?: about (?:it|that|this)\b)?(?: that\b)?|毫无疑问",
+    re.IGNORECASE,
+)
+_DOUBT = re.compile(
+    r"\b(?:maybe|perhaps|possibly|probably|likely|might|may|could|unclear|unsure|unknown|uncertain|doubt\w*|"
+    r"not (?:sure|certain|clear|necessarily)|whether|if|depends?|depending|either|or|neither|seems?|appears?|"
+    r"sometimes|hard to (?:say|tell))\b|(?:cannot|can['’]t) (?:say|tell|be|determine)|"
+    r"也许|可能|不一定|不确定|是否|或",
+    re.IGNORECASE,
+)
+_STATED = re.compile(
+    r"(?P<not>\bnot\s+(?:\w+\s+)?|n['’]t\s+(?:\w+\s+)?)?\b(?P<word>yes|yeah|yep|true|correct|no|nope|false|incorrect|"
+    r"wrong)\b(?P<noun>\s+(?!(?:it|its|they|there|the|this|that|these|those|he|she|we|you|i|because|since|as|not|and|"
+    r"but|for|in|at|to|on|is|are|was|when|only)\b)[a-z]+)?",
+    re.IGNORECASE,
+)
+"""A word for yes or no; before a noun (`no solution`, `the correct option`) it says something else."""
+_LEADING = re.compile(
+    r"\W*(?:(?:so|thus|hence|therefore|well|definitely|clearly|certainly|simply|of course)\b\W*)?",
+    re.IGNORECASE,
+)
+_BOTH = re.compile(r"\W*(?:(?:or|and)\W+)?(?:yes|no|true|false)\b|\s*\?", re.IGNORECASE)
+_LEADING_CHINESE = re.compile(
+    r"\W*(?:(是的?|对的?|正确|真)|不是|不对|不正确|不|否|错误?|没有|没|假)(?=[,.;:，。；：\s]|$)"
+)
+_SHORT_ANSWER = re.compile(
+    r"\b(?:it|they|this|that|he|she|there) (?:is|are|was|were|does|do|did|can|will|has|have)"
+    r"(n['’]t| not)?\W*$",
+    re.IGNORECASE,
+)
+"""`It is.`, `they do not`: says yes or no without the word."""
+
+
+def read_truth(text: str) -> bool | None:
+    """True for a text that says yes, False for no; None if it doubts, says both, or says neither.
+
+    A word at the beginning counts whatever explains it after that; elsewhere all of them must agree.
+    """
+    text = " ".join(text.split())
+    bare = text.strip(" .\"'*!()").casefold()
+    if bare in YES_NO:
+        return YES_NO[bare]
+    chinese = _LEADING_CHINESE.match(text)
+    if chinese:
+        return chinese[1] is not None
+    text = _CERTAIN.sub(" ", text)
+    said = [
+        match for match in _STATED.finditer(text) if not match["noun"] or match["word"].casefold() == "yes"
+    ]
+    if said and _LEADING.fullmatch(text, 0, said[0].start()):
+        return None if _BOTH.match(text, said[0].end("word")) else _truth(said[0])
+    if _DOUBT.search(text):
+        return None
+    if said:
+        truths = {_truth(match) for match in said}
+        return truths.pop() if len(truths) == 1 else None
+    short = _SHORT_ANSWER.search(text)
+    return short[1] is None if short else None
+
+
+def begins_with_truth(text: str) -> bool:
+    """Whether a text answers with yes or no and goes on, if at all, with the reason."""
+    return _BEGINS.match(text) is not None and read_truth(text) is not None
+
+
+_BEGINS = re.compile(r"\W*(?:yes|no|true|false)\b|\W*(?:是的|是(?=[,，。])|否|没有)", re.IGNORECASE)
+
+
+def _truth(match: re.Match[str]) -> bool:
+    return YES_NO[match["word"].casefold()] != bool(match["not"])
