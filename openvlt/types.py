@@ -44,22 +44,31 @@ class Origin(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of a picture's file, as a row held them. They are decoded whenever the picture is opened."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Problem:
     """A question with its images and its gold answer.
 
-    `images` are paths or pictures in memory (generated data); `data.images.open_image` opens both. `level` is
-    the difficulty that a source declares (None: unknown); `meta` holds what only that source has.
+    `images` are paths, encoded pictures, or pictures in memory (generated data); `data.images.open_image`
+    opens them all. `level` is the difficulty that a source declares (None: unknown); `meta` holds what only
+    that source has. `place` is the row's, for errors: its file and line.
     """
 
     id: str
     question: str
     answer: str
-    images: tuple[Path | Image, ...] = ()
+    images: tuple[Path | EncodedImage | Image, ...] = ()
     choices: tuple[str, ...] | None = None
     answer_type: str | None = None
     source: str = ""
     level: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
