@@ -35,6 +35,7 @@ from openvlt.storage.markdown import format_percent
 BENCHMARK_OPTIONS = (
     "protocol",
     "data_dir",
+    "anywhere",
     "responses",
     "response_column",
     "samples",
@@ -185,6 +186,7 @@ def build_runner(config: DictConfig, name: str = "") -> BenchmarkRunner:
         samples=config.samples,
         judge=judge,
         data_dir=data_dir,
+        anywhere=config.anywhere,
         limit=config.limit,
         baseline=baseline,
     )

@@ -132,6 +132,54 @@ class EvaluationDataOnly(DataError):
 
 
 @dataclass(eq=False)
+class BadRows(DataError):
+    """Some rows can't be used: `bad` of the `seen` ones; `first` is the sentence about the first of them.
+
+    `setting` leaves such rows out; None where nothing does. `source` is the part of a mixture.
+    """
+
+    source: str
+    bad: int
+    seen: int
+    first: str
+    setting: str | None = "data.skip_bad=true"
+
+    def __str__(self) -> str:
+        source = f"source {self.source!r}: " if self.source else ""
+        are = "rows are bad, the first" if self.bad > 1 else "rows is bad"
+        fix = f"; {self.setting} leaves such rows out" if self.setting else ""
+        return f"{source}{self.bad} of {self.seen} {are}: {self.first}{fix}"
+
+
+@dataclass(eq=False)
+class UnreadableImage(DataError):
+    """A picture can't be opened or decoded. `image` is what errors call it."""
+
+    row: str
+    image: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"row {self.row!r}: {self.image} can't be read ({self.reason}); replace it or remove the row"
+
+
+@dataclass(eq=False)
+class ImageOutside(DataError):
+    """A row names a picture outside of the folder that its rows lie in. `setting` allows that."""
+
+    where: str
+    image: str
+    folder: Path | str
+    setting: str = "data.anywhere=true"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: image {self.image} lies outside of {self.folder}, where the rows lie; "
+            f"put it there, or set {self.setting} if you trust these rows"
+        )
+
+
+@dataclass(eq=False)
 class PromptTooLong(DataError):
     """A prompt has more tokens than its style allows."""
 

@@ -13,18 +13,19 @@ from typing import cast
 
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
+from openvlt.data.errors import UnreadableImage
 from openvlt.data.pixels import UNREADABLE, to_rgb, upright_size
 from openvlt.errors import UserError
 from openvlt.types import EncodedImage, Problem
 
-Picture = Path | Image.Image | EncodedImage
+ImageSource = Path | Image.Image | EncodedImage
 
 # formats that Pillow decodes itself (an EPS file would start Ghostscript)
 FORMATS: tuple[str, ...] = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM TGA TIFF WEBP".split())
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `_open` has a limit of its own
 
 
-def open_image(image: Picture, row: str) -> Image.Image:
+def open_image(image: ImageSource, row: str) -> Image.Image:
     """RGB pixels of one picture, upright: its first frame, transparent parts white.
 
     Gray of more than 8 bits is scaled (see `openvlt.data.pixels`). A JPEG over Pillow's limit (179 million
@@ -35,14 +36,14 @@ def open_image(image: Picture, row: str) -> Image.Image:
         return to_rgb(file)
 
 
-def image_size(image: Picture, row: str) -> tuple[int, int]:
+def image_size(image: ImageSource, row: str) -> tuple[int, int]:
     """Width and height as `open_image` gives them; of a file, only its head is read. Raises as it does."""
     with _open(image, row) as file:
         return upright_size(file)
 
 
 @contextlib.contextmanager
-def _open(image: Picture, row: str) -> Iterator[Image.Image]:
+def _open(image: ImageSource, row: str) -> Iterator[Image.Image]:
     """The picture as stored, at its first frame. Raises UserError over what can't be opened or decoded."""
     try:
         with contextlib.nullcontext(image) if isinstance(image, Image.Image) else _open_file(image) as file:
@@ -56,10 +57,7 @@ def _open(image: Picture, row: str) -> Iterator[Image.Image]:
             f"row {row!r}: image {image} does not exist; image paths are relative to the data file"
         ) from None
     except UNREADABLE as error:
-        reason = _explain(image, error)
-        raise UserError(
-            f"row {row!r}: {picture_name(image)} can't be read ({reason}); replace it or remove the row"
-        ) from error
+        raise UnreadableImage(row, image_name(image), _explain(image, error)) from error
 
 
 def _open_file(image: Path | EncodedImage) -> Image.Image:
@@ -100,14 +98,14 @@ def _head(image: Path | EncodedImage) -> bytes:
         return file.read(512)
 
 
-def picture_name(image: Picture) -> str:
+def image_name(image: ImageSource) -> str:
     """What an error calls a picture."""
     if isinstance(image, EncodedImage):
         return f"the image in the row ({len(image.data)} bytes)"
     return "the image in the row" if isinstance(image, Image.Image) else f"image {image}"
 
 
-def _explain(image: Picture, error: Exception) -> str:
+def _explain(image: ImageSource, error: Exception) -> str:
     """Why a picture can't be read: what its file holds instead of one, or else Pillow's reason."""
     if isinstance(image, Image.Image):
         return str(error) or type(error).__name__

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.data.prompts import PromptStyle, question_text
+from openvlt.data.rows.own_files import sign_rows
 from openvlt.data.rows.schema import problem_row
 from openvlt.distill.pipeline import trace_rows
 from openvlt.distill.run import DistilledProblem
@@ -149,6 +150,7 @@ def write_dataset_files(
                 for name, conversation_row in conversations.items():
                     turns = conversation_row(row, distilled.problem, prompt)
                     lines[name].write(json.dumps(turns, ensure_ascii=False) + "\n")
+    sign_rows(*(folder / name for name in names))
     return statistics
 
 

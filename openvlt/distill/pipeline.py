@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from openvlt.data.rows.own_files import sign_rows
 from openvlt.data.rows.schema import check_unique_ids, problem_row
 from openvlt.distill.run import DistillationRun, DistilledProblem, count_outcomes
 from openvlt.distill.settings import Distillation
@@ -53,6 +54,7 @@ def _write_traces(run: DistillationRun, problems: Sequence[Problem]) -> dict[str
             words += sum(len(response.split()) for response in distilled.kept)
         if not traces:
             raise UserError(_explain_no_trace(run, counts))
+    sign_rows(run.folder / "traces.jsonl")
     return {"traces": traces, "mean_words": words / traces, **counts}
 
 

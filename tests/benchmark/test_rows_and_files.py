@@ -17,6 +17,7 @@ from openvlt.benchmark.rows.responses import read_responses
 from openvlt.benchmark.run.runner import BenchmarkRunner
 from openvlt.cli.evaluate import build_runner
 from openvlt.config.resolvers import CONF
+from openvlt.data.images import image_size
 from openvlt.errors import UserError
 
 
@@ -120,7 +121,7 @@ def test_parquet_and_json_give_the_same(
     )
     loaded = load_rows(run.benchmark, str(tmp_path / "hub"), images=True)
     assert [p.question for p in loaded.problems] == [p.question for p in expected.problems]
-    assert loaded.problems[0].images[0].size == (30, 30)
+    assert image_size(loaded.problems[0].images[0], "1") == (30, 30)
 
 
 @pytest.mark.parametrize(

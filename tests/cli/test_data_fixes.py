@@ -10,9 +10,11 @@ import pytest
 
 from openvlt.cli.errors import error_sentence
 from openvlt.data.errors import (
+    BadRows,
     DataError,
     EvaluationDataOnly,
     ExcludedLevels,
+    ImageOutside,
     MissingColumn,
     MissingSplit,
     MixtureWanted,
@@ -21,6 +23,7 @@ from openvlt.data.errors import (
     UnavailableDataSet,
     UnknownLevels,
     UnknownSplit,
+    UnreadableImage,
     WorkerEnded,
 )
 from openvlt.data.sources.base import Selection
@@ -81,6 +84,23 @@ FIXES = [
         PromptTooLong("q1", 7000, 6144),
         r"row 'q1': its prompt has 7000 tokens, more than max_tokens=6144; "
         r"lower model\.max_pixels or raise prompt\.max_tokens",
+    ),
+    (
+        BadRows("", 6, 14, "rows.jsonl, line 2: it is empty"),
+        r"6 of 14 rows are bad, the first: rows\.jsonl, line 2: it is empty; data\.skip_bad=true leaves such rows out",
+    ),
+    (
+        BadRows("geos", 1, 2, "row 1: it is empty", None),
+        r"source 'geos': 1 of 2 rows is bad: row 1: it is empty",
+    ),
+    (
+        UnreadableImage("q1", "image a.png", "it is empty"),
+        r"row 'q1': image a\.png can't be read \(it is empty\); replace it or remove the row",
+    ),
+    (
+        ImageOutside("rows.jsonl, line 1", "../a.png", "data"),
+        r"rows\.jsonl, line 1: image \.\./a\.png lies outside of data, where the rows lie; "
+        r"put it there, or set data\.anywhere=true if you trust these rows",
     ),
     (
         WorkerEnded(-9),

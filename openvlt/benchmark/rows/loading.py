@@ -18,6 +18,7 @@ from openvlt.benchmark.rows.tables import (
     load_subset,
     row_images,
 )
+from openvlt.data.errors import BadRows
 from openvlt.data.rows.schema import Columns, check_unique_ids
 from openvlt.errors import UserError
 from openvlt.types import Problem
@@ -39,14 +40,20 @@ class LoadedRows:
 
 
 def load_rows(
-    benchmark: Benchmark, data_dir: str | None, *, images: bool, limit: int | None = None
+    benchmark: Benchmark,
+    data_dir: str | None,
+    *,
+    images: bool,
+    limit: int | None = None,
+    anywhere: bool = False,
 ) -> LoadedRows:
     """The rows of a local folder or the hub. With `images` every row's images are looked up, not decoded.
 
-    Raises UserError when there are no rows, a column is missing, an id occurs twice, an image is missing, or
-    no row has one.
+    They lie in the rows' folder or below, unless `anywhere`. Raises UserError when there are no rows, a
+    column is missing, an id occurs twice, images are missing, or no row has one.
     """
-    return _read_problems(benchmark, _load_subsets(benchmark, data_dir), images=images, limit=limit)
+    tables = _load_subsets(benchmark, data_dir)
+    return _read_problems(benchmark, tables, images=images, limit=limit, anywhere=anywhere)
 
 
 def load_rows_for_responses(
@@ -102,13 +109,19 @@ def _load_subsets(benchmark: Benchmark, data_dir: str | None) -> list[SubsetRows
 
 
 def _read_problems(
-    benchmark: Benchmark, tables: Sequence[SubsetRows], *, images: bool, limit: int | None = None
+    benchmark: Benchmark,
+    tables: Sequence[SubsetRows],
+    *,
+    images: bool,
+    limit: int | None = None,
+    anywhere: bool = False,
 ) -> LoadedRows:
-    """The problems of all rows; a row that can't be read is skipped, with the reason."""
+    """The problems of all rows; a row that can't be read is skipped, with the reason; bad images raise."""
     problems: list[Problem] = []
     faults: dict[str, str] = {}
     skipped: dict[str, str] = {}
     left_out: dict[str, str] = {}
+    bad_images: list[UserError] = []
     for table in tables:
         check_row_columns(table.rows, benchmark.columns, table.where, benchmark.name)
         wanted = limit
@@ -129,13 +142,17 @@ def _read_problems(
             wanted = None if wanted is None else wanted - 1
             odd = list(problem.meta.get("faults", ()))
             if images:
-                found = row_images(row, table.subset, table.root or Path("."), problem)
-                problem = replace(problem, images=found)
-                odd += ["there is no image"] if needs_image(problem) else []
+                try:
+                    problem = _with_images(problem, row, table, anywhere)
+                    odd += ["there is no image"] if needs_image(problem) else []
+                except UserError as error:
+                    bad_images.append(error)
             if odd:
                 faults[problem.id] = "; ".join(odd)
             problems.append(problem)
     where = ", ".join(table.where for table in tables)
+    if bad_images:
+        raise BadRows("", len(bad_images), len(problems), str(bad_images[0]), None) from bad_images[0]
     _check_problems(benchmark, problems, skipped, left_out, where)
     if images and problems and all(map(needs_image, problems)):
         raise UserError(_blind_sentence(benchmark, tables, len(problems)))
@@ -148,6 +165,11 @@ def _read_problem(benchmark: Benchmark, row: dict[str, Any], label: str) -> tupl
     known = own in {subset.label for subset in benchmark.subsets.values()}
     name = own if benchmark.subset_of is None else benchmark.subset_of(row, own)
     return (None if known else own), benchmark.read(row, name)
+
+
+def _with_images(problem: Problem, row: dict[str, Any], table: SubsetRows, anywhere: bool) -> Problem:
+    images = row_images(row, table.subset, table.root or Path("."), problem, anywhere=anywhere)
+    return replace(problem, images=images)
 
 
 def needs_image(problem: Problem) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from openvlt.benchmark.rows.subsets import Subset
-from openvlt.data.errors import UnavailableDataSet, UnknownSplit
+from openvlt.data.errors import ImageOutside, UnavailableDataSet, UnknownSplit
 from openvlt.data.rows.files import read_rows
 from openvlt.data.rows.schema import Columns, to_problem
-from openvlt.data.sources.hub import is_saved, load_saved, load_split, stored_rows
+from openvlt.data.sources.hub import cache_folder, is_saved, load_saved, load_split, stored_rows
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -39,7 +40,7 @@ def load_subset(subset: Subset, data_dir: str | None, key: str) -> SubsetRows:
     Raises UserError when there are none.
     """
     if data_dir is None:
-        return SubsetRows(subset, _load_hub(subset), f"{subset.path}[{subset.label}]", Path("."))
+        return SubsetRows(subset, _load_hub(subset), f"{subset.path}[{subset.label}]", cache_folder())
     folder = check_data_dir(data_dir)
     if saved := find_saved_folder(folder, subset):
         return SubsetRows(subset, _load_saved(saved[0], subset), str(folder), folder)
@@ -168,10 +169,12 @@ def check_row_columns(rows: Iterable[BenchmarkRow], columns: Sequence[str], wher
         )
 
 
-def row_images(row: BenchmarkRow, subset: Subset, root: Path, problem: Problem) -> tuple[Any, ...]:
+def row_images(
+    row: BenchmarkRow, subset: Subset, root: Path, problem: Problem, *, anywhere: bool
+) -> tuple[Any, ...]:
     """The images of a row, not yet decoded. An empty path is no image (MathVerse, text only).
 
-    Raises UserError when one is missing.
+    Raises UserError when one is missing, or lies outside of `root` and not `anywhere`.
     """
     columns = Columns(images=subset.images)
     names = [name for group in columns.image_groups() for name in group if name in row]
@@ -179,11 +182,14 @@ def row_images(row: BenchmarkRow, subset: Subset, root: Path, problem: Problem) 
         return ()
     cells = {name: _find_beside(row[name] or None, root) for name in names}
     plain = {"id": problem.id, "question": "?", "answer": "?", **cells}
-    return to_problem(plain, columns, root=root, where=subset.label).images
+    try:
+        return to_problem(plain, columns, root=root, where=subset.label, anywhere=anywhere).images
+    except ImageOutside as error:
+        raise replace(error, setting="anywhere=true") from error
 
 
 def _find_beside(cell: Any, root: Path) -> Any:
     """A path to an image as it lies there: the authors' archives unpack into a folder `images`."""
-    if isinstance(cell, str) and not (root / cell).is_file() and (root / "images" / cell).is_file():
+    if isinstance(cell, str) and not os.path.isfile(root / cell) and os.path.isfile(root / "images" / cell):
         return f"images/{cell}"
     return cell

@@ -43,6 +43,7 @@ class BenchmarkRunner:
     samples: int = 1
     judge: JudgeModel | None = None
     data_dir: str | None = None
+    anywhere: bool = False
     limit: int | None = None
     baseline: str | None = None
 
@@ -82,8 +83,13 @@ class BenchmarkRunner:
 
     def ask_model(self, load_model: Callable[[], VLM], folder: Path) -> dict[str, Any]:
         """Asks the model every question that `folder` has no answer to yet, and scores the answers."""
-        images = self.ablation.needs_images
-        loaded = load_rows(self.benchmark, self.data_dir, images=images, limit=self.limit)
+        loaded = load_rows(
+            self.benchmark,
+            self.data_dir,
+            images=self.ablation.needs_images,
+            limit=self.limit,
+            anywhere=self.anywhere,
+        )
         Fingerprints(folder, f"the data of {self.benchmark.name}").check("rows", loaded.problems)
         baseline = self._baseline_shares(loaded.problems)
         prompt, generator, vlm = self.protocol.prompt, self._protocol_generator(), load_model()

@@ -8,15 +8,13 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from openvlt.data.errors import MissingColumn
-from openvlt.data.images import UNREADABLE, open_image
+from openvlt.data.images import ImageSource, open_image
 from openvlt.data.rows.files import brief, read_rows, unit
+from openvlt.data.rows.image_cells import read_image_cell
 from openvlt.errors import UserError
 from openvlt.types import Problem, Trace
 
@@ -71,11 +69,19 @@ class Columns:
 
 
 def to_problem(
-    row: Row, columns: Columns, *, root: Path, where: str, source: str = "", default_id: str | None = None
+    row: Row,
+    columns: Columns,
+    *,
+    root: Path,
+    where: str,
+    source: str = "",
+    default_id: str | None = None,
+    anywhere: bool = False,
 ) -> Problem:
     """The problem of one row.
 
-    Image paths are relative to `root` and must exist; they are decoded later, when used.
+    Image paths are relative to `root` and must exist, in it or below unless `anywhere`; images are decoded
+    later, when used.
 
     `where` names the row in errors until its id is known; `default_id` is taken where the row has none.
     Raises UserError on a missing column, a wrong type, an empty text or a missing image.
@@ -86,11 +92,12 @@ def to_problem(
         id=name,
         question=_text(row, columns.question, "question", where),
         answer=_answer(row, columns, where),
-        images=_images(row, columns, root, where),
+        images=_images(row, columns, root, where, anywhere),
         choices=_choices(row, columns, where),
         answer_type=_answer_type(row, columns, where),
         source=source,
         level=_level(row, columns, where),
+        place=where,
     )
 
 
@@ -102,6 +109,7 @@ def to_problems(
     source: str,
     skipped: dict[str, str] | None,
     convert: Callable[[Row], Row] | None = None,
+    anywhere: bool = False,
 ) -> list[Problem]:
     """The problems of (where, default id, row), each row converted first if asked; see `to_problem`.
 
@@ -111,9 +119,16 @@ def to_problems(
     for where, default_id, row in rows:
         try:
             row = row if convert is None else _convert(convert, row, where)
-            problems.append(
-                to_problem(row, columns, root=root, where=where, source=source, default_id=default_id)
+            problem = to_problem(
+                row,
+                columns,
+                root=root,
+                where=where,
+                source=source,
+                default_id=default_id,
+                anywhere=anywhere,
             )
+            problems.append(problem)
         except UserError as error:
             if skipped is None:
                 raise
@@ -192,44 +207,16 @@ def _level(row: Row, columns: Columns, where: str) -> int | None:
     return value
 
 
-def _images(row: Row, columns: Columns, root: Path, where: str) -> tuple[Path | Image.Image, ...]:
+def _images(row: Row, columns: Columns, root: Path, where: str, anywhere: bool) -> tuple[ImageSource, ...]:
     groups = [[name for name in group if name in row] for group in columns.image_groups()]
     if groups and not any(groups):
         names = " or ".join(name for group in columns.image_groups() for name in group)
         raise MissingColumn(where, "images", names, list(row))
     for group in groups:
-        cells = [
-            cell for name in group for cell in (row[name] if isinstance(row[name], list) else [row[name]])
-        ]
-        images = tuple(_image(cell, root, where) for cell in cells if cell is not None)
-        if images:
+        cells = [read_image_cell(row[name], root, where, anywhere=anywhere) for name in group]
+        if images := tuple(image for cell in cells for image in cell):
             return images
     return ()
-
-
-def _image(cell: Any, root: Path, where: str) -> Path | Image.Image:
-    if isinstance(cell, dict) and (cell.get("bytes") or cell.get("path")):
-        cell = cell.get("bytes") or cell["path"]
-    if isinstance(cell, Image.Image):
-        return cell
-    if isinstance(cell, bytes):
-        try:
-            return Image.open(BytesIO(cell))
-        except UNREADABLE as error:
-            raise UserError(
-                f"{where}: {len(cell)} bytes are not a readable image ({error}); "
-                "replace them or remove the row"
-            ) from error
-    if not isinstance(cell, str | Path):
-        raise UserError(f"{where}: an image is {brief(cell)}; expected a path, bytes, or {{bytes, path}}")
-    if re.match(r"https?://|data:", str(cell)):
-        raise UserError(
-            f"{where}: image {brief(cell)} is not a file; save it and give a path relative to the data file"
-        )
-    file = root / cell
-    if not os.path.isfile(file):
-        raise UserError(f"{where}: image {file} does not exist; image paths are relative to the data file")
-    return file
 
 
 # --- problems to rows ---------------------------------------------------------------------------------------
@@ -258,9 +245,9 @@ def store_images(problem: Problem, folder: Path) -> list[str]:
     return [_store_image(image, problem.id, index, folder) for index, image in enumerate(problem.images)]
 
 
-def _store_image(image: Path | Image.Image, row: str, index: int, folder: Path) -> str:
+def _store_image(image: ImageSource, row: str, index: int, folder: Path) -> str:
     """The image's path relative to `folder`. Links are resolved first, since `..` means the real parent."""
-    if isinstance(image, Image.Image):
+    if not isinstance(image, Path):
         name = Path("images") / f"{_file_name(row)}-{index}.png"
         (folder / "images").mkdir(parents=True, exist_ok=True)
         open_image(image, row).save(folder / name)
@@ -281,7 +268,9 @@ def read_traces(file: Path | str) -> list[Trace]:
     for number, row in read_rows(file):
         where = f"{file}, {unit(file)} {number}"
         response = _text(row, "response", "response", where)
-        problem = to_problem(row, Columns(), root=file.parent, where=where, source=row.get("source") or "")
+        source = row.get("source") or ""
+        # the run that wrote these rows had them from rows whose pictures were checked
+        problem = to_problem(row, Columns(), root=file.parent, where=where, source=source, anywhere=True)
         traces.append(Trace(problem, response, row.get("origin") or file.parent.name))
     return traces
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from openvlt.data.rows.files import read_rows
+from openvlt.data.rows.own_files import is_own_file
 from openvlt.data.rows.schema import Columns, to_problem
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.selection import filter_problems
@@ -24,12 +25,15 @@ class Graded:
     """`conf/data/graded.yaml`: distill.py's `problems.parquet`; its difficulty columns become `meta`.
 
     `select(columns) -> mask` keeps some of the problems (see `openvlt.data.sources.selection`); null keeps
-    all. `heldout` is as in `LocalRows`.
+    all. `heldout`, `skip_bad` and `anywhere` are as in `LocalRows`.
     """
 
     path: str
     select: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None
     heldout: float = 0.0
+    skip_bad: bool = False
+    anywhere: bool = False
+    skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
         """See `Source`. Raises UserError when the file lacks these columns, or nothing is kept."""
@@ -38,7 +42,7 @@ class Graded:
         return select_share(filter_problems(self._load(file), self.select), share, selection, seed, str(file))
 
     def _load(self, file: Path) -> list[Problem]:
-        problems = []
+        problems, anywhere = [], self.anywhere or is_own_file(file)
         for number, row in read_rows(file):
             if missing := [name for name in GRADES if name not in row]:
                 raise UserError(
@@ -46,6 +50,14 @@ class Graded:
                     "(python distill.py)"
                 )
             where, source = f"{file}, row {number}", row.get("source") or ""
-            problem = to_problem(row, Columns(), root=file.parent, where=where, source=source)
+            try:
+                problem = to_problem(
+                    row, Columns(), root=file.parent, where=where, source=source, anywhere=anywhere
+                )
+            except UserError as error:
+                if not self.skip_bad:
+                    raise
+                self.skipped[where] = str(error)
+                continue
             problems.append(replace(problem, meta={name: row[name] for name in GRADES}))
         return problems

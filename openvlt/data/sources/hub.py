@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from openvlt.data.errors import UnavailableDataSet, UnknownSplit
+from openvlt.data.rows.own_files import is_own_file
 from openvlt.data.rows.schema import Columns, Row, to_problems
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.splits import (
@@ -30,9 +31,9 @@ class HubRows:
     """`conf/data/hub.yaml`: a data set of the Hugging Face hub, or a local copy (a folder or a parquet file).
 
     `splits` names the set's splits (slices like `train[:90%]` included) that are our train, test and val;
-    `heldout` and `skip_bad` are as in `LocalRows`. `convert(row)` turns a row of another form into one of
-    data=jsonl (`columns` then name the result's). Known benchmarks give no training rows unless `force` names
-    them. Encoded images of the split are held in memory.
+    `heldout`, `skip_bad` and `anywhere` are as in `LocalRows`. `convert(row)` turns a row of another form
+    into one of data=jsonl (`columns` then name the result's). Known benchmarks give no training rows unless
+    `force` names them. Encoded images of the split are held in memory.
     """
 
     path: str
@@ -43,6 +44,7 @@ class HubRows:
     data_dir: str | None = None
     heldout: float = 0.0
     skip_bad: bool = False
+    anywhere: bool = False
     convert: Callable[[Row], Row] | None = None
     force: str | None = None
     skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -69,10 +71,18 @@ class HubRows:
         rows = stored_rows(data, self.columns.names() if self.convert is None else None)
         places = [(f"{where}, row {number}", f"{split}-{number}", row) for number, row in enumerate(rows, 1)]
         root = local if local.is_dir() else local.parent
+        if not local.exists():
+            root = cache_folder()
         source = local.name.removesuffix(".parquet")
         skipped = self.skipped if self.skip_bad else None
         return to_problems(
-            places, self.columns, root=root, source=source, skipped=skipped, convert=self.convert
+            places,
+            self.columns,
+            root=root,
+            source=source,
+            skipped=skipped,
+            convert=self.convert,
+            anywhere=self.anywhere or (local.is_file() and is_own_file(local)),
         )
 
 
@@ -88,6 +98,11 @@ def import_datasets() -> ModuleType:
             "a data set of the hub needs the package datasets; run: pip install datasets"
         ) from None
     return datasets
+
+
+def cache_folder() -> Path:
+    """Where `datasets` keeps what it fetched from the hub: picture files of such rows lie there."""
+    return Path(import_datasets().config.HF_CACHE_HOME)
 
 
 def load_split(

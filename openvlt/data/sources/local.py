@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from openvlt.data.rows.files import read_rows, unit
+from openvlt.data.rows.own_files import is_own_file
 from openvlt.data.rows.schema import Columns, to_problems
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.splits import find_rows, select_share
@@ -20,7 +21,8 @@ class LocalRows:
     `test_path` and `val_path`; for each of these two that isn't given, a share `heldout` of the training
     rows is set aside, by a hash of the row's id. With `skip_bad` a bad row is left out and listed in
     `skipped` (row -> reason); otherwise it is an error. Every row is checked at each load; images are
-    decoded when used."""
+    decoded when used. They lie in the file's folder or below, unless `anywhere`, or a
+    run of this user wrote the file."""
 
     path: str
     columns: Columns = Columns()
@@ -28,6 +30,7 @@ class LocalRows:
     val_path: str | None = None
     heldout: float = 0.0
     skip_bad: bool = False
+    anywhere: bool = False
     skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
@@ -44,4 +47,11 @@ class LocalRows:
         self.columns.check(dict.fromkeys(name for _, row in rows for name in row), str(file))
         places = [(f"{file}, {unit(file)} {number}", f"{file.stem}-{number}", row) for number, row in rows]
         skipped = self.skipped if self.skip_bad else None
-        return to_problems(places, self.columns, root=file.parent, source=file.stem, skipped=skipped)
+        return to_problems(
+            places,
+            self.columns,
+            root=file.parent,
+            source=file.stem,
+            skipped=skipped,
+            anywhere=self.anywhere or is_own_file(file),
+        )

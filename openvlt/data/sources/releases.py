@@ -28,8 +28,9 @@ Reader = Callable[[Path, str], ReleaseRows]
 class Release:
     """`conf/data/<source>.yaml`: `read(folder, split)` gives (where, row of data=jsonl) of files in `path`.
 
-    `splits` names the release's own split for each of ours; `heldout` and `skip_bad` are as in `LocalRows`.
-    The error of a bad row names its file and place. `licence` is the one that the release states.
+    `splits` names the release's own split for each of ours; `heldout`, `skip_bad` and `anywhere` are as in
+    `LocalRows`. The error of a bad row names its file and place. `licence` is the one that the release
+    states.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Release:
     splits: Mapping[str, str | None] = field(default_factory=lambda: {"train": "train"})
     heldout: float = 0.0
     skip_bad: bool = False
+    anywhere: bool = False
     skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
@@ -58,7 +60,10 @@ class Release:
             try:
                 if isinstance(row, BadRow):
                     raise row
-                problems.append(to_problem(row, Columns(), root=root, where=where, source=root.name))
+                source, anywhere = root.name, self.anywhere
+                problems.append(
+                    to_problem(row, Columns(), root=root, where=where, source=source, anywhere=anywhere)
+                )
             except UserError as error:
                 if not self.skip_bad:
                     raise

@@ -289,13 +289,16 @@ def test_a_folder_of_parquet_files_and_one_such_file_are_read_like_the_hub(hub_c
     folder.mkdir()
     for name, part in hub_copy.items():
         part.to_parquet(str(folder / f"{name}-00000-of-00001.parquet"))
-    check_copy(HubRows(str(folder), columns=HUB_COLUMNS))
-    check_copy(HubRows(str(folder / "train-00000-of-00001.parquet"), columns=HUB_COLUMNS))
+    check_copy(HubRows(str(folder), columns=HUB_COLUMNS, anywhere=True))
+    check_copy(HubRows(str(folder / "train-00000-of-00001.parquet"), columns=HUB_COLUMNS, anywhere=True))
     assert (
         len(
             ids(
                 HubRows(
-                    str(folder), splits={"train": "train[:50%]", "test": "train[50%:]"}, columns=HUB_COLUMNS
+                    str(folder),
+                    splits={"train": "train[:50%]", "test": "train[50%:]"},
+                    columns=HUB_COLUMNS,
+                    anywhere=True,
                 )
             )
         )

@@ -240,9 +240,8 @@ def test_broken_rows_may_be_left_out_and_are_told(written):
 def test_every_source_of_rows_has_the_switch_for_bad_ones(file):
     node = OmegaConf.load(file)
     node = node.get("source", node)
-    assert ("skip_bad" in node) is (
-        node.get("_target_", "").rpartition(".")[2] in ("Release", "LocalRows", "HubRows")
-    )
+    reads_rows = node.get("_target_", "").rpartition(".")[2] in ("Release", "LocalRows", "HubRows", "Graded")
+    assert ("skip_bad" in node) is ("anywhere" in node) is reads_rows
 
 
 @pytest.mark.parametrize(
@@ -319,7 +318,7 @@ SAID = [
     ],
 )  # fmt: skip
 def test_a_local_folder_of_the_hubs_schema(hub, convert, row, expected):
-    (problem,) = problems(HubRows(hub([row]), convert=convert)).values()
+    (problem,) = problems(HubRows(hub([row]), convert=convert, anywhere=True)).values()
     assert (problem.question, problem.answer, problem.choices) == expected
     assert [image.size for image in open_images(problem)] == [(9, 7)]
 

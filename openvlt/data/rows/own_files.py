@@ -1,0 +1,64 @@
+"""Signatures of the files of rows that this user's runs wrote.
+
+A run's rows name pictures relative to the run's folder, mostly outside of it. They were checked when the run
+read its data, so they are not checked again. That holds for files that nobody changed since: each is signed
+with a key that never leaves the user's home, and anyone can write a file that merely looks like a run's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from pathlib import Path
+
+from openvlt.storage.atomic import write_json
+
+SIGNATURES = "signatures.json"
+
+
+def sign_rows(*files: Path) -> None:
+    """Signs files of rows of one folder, in its `signatures.json`; does nothing where no key can be kept."""
+    key = _key()
+    if key is not None:
+        note = files[0].parent / SIGNATURES
+        write_json(note, _read(note) | {file.name: _signature(file, key) for file in files})
+
+
+def is_own_file(file: Path) -> bool:
+    """Whether a run of this user wrote the file as it is now."""
+    signature = _read(file.parent / SIGNATURES).get(file.name)
+    key = None if signature is None else _key()
+    return key is not None and hmac.compare_digest(str(signature), _signature(file, key))
+
+
+def _read(note: Path) -> dict[str, str]:
+    try:
+        content = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _signature(file: Path, key: bytes) -> str:
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").digest()
+    return hmac.new(key, file.name.encode() + digest, "sha256").hexdigest()
+
+
+def _key() -> bytes | None:
+    """This user's key, made at first use; None where the home folder can't be written."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    file = Path(state) / "openvlt" / "key"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as fresh:
+            fresh.write(secrets.token_bytes(32))
+    except FileExistsError:
+        pass
+    except OSError:
+        return None
+    key = file.read_bytes()
+    return key if len(key) == 32 else None
