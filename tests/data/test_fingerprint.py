@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 from openvlt.data.fingerprint import FILE, CheckedSource, Fingerprints
 from openvlt.data.sources.base import Selection
 from openvlt.errors import UserError
-from openvlt.types import Problem
+from openvlt.types import EncodedImage, Problem
 
 
 def noise(file: Path, seed: int, size: int = 8) -> Path:
@@ -94,23 +93,22 @@ def test_a_large_picture_is_read_at_several_places(tmp_path: Path) -> None:
 
 
 def test_pictures_in_memory(tmp_path: Path) -> None:
-    """Encoded ones are compared by their bytes; one that was decoded meanwhile by its size."""
+    """Encoded ones are compared by their bytes, drawn ones by their size."""
 
-    def encoded(seed: int, size: int = 8) -> list[Problem]:
-        file = BytesIO(noise(tmp_path / "any.bmp", seed, size).read_bytes())
-        return [Problem("q", "?", "1", (Image.open(file),))]
+    def encoded(seed: int) -> list[Problem]:
+        return [Problem("q", "?", "1", (EncodedImage(noise(tmp_path / "any.bmp", seed).read_bytes()),))]
 
-    def check(problems: list[Problem]) -> None:
-        Fingerprints(tmp_path, "rows").check("train", problems)
+    def drawn(color: str, size: int) -> list[Problem]:
+        return [Problem("q", "?", "1", (Image.new("RGB", (size, 8), color),))]
 
-    check(encoded(1))
-    check(encoded(1))
-    read = encoded(1)
-    read[0].images[0].load()
-    check(read)
-    for other in (encoded(2), encoded(1, size=9)):
+    for key, same, other in (
+        ("encoded", encoded(1), encoded(2)),
+        ("drawn", drawn("red", 8), drawn("red", 9)),
+    ):
+        Fingerprints(tmp_path, "rows").check(key, same)
+        Fingerprints(tmp_path, "rows").check(key, same)
         with pytest.raises(UserError, match="1 of 1 pictures"):
-            check(other)
+            Fingerprints(tmp_path, "rows").check(key, other)
 
 
 def test_a_source_is_compared_whenever_it_is_read(problems: list[Problem], tmp_path: Path) -> None:
