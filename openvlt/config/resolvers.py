@@ -55,10 +55,17 @@ def _output_folder(default: str) -> str:
     return default
 
 
+def find_answer_form(*prompt: str | None) -> str:
+    """Where the prompt's words ask for the answer: "tag" or "box"; "any" if they name neither."""
+    text = " ".join(part or "" for part in prompt)
+    return "tag" if "<answer>" in text else "box" if "\\boxed" in text else "any"
+
+
 def register_resolvers() -> None:
     """The resolvers that `conf/` uses; safe to call again."""
     OmegaConf.register_new_resolver("run_folder", _run_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_id", new_run_id, replace=True)
+    OmegaConf.register_new_resolver("answer_form", find_answer_form, replace=True)
     OmegaConf.register_new_resolver("output_folder", _output_folder, replace=True)
 
 

@@ -13,6 +13,7 @@ from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
 from openvlt.reward.services import Services
 from openvlt.types import Problem, Rollouts, ScoredRollouts
+from openvlt.verify.api import check_extraction
 from openvlt.verify.completions import verify_completions
 
 Term = Callable[[ScoredRollouts, Services], Tensor]
@@ -48,19 +49,22 @@ class Reward:
     `combine(rewards, weights)` makes one number of the terms. `multiplier(problem)` is a factor of it that
     all completions of a problem share; it has no effect on advantages divided by the group's standard
     deviation, which refuse it. `workers` and `deadline_s` are the verifier's: processes for symbolic
-    comparisons, seconds per answer.
+    comparisons, seconds per answer. `extraction` is where an answer must stand to be paid: "tag", "box", or
+    "any", prose included.
     """
 
     terms: Mapping[str, Term]
     weights: Mapping[str, Any]
     workers: int = 0
     deadline_s: float = 1.0
+    extraction: str = "any"
     combine: Callable[[Mapping[str, Tensor], Mapping[str, float]], Tensor] = weighted_sum
     multiplier: Callable[[Problem], float] | None = None
 
     def __post_init__(self) -> None:
         check_not_negative(self, "reward", "workers")
         check_positive(self, "reward", "deadline_s")
+        check_extraction(self.extraction, "reward")
         if not self.terms:
             raise UserError("reward.terms is empty; name at least one term, e.g. accuracy")
         if set(self.terms) != set(self.weights):
@@ -73,7 +77,11 @@ class Reward:
         """The rollouts with verdicts, a column per term, and the reward (NaN where no term applies)."""
         problems = rollouts.row_problems
         verdicts = verify_completions(
-            problems, rollouts.completions, workers=self.workers, deadline_s=self.deadline_s
+            problems,
+            rollouts.completions,
+            workers=self.workers,
+            deadline_s=self.deadline_s,
+            extraction=self.extraction,
         )
         verified, services = rollouts.with_verdicts(verdicts), services or Services()
         rewards = {name: term(verified, services) for name, term in self.terms.items()}

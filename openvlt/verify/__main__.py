@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from openvlt.verify.api import explain
+from openvlt.verify.extract.extractor import EXTRACTIONS
 
 
 def print_explanation(argv: list[str] | None = None) -> None:
@@ -14,8 +15,15 @@ def print_explanation(argv: list[str] | None = None) -> None:
     parser.add_argument("response")
     parser.add_argument("--choices", nargs="+", help="the options, in order")
     parser.add_argument("--answer-type")
+    parser.add_argument("--extraction", choices=EXTRACTIONS, default="any", help="where the answer may stand")
     args = parser.parse_args(argv)
-    result = explain(args.gold, args.response, choices=args.choices, answer_type=args.answer_type)
+    result = explain(
+        args.gold,
+        args.response,
+        choices=args.choices,
+        answer_type=args.answer_type,
+        extraction=args.extraction,
+    )
     print("\n".join(result.lines()))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from openvlt.errors import UserError
 from openvlt.types import Verdict
-from openvlt.verify.extract.extractor import find_answer
+from openvlt.verify.extract.extractor import EXTRACTIONS, find_answer
 from openvlt.verify.grade.rules import grade_answer
 from openvlt.verify.parse.answer import Value, describe_value
 from openvlt.verify.pool import WorkerReply, get_pool
@@ -52,35 +52,58 @@ class Explanation:
 
 
 def verify(
-    gold: str, response: str, *, choices: Sequence[str] | None = None, answer_type: str | None = None
+    gold: str,
+    response: str,
+    *,
+    choices: Sequence[str] | None = None,
+    answer_type: str | None = None,
+    extraction: str = "any",
 ) -> Verdict:
     """Whether the final answer of `response` means the same as `gold`.
 
     `choices` are the options of a multiple-choice question in order. `answer_type` is the source's own word
     for the kind of answer: "list" makes order count; "text" prefers an option's text where a gold is both a
-    letter and a text. Never raises, whatever the texts are.
+    letter and a text. `extraction` "tag" or "box" takes the answer only from the last `<answer>` or box,
+    "any" from prose too. Never raises, whatever the texts are.
     """
-    return explain(gold, response, choices=choices, answer_type=answer_type).verdict
+    return explain(gold, response, choices=choices, answer_type=answer_type, extraction=extraction).verdict
 
 
 def explain(
-    gold: str, response: str, *, choices: Sequence[str] | None = None, answer_type: str | None = None
+    gold: str,
+    response: str,
+    *,
+    choices: Sequence[str] | None = None,
+    answer_type: str | None = None,
+    extraction: str = "any",
 ) -> Explanation:
     """The verdict of `verify` with its reasons."""
-    result = grade_response(gold, response, choices, answer_type)
+    check_extraction(extraction, "verify")
+    result = grade_response(gold, response, choices, answer_type, extraction)
     if not result.pending:
         return result
     ((_, verdict),) = get_pool("symbolic", 1).map([result.values], DEADLINE_S)
     return replace(result, verdict=Verdict(verdict), why="by sympy in a worker process", pending=False)
 
 
-def extract(response: str, *, choices: Sequence[str] | None = None) -> str | None:
+def extract(response: str, *, choices: Sequence[str] | None = None, extraction: str = "any") -> str | None:
     """The final answer of a response as text; None if it gives none (truncated, refused, empty)."""
-    return find_answer(response, choices).text
+    check_extraction(extraction, "extract")
+    return find_answer(response, choices, extraction).text
+
+
+def check_extraction(extraction: str, where: str) -> None:
+    """Raises UserError for anything but "tag", "box" and "any"."""
+    if extraction not in EXTRACTIONS:
+        raise UserError(f"{where}: extraction={extraction!r}; give one of {', '.join(EXTRACTIONS)}")
 
 
 def verify_batch(
-    items: Iterable[Mapping[str, Any] | Sequence[Any]], *, workers: int = 0, deadline_s: float = 1.0
+    items: Iterable[Mapping[str, Any] | Sequence[Any]],
+    *,
+    workers: int = 0,
+    deadline_s: float = 1.0,
+    extraction: str = "any",
 ) -> list[Verdict]:
     """One verdict per item, in order.
 
@@ -88,9 +111,10 @@ def verify_batch(
     `workers` > 0 that many processes grade side by side and are kept for the next call. With 0 typed
     comparison runs in this process, and only symbolic questions go to a worker. An item that needs longer
     than `deadline_s` or too much memory costs its worker and gets TIMEOUT; the other items keep their
-    verdicts. Raises UserError for an item of another form.
+    verdicts. `extraction` is `verify`'s, for all items. Raises UserError for an item of another form.
     """
-    arguments = [_arguments(item, index) for index, item in enumerate(items)]
+    check_extraction(extraction, "verify_batch")
+    arguments = [_arguments(item, index) | {"extraction": extraction} for index, item in enumerate(items)]
     if workers < 0 or deadline_s <= 0:
         raise UserError(
             f"verify_batch: got workers={workers}, deadline_s={deadline_s}; "
@@ -110,10 +134,14 @@ def verify_batch(
 
 
 def grade_response(
-    gold: str, response: str, choices: Sequence[str] | None = None, answer_type: str | None = None
+    gold: str,
+    response: str,
+    choices: Sequence[str] | None = None,
+    answer_type: str | None = None,
+    extraction: str = "any",
 ) -> Explanation:
     """The verdict by extraction and typed comparison alone; `pending` where those cannot decide."""
-    found = find_answer(response, choices)
+    found = find_answer(response, choices, extraction)
     if found.text is None:
         return Explanation(found.verdict, None, found.rule, "extraction", found.rule)
     grade = grade_answer(_gold_answer(gold), found.text, choices, answer_type)

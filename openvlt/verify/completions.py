@@ -15,12 +15,13 @@ def verify_completions(
     *,
     workers: int = 0,
     deadline_s: float = 1.0,
+    extraction: str = "any",
 ) -> tuple[Verdict, ...]:
     """One verdict per completion, each against the problem at the same position.
 
-    A completion that was cut off at the token limit gets NO_ANSWER. `workers` and `deadline_s` are those of
-    `verify_batch`. Every rank calls this and gets the main rank's verdicts, because a deadline may pass on
-    one rank and not on another.
+    A completion that was cut off at the token limit gets NO_ANSWER. `workers`, `deadline_s` and
+    `extraction` are those of `verify_batch`. Every rank calls this and gets the main rank's verdicts, because
+    a deadline may pass on one rank and not on another.
     """
     finished = [row for row, completion in enumerate(completions) if completion.finished]
     items = [
@@ -33,7 +34,7 @@ def verify_completions(
         for row in finished
     ]
     verdicts = [Verdict.NO_ANSWER] * len(completions)
-    found = verify_batch(items, workers=workers, deadline_s=deadline_s)
+    found = verify_batch(items, workers=workers, deadline_s=deadline_s, extraction=extraction)
     for row, verdict in zip(finished, found, strict=True):
         verdicts[row] = verdict
     return distributed.broadcast(tuple(verdicts))

@@ -16,6 +16,7 @@ from openvlt.reward.terms import AnnotationsCovered, ThoughtMatchesImage
 from openvlt.serving.protocol import ChatRequest, Reply
 from openvlt.types import Completion, Problem, Prompts, Rollouts, ScoredRollouts, Verdict
 from openvlt.verify.completions import verify_completions
+from tests.helpers.configs import compose
 
 NAN = float("nan")
 
@@ -44,6 +45,29 @@ def rollouts(
         view=("clean",) * len(texts),
         policy_version=0,
     )
+
+
+def test_prose_is_paid_only_where_the_prompt_asks_for_no_form():
+    texts = ["<answer>5</answer>", r"\boxed{5}", "The answer is 5."]
+    for extraction, paid in {"tag": [1, 0, 0], "box": [0, 1, 0], "any": [1, 1, 1]}.items():
+        reward = Reward({"accuracy": Accuracy()}, {"accuracy": 1.0}, extraction=extraction)
+        assert reward(rollouts(texts)).reward_N.tolist() == paid
+    with pytest.raises(UserError, match="reward: extraction='prose'; give one of tag, box, any"):
+        Reward({"accuracy": Accuracy()}, {"accuracy": 1.0}, extraction="prose")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "form"),
+    [
+        ("", "any"),
+        ("Answer briefly.", "any"),
+        ("Give it inside <answer> and </answer>.", "tag"),
+        (r"Put it in \boxed{}, please.", "box"),
+    ],
+)
+def test_the_form_of_a_paid_answer_is_what_the_prompt_asks_for(instruction, form):
+    config = compose(f"prompt.instruction='{instruction}'")
+    assert config.reward.extraction == form
 
 
 def test_only_a_finished_answer_can_be_right():

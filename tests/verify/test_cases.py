@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from openvlt.errors import UserError
 from openvlt.types import Verdict
-from openvlt.verify import explain, extract, verify
+from openvlt.verify import explain, extract, verify, verify_batch
 
 OWN = [
     json.loads(line)
@@ -104,6 +105,62 @@ def test_extract(response: str, answer: str | None) -> None:
 )
 def test_verdicts(gold: str, response: str, verdict: Verdict) -> None:
     assert verify(gold, response) is verdict
+
+
+PROSE_24 = "<think>6 times 4</think>The answer is 24."
+EXPLAINED_24 = (
+    "<answer>Each of the six rows holds four little squares and none of them is hidden behind the others, "
+    "so that there are 24 squares in the whole picture</answer>"
+)
+
+
+@pytest.mark.parametrize(
+    ("response", "tag", "box"),
+    [
+        ("<think>25</think><answer>24</answer>", True, False),
+        (r"<think>25</think><answer>\boxed{24}</answer>", True, True),
+        (r"<think>25</think>So \boxed{24}.", False, True),
+        (r"<answer>24</answer> or \boxed{25}", True, False),
+        (PROSE_24, False, False),
+        ("24", False, False),
+        ("#### 24", False, False),
+        ('{"answer": 24}', False, False),
+        (EXPLAINED_24, False, False),
+        (r"\boxed{25} and the answer is 24", False, False),
+        ("<answer>24", False, False),
+        (r"\boxed{24", False, False),
+        ("<think><answer>24</answer>", False, False),
+        (r"<think>\boxed{24}</think>24", False, False),
+        ("The answer is not <answer>24</answer>", False, False),
+        (r"\boxed{24} is wrong.", False, False),
+    ],
+)
+def test_strict_extraction_pays_for_no_prose(response: str, tag: bool, box: bool) -> None:
+    for extraction, right in (("tag", tag), ("box", box)):
+        assert (verify("24", response, extraction=extraction) is Verdict.CORRECT) == right, extraction
+        assert verify_batch([("24", response)], extraction=extraction) == [
+            verify("24", response, extraction=extraction)
+        ]
+        assert (extract(response, extraction=extraction) == "24") == right
+
+
+def test_well_formed_tags_and_boxes_mean_the_same_in_every_mode() -> None:
+    for case in OWN:
+        for side in ("right", "wrong"):
+            for answer in case.get("answers", {}).get(side, []):
+                for mode, wrapping in zip(("tag", "box"), WRAPPINGS, strict=True):
+                    asked = {"choices": case.get("choices"), "answer_type": case.get("answer_type")}
+                    response = wrapping.format(answer)
+                    strict = explain(case["gold"], response, extraction=mode, **asked)
+                    assert (
+                        strict.verdict is explain(case["gold"], response, **asked).verdict or "\n" in answer
+                    )
+
+
+def test_an_unknown_extraction_is_refused() -> None:
+    for call in (lambda: verify("1", "1", extraction="tags"), lambda: verify_batch([], extraction="tags")):
+        with pytest.raises(UserError, match="extraction='tags'; give one of tag, box, any"):
+            call()
 
 
 def test_a_list_is_ordered_whatever_its_brackets() -> None:

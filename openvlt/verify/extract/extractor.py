@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 from openvlt.types import Verdict
 from openvlt.verify.denials import drop_denied, is_denial, says_something, tidy
@@ -28,7 +27,8 @@ from openvlt.verify.parse.normalize import MAX_ANSWER_CHARS, drop_invisible, fin
 from openvlt.verify.parse.number_words import is_refusal
 from openvlt.verify.parse.reader import read_answer
 
-ExtractionMode = Literal["tag", "box", "any"]
+EXTRACTIONS = ("tag", "box", "any")
+"""Where an answer may stand: in a tag only, in a box only, or anywhere, prose included."""
 TAIL = 20_000
 """Characters of a response that are searched for boxes, announcements and conclusions, from its end."""
 
@@ -41,9 +41,7 @@ _BETWEEN_BOXES = re.compile(
 )
 
 
-def find_answer(
-    response: str, choices: Sequence[str] | None = None, extraction: ExtractionMode = "any"
-) -> Extraction:
+def find_answer(response: str, choices: Sequence[str] | None = None, extraction: str = "any") -> Extraction:
     """The final answer of `response` and the rule that found it.
 
     With `extraction` "tag" or "box" only the last complete tag or box holds it; nothing is read from prose.
@@ -53,7 +51,8 @@ def find_answer(
         return Extraction(None, "the thinking was never closed")
     if extraction == "box":
         text = drop_invisible(text[-TAIL:])
-        return _extract_box(text) or Extraction(None, "no box")
+        found = _extract_box(text) or Extraction(None, "no box")
+        return Extraction(None, "nothing there") if found.text and is_empty_answer(found.text) else found
     if ("nswer>" in text or "NSWER>" in text) and _TAG.search(text):
         return _extract_tag(text, choices, strict=extraction == "tag")
     if extraction == "tag":
