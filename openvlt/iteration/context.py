@@ -52,6 +52,11 @@ class StageContext:
         """The checkpoint of `base` or of a finished stage."""
         return self.model.base_path() if name == "base" else str(find_saved_model(self.folder(name)))
 
+    def check_adapter(self) -> None:
+        """Raises UserError for an adapter that doesn't go with the model; no weight is read or made."""
+        if self.adapter is not None:
+            self.model.prepare(self.model.build_on_meta(), copy.deepcopy(self.adapter))
+
     def load(self, name: str, *, adapter: bool = False) -> VLM:
         """A model to train or to sample from, with the configured adapter on top if `adapter`."""
         own = copy.deepcopy(self.adapter) if adapter else None

@@ -161,6 +161,7 @@ def check_stages(stages: Mapping[str, Stage], context: StageContext) -> None:
             override_fields(context.sft, stage.settings, name)
         elif isinstance(stage, GRPOStage):
             override_fields(context.grpo, stage.settings, name)
+    context.check_adapter()
     selections = [
         (select, stage_seed(context.seed, number))
         for number, stage in enumerate(stages.values())

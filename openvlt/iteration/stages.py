@@ -21,7 +21,7 @@ from openvlt.errors import UserError
 from openvlt.grpo.train import train_grpo
 from openvlt.iteration.context import StageContext
 from openvlt.iteration.difficulty import DifficultyFilter
-from openvlt.runs.directory import save_model
+from openvlt.runs.saved_model import save_model
 from openvlt.storage.atomic import read_json_file
 from openvlt.types import Trace
 

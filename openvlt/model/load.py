@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
-from openvlt.errors import UserError
+from openvlt.errors import UserError, first_line
 from openvlt.model.hf_types import HFModel
 from openvlt.model.processor import load_processor, save_processor
 from openvlt.model.weights import check_finite, check_takes_images, load_weights
@@ -233,9 +233,42 @@ def _find_part(module: nn.Module, names: Sequence[str], what: str) -> nn.Module:
 
 
 def add_adapter(model: HFModel, adapter: Any) -> HFModel:
-    """Puts the model under a PEFT adapter (`conf/adapter/lora.yaml`); None leaves it as it is."""
+    """Puts the model under a PEFT adapter (`conf/adapter/lora.yaml`); None leaves it as it is.
+
+    Raises UserError for targets that the model doesn't have, and for one half of a tied head and embedding.
+    """
     if adapter is None:
         return model
     from peft import get_peft_model
 
-    return cast(HFModel, get_peft_model(cast(Any, model), adapter))
+    shared = model.get_input_embeddings().weight if is_tied(model) else None
+    try:
+        wrapped = get_peft_model(cast(Any, model), adapter)
+    except ValueError as error:
+        raise UserError(
+            f"adapter: {first_line(error)}; adapter.target_modules names layers, as q_proj, or is a pattern "
+            "that whole names match"
+        ) from error
+    if shared is not None:
+        _refuse_tied_targets(wrapped, shared)
+    return cast(HFModel, wrapped)
+
+
+def _refuse_tied_targets(wrapped: nn.Module, shared: Tensor) -> None:
+    """Raises UserError for an adapter on the head or the embedding where `shared` is the weight of both.
+
+    Training would change one of the two, merging both.
+    """
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in wrapped.named_modules():
+        if not isinstance(module, BaseTunerLayer) or isinstance(module, TrainableTokensLayer):
+            continue  # single tokens are trained in both at once
+        if getattr(module.get_base_layer(), "weight", None) is shared:
+            layer = name.rpartition(".")[2]
+            raise UserError(
+                f"adapter.target_modules has {layer}, but this model's head and embedding are one tensor: "
+                "the adapter would train one of them and change both when it is merged; remove it there and "
+                f"train it whole: +adapter.modules_to_save=[{layer}]"
+            )

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from openvlt import distributed
 from openvlt.errors import UserError
-from openvlt.model.load import VLM
 from openvlt.storage.atomic import read_json_file
 
 PACKAGES = (
@@ -29,21 +26,6 @@ PACKAGES = (
 )
 MODEL_FILES = ("config.json", "adapter_config.json", "tokenizer.json")
 PREVIOUS = "previous.json"  # in a run's folder: the folder of the run that it continues
-
-
-def save_model(vlm: VLM, folder: Path) -> None:
-    """Saves a Hugging Face checkpoint in `folder/model`, whole or not at all, after merging the adapter."""
-    aside, final = folder / ".model.tmp", folder / "model"
-    vlm.merge_adapter()  # on every rank: the next evaluation is of the model that is saved
-    if distributed.is_main():
-        shutil.rmtree(aside, ignore_errors=True)
-        vlm.save(aside)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
-    saved = Path(distributed.broadcast(str(final.absolute())))  # received once the model is there
-    if not distributed.is_main():
-        final.unlink(missing_ok=True)
-        final.symlink_to(saved)
 
 
 def find_saved_model(folder: Path) -> Path:
