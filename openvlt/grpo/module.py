@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.ops import micro_batches
+from openvlt.grpo.parts.auxiliary_losses import AuxiliaryLoss
 from openvlt.grpo.parts.kl import k3
 from openvlt.grpo.parts.loss import TokenLoss, clip_fraction
+from openvlt.grpo.parts.loss_aggregation import LossAggregation
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.trainer.module import StepModule
+from openvlt.trainer.not_finite import StepLoss
 from openvlt.types import GRPOBatch
 
 
@@ -39,7 +43,7 @@ class GRPOModule(StepModule):
     def __init__(self, vlm: VLM, grpo: GRPO, memories: Mapping[str, Stateful] | None = None) -> None:
         super().__init__(vlm, grpo.optimisation, grpo.steps)
         self.grpo, self.memories = grpo, memories or {}
-        self._resolved: tuple[int, GRPO] | None = None
+        self._resolved: tuple[int, GRPOLoss] | None = None
 
     def split(self, batch: GRPOBatch) -> Iterator[GRPOBatch]:
         if not 0 <= self.version - batch.policy_version < self.grpo.updates:
@@ -54,34 +58,10 @@ class GRPOModule(StepModule):
         super().training_step(batch, index)
         self.metrics |= {**batch.metrics, "memory_gib": peak_memory()}
 
-    def loss(self, part: GRPOBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        grpo = self._algorithm()
-        losses = grpo.losses
-        slope_NT = _loss_slope(grpo, part) if part.old_logp_NT is None and not losses else None
-        logp_NT, entropy_NT = completion_logp(
-            self.vlm,
-            *(part.prompts, part.ids_NT, part.mask_NT, part.group_N),
-            temperature=grpo.temperature,
-            entropy_grad=grpo.learns_from_entropy,
-            slope_NT=slope_NT,
-        )
-        old_NT = logp_NT.detach() if part.old_logp_NT is None else part.old_logp_NT
-        loss = _policy_loss(grpo, part, logp_NT, old_NT)
-        metrics = _token_metrics(grpo.loss, part, logp_NT.detach(), old_NT)
-        metrics["entropy"] = entropy_NT.detach().sum() / part.trained_tokens
-        for name, auxiliary in losses.items():
-            mark_NT, totals = part.marks[name], part.mark_totals[name]
-            value_NT = auxiliary(logp_NT, entropy_NT, part)
-            aggregate = auxiliary.loss_aggregation or grpo.loss_aggregation
-            loss = loss + auxiliary.coefficient * aggregate(value_NT, mark_NT, totals)
-            column = "kl" if name == "kl" else f"auxiliary_{name}"
-            metrics[column] = (value_NT.detach() * mark_NT).sum() / totals.tokens
-        return loss, metrics
-
-    def _algorithm(self) -> GRPO:
-        """The algorithm with its schedules' values at this step."""
+    def step_loss(self) -> StepLoss:
+        """See `StepModule`; with the schedules' values at this step."""
         if self._resolved is None or self._resolved[0] != self.version:
-            self._resolved = (self.version, self.grpo.at_step(self.version))
+            self._resolved = (self.version, GRPOLoss.of(self.grpo.at_step(self.version)))
         return self._resolved[1]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -94,13 +74,55 @@ class GRPOModule(StepModule):
             memory.load_state_dict(checkpoint["memories"][name])
 
 
-def _policy_loss(grpo: GRPO, part: GRPOBatch, logp_NT: Tensor, old_NT: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class GRPOLoss:
+    """The loss of one step: the parts of the algorithm that it reads, with their schedules' values.
+
+    It holds nothing else of the algorithm, so that a step can be saved and replayed.
+    """
+
+    loss: TokenLoss
+    loss_aggregation: LossAggregation
+    losses: Mapping[str, AuxiliaryLoss]
+    temperature: float
+    learns_from_entropy: bool
+
+    @classmethod
+    def of(cls, grpo: GRPO) -> GRPOLoss:
+        """The loss of an algorithm whose schedules are resolved."""
+        return cls(**{entry.name: getattr(grpo, entry.name) for entry in fields(cls)})
+
+    def __call__(self, vlm: VLM, part: GRPOBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """A part's share of the step's loss, and of values to log."""
+        slope_NT = _loss_slope(self, part) if part.old_logp_NT is None and not self.losses else None
+        logp_NT, entropy_NT = completion_logp(
+            vlm,
+            *(part.prompts, part.ids_NT, part.mask_NT, part.group_N),
+            temperature=self.temperature,
+            entropy_grad=self.learns_from_entropy,
+            slope_NT=slope_NT,
+        )
+        old_NT = logp_NT.detach() if part.old_logp_NT is None else part.old_logp_NT
+        loss = _policy_loss(self, part, logp_NT, old_NT)
+        metrics = _token_metrics(self.loss, part, logp_NT.detach(), old_NT)
+        metrics["entropy"] = entropy_NT.detach().sum() / part.trained_tokens
+        for name, auxiliary in self.losses.items():
+            mark_NT, totals = part.marks[name], part.mark_totals[name]
+            value_NT = auxiliary(logp_NT, entropy_NT, part)
+            aggregate = auxiliary.loss_aggregation or self.loss_aggregation
+            loss = loss + auxiliary.coefficient * aggregate(value_NT, mark_NT, totals)
+            column = "kl" if name == "kl" else f"auxiliary_{name}"
+            metrics[column] = (value_NT.detach() * mark_NT).sum() / totals.tokens
+        return loss, metrics
+
+
+def _policy_loss(grpo: GRPOLoss, part: GRPOBatch, logp_NT: Tensor, old_NT: Tensor) -> Tensor:
     """The part's share of the step's policy loss."""
     loss_NT = grpo.loss(logp_NT, old_NT, part.adv_NT.to(logp_NT), part.mask_NT)
     return grpo.loss_aggregation(loss_NT * part.weight_NT, part.counted_NT, part.totals)
 
 
-def _loss_slope(grpo: GRPO, part: GRPOBatch) -> Tensor:
+def _loss_slope(grpo: GRPOLoss, part: GRPOBatch) -> Tensor:
     """d loss / d logp at ratio 1, where it hardly ever depends on the log-probabilities.
 
     `completion_logp` computes less with it, and checks it.

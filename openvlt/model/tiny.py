@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -220,8 +221,7 @@ class TinyModel(PretrainedModel):
             return str(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-            saved, training_folder = Path(aside) / "model", Path(aside) / "training"
-            training_folder.mkdir()
+            saved = Path(aside) / "model"
             vlm = make_vlm(corpus, self.sizes, self.seed)
             if lessons and training is not None:
                 size = sum(parameter.numel() for parameter in vlm.model.parameters()) / 1e6
@@ -229,11 +229,20 @@ class TinyModel(PretrainedModel):
                     f"making the embedded base model ({size:.2f} M parameters), once per seed: {folder}",
                     flush=True,
                 )
-                training.train(vlm, lessons, folder=training_folder, seed=self.seed, title="base")
+                self._pretrain(vlm, lessons, folder)
             if distributed.is_main():
                 vlm.save(saved)
                 _move_to_cache(saved, folder)
         return distributed.broadcast(str(folder))
+
+    def _pretrain(self, vlm: VLM, lessons: Sequence[Trace], base: Path) -> None:
+        """Trains in a folder beside the base's, which stays only where training left a step to replay."""
+        folder = Path(tempfile.mkdtemp(dir=base.parent, prefix=f"{base.name}-training-"))
+        try:
+            self.training.train(vlm, lessons, folder=folder, seed=self.seed, title="base")
+        finally:
+            if not any(folder.glob("*.pt")):
+                shutil.rmtree(folder)
 
     def _key(self, corpus: Sequence[str], lessons: Sequence[Trace]) -> str:
         """A hash of everything that decides the weights: sizes, seed, texts, images and training settings.

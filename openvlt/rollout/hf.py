@@ -11,7 +11,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.vision_features import vision_inputs
 from openvlt.rollout.base import Sampling, generating, row_uniforms
-from openvlt.rollout.sampling import next_tokens
+from openvlt.rollout.sampling import check_outputs, next_tokens
 from openvlt.rollout.stopping import StopConditions
 from openvlt.types import Completion, Problem, Prompts
 
@@ -46,7 +46,8 @@ class _ChooseToken(LogitsProcessor):
     def __init__(
         self, vlm: VLM, prompt_tokens: int, sampling: Sampling, draws_NT: torch.Tensor | None
     ) -> None:
-        self.banned_V, self.prompt_tokens, self.sampling = vlm.banned_V(), prompt_tokens, sampling
+        self.vlm, self.banned_V = vlm, vlm.banned_V()
+        self.prompt_tokens, self.sampling = prompt_tokens, sampling
         self.draws_NT = draws_NT
         self.logp: list[torch.Tensor] = []
 
@@ -54,6 +55,8 @@ class _ChooseToken(LogitsProcessor):
         step = input_ids.shape[1] - self.prompt_tokens
         uniform = None if self.draws_NT is None else self.draws_NT[:, step]
         tokens, logp = next_tokens(scores, uniform, self.banned_V, self.sampling)
+        if step == 0:
+            check_outputs(self.vlm, logp)
         self.logp.append(logp)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
@@ -86,7 +89,9 @@ def _generate(
         top_p=None,
         top_k=None,
     )
-    return _make_completions(vlm, stops, output[:, width:].tolist(), torch.stack(choose.logp, 1).tolist())
+    logp_NT = torch.stack(choose.logp, 1)
+    check_outputs(vlm, logp_NT)
+    return _make_completions(vlm, stops, output[:, width:].tolist(), logp_NT.tolist())
 
 
 def _make_completions(

@@ -21,7 +21,7 @@ from openvlt.model.shared_prefix.forward import (
 from openvlt.model.shared_prefix.packing import pack
 from openvlt.rollout.base import Sampling, generating, row_uniforms
 from openvlt.rollout.kv_cache import PrefixCache
-from openvlt.rollout.sampling import next_tokens
+from openvlt.rollout.sampling import check_outputs, next_tokens
 from openvlt.rollout.stopping import StopConditions
 from openvlt.types import Completion, Problem, Prompts
 
@@ -96,6 +96,8 @@ class _DecodingBatch:
         for step in range(width):
             uniform = None if draws_NT is None else draws_NT[rows, step]
             tokens, token_logp = next_tokens(self.logits_NV, uniform, self.banned_V, self.sampling)
+            if step == 0:
+                check_outputs(self.vlm, token_logp)
             # tokens of a finished row that hasn't left yet lie beyond its length
             ids_NT[rows, step], logp_NT[rows, step] = tokens, token_logp
             ended = self.stops.find_ended_rows(
@@ -112,6 +114,7 @@ class _DecodingBatch:
                 self.cache.keep(stay)
                 self.position_N = self.position_N[stay]
             self._feed(tokens)
+        check_outputs(self.vlm, logp_NT)
         return self._make_completions(ids_NT.tolist(), logp_NT.tolist(), length_N.tolist())
 
     def _feed(self, tokens_N: Tensor) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from openvlt.errors import UserError
+from openvlt.model.load import VLM
 from openvlt.rollout.base import Sampling
 
 BLOCK = 256  # tokens whose probabilities are summed first where the vocabulary is large
@@ -27,6 +29,17 @@ def next_tokens(
     return token_N, z_NV.gather(1, token_N[:, None])[:, 0] - top_N - weight_NV.sum(-1).log()
 
 
+def check_outputs(vlm: VLM, logp: Tensor) -> None:
+    """Raises UserError when sampled tokens have no log-probability: the logits held NaN or an infinity."""
+    if bool(logp.isnan().any()):
+        dtype = str(vlm.core.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{vlm.path}: the model's outputs are not numbers (NaN or infinite logits), so that nothing can "
+            f"be sampled; its weights are broken or too large for {dtype}: take an earlier checkpoint, lower "
+            "the learning rate that it was trained with, or set model.dtype=bfloat16 or float32"
+        )
+
+
 def _invert(weight_NV: Tensor, uniform_N: Tensor) -> Tensor:
     """The first token whose cumulative share exceeds the row's draw; never one of weight zero.
 
@@ -36,18 +49,20 @@ def _invert(weight_NV: Tensor, uniform_N: Tensor) -> Tensor:
     if tokens <= 2 * BLOCK:
         cumulative_NV = weight_NV.cumsum(-1, dtype=torch.float64)
         target_N1 = uniform_N[:, None].clamp(max=1 - 1e-12) * cumulative_NV[:, -1:]
-        return torch.searchsorted(cumulative_NV, target_N1, right=True)[:, 0]
+        # weights of NaN lead behind the last token; `check_outputs` then raises, indexing must not
+        return torch.searchsorted(cumulative_NV, target_N1, right=True)[:, 0].clamp(max=tokens - 1)
     whole = tokens // BLOCK * BLOCK
     sums_NB = weight_NV[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
     sums_NB = torch.cat([sums_NB, weight_NV[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
     cumulative_NB = sums_NB.cumsum(-1)
     target_N1 = uniform_N[:, None].clamp(max=1 - 1e-12) * cumulative_NB[:, -1:]
-    block_N1 = torch.searchsorted(cumulative_NB, target_N1, right=True)
+    block_N1 = torch.searchsorted(cumulative_NB, target_N1, right=True).clamp(max=sums_NB.shape[1] - 1)
     size_N1 = sums_NB.gather(1, block_N1)
     inside_N1 = ((target_N1 - cumulative_NB.gather(1, block_N1) + size_N1) / size_N1).clamp(0, 1)
     places_NB = block_N1 * BLOCK + torch.arange(BLOCK, device=weight_NV.device)
     inner_NB = weight_NV.gather(1, places_NB.clamp(max=tokens - 1)).masked_fill(places_NB >= tokens, 0.0)
-    return block_N1[:, 0] * BLOCK + _invert(inner_NB, inside_N1[:, 0])
+    token_N = block_N1[:, 0] * BLOCK + _invert(inner_NB, inside_N1[:, 0])
+    return token_N.clamp(max=tokens - 1)
 
 
 def _truncate(weight_NV: Tensor, sampling: Sampling) -> Tensor:

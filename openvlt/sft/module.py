@@ -22,6 +22,7 @@ from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.sft.loss import nll
 from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.module import Optimisation, StepModule, check_optimisation
+from openvlt.trainer.not_finite import StepLoss
 from openvlt.trainer.optimizer import check_optimizer
 from openvlt.types import SFTBatch, Trace
 
@@ -47,13 +48,18 @@ class SFTModule(StepModule):
             columns = (column[rows, :width].to(self.device) for column in (batch.ids_NT, batch.mask_NT))
             yield SFTBatch(batch.prompts.select(rows.tolist()).to(self.device), *columns), tokens
 
-    def loss(self, part: tuple[SFTBatch, int]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """This micro-batch's share of the step's loss, and of the mean entropy."""
-        batch, tokens = part
-        group_N = torch.arange(len(batch.prompts), device=self.device)
-        columns = (batch.prompts, batch.ids_NT, batch.mask_NT, group_N)
-        logp_NT, entropy_NT = completion_logp(self.vlm, *columns, slope_NT=-batch.mask_NT / tokens)
-        return nll(logp_NT, batch.mask_NT, tokens), {"entropy": entropy_NT.sum() / tokens}
+    def step_loss(self) -> StepLoss:
+        """See `StepModule`; it is the same at every step."""
+        return sft_loss
+
+
+def sft_loss(vlm: VLM, part: tuple[SFTBatch, int]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """This micro-batch's share of the step's loss, and of the mean entropy."""
+    batch, tokens = part
+    group_N = torch.arange(len(batch.prompts), device=batch.ids_NT.device)
+    columns = (batch.prompts, batch.ids_NT, batch.mask_NT, group_N)
+    logp_NT, entropy_NT = completion_logp(vlm, *columns, slope_NT=-batch.mask_NT / tokens)
+    return nll(logp_NT, batch.mask_NT, tokens), {"entropy": entropy_NT.sum() / tokens}
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from openvlt.errors import UserError
 from openvlt.storage.atomic import atomic_write
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
+from openvlt.trainer.not_finite import NotFinite, stop_sentence
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
@@ -99,6 +100,8 @@ class TrainingLoop:
         handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, loader, ckpt_path=last if last.is_file() else None, weights_only=False)
+        except NotFinite as error:
+            raise UserError(stop_sentence(error, title, error.save(folder))) from error
         except SystemExit as stop:  # what Lightning raises at Ctrl-C
             raise KeyboardInterrupt from stop
         finally:

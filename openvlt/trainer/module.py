@@ -5,6 +5,7 @@ A step is split into micro-batches and ranks; the split doesn't change its gradi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
+from openvlt.trainer.not_finite import NotFinite, StepLoss, to_cpu
 from openvlt.trainer.optimizer import make_schedule
 
 
@@ -58,45 +60,74 @@ class StepModule(lightning.LightningModule):
         self.optimisation, self.steps = optimisation, steps
         self.version = 0
         self.metrics: dict[str, float] = {}
+        self._random = torch.random.get_rng_state()
 
     def split(self, batch: Any) -> Iterable[Any]:
         """Splits one optimiser step's batch into this rank's micro-batches."""
         raise NotImplementedError
 
-    def loss(self, part: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Returns a part's share of the step's loss and of values to log, divided by the step's totals."""
+    def step_loss(self) -> StepLoss:
+        """The loss of the present step, as a function that can be saved: model and part in, shares out.
+
+        It returns a part's share of the step's loss and of values to log, divided by the step's totals.
+        """
         raise NotImplementedError
+
+    def loss(self, part: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Returns a part's share of the step's loss, and of values to log."""
+        return self.step_loss()(self.vlm, part)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leaves batches where they were made: only one micro-batch at a time goes to the device."""
         return batch
 
     def training_step(self, batch: Any, index: int) -> None:
-        """Takes one optimiser step; `metrics` are then its logged values, added up over parts and ranks."""
+        """Takes one optimiser step; `metrics` are then its logged values, added up over parts and ranks.
+
+        Raises NotFinite, with the weights as they were, when the loss or the gradient isn't finite.
+        """
         if isinstance(batch, UserError):
             raise batch
+        self._random = torch.random.get_rng_state()
         sums: dict[str, Tensor] = {}
         for part in self.split(batch):
             loss, shares = self.loss(part)
             self.manual_backward(loss)
             add_logged(sums, {"loss": loss.detach(), **shares})
         # also without a part: ranks and schedules stay in step, and weights without gradient stay as they are
-        norm = self._step()
-        self.version += 1
+        distributed.all_reduce_gradients(self._trainable())
+        norm = torch.nn.utils.clip_grad_norm_(self._trainable(), self.optimisation.max_grad_norm)
         own, self.metrics = {name: float(value) for name, value in sums.items()}, {}
         for part in distributed.all_gather([own]):
             add_logged(self.metrics, part)
         self.metrics["grad_norm"] = float(norm)
+        self._check_finite(batch)
+        self._step()
+        self.version += 1
 
-    def _step(self) -> Tensor:
-        distributed.all_reduce_gradients(self._trainable())
-        norm = torch.nn.utils.clip_grad_norm_(self._trainable(), self.optimisation.max_grad_norm)
+    def _check_finite(self, batch: Any) -> None:
+        """Raises NotFinite before the optimiser has touched a weight: the same decision on every rank."""
+        values = {name: self.metrics[name] for name in ("loss", "grad_norm") if name in self.metrics}
+        if all(math.isfinite(value) for value in values.values()):
+            return
+        self.zero_grad(set_to_none=True)
+        optimizers = self._as_list(self.optimizers())
+        raise NotFinite(
+            step=self.version + 1,
+            values=values,
+            learning_rates=sorted({group["lr"] for one in optimizers for group in one.param_groups}),
+            vlm=self.vlm,
+            loss=self.step_loss(),
+            parts=distributed.all_gather([to_cpu(part) for part in self.split(batch)]),
+            random=self._random,
+        )
+
+    def _step(self) -> None:
         for optimizer in self._as_list(self.optimizers()):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         for scheduler in self._as_list(self.lr_schedulers()):
             scheduler.step()
-        return norm
 
     @staticmethod
     def _as_list(value: Any) -> list[Any]:
