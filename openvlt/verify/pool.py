@@ -1,8 +1,9 @@
-"""Pools of disposable worker processes, which are kept warm, killed at the deadline and replaced at once.
+"""Pools of disposable worker processes, which are kept warm, end at their deadline and are replaced at once.
 
-No signals are used, so a pool works in any thread. It also works in daemonic processes and after a fork,
-where the forked process starts its own pool. Processes are started by `subprocess`, because `multiprocessing`
-forbids children to daemonic processes.
+A deadline is in CPU seconds of the worker, which keeps it itself: a busy machine delays a verdict but never
+changes it. The calling process uses no signals, so a pool works in any thread. It also works in daemonic
+processes and after a fork, where the forked process starts its own pool. Processes are started by
+`subprocess`, because `multiprocessing` forbids children to daemonic processes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,20 +30,18 @@ _ROOT = str(Path(__file__).parents[2])
 
 
 class _Worker:
-    """One child process, the items it has not replied to yet, and the time of its last reply."""
+    """One child process and the items it has not replied to yet."""
 
     def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid, self.channel = pid, channel
         self.received = bytearray()
         self.unanswered: deque[int] = deque()
-        self.last_reply = 0.0
 
-    def send(self, items: Sequence[Any], indices: Sequence[int]) -> None:
+    def send(self, items: Sequence[Any], indices: Sequence[int], deadline_s: float) -> None:
         """Sends items to the process; `receive` notices if it has died."""
         self.unanswered.extend(indices)
-        self.last_reply = time.monotonic()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.channel.sendall(pickle.dumps([items[i] for i in indices]))
+            self.channel.sendall(pickle.dumps((deadline_s, [items[i] for i in indices])))
 
     def receive(self) -> list[WorkerReply] | None:
         """The replies that have arrived completely; None if the process is gone."""
@@ -54,7 +52,6 @@ class _Worker:
         if not data:
             return None
         self.received += data
-        self.last_reply = time.monotonic()
         replies = []
         while len(self.received) >= 4 and len(self.received) >= 4 + (
             size := int.from_bytes(self.received[:4])
@@ -86,6 +83,7 @@ class Pool:
     def map(self, items: Sequence[Any], deadline_s: float) -> list[WorkerReply]:
         """One reply per item, in order; `("done", "timeout")` for each item over its deadline.
 
+        `deadline_s` is in CPU seconds of the worker, counted from when it takes up the item.
         Raises RuntimeError if a worker reports a bug.
         """
         with self.lock:
@@ -95,23 +93,20 @@ class Pool:
             while waiting or any(worker.unanswered for worker in self.workers):
                 for worker in self.workers:
                     if waiting and not worker.unanswered:
-                        worker.send(items, [waiting.popleft() for _ in range(min(share, len(waiting)))])
-                self._collect(results, waiting, deadline_s)
+                        indices = [waiting.popleft() for _ in range(min(share, len(waiting)))]
+                        worker.send(items, indices, deadline_s)
+                self._collect(results, waiting)
             return cast(list[WorkerReply], results)
 
-    def _collect(self, results: list[WorkerReply | None], waiting: deque[int], deadline_s: float) -> None:
-        """Waits for one round of replies; kills and replaces workers that are late or dead."""
-        busy = [worker for worker in self.workers if worker.unanswered]
-        patience = min(worker.last_reply for worker in busy) + deadline_s - time.monotonic()
+    def _collect(self, results: list[WorkerReply | None], waiting: deque[int]) -> None:
+        """Waits for one round of replies; replaces workers that have ended at a deadline or otherwise."""
         with selectors.DefaultSelector() as selector:
-            for worker in busy:
-                selector.register(worker.channel, selectors.EVENT_READ, worker)
-            ready = [key.data for key, _ in selector.select(max(0.0, patience))]
+            for worker in self.workers:
+                if worker.unanswered:
+                    selector.register(worker.channel, selectors.EVENT_READ, worker)
+            ready = [key.data for key, _ in selector.select()]
         for worker in ready:
             if not self._receive(worker, results):
-                self._replace(worker, results, waiting)
-        for worker in busy:
-            if worker not in ready and time.monotonic() - worker.last_reply >= deadline_s:
                 self._replace(worker, results, waiting)
 
     def _receive(self, worker: _Worker, results: list[WorkerReply | None]) -> bool:

@@ -1,8 +1,10 @@
 """The process behind a pool: it forks disposable children and, on request, kills them.
 
 `pool.Pool` starts it as `python -m openvlt.verify.worker TASK`, with a socket as standard input. It imports
-what the task needs once. A child is then a fork of a few milliseconds with everything loaded. Children are
-killed only here, by the process that will reap them, so that a reused process number can never be hit.
+what the task needs once. A child is then a fork of a few milliseconds with everything loaded and used once,
+so that none of this counts towards an item's deadline. A child ends itself at the deadline, by a timer of its
+own CPU seconds. Children are killed only here, by the process that will reap them, so that a reused process
+number can never be hit.
 """
 
 from __future__ import annotations
@@ -28,15 +30,21 @@ Handler = Callable[[Any], WorkerReply]
 
 def _load_grader() -> Handler:
     from openvlt.verify.api import grade_response, make_reply
+    from openvlt.verify.grade.numeric import high_precision
 
+    high_precision()  # imports mpmath
     return lambda item: make_reply(grade_response(**item))
 
 
+_FIRST_QUESTIONS = (("y = 1/x", "xy = 1"), ("x^2 < 4", "(-2, 2)"), (r"\sin 2x", r"2 \sin x \cos x"))
+
+
 def _load_sympy() -> Handler:
-    import sympy  # noqa: F401  (loaded before forking)
-
     from openvlt.verify.grade.symbolic import decide
+    from openvlt.verify.parse.reader import read_answer
 
+    for gold, answer in _FIRST_QUESTIONS:  # imports sympy and fills its caches
+        decide(read_answer(gold), read_answer(answer))
     return lambda question: ("done", decide(*question).value)
 
 
@@ -82,26 +90,33 @@ def _spawn(control: socket.socket, fd: int, handle: Handler) -> int:
         control.close()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
         _serve(socket.socket(fileno=fd), handle)
     finally:
         os._exit(0)
 
 
 def _serve(channel: socket.socket, handle: Handler) -> None:
-    """Replies to each item of every list that arrives; out of memory is a timeout, other exceptions a bug."""
+    """Replies to each item of every list that arrives.
+
+    The process ends when an item has used its deadline of CPU seconds. Out of memory is a timeout, any other
+    exception a bug.
+    """
     stream = channel.makefile("rb")
     while True:
         try:
-            items = pickle.load(stream)
+            deadline_s, items = pickle.load(stream)
         except EOFError:
             return
         for item in items:
+            signal.setitimer(signal.ITIMER_PROF, deadline_s)  # SIGPROF ends the process: no handler is set
             try:
                 reply = handle(item)
             except MemoryError:
                 reply = ("done", "timeout")
             except Exception:  # noqa: BLE001  (raised again in the calling process)
                 reply = ("bug", traceback.format_exc())
+            signal.setitimer(signal.ITIMER_PROF, 0)
             data = pickle.dumps(reply)
             channel.sendall(len(data).to_bytes(4) + data)
 

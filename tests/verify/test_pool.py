@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ from openvlt.verify import pool, verify_batch
 pytestmark = pytest.mark.deadline
 ROOT = Path(__file__).parents[2]
 HANGS = ("(x+y+z)^{2}", "<answer>(x+y+z)^{4000}</answer>")
-PATIENT_S = 600.0  # a deadline that nothing meets, however busy the machine
+PATIENT_S = 600.0  # a deadline that nothing here meets
 
 
 def test_order_is_kept() -> None:
@@ -29,8 +31,8 @@ def test_order_is_kept() -> None:
         assert verify_batch(items, workers=count, deadline_s=PATIENT_S) == expected
 
 
-def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
-    """What hangs is stopped at any deadline; on a busy machine the others may need a longer one."""
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_overrun_costs_its_own_verdict_only(count: int) -> None:
     items = [
         ("7", "<answer>7</answer>"),
         HANGS,
@@ -39,16 +41,34 @@ def test_an_overrun_costs_one_timeout_and_no_more_than_the_deadline() -> None:
         (r"y=\frac{1}{x}", "<answer>xy=1</answer>"),
     ]
     expected = [Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT]
-    verify_batch(items[-1:], workers=0, deadline_s=PATIENT_S)
-    for count in (0, 2):
-        for deadline_s in (0.4, 2.0, 8.0, 32.0, 128.0):
-            start = time.monotonic()
-            verdicts = verify_batch(items, workers=count, deadline_s=deadline_s)
-            assert verdicts[1] is verdicts[3] is Verdict.TIMEOUT
-            if verdicts == expected and time.monotonic() - start < 3 * deadline_s + 1:
-                break
-        else:
-            pytest.fail(f"{verdicts} after {time.monotonic() - start:.1f} s with workers={count}")
+    assert verify_batch(items, workers=count, deadline_s=0.4) == expected
+
+
+def _state(pid: int) -> str:
+    """The state letter that the kernel shows for a process: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_deadline_counts_cpu_seconds_of_the_worker() -> None:
+    """A worker that gets no processor for longer than the deadline still gives its verdict."""
+    deadline_s = 0.1
+    workers = pool.Pool("grade", 1)
+    try:
+        item = {"gold": "7", "response": "<answer>7</answer>"}
+        pid = workers.workers[0].pid
+        os.kill(pid, signal.SIGSTOP)
+        while _state(pid) != "T":
+            time.sleep(0.001)
+        found: list[pool.WorkerReply] = []
+        thread = threading.Thread(target=lambda: found.extend(workers.map([item], deadline_s)))
+        thread.start()
+        thread.join(2 * deadline_s)
+        assert thread.is_alive() and not found
+        os.kill(pid, signal.SIGCONT)
+        thread.join()
+        assert found == [("done", "correct")] and workers.workers[0].pid == pid
+    finally:
+        workers.close()
 
 
 def test_a_worker_that_dies_is_replaced() -> None:
