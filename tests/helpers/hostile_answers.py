@@ -16,6 +16,8 @@ def inputs(canary: str) -> Iterator[tuple[str, str, str]]:
         environments,
         relations,
         unicode,
+        wordings,
+        notations,
         responses,
     ):
         yield from ((f"{kind.__name__}-{index}", gold, text) for index, (gold, text) in enumerate(kind()))
@@ -230,6 +232,123 @@ def unicode() -> Iterator[tuple[str, str]]:
         "百分之" * 300,
         "\U000e0041" * 500,
     )
+
+
+def wordings() -> Iterator[tuple[str, str]]:
+    """Words that change a value, numbers in words, directions, phrases and sentences, by the thousand."""
+    yield from tagged(
+        "half of " * 200 + "24",
+        "twice " * 300 + "24",
+        "24" + " squared" * 200,
+        "2 to the power of " * 90 + "2",
+        "10 to the power of 10 to the power of 8",
+        "1000000 factorial",
+        "the factorial of the factorial of 1000",
+        "1000000000 choose 100000000",
+        "the product of " + " and ".join(["9"] * 400),
+        "the least common multiple of " + ", ".join(map(str, range(2, 400))),
+        "9 plus " * 250 + "9",
+        "9 minus 9 times " * 110 + "9",
+        "12 of " * 300 + "12",
+        "one hundred and " * 120 + "one",
+        "twenty-" * 280 + "one",
+        "one " * 490 + "thirds",
+        "thousand million billion " * 80,
+        "two and a half and " * 100 + "a half",
+        "minus negative " * 130 + "two",
+        "三分之" * 600 + "一",
+        "万亿" * 900 + "二",
+        "二又" * 900 + "三分之一",
+        "第" * 1_900 + "三",
+        "increase of " * 160 + "25%",
+        "25%" + " decrease increase" * 110,
+        "5 below zero above zero " * 80,
+        "24 more than less than " * 80 + "3",
+        "there are no real " * 110 + "solutions",
+        "no " * 900 + "solution",
+        "quarter past " * 150 + "three",
+        "half past " * 190 + "half past",
+        "the day before " * 130 + "Wednesday",
+        "星期" * 900 + "三",
+    )
+    yield from tagged("true " * 390, "not " * 480 + "true", "no doubt " * 220, "yes or no " * 190, gold="Yes")
+    yield from tagged("Wed" * 600, "the " * 480 + "Wednesday", "before Wednesday " * 110, gold="Wednesday")
+    yield from tagged("quarter to " * 180, "3:45" * 480, "three " * 320, "下午" * 900 + "3:45", gold="3:45")
+    yield from tagged(
+        "March 5, " * 220, "2021-" * 390, "2021年" * 390, "1/" * 900 + "2021", gold="March 5, 2021"
+    )
+
+
+def notations() -> Iterator[tuple[str, str]]:
+    """Functions of several arguments, sums, bases, congruences, units, sequences, cases, labels, formulas."""
+    yield from tagged(
+        r"\gcd(" + ",".join(["123456789"] * 180) + ")",
+        r"\operatorname{lcm}(" + ",".join(map(str, range(10**8, 10**8 + 150))) + ")",
+        r"\gcd(" * 150 + "1,2" + ")" * 150,
+        r"\max(" + "9^{4096}," * 100 + "1)",
+        "C(10^9, 10^8)",
+        "C(9999,4999)",
+        "C_{9999}^{4999}",
+        "9999C4999",
+        "P(9999,4999)",
+        r"\binom{4096}{2048}^{9999}",
+        "C_9^4" * 300,
+        r"\sum_{k=1}^{10^{12}} k",
+        r"\sum_{k=1}^{200}\sum_{j=1}^{200}\sum_{i=1}^{200} ijk",
+        r"\sum_{k=1}^{200} k^{k^{k}}",
+        r"\prod_{k=1}^{200} 9^{4000}",
+        r"\prod_{k=1}^{200} k!",
+        r"\sum_{k=-10^9}^{10^9} k",
+        r"\sum_{k=1}^{\sum_{j=1}^{\sum_{i=1}^{9} i} j} k",
+        r"\sum" * 300,
+        r"\sum_{k=1}^{199} \frac{1}{k^{99}}",
+        "1" * 1_900 + "_2",
+        "1" * 199 + "_{2}",
+        "F" * 1_800 + "_{16}",
+        "12_" * 600 + "2",
+        r"x \equiv 3 \pmod{" + "9" * 1_800 + "}",
+        "3 mod " * 300 + "7",
+        r"9^{9^{9}} \bmod 7",
+        "12 cm^{1000000000}",
+        "12 " + "cm^9 " * 300,
+        "12 square " + "cubic " * 250 + "cm",
+        "12 km/h" + "/s" * 800,
+        r"\frac12" * 90 + r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+        r"9^{4000}\begin{pmatrix}9^{4000}&2\\3&4\end{pmatrix}",
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}" + "^T" * 500,
+        "1, 2, ..., 10^{12}",
+        "1, 2, ..., 99999999999",
+        "1, ..., " * 200 + "9",
+        "0.1, 0.2, ..., 99999",
+        r"\mathbb{R}" * 180,
+        "all real numbers except " * 70 + "2",
+        r"(0,9)\setminus" * 120 + r"\{1\}",
+        "0<x<9, " + ", ".join(f"x \\ne {n}" for n in range(150)),
+        "i+j+k+" * 130 + "i",
+        "1=" * 900 + "1",
+        "12=" * 300 + "x",
+        r"\sqrt[3]{" * 60 + "-2" + "}" * 60,
+        "(-x)^{1/" + "9" * 90 + "}",
+        r"\sqrt[99]{-10^{300}}",
+    )
+    cases = r"\begin{cases}x+1,&x<0\\x^2,&x\ge 0\end{cases}"
+    yield from tagged(
+        r"\begin{cases}" + r"x,&x<0\\" * 90 + r"\end{cases}",
+        r"\begin{cases}" * 60 + "x,&x<0" + r"\end{cases}" * 60,
+        r"\begin{cases}" + ",&" * 900 + r"\end{cases}",
+        r"\begin{cases}" + "if " * 600 + r"\end{cases}",
+        gold=cases,
+    )
+    yield from tagged(
+        "H2" * 90, "(" * 90 + "H2O" + ")2" * 40, "H" * 1_900, "H2O+" * 400, "^" * 190, gold="H2O"
+    )
+    yield from tagged(
+        "H2 + " * 40 + "-> H2O", "->" * 900, "H2 -> " * 300, gold=r"2H_2 + O_2 \rightarrow 2H_2O"
+    )
+    yield from tagged(
+        "A" * 1_900 + "=4", "AB=" * 600 + "4", r"\angle " * 250 + "A=4", "P(" * 600 + "A=4", gold="AB=4"
+    )
+    yield from tagged("(y,x)=" * 300 + "(1,2)", "(" + "x," * 900 + "y)=(1,2)", gold="(1,2)")
 
 
 def responses() -> Iterator[tuple[str, str]]:

@@ -16,8 +16,10 @@ from openvlt.verify import explain, verify, verify_batch
 from tests.helpers.hostile_answers import inputs
 
 pytestmark = pytest.mark.deadline
-DEADLINE_S, LIMIT_S, LIMIT_KB = 0.5, 1.0, 512 * 1024
-MOST = 120
+DEADLINE_S, LIMIT_S, LIMIT_KB = 0.2, 1.0, 512 * 1024
+LEAST = 300
+SAMPLE = slice(0, None, 7)
+"""What is tried again from another thread and process: every kind is tried once, and in workers."""
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,7 @@ def warm() -> None:
 
 
 def _verify_all(hostile: list[tuple[str, str, str]]) -> list[tuple[str, float, Verdict]]:
-    """Name, seconds, verdict. The seconds are this thread's own: a worker's are bounded by the deadline (test_workers), those that a busy
-    machine spends elsewhere say nothing."""
+    """Name, CPU seconds of this thread, verdict; a worker's seconds are bounded by the deadline (test_pool)."""
     found = []
     for name, gold, response in hostile:
         start = time.thread_time()
@@ -55,7 +56,7 @@ def results(hostile: list[tuple[str, str, str]]) -> tuple[list[tuple[str, float,
 
 
 def test_there_are_enough_kinds(hostile: list[tuple[str, str, str]]) -> None:
-    assert len({name for name, _, _ in hostile}) >= MOST
+    assert len({name for name, _, _ in hostile}) >= LEAST
 
 
 def test_each_is_answered_within_a_second_in_the_main_thread(
@@ -79,10 +80,10 @@ def test_none_is_correct(
 
 def test_within_a_second_in_a_thread(hostile: list[tuple[str, str, str]]) -> None:
     found: list[tuple[str, float, Verdict]] = []
-    thread = threading.Thread(target=lambda: found.extend(_verify_all(hostile)))
+    thread = threading.Thread(target=lambda: found.extend(_verify_all(hostile[SAMPLE])))
     thread.start()
     thread.join()
-    assert len(found) == len(hostile) and not _slow(found)
+    assert len(found) == len(hostile[SAMPLE]) and not _slow(found)
 
 
 def _child(hostile: list[tuple[str, str, str]], answers: Connection) -> None:
@@ -94,25 +95,20 @@ def _child(hostile: list[tuple[str, str, str]], answers: Connection) -> None:
 def test_within_a_second_in_a_daemonic_process(hostile: list[tuple[str, str, str]], method: str) -> None:
     context = multiprocessing.get_context(method)
     answers, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(hostile, theirs), daemon=True)
+    process = context.Process(target=_child, args=(hostile[SAMPLE], theirs), daemon=True)
     process.start()
     theirs.close()  # so that the end of the process is the end of its answers
     found = answers.recv()
     process.join()
-    assert len(found) == len(hostile) and not _slow(found)
+    assert len(found) == len(hostile[SAMPLE]) and not _slow(found)
 
 
 def test_a_pool_of_workers_survives_them_all_in_order(hostile: list[tuple[str, str, str]]) -> None:
     items = [
         item for _, gold, response in hostile for item in ((gold, response), ("7", "<answer>7</answer>"))
     ]
-    for deadline_s in (DEADLINE_S, 4.0, 32.0):  # a busy machine may keep more of them waiting than a few
-        verdicts = verify_batch(items, workers=2, deadline_s=deadline_s)
-        between = verdicts[1::2]
-        assert len(verdicts) == len(items) and set(between) <= {Verdict.CORRECT, Verdict.TIMEOUT}
-        if between.count(Verdict.CORRECT) >= len(hostile) - 3:
-            return
-    pytest.fail(f"{between.count(Verdict.TIMEOUT)} easy answers of {len(hostile)} took too long")
+    verdicts = verify_batch(items, workers=2, deadline_s=DEADLINE_S)
+    assert len(verdicts) == len(items) and set(verdicts[1::2]) == {Verdict.CORRECT}
 
 
 PIECES = [

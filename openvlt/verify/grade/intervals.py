@@ -12,19 +12,24 @@ from openvlt.verify.parse.quantity import Quantity
 
 
 def as_ranges(value: Value) -> list[Range] | None:
-    """The ranges of a union in written order, a pair in brackets as an interval; None if it isn't one."""
+    """The ranges of a set of real numbers in written order; None for a value that isn't one.
+
+    It may be an interval, a union, a list of bounds (`x > 0, x != 2`) or a range without points.
+    """
     if isinstance(value, Range):
         return [value]
+    if isinstance(value, Relation):
+        line = linear_range(value) if value.op == "!=" else None
+        return None if line is None else as_ranges(line)
     if not isinstance(value, Group):
         return None
+    if value.joint == "-":
+        return _without_points(as_ranges(value.items[0]), value.items[1:])
     if value.joint in ("u", "or") and not value.brackets:
-        parts: list[Range] = []
-        for item in value.items:
-            ranges = as_ranges(item)
-            if ranges is None:
-                return None
-            parts += ranges
-        return parts
+        parts = [as_ranges(item) for item in value.items]
+        return None if None in parts else [part for ranges in parts for part in ranges or ()]
+    if value.joint == "," and not value.brackets:
+        return _intersect(value.items)
     if (
         len(value.items) == 2
         and len(value.brackets) == 2
@@ -39,6 +44,70 @@ def as_ranges(value: Value) -> list[Range] | None:
                 )
             ]
     return None
+
+
+def _intersect(items: tuple[Value, ...]) -> list[Range] | None:
+    """The numbers within all bounds of a list; bounds that exclude each other are meant as a union."""
+    excluded = [item for item in items if isinstance(item, Relation) and item.op == "!="]
+    found = [as_ranges(item) for item in items if item not in excluded]
+    if None in found or any(len(ranges or ()) != 1 for ranges in found):
+        return None
+    ranges = [ranges[0] for ranges in found if ranges]
+    if len(ranges) == 2:
+        both = _overlap(*ranges)
+        ranges = ranges if both is None else [both]
+    points = [_excluded_point(item) for item in excluded]
+    if not ranges and len(points) == 1:
+        return as_ranges(excluded[0])
+    if len(ranges) != 1 and points or None in points:
+        return None
+    return _without_points(ranges, tuple(point for point in points if point is not None))
+
+
+def _excluded_point(relation: Relation) -> Quantity | None:
+    """The 2 of `x != 2`."""
+    line = linear_range(relation)
+    return line.items[0].high if isinstance(line, Group) and isinstance(line.items[0], Range) else None
+
+
+def _overlap(a: Range, b: Range) -> Range | None:
+    """The numbers in both ranges; None if there are none, or if an end has no value."""
+    low, low_closed = max(
+        (_end(a.low, a.closed[0], -1), _end(b.low, b.closed[0], -1)), key=lambda end: end[0]
+    )[1:]
+    high, high_closed = min(
+        (_end(a.high, a.closed[1], 1), _end(b.high, b.closed[1], 1)), key=lambda end: end[0]
+    )[1:]
+    if low is not None and high is not None:
+        first, last = numeric.real(low.node), numeric.real(high.node)
+        if first is None or last is None or first >= last:
+            return None
+    return Range(low, high, (low_closed, high_closed), a.name or b.name)
+
+
+def _end(end: Quantity | None, closed: bool, sign: int) -> tuple[tuple[float, int], Quantity | None, bool]:
+    """An end of a range with what it is ordered by: its value, and an open end inside a closed one."""
+    value = sign * float("inf") if end is None else numeric.real(end.node)
+    return ((float("nan") if value is None else value, sign if closed else 0), end, closed)
+
+
+def _without_points(ranges: list[Range] | None, points: tuple[Value, ...]) -> list[Range] | None:
+    """The pieces of one range between excluded points; None for other sets."""
+    flat = [part for point in points for part in (point.items if isinstance(point, Group) else (point,))]
+    values = [(numeric.real(point.node), point) for point in flat if isinstance(point, Quantity)]
+    if (
+        ranges is None
+        or len(ranges) != 1
+        or len(values) != len(flat)
+        or any(value is None for value, _ in values)
+    ):
+        return None if points else ranges
+    whole = ranges[0]
+    low, closed, pieces = whole.low, whole.closed[0], []
+    for _, point in sorted(values, key=lambda pair: pair[0] or 0.0):
+        pieces.append(Range(low, point, (closed, False), whole.name))
+        low, closed = point, False
+    return [*pieces, Range(low, whole.high, (closed, whole.closed[1]), whole.name)]
 
 
 def _finite_end(end: Quantity) -> Quantity | None:

@@ -62,7 +62,7 @@ def sample_points(names: frozenset[str], *, positive: bool = False) -> list[dict
 
 
 def same_value(a: Node, b: Node) -> bool | None:
-    """Whether two expressions are equal; None where neither exact nor numerical evaluation decides."""
+    """Whether two expressions are equal wherever the first is real; None where nothing decides."""
     if a == b:
         return True
     if has_infinity(a) or has_infinity(b):
@@ -75,18 +75,42 @@ def same_value(a: Node, b: Node) -> bool | None:
         return left == right
     a, b = fold_case(a, b)
     names = symbols(a) | symbols(b)
-    results = [_compare_at(a, b, point) for point in (sample_points(names) if names else [{}])]
+    points = _real_points(a, sample_points(names)) if names else [{}]
+    results = [_compare_at(a, b, point) for point in points]
     if False in results:
         return False
     return None if None in results else True
 
 
+def _real_points(node: Node, points: list[dict[str, Fraction]]) -> list[dict[str, Fraction]]:
+    """The points where an expression is real, as 1/√n is only for n > 0; all points if it is nowhere real."""
+    found = []
+    for point in points:
+        try:
+            value = complex(evaluate(node, {name: FLOATS.number(number) for name, number in point.items()}))
+        except (Undefined, OverflowError):
+            return points
+        if abs(value.imag) <= 1e-9 * abs(value):
+            found.append(point)
+    return found or points
+
+
 def fold_case(a: Node, b: Node) -> tuple[Node, Node]:
-    """Both in lower case if their symbols differ only in case (`X = 3` is the same as `x = 3`)."""
+    """Both in lower case if their symbols differ only in case (`X = 3` is the same as `x = 3`).
+
+    Not where both are letters alone, whose case is all that tells CO from Co.
+    """
     left, right = symbols(a), symbols(b)
+    if _is_letters(a) and _is_letters(b):
+        return a, b
     if left != right and {n.lower() for n in left} == {n.lower() for n in right} and len(left) == len(right):
         return _lower(a), _lower(b)
     return a, b
+
+
+def _is_letters(node: Node) -> bool:
+    """Whether an expression is a product of two letters or more, and nothing else."""
+    return node[0] == "mul" and all(part[0] in ("sym", "const") for part in node[1:])
 
 
 def _lower(node: Node) -> Node:

@@ -28,6 +28,10 @@ _TO_KELVIN = {
 
 def compare_quantities(gold: Quantity, answer: Quantity) -> bool | None:
     """Whether two quantities are equal with units, percents and counted things; None where undecided."""
+    if gold.base != answer.base or not _is_same_direction(gold, answer):
+        return False
+    if _is_negative_for(gold, answer) or _is_negative_for(answer, gold):  # a decrease of 25 % is -25 %
+        answer = _scale(answer, Fraction(-1), keep=True)
     if gold.unit and answer.unit:
         return _compare_with_units(gold, gold.unit, answer, answer.unit)
     if gold.unit and answer.noun or answer.unit and gold.noun:
@@ -41,6 +45,20 @@ def compare_quantities(gold: Quantity, answer: Quantity) -> bool | None:
     if (gold.unit or answer.unit) and _is_same_angle(gold, answer):
         return True
     return _compare_numbers(gold, answer, gold.ulp)
+
+
+def _is_same_direction(gold: Quantity, answer: Quantity) -> bool:
+    """False for two words that point opposite ways: `25% increase` and `25% decrease`."""
+    if gold.direction is None or answer.direction is None or gold.direction[0] != answer.direction[0]:
+        return True
+    return gold.direction == answer.direction
+
+
+def _is_negative_for(signed: Quantity, directed: Quantity) -> bool:
+    """Whether a number without direction is negative beside one that points down."""
+    if signed.direction is not None or directed.direction is None or directed.direction[1] > 0:
+        return False
+    return signed.value is not None and signed.value < 0
 
 
 def _compare_with_units(gold: Quantity, gold_unit: Unit, answer: Quantity, answer_unit: Unit) -> bool | None:
@@ -69,11 +87,13 @@ def _in_kelvin(quantity: Quantity) -> Fraction | None:
     return None if conversion is None else quantity.value * conversion[0] + conversion[1]
 
 
-def _scale(quantity: Quantity, factor: Fraction) -> Quantity:
+def _scale(quantity: Quantity, factor: Fraction, *, keep: bool = False) -> Quantity:
+    """A multiple of the number; `keep` keeps its percent sign and magnitude."""
     value = None if quantity.value is None else quantity.value * factor
     ulp = None if quantity.ulp is None else quantity.ulp * factor
     node = ("num", value) if value is not None else ("mul", ("num", factor), quantity.node)
-    return replace(quantity, node=node, value=value, ulp=ulp, percent=False, magnitude=1)
+    scaled = replace(quantity, node=node, value=value, ulp=None if ulp is None else abs(ulp))
+    return scaled if keep else replace(scaled, percent=False, magnitude=1)
 
 
 def _compare_percents(gold: Quantity, answer: Quantity) -> bool | None:

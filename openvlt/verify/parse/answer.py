@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
-from openvlt.verify.parse.expression import Node, format_expression
-from openvlt.verify.parse.quantity import Quantity
+from openvlt.verify.parse.expression import Node, format_expression, symbols
+from openvlt.verify.parse.units import Unit
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An expression `node` with its rational `value` if it has one.
+
+    `ulp` is the size of the last written decimal; None for integers, fractions and roots, which are exact.
+    `unit` and `noun` are what is counted. `percent` and `magnitude` are a "%" or a word such as "million"
+    after the number; `value` doesn't include them. `direction` is the axis and the sign of a word such as
+    "increase", `base` that of the digits the number was written in.
+    """
+
+    node: Node
+    value: Fraction | None
+    ulp: Fraction | None = None
+    unit: Unit | None = None
+    noun: str = ""
+    percent: bool = False
+    magnitude: int = 1
+    direction: tuple[str, int] | None = None
+    base: int = 10
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the expression has no symbols."""
+        return self.value is not None or not symbols(self.node)
 
 
 @dataclass(frozen=True)
@@ -20,6 +47,7 @@ class Relation:
     """`left op right`.
 
     `label` is the left side if it is only a name (x, f(x), S_{ABC}), and `value` is then the right side.
+    `members` are the sides without symbols of an equation or a chain of equations.
     """
 
     op: str
@@ -27,6 +55,7 @@ class Relation:
     right: Node | None
     label: str = ""
     value: Value | None = None
+    members: tuple[Quantity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +72,8 @@ class Range:
 class Group:
     """Several values.
 
-    `brackets` is "()", "[)", "{}", … or "" for a bare list; `joint` is ",", "or" or "u" (union).
+    `brackets` is "()", "[)", "{}", "<>", … or "" for a bare list. `joint` is ",", "or", "u" (union) or "-"
+    (without).
     """
 
     items: tuple[Value, ...]
@@ -53,9 +83,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows of values."""
+    """Rows of values. `kind` is "matrix", or "determinant" or "norm" for bars around it."""
 
     rows: tuple[tuple[Value, ...], ...]
+    kind: str = "matrix"
 
 
 @dataclass(frozen=True)
@@ -65,7 +96,16 @@ class Ratio:
     parts: tuple[Quantity, ...]
 
 
-Value = Words | Quantity | Relation | Range | Group | Matrix | Ratio
+@dataclass(frozen=True)
+class Congruence:
+    """The integers with a residue modulo a number."""
+
+    residue: int
+    modulus: int
+    name: str = ""
+
+
+Value = Words | Quantity | Relation | Range | Group | Matrix | Ratio | Congruence
 
 
 def describe_value(value: Value) -> str:
@@ -81,12 +121,14 @@ def describe_value(value: Value) -> str:
         high = "∞" if value.high is None else describe_value(value.high)
         return f"from {low} ({_ENDS[value.closed[0]]}) to {high} ({_ENDS[value.closed[1]]})"
     if isinstance(value, Group):
-        joint = {",": ", ", "or": " or ", "u": " ∪ "}[value.joint]
+        joint = {",": ", ", "or": " or ", "u": " ∪ ", "-": " without "}[value.joint]
         return value.brackets[:1] + joint.join(map(describe_value, value.items)) + value.brackets[1:]
     if isinstance(value, Matrix):
-        return "matrix " + "; ".join(" ".join(map(describe_value, row)) for row in value.rows)
+        return f"{value.kind} " + "; ".join(" ".join(map(describe_value, row)) for row in value.rows)
     if isinstance(value, Ratio):
         return " : ".join(map(describe_value, value.parts))
+    if isinstance(value, Congruence):
+        return f"{value.residue} modulo {value.modulus}"
     return f"the words {value.text!r}"
 
 

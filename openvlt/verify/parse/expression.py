@@ -91,6 +91,28 @@ def _binomial(n: Fraction, k: Fraction) -> Fraction | None:
     return Fraction(math.comb(int(n), int(k)))
 
 
+def _permutations(n: Fraction, k: Fraction) -> Fraction | None:
+    """n!/(n - k)!, the number of ordered selections."""
+    if n.denominator != 1 or k.denominator != 1 or not 0 <= k <= n:
+        return None
+    if n > MAX_FACTORIAL:
+        raise Unreadable("permutations of more than 170 things")
+    return Fraction(math.perm(int(n), int(k)))
+
+
+def _fold_integers(function: Callable[..., int]) -> Callable[..., Fraction | None]:
+    """A function of integers as one of fractions; None if one isn't an integer."""
+
+    def fold(*values: Fraction) -> Fraction | None:
+        return (
+            _check_size(Fraction(function(*map(int, values))))
+            if all(v.denominator == 1 for v in values)
+            else None
+        )
+
+    return fold
+
+
 _EXACT: Mapping[str, Callable[..., Fraction | None]] = {
     "sqrt": lambda x: _root(x, 2),
     "abs": lambda x: abs(x),
@@ -98,6 +120,11 @@ _EXACT: Mapping[str, Callable[..., Fraction | None]] = {
     "ceil": lambda x: Fraction(math.ceil(x)),
     "factorial": _factorial,
     "binom": _binomial,
+    "perm": _permutations,
+    "root": lambda x, degree: _root(x, int(degree)),
+    "gcd": _fold_integers(math.gcd),
+    "lcm": _fold_integers(math.lcm),
+    "mod": lambda x, y: x - y * math.floor(x / y) if y else None,
     "max": lambda *x: max(x),
     "min": lambda *x: min(x),
 }
@@ -165,6 +192,7 @@ class Floats:
         "exp": _c.exp,
         "ln": _c.log,
         "abs": abs,
+        "root": lambda x, degree: _odd_root(x, degree.real),
         "log": lambda x, base: Floats._c.log(x) / Floats._c.log(base),
         "floor": lambda x: math.floor(_real(x)),
         "ceil": lambda x: math.ceil(_real(x)),
@@ -197,6 +225,7 @@ class HighPrecision:
             for name in ("sqrt sin cos tan asin acos atan sinh cosh tanh exp ln floor ceil factorial").split()
         } | {
             "abs": abs,
+            "root": lambda x, degree: _odd_root(x, degree.real, mp.mpf(1)),
             "log": lambda x, base: mp.log(x) / mp.log(base),
             "max": lambda *x: max(v.real for v in x),
             "min": lambda *x: min(v.real for v in x),
@@ -213,6 +242,13 @@ def _real(value: complex | float) -> float:
     if abs(value.imag) > 1e-9:
         raise Undefined("a real number was needed")
     return value.real
+
+
+def _odd_root(x: Any, degree: Any, one: Any = 1.0) -> Any:
+    """The root of odd degree, which is real for every real number."""
+    if abs(x.imag) > 1e-9 * abs(x):
+        return x ** (one / degree)
+    return -((-x.real) ** (one / degree)) if x.real < 0 else x.real ** (one / degree)
 
 
 def _gamma_binomial(n: Any, k: Any, gamma: Callable[[Any], Any]) -> Any:
@@ -249,6 +285,8 @@ def _evaluate(node: Node, at: Mapping[str, Any], backend: Backend) -> Any:
         return values[0] / 100
     if kind == "deg":
         return values[0] * backend.constants["pi"] / 180
+    if node[1] not in backend.functions:
+        raise Undefined(f"{node[1]} of numbers that aren't exact")
     return backend.functions[node[1]](*values)
 
 

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from openvlt.verify.parse.expression import Node, Undefined, Unreadable, exact
-from openvlt.verify.parse.lexer import FUNCTIONS, NAMES, RECIPROCALS, read_literal, tokenize_math
+from openvlt.verify.parse.expression import Node, Unreadable, exact
+from openvlt.verify.parse.functions import (
+    apply_function,
+    inverse,
+    negate,
+    parse_arguments,
+    parse_series,
+    raise_power,
+    respell_selections,
+)
+from openvlt.verify.parse.lexer import FUNCTIONS, NAMES, VARIADIC, read_literal, tokenize_math
 
 MAX_DEPTH = 32
 
@@ -33,7 +42,7 @@ _CLOSERS = {
 
 def parse_math(text: str) -> Node:
     """The expression that `text` writes. Raises Unreadable."""
-    return Parser(tokenize_math(text)).parse()
+    return Parser(tokenize_math(respell_selections(text))).parse()
 
 
 class Parser:
@@ -217,8 +226,11 @@ class Parser:
         if name in ("frac", "dfrac", "tfrac", "cfrac"):
             top = self.parse_group(single_digit=True)
             return ("mul", top, inverse(self.parse_group(single_digit=True)))
-        if name in ("binom", "dbinom", "tbinom"):
-            return ("call", "binom", self.parse_group(single_digit=True), self.parse_group(single_digit=True))
+        if name in ("binom", "dbinom", "tbinom", "perm"):
+            kind = "perm" if name == "perm" else "binom"
+            return ("call", kind, self.parse_group(single_digit=True), self.parse_group(single_digit=True))
+        if name in ("sum", "prod"):
+            return parse_series(self, name)
         if name == "sqrt":
             return self.parse_root()
         if name in ("pi", "infty"):
@@ -258,6 +270,8 @@ class Parser:
 
     def parse_function(self, name: str) -> Node:
         """A named function with its base, exponent and argument."""
+        if FUNCTIONS.get(name) in VARIADIC:
+            return ("call", FUNCTIONS[name], *parse_arguments(self))
         base = self.parse_log_base(name)
         exponent = None
         if self.peek() in ("^", "**"):
@@ -296,34 +310,5 @@ class Parser:
 
 
 _COMMANDS = frozenset(
-    "frac dfrac tfrac cfrac binom dbinom tbinom angle triangle measuredangle infty".split()
+    "frac dfrac tfrac cfrac binom dbinom tbinom perm sum prod angle triangle measuredangle infty".split()
 ) | GREEK.union(NAMES)
-
-
-def apply_function(name: str, argument: Node, base: Node | None) -> Node:
-    """The node of a named function."""
-    if base is not None:
-        return ("call", "log", argument, base)
-    if name in RECIPROCALS:
-        return inverse(("call", RECIPROCALS[name], argument))
-    return ("call", FUNCTIONS[name], argument)
-
-
-def negate(node: Node) -> Node:
-    """The node of `-node`."""
-    return ("num", -node[1]) if node[0] == "num" else ("mul", ("num", Fraction(-1)), node)
-
-
-def inverse(node: Node) -> Node:
-    """The node of `1 / node`."""
-    return ("pow", node, ("num", Fraction(-1)))
-
-
-def raise_power(base: Node, exponent: Node) -> Node:
-    """The node of a power. Raises Unreadable if the power would be too large to compute."""
-    node = ("pow", base, exponent)
-    try:
-        exact(node)
-    except Undefined as error:
-        raise Unreadable(str(error)) from error
-    return node

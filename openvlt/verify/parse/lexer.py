@@ -11,7 +11,7 @@ MAX_EXPRESSION_CHARS, MAX_TOKENS, MAX_DIGITS = 1_500, 400, 400
 
 
 FUNCTIONS = {
-    name: name for name in "sqrt sin cos tan sinh cosh tanh exp ln abs floor ceil max min".split()
+    name: name for name in "sqrt sin cos tan sinh cosh tanh exp ln abs floor ceil max min gcd lcm".split()
 } | {
     "arcsin": "asin",
     "arccos": "acos",
@@ -20,7 +20,11 @@ FUNCTIONS = {
     "acos": "acos",
     "atan": "atan",
     "tg": "tan",
+    "hcf": "gcd",
+    "gcf": "gcd",
 }
+VARIADIC = frozenset(("max", "min", "gcd", "lcm"))
+"""Functions of several arguments."""
 RECIPROCALS = {"cot": "tan", "sec": "cos", "csc": "sin", "ctg": "tan"}
 NAMES = {**{f: "f" for f in (*FUNCTIONS, *RECIPROCALS, "log", "lg")}, "pi": "c"}
 MATH_WORDS = frozenset(NAMES)
@@ -31,7 +35,7 @@ _WORD_PARTS = re.compile("|".join(sorted(NAMES, key=len, reverse=True)) + "|[A-Z
 _TOKEN = re.compile(
     r"\s+|(?P<num>(?:\d{1,3}(?:(?:,|\{,\}|\s)\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4}(?![\w.]))?|"
     r"\.\d+)"
-    r"|(?P<cmd>\\[A-Za-z]+|\\[%{}|])|(?P<word>[A-Za-z]+)|(?P<op>\*\*|[-+*/^_()\[\]{}|!%'])"
+    r"|(?P<cmd>\\[A-Za-z]+|\\[%{}|])|(?P<word>[A-Za-z]+)|(?P<op>\*\*|[-+*/^_()\[\]{}|!%',=])"
 )
 
 

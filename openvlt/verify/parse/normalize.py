@@ -39,6 +39,7 @@ _CHARS = {
     "⩽": r"\le ",
     "⩾": r"\ge ",
     "≠": r"\ne ",
+    "≡": r"\equiv ",
     "±": r"\pm ",
     "∓": r"\mp ",
     "≈": r"\approx ",
@@ -66,6 +67,8 @@ _CHARS = {
     "、": ",",
     "；": ";",
     "：": ":",
+    "∶": ":",
+    "ℝ": r"\mathbb{R}",
     "（": "(",
     "）": ")",
     "【": "[",
@@ -121,6 +124,8 @@ _SUB_RUN = re.compile("[" + "".join(_SUBSCRIPTS) + "]+")
 _TABLE = str.maketrans(
     _CHARS
     | {c: rf"\frac{{{n}}}{{{d}}}" for c, (n, d) in _VULGAR.items()}
+    | {chr(0x24B6 + i): chr(0x41 + i) for i in range(26)}  # Ⓐ
+    | {chr(0x24D0 + i): chr(0x61 + i) for i in range(26)}
     | {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F) if chr(c) not in _CHARS}
 )
 
@@ -177,6 +182,8 @@ _SWITCH = re.compile(
     r"(?:text|math)?color\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\})"
 )
 _OVER = re.compile(rf"\{{({_INNER})\\over(?![A-Za-z])({_INNER})\}}")
+_CHOOSE = re.compile(rf"\{{({_INNER})\\choose(?![A-Za-z])({_INNER})\}}")
+_POWER = re.compile(r"(?<=[\w)}\]])\*\*(?=[\w(\\{-])|(?<=[\w)}\]]) \*\* (?=[\w(\\{-])")  # **bold** isn't one
 _BARE_OVER = re.compile(r"([^=$]*)\\over(?![A-Za-z])([^=$]*)")
 # 0.333..., 0.1818..., 0.58333...: a cycle after other digits must occur three times (2.718281828... is e).
 _CYCLE = re.compile(
@@ -199,6 +206,10 @@ def unwrap(text: str) -> str:
         if "\\over" in text:
             text, count = _OVER.subn(r"\\frac{\1}{\2}", text)
             text = text if count else _BARE_OVER.sub(r"\\frac{\1}{\2}", text)
+        if "\\choose" in text:
+            text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    if "**" in text:
+        text = _POWER.sub("^", text)
     if "..." in text or "dots" in text:
         text = _CYCLE.sub(lambda m: f"{m[1] or m[3]}\\overline{{{m[2] or m[4]}}}", text)
     if not text.isalnum():

@@ -16,29 +16,29 @@ SMALL = {
 _TENS = {
     word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
 }
-_PARTS = {
-    "half": 2,
-    "halves": 2,
-    "third": 3,
-    "thirds": 3,
-    "quarter": 4,
-    "quarters": 4,
-    "fourth": 4,
-    "fourths": 4,
-    "fifth": 5,
-    "fifths": 5,
-    "sixth": 6,
-    "sixths": 6,
-    "eighth": 8,
-    "eighths": 8,
-    "tenth": 10,
-    "tenths": 10,
+_LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_IRREGULAR = {
+    "first": "one",
+    "second": "two",
+    "third": "three",
+    "fifth": "five",
+    "eighth": "eight",
+    "ninth": "nine",
+    "twelfth": "twelve",
 }
-COUNT = (
-    rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(list(SMALL)[1:10])}))?|"
-    rf"(?:{'|'.join(sorted(SMALL, key=len, reverse=True))})(?:[- ](?:{'|'.join(_PARTS)}))?)"
+_ORDINALS = (
+    _IRREGULAR
+    | {word + "th": word for word in (*SMALL, "hundred", *_LARGE) if word + "th" not in _IRREGULAR}
+    | {word[:-1] + "ieth": word for word in _TENS}
 )
-"""Pattern of a number word, or of a fraction in words (two thirds), inside a sentence."""
+"""The number word of an ordinal: third is three."""
+_PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
+_WORD = "|".join(sorted((*SMALL, *_TENS, "hundred", *_LARGE), key=len, reverse=True))
+_PART = "|".join(sorted((*_PARTS, *(f"{word}s?" for word in _ORDINALS)), key=len, reverse=True))
+COUNT = (
+    rf"(?:(?:minus|negative)[- ])?(?:{_WORD})(?:[- ](?:and[- ](?:a[- ])?)?(?:(?:{_WORD})(?![a-z])|{_PART}))*"
+)
+"""Pattern of a number in words, or of a fraction in words (two thirds), inside a sentence."""
 MAGNITUDES = {
     "hundred": 10**2,
     "thousand": 10**3,
@@ -55,10 +55,13 @@ _CHINESE_DIGITS = {c: n for n, c in enumerate("零一二三四五六七八九")}
 _CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
 
 YES_NO = {
-    word: True for word in "yes y true t correct right yeah yep 是 是的 对 对的 正确 真 √ ✓ ✔".split()
+    word: True
+    for word in "yes y true t correct right yeah yep 是 是的 对 对的 正确 真 会 能 可以 √ ✓ ✔".split()
 } | {
     word: False
-    for word in "no n false f incorrect wrong not nope 否 不 不是 不对 错 错误 错的 假 × ✗ ✘ 没有".split()
+    for word in (
+        "no n false f incorrect wrong not nope 否 不 不是 不对 错 错误 错的 假 不会 不能 不可以 × ✗ ✘ 没有"
+    ).split()
 }
 NOTHING = frozenset(
     (
@@ -113,54 +116,131 @@ def is_refusal(text: str, choices: Sequence[str] | None = None) -> bool:
 
 
 def read_number_word(text: str) -> Fraction | None:
-    """The value of `twelve`, `twenty-one`, `three quarters`, `half`, `十二`, `三分之一`; else None."""
+    """The value of `twelve`, `one hundred and five`, `two and a half`, `十二`, `三分之一`; else None."""
     text = text.strip().lower()
-    if not text or len(text) > 40:
+    if not text or len(text) > 120:
         return None
-    signed = re.match(r"(?:minus|negative) (?=[a-z])", text)
+    signed = re.match(r"(?:minus|negative) (?=[a-z])|负", text)
     if signed:
         value = read_number_word(text[signed.end() :])
         return None if value is None else -value
-    if text[0].isascii():
-        return _read_english(re.sub(r"^(?:a|an) (?=half|third|quarter|hundred|thousand|dozen)", "one ", text))
-    return _read_chinese_fraction(text)
+    if not text[0].isascii():
+        return _read_chinese_fraction(text)
+    if not text[0].isalpha():
+        return None
+    words = re.sub(r"\ba (?=(?:hundred|thousand|million|dozen|[a-z]*th|third|half|quarter)\b)", "one ", text)
+    return _read_english(words.removeprefix("an ").replace("-", " ").split())
 
 
-def _read_english(text: str) -> Fraction | None:
-    if text in SMALL:
-        return Fraction(SMALL[text])
-    if text in _TENS:
-        return Fraction(_TENS[text])
-    if text in ("half", "one half", "a half"):
+def read_ordinal(text: str) -> int | None:
+    """The place that `third`, `the twenty-first`, `3rd` or `第三` names; else None."""
+    text = text.strip().lower().removeprefix("the ")
+    match = re.fullmatch(r"(\d{1,9})(?:st|nd|rd|th|\s?\^\{?\s*(?:st|nd|rd|th)\s*\}?)|第(.{1,12})", text)
+    if match and match[1]:
+        return int(match[1])
+    if match:
+        value = Fraction(match[2]) if match[2].isdecimal() else _read_chinese(match[2])
+        return None if value is None else int(value)
+    words = text.replace("-", " ").split()
+    if not words or words[-1] not in _ORDINALS:
+        return None
+    return _read_cardinal([*words[:-1], _ORDINALS[words[-1]]])
+
+
+def _read_english(words: list[str]) -> Fraction | None:
+    """The value of a number in words: a count, a decimal, a fraction or a mixed number."""
+    count = _read_cardinal(words)
+    if count is None and 13 <= SMALL.get(words[0], 0) <= 20 and words[1] in _TENS:  # a year
+        count = _read_cardinal([words[0], "hundred", *words[1:]])
+    if count is not None:
+        return Fraction(count)
+    if "point" in words:
+        return _read_decimal(words)
+    if words[-1:] == ["dozen"]:
+        count = _read_cardinal(words[:-1] or ["one"])
+        return None if count is None else Fraction(12 * count)
+    fraction = _read_fraction(words)
+    if fraction is not None or "and" not in words:
+        return fraction
+    cut = len(words) - 1 - words[::-1].index("and")
+    whole, part = _read_cardinal(words[:cut]), _read_fraction(words[cut + 1 :])
+    return None if whole is None or part is None or part >= 1 else whole + part
+
+
+def _read_cardinal(words: list[str]) -> int | None:
+    """The value of `one hundred and five`, `two thousand twenty-one`, `nineteen ninety-nine`; else None."""
+    total, group, last = 0, 0, 10**15
+    if words[:1] == ["hundred"] or words and words[0] in _LARGE:
+        words = ["one", *words]
+    for index, word in enumerate(words):
+        if word in _TENS and group % 100 == 0:
+            group += _TENS[word]
+        elif word in SMALL and (group % 100 == 0 or group % 100 >= 20 and group % 10 == 0 < SMALL[word] < 10):
+            if SMALL[word] == 0 and len(words) > 1:
+                return None
+            group += SMALL[word]
+        elif word == "hundred" and 0 < group < 100:
+            group *= 100
+        elif word in _LARGE and group and _LARGE[word] < last:
+            last = _LARGE[word]
+            total, group = total + group * last, 0
+        elif word != "and" or words[index - 1 : index] not in (["hundred"], *([large] for large in _LARGE)):
+            return None
+    return total + group if words and words[-1] != "and" else None
+
+
+def _read_decimal(words: list[str]) -> Fraction | None:
+    """The value of `three point one four`; else None."""
+    cut = words.index("point")
+    whole, digits = _read_cardinal(words[:cut]), [SMALL.get(word, 10) for word in words[cut + 1 :]]
+    if whole is None or not digits or max(digits) > 9:
+        return None
+    return whole + Fraction(int("".join(map(str, digits))), 10 ** len(digits))
+
+
+def _read_fraction(words: list[str]) -> Fraction | None:
+    """The value of `half`, `two thirds`, `sixteen twenty-fifths`; else None."""
+    if words == ["half"]:
         return Fraction(1, 2)
-    if text in ("dozen", "one dozen"):
-        return Fraction(12)
-    first, _, last = text.replace("-", " ").rpartition(" ")
-    if first in _TENS and 0 < SMALL.get(last, 0) < 10:
-        return Fraction(_TENS[first] + SMALL[last])
-    if first in SMALL and last in _PARTS:
-        return Fraction(SMALL[first], _PARTS[last])
-    if last in MAGNITUDES and (count := _read_english(first) if first else None) is not None:
-        return count * MAGNITUDES[last]
+    for cut in range(len(words) - 1, 0, -1):
+        top, last = _read_cardinal(words[:cut]), words[-1].removesuffix("s")
+        below = _PARTS.get(words[-1]) if cut == len(words) - 1 else None
+        if below is None and last in _ORDINALS:
+            below = _read_cardinal([*words[cut:-1], _ORDINALS[last]])
+        if top is not None and below is not None and below > 1:
+            is_ordinal = words[-1] == last and top != 1 and read_ordinal(" ".join(words)) is not None
+            return None if is_ordinal else Fraction(top, below)
     return None
 
 
 def _read_chinese_fraction(text: str) -> Fraction | None:
     if text in ("一半", "半"):
         return Fraction(1, 2)
-    if text.startswith("负"):
-        value = _read_chinese_fraction(text[1:])
-        return None if value is None else -value
+    whole, cut, part = text.partition("又")
+    if cut:
+        count, rest = _read_chinese(whole), _read_chinese_fraction(part)
+        return None if count is None or rest is None else count + rest
     bottom, cut, top = text.partition("分之")
     if cut:
-        whole = Fraction(100) if bottom == "百" else _read_chinese(bottom)
-        part = Fraction(top) if top.isdigit() else _read_chinese(top)
-        return part / whole if whole and part is not None else None
+        below = Fraction(100) if bottom == "百" else _read_chinese(bottom)
+        above = Fraction(top) if top.isdecimal() else _read_chinese(top)
+        return above / below if below and above is not None else None
+    whole, cut, digits = text.partition("点")
+    if cut and digits and set(digits) <= set(_CHINESE_DIGITS):
+        count, shift = _read_chinese(whole), 10 ** len(digits)
+        part = Fraction(int("".join(str(_CHINESE_DIGITS[c]) for c in digits)), shift)
+        return None if count is None else count + part
     return _read_chinese(text)
 
 
 def _read_chinese(text: str) -> Fraction | None:
-    """The value of a Chinese numeral below ten thousand: 十二, 二十, 一百零五, 两千."""
+    """The value of a Chinese numeral: 十二, 二十, 一百零五, 两千, 一万二千, 三亿."""
+    for mark, size in (("亿", 10**8), ("万", 10**4)):
+        above, cut, below = text.partition(mark)
+        if cut:
+            head = _read_chinese(above)
+            rest = _read_chinese(below.removeprefix("零")) if below else Fraction(0)
+            return None if head is None or rest is None or rest >= size else head * size + rest
     total, digit = 0, None
     for char in text:
         if char in _CHINESE_DIGITS:
@@ -168,6 +248,8 @@ def _read_chinese(text: str) -> Fraction | None:
                 return None
             digit = _CHINESE_DIGITS[char]
         elif char in _CHINESE_UNITS:
+            if digit is None and char != "十":
+                return None
             total += (1 if digit is None else digit) * _CHINESE_UNITS[char]
             digit = None
         else:

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
-from openvlt.verify.parse.expression import Node, Undefined, Unreadable, exact, symbols
+from openvlt.verify.parse.answer import Quantity
+from openvlt.verify.parse.expression import Undefined, Unreadable, exact
 from openvlt.verify.parse.grammar import parse_math
 from openvlt.verify.parse.lexer import MATH_WORDS, MAX_DIGITS, read_literal
-from openvlt.verify.parse.number_words import FILLER, MAGNITUDES, read_number_word
-from openvlt.verify.parse.units import CHINESE_COUNTERS, GENERIC, Unit, lookup_unit, split_unit
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """An expression `node` with its rational `value` if it has one.
-
-    `ulp` is the size of the last written decimal; None for integers, fractions and roots, which are exact.
-    `unit` and `noun` are what is counted. `percent` and `magnitude` are a "%" or a word such as "million"
-    after the number; `value` doesn't include them.
-    """
-
-    node: Node
-    value: Fraction | None
-    ulp: Fraction | None = None
-    unit: Unit | None = None
-    noun: str = ""
-    percent: bool = False
-    magnitude: int = 1
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the expression has no symbols."""
-        return self.value is not None or not symbols(self.node)
-
+from openvlt.verify.parse.number_words import FILLER, MAGNITUDES, read_number_word, read_ordinal
+from openvlt.verify.parse.units import CHINESE_COUNTERS, GENERIC, lookup_unit, split_unit
+from openvlt.verify.parse.wording.directions import read_directed
+from openvlt.verify.parse.wording.modular import read_based
+from openvlt.verify.parse.wording.value_words import apply_value_words
 
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:(?:,\d{3})+|(?:'\d{3})+)|\d+)(?:\.(\d*))?|[-+]?\.(\d+)")
 _SCIENTIFIC = re.compile(
@@ -55,6 +35,8 @@ _PERCENT = re.compile(
     r"\s*(?:\\?%|(?<![A-Za-z])(?:per\s?cents?|percentage points?|pct)\b\.?)(?:\s+of(?:\s+[a-z]+){0,4})?$",
     re.IGNORECASE,
 )
+_PER_MILLE = re.compile(r"(?<=[\d)}])\s*(?:‰|\\perthousand|\\textperthousand|per mille?\b)$", re.IGNORECASE)
+_PLAIN_MATH = re.compile(r"[-+*/^(){}\[\]\d.,\s]+")
 _CURRENCY = re.compile(
     r"([-+]?)\s*(US\$|HK\$|\$|€|£|¥|₹|RMB\b|USD\b|EUR\b|Rs\.?)\s*(?=[\d.\\])", re.IGNORECASE
 )
@@ -84,6 +66,11 @@ _CHINESE_COUNT = re.compile(
     rf"(.*?[\d}})一二两三四五六七八九十百])\s*([万亿百千]?)([{CHINESE_COUNTERS}]?[\u4e00-\u9fff]{{0,6}})"
 )
 _NO_COUNTER = re.compile("[或和与至到多不非以左右]")
+_PLACES = frozenset(
+    "place position one floor grade term quadrant row column day week month number digit figure picture "
+    "item line person step".split()
+)
+"""What an ordinal counts; before any other noun it may be a name (the First National Bank)."""
 _STOP = frozenset(
     "or and to but not if when is are was be between versus vs either neither nor except because since "
     "can cannot could will would should may might must does".split()
@@ -103,6 +90,12 @@ def read_quantity(text: str, *, units: bool = True) -> Quantity:
         if not count:
             break
     text = _MINUS.sub("-", text)
+    if units and not _PLAIN_MATH.fullmatch(text):
+        found = (
+            read_directed(text, read_quantity) or apply_value_words(text, read_quantity) or read_based(text)
+        )
+        if found is not None:
+            return found
     match = _CURRENCY.match(text)
     if match:
         inner = read_quantity(match[1] + text[match.end() :])
@@ -112,7 +105,16 @@ def read_quantity(text: str, *, units: bool = True) -> Quantity:
         return replace(read_quantity(text[: match.start()], units=False), percent=True)
     if text.startswith("百分之"):
         return replace(read_quantity(text[3:], units=False), percent=True)
+    if text.startswith("千分之") or _PER_MILLE.search(text):
+        return _read_per_mille(_PER_MILLE.sub("", text.removeprefix("千分之")))
     return _read_with_unit(text, units)
+
+
+def _read_per_mille(text: str) -> Quantity:
+    inner = read_quantity(text, units=False)
+    value = None if inner.value is None else inner.value / 1000
+    ulp = None if inner.ulp is None else inner.ulp / 1000
+    return replace(inner, node=("mul", ("num", Fraction(1, 1000)), inner.node), value=value, ulp=ulp)
 
 
 def _read_number(text: str) -> Quantity | None:
@@ -163,6 +165,8 @@ def _read_with_unit(text: str, units: bool) -> Quantity:
             if inner is not None:
                 return replace(inner, unit=unit)
     value = read_number_word(text)
+    if value is None and (place := read_ordinal(text)) is not None:
+        value = Fraction(place)
     if value is not None:
         return Quantity(("num", value), value)
     counted = _read_count(text) if units else None
@@ -222,6 +226,7 @@ def _read_head(head: str, *, single: bool) -> Quantity | None:
 
 def _read_count(text: str) -> Quantity | None:
     """A number with what it counts: `3 apples`, `five cats`, `2.5 million`, `12个`; else None."""
+    text = text.removeprefix("the ").removeprefix("The ")
     labelled = _LABELLED.fullmatch(text)
     if (
         labelled
@@ -235,6 +240,8 @@ def _read_count(text: str) -> Quantity | None:
     if not noun or _STOP & words or "n't" in noun or words & MATH_WORDS or _NO_COUNTER.search(noun):
         return None
     value = read_number_word(head)
+    if value is None and read_ordinal(head) is not None and noun not in _PLACES:
+        return None
     try:
         inner = Quantity(("num", value), value) if value is not None else read_quantity(head, units=False)
     except Unreadable:

@@ -10,13 +10,17 @@ import contextlib
 import re
 from functools import lru_cache
 
-from openvlt.verify.parse.answer import Group, Matrix, Range, Ratio, Relation, Value, Words
-from openvlt.verify.parse.expression import Undefined, Unreadable, symbols
+from openvlt.verify.parse.answer import Group, Quantity, Range, Ratio, Relation, Value, Words
+from openvlt.verify.parse.environments import read_environment
+from openvlt.verify.parse.expression import Node, Undefined, Unreadable, symbols
 from openvlt.verify.parse.normalize import MAX_ANSWER_CHARS, clean, unwrap
-from openvlt.verify.parse.quantity import Quantity, read_quantity
+from openvlt.verify.parse.quantity import read_quantity
 from openvlt.verify.parse.separators import Cut, find_cuts, split_at, strip_brackets
+from openvlt.verify.parse.sequences import ELLIPSIS, write_out
+from openvlt.verify.parse.wording.modular import read_congruence
+from openvlt.verify.parse.wording.phrases import read_phrase
 
-MAX_ITEMS, MAX_LEVELS, MAX_CELLS = 100, 6, 100
+MAX_ITEMS, MAX_LEVELS = 100, 6
 
 
 _OPERATORS = {
@@ -61,23 +65,27 @@ _JOINTS = {
     "\\lor": "or",
     "\\wedge": ",",
     "\\land": ",",
+    "\\setminus": "-",
 }
-_MATRIX = re.compile(
-    r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL
-)
-_MATRIX_NAME = re.compile(
-    r"^[A-Za-z]{1,3}(?:\^\{?[-\w]{1,3}\}?|_\{?\w\}?|')?\s*=\s*(?=[(\[]?\s*\\begin\{[pbv]?(?:matrix|array))"
-)
-_SYSTEM = re.compile(r"\\begin\{(?:cases|aligned|align\*?|gathered|split)\}(.*)\\end\{[a-z*]+\}", re.DOTALL)
 _LABEL = re.compile(
     r"\\?[A-Za-z]+(?:_(?:\w|\{[^{}]{1,20}\}))?'{0,2}(?:\^\{?-1\}?)?(?:\s*\(\s*[A-Za-z0-9,\s\\]{1,12}\))?|"
     r"(?:\\(?:angle|triangle|odot|overline|measuredangle)(?:\s*\d{1,2}(?!\d))?|[A-Z\s{}']|\\?[|]|\bm\b)+|"
+    r"\\[dt]?frac\s*\{\s*(?:d|\\partial)\s*\w?\s*\}\s*\{\s*(?:d|\\partial)\s*\w\s*\}|"
     r"[A-Za-z_][A-Za-z_{}()\\ ]{0,40}[\w})]|[\u4e00-\u9fff]{1,12}[A-Za-z]?"
 )
+_DOTS = re.compile(r"\s*(?:\\[lc]?dots|\.{3})\s*")
+_TUPLE_LABEL = re.compile(r"\(\s*[A-Za-z]\w?\s*(?:,\s*[A-Za-z]\w?\s*){1,5}\)")
 _POINT = re.compile(r"(?:[Pp]oint\s+)?(?:[A-Z]'?)?\s*(\([^()]*,.*\))")
 _OUTWARD = re.compile(r"^([\[\]])([^\[\](){}]+)([\[\]])$")
 _REALS = re.compile(
-    r"(?:[A-Za-z]\s*\\in\s*)?\\mathbb\s*(?:\{\s*R\s*\}|R)|(?:all\s+)?real\s+numbers", re.IGNORECASE
+    r"(?:[A-Za-z]\s*(?:\\in|∈)\s*)?(?:\\mathbb\s*(?:\{\s*R\s*\}|R\b)|\\R\b|ℝ)(?!\s*[\^_|])(?!\s*\\(?:mid|:))|"
+    r"^\W{0,3}(?:(?:the set of )?all\s+)?reals?(?:\s+numbers)?(?=\W{0,3}$|\s+(?:except|but|other than))",
+)
+_INFINITE = re.compile(r"(?<![A-Za-z\\])inf(?:inity)?(?![A-Za-z])", re.IGNORECASE)
+_TRANSPOSED = re.compile(r"^(\([^()]*,[^()]*\)|\[[^\[\]]*,[^\[\]]*\])\s*\^\s*\{?\s*(?:T|\\top)\s*\}?$")
+_REMAINDER = re.compile(r"^(\d{1,20})\s*(?:[Rr]|,?\s*(?:with )?(?:a )?remainder(?: of)?|余)\s*(\d{1,20})$")
+_EXCEPT = re.compile(
+    r"(?<=[)\]])\s*(?:,?\s*(?:except|excluding|without|but not|other than)(?: for)?|\\backslash)\s*"
 )
 _QUOTED = re.compile(r"^([\"'])([^\"']*\d[^\"']*)\1$")
 _BUILDER = re.compile(
@@ -98,12 +106,15 @@ def _read_short(text: str, units: bool) -> Value:
 
 
 def _respell(text: str) -> str:
-    """The cleaned text, with the real numbers and ]0, 1[ as usual intervals and numbers without quotes."""
-    if _REALS.fullmatch(text.strip("$ .")):
-        return "(-\\infty, \\infty)"
+    """The cleaned text in usual notation, such as an interval for ]0, 1[ or for all real numbers."""
+    text = _REALS.sub(r"(-\\infty, \\infty)", text)
     text = clean(text)
+    text = read_phrase(text) or text
     if text[:1] == "]" or text[-1:] == "[":
         text = _OUTWARD.sub(lambda m: ("[(")[m[1] == "]"] + m[2] + ("])")[m[3] == "["], text)
+    text = _TRANSPOSED.sub(r"\1", _INFINITE.sub(r"\\infty ", text))
+    text = _EXCEPT.sub(r" \\setminus ", text)
+    text = _REMAINDER.sub(r"(\1, \2)", text)
     return _QUOTED.sub(r"\2", text)
 
 
@@ -122,8 +133,7 @@ def _read_structure(text: str, units: bool, level: int) -> Value:
     if text.isdigit():
         return read_quantity(text)
     if "\\begin" in text:
-        text = _MATRIX_NAME.sub("", text)
-        return _read_environment(re.sub(r"^[(\[]\s*(?=\\begin)|(?<=\})\s*[)\]]$", "", text), units, level)
+        return read_environment(text, lambda part: _read(part, units, level + 1))
     text = text.lstrip("=:").strip()
     try:
         if not re.search(r"[=<>;:]|\\(?:cup|in|le|ge|pm)|\bor\b|, ", text) and text[:1] not in "([{":
@@ -133,7 +143,9 @@ def _read_structure(text: str, units: bool, level: int) -> Value:
     cuts = find_cuts(text)
     if len({cut[2] for cut in cuts} & {",", ";"}) == 2:  # p=5, q=2; p=7, q=2
         return _read_group(split_at(text, [cut for cut in cuts if cut[2] == ";"]), "", ",", units, level)
-    for joint in ("u", "or", ","):
+    if "mod" in text and (congruence := read_congruence(text)) is not None:
+        return congruence
+    for joint in ("u", "-", "or", ","):
         at = [cut for cut in cuts if _JOINTS.get(cut[2]) == joint]
         if at and not (joint == "," and _is_number(text)):
             return _read_group(split_at(text, at), "", joint, units, level)
@@ -183,10 +195,15 @@ def _read_leaf(text: str, units: bool, level: int) -> Value:
 def _read_group(pieces: list[str], brackets: str, joint: str, units: bool, level: int) -> Group:
     if len(pieces) > MAX_ITEMS:
         raise Unreadable("a list of more than 100 items")
-    items = tuple(_read(unwrap(piece), units, level + 1) for piece in pieces if piece.strip())
-    if not brackets and any(isinstance(item, Words) for item in items):
+    items = tuple(
+        ELLIPSIS if _DOTS.fullmatch(piece) else _read(unwrap(piece), units, level + 1)
+        for piece in pieces
+        if piece.strip()
+    )
+    if not brackets and any(isinstance(item, Words) and item != ELLIPSIS for item in items):
         raise Unreadable("a list with words")
-    return Group(tuple(part for item in items for part in _flatten(item, brackets, joint)), brackets, joint)
+    parts = tuple(part for item in items for part in _flatten(item, brackets, joint))
+    return Group(write_out(parts), brackets, joint)
 
 
 def _flatten(item: Value, brackets: str, joint: str) -> tuple[Value, ...]:
@@ -195,21 +212,6 @@ def _flatten(item: Value, brackets: str, joint: str) -> tuple[Value, ...]:
         return (item,)
     plus_minus = item.joint == "or" and item.brackets
     return item.items if joint == "," and plus_minus or joint == "or" and not item.brackets else (item,)
-
-
-def _read_environment(text: str, units: bool, level: int) -> Value:
-    match = _MATRIX.fullmatch(text)
-    if match:
-        rows = [row.split("&") for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr\b", match[2]) if row.strip()]
-        if not rows or sum(map(len, rows)) > MAX_CELLS:
-            raise Unreadable("a matrix of more than 100 cells")
-        return Matrix(tuple(tuple(_read(unwrap(cell), units, level + 1) for cell in row) for row in rows))
-    match = _SYSTEM.fullmatch(text)
-    if match is None or "\\begin" in match[1]:
-        raise Unreadable("an unknown environment")
-    return _read_group(
-        [row.replace("&", " ") for row in re.split(r"\\\\", match[1]) if row.strip()], "", ",", units, level
-    )
 
 
 def _read_relation(text: str, cuts: list[Cut], units: bool, level: int) -> Value:
@@ -253,24 +255,35 @@ def _read_equation(op: str, sides: list[str], units: bool, level: int) -> Value:
     label = " ".join(sides[0].split())
     if op == "in":
         return _name_range(value, label)
-    left = None
-    with contextlib.suppress(Unreadable):
-        left = read_quantity(sides[0], units=False).node
+    others = [_read_side(side, units) for side in sides[:-1]]
+    left = others[0].node if others[0] is not None and len(others) == 1 else _read_node(sides[0])
     right = value.node if isinstance(value, Quantity) else None
-    is_label = left is not None and left[0] == "sym" or _LABEL.fullmatch(label) is not None
-    if (
-        not is_label
-        and (left is None or not symbols(left))
-        and len(sides) >= 2
-        and not isinstance(value, Words)
-    ):
-        if left is not None and right is not None and symbols(right):
-            label = sides[-1] if right[0] == "sym" else ""
-            return Relation("=", left, right, label, read_quantity(sides[0], units=units) if label else None)
-        return value
-    if isinstance(value, Words) and not is_label:
+    is_label = (
+        left is not None and left[0] == "sym" or _LABEL.fullmatch(label) or _TUPLE_LABEL.fullmatch(label)
+    )
+    sides_read = (*others[bool(is_label) :], value)
+    members = tuple(side for side in sides_read if isinstance(side, Quantity) and side.is_closed)
+    if is_label:
+        return Relation("=", left, right, label, value, members)
+    if isinstance(value, Words):
         raise Unreadable("an equation with an unreadable side")
-    return Relation("=", left, right, label if is_label else "", value if is_label else None)
+    if left is not None and symbols(left):
+        return Relation("=", left, right, "", None, members)
+    if left is not None and right is not None and symbols(right):
+        label = sides[-1] if right[0] == "sym" else ""
+        return Relation("=", left, right, label, others[0] if label else None, members)
+    return Relation("=", left, right, "", value, members) if len(members) > 1 else value
+
+
+def _read_side(text: str, units: bool) -> Quantity | None:
+    with contextlib.suppress(Unreadable):
+        return read_quantity(text, units=units)
+    return None
+
+
+def _read_node(text: str) -> Node | None:
+    side = _read_side(text, False)
+    return None if side is None else side.node
 
 
 def _name_range(value: Value, name: str) -> Value:

@@ -10,7 +10,7 @@ Cut = tuple[int, int, str]
 """Start, end and text of a separator or operator."""
 _SCAN = re.compile(
     r"\\[{}]|\\left|\\right|\\(?:langle|rangle|lfloor|rfloor|lceil|rceil)|[()\[\]{}]|[,;]|"
-    r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|vee|lor|wedge|land)(?![A-Za-z])|\\(?:approx|"
+    r"(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|或者?|和|以及|\\(?:cup|setminus|vee|lor|wedge|land)(?![A-Za-z])|\\(?:approx|"
     r"equiv|sim|leqslant|geqslant|leq?|geq?|lt|gt|neq?|in|cong|implies|(?:Long)?Rightarrow)(?![A-Za-z])|<=|"
     r">=|==|!=|[=<>]|:"
 )
@@ -74,4 +74,4 @@ def strip_brackets(text: str) -> tuple[str, str] | None:
         depth += (match.group() in _OPENING) - (match.group() in _CLOSING)
         if depth == 0 and match.group() in _CLOSING and match.end() < len(text):
             return None
-    return (opener[-1] + closer[-1]).replace("ee", "()"), text[len(opener) : -len(closer)]
+    return (opener[-1] + closer[-1]).replace("ee", "<>"), text[len(opener) : -len(closer)]

@@ -157,7 +157,7 @@ _WORD_START = re.compile(
     r"(?<![A-Za-z\\μ])[A-Za-zμ]|\\(?:Omega|mu|\$)|\^\s*\{?\s*\\circ|[\u4e00-\u9fff$€£¥₹¢\"]"
 )
 _DEGREES = re.compile(r"(?:degrees?|\^\s*\{?\s*\\circ\s*\}?)\s+([CF])(?:elsius|ahrenheit)?$", re.IGNORECASE)
-_MAX_WORDS, _MAX_TAIL = 8, 60
+_MAX_WORDS, _MAX_TAIL, MAX_UNIT_POWER = 8, 60, 12
 
 
 def lookup_unit(name: str) -> Unit | None:
@@ -182,9 +182,10 @@ def read_unit(text: str) -> Unit | None:
             power = _POWER_WORDS[match["pre"].lower()]
         elif match["name"]:
             base = lookup_unit(match["name"])
-            if base is None:
+            exponent = sign * power * _exponent(match["exp"])
+            if base is None or abs(exponent) > MAX_UNIT_POWER:
                 return None
-            unit, power = unit * base ** (sign * power * _exponent(match["exp"])), 1
+            unit, power = unit * base**exponent, 1
     return unit if unit.dims else None
 
 
