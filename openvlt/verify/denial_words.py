@@ -39,7 +39,8 @@ UNTRUE = _any_of(
 )
 """A predicate that denies its subject."""
 _EXCLUDES = _any_of(
-    r"\b(?:(?:other|rather|different) than|unequal to|instead of|as opposed to|except|besides|unlike)\b",
+    r"\b(?:(?:other|rather|different) than|unequal to|instead of|as opposed to|besides|unlike)\b",
+    r"(?<!\) )(?<!\] )(?<!numbers )(?<!reals )\bexcept\b",  # (0, 9) except 5 is a set
     r"\b(?:differ\w*|different|far|apart|aside) from\b",
     r"\b(?:(?:any|every)thing|all) but\b",
     r"\b(?:den|reject|refus|exclud|eliminat|refut|disprov)(?:y|e|es|ies|ied|ed|s|ing)\b",
@@ -67,6 +68,7 @@ _GOVERNS = _any_of(
     r"\bwas (?:going|about|tempted) to (?:say|answer|choose|pick)\b",
 )
 _LIMITS = _any_of(
+    r"(?<!\d )(?<!\d[%)}$] )"  # 4 less than 24 is a number
     r"\b(?:more|less|fewer|greater|larger|higher|lower|smaller|bigger) than\b",
     r"\bat (?:least|most)\b|\b(?:before|after|until)\b|大于|小于|超过|少于|多于",
 )

@@ -50,6 +50,9 @@ _FILLER_WORDS = frozenset(
     "s therefore thus hence so".split()
 )
 
+_LIMITING = frozenset("non not no anti half nearly almost neither or and never without un".split())
+"""Words beside an option's text that make it another answer; any other single word is what it describes."""
+
 
 class Options:
     """The options of one question; `same(option, text)` is whether two texts mean the same."""
@@ -137,7 +140,8 @@ class Options:
         if len(found) != 1:
             return None
         left = folded.replace(self.folded[found[0]], " ")
-        return found[0] if all(word in _FILLER_WORDS for word in re.findall(r"\w+", left)) else None
+        others = [word for word in re.findall(r"\w+", left) if word not in _FILLER_WORDS]
+        return found[0] if not others or len(others) == 1 and others[0] not in _LIMITING else None
 
     def _options_in_words(self, folded: str) -> list[int]:
         """Indices of the options written in words (not as number or letter) that occur in a folded text."""
