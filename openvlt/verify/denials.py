@@ -48,6 +48,8 @@ _REJECTS = re.compile(
 """A predicate that denies an option, not one of its properties: `cannot be right`, not `cannot be made`."""
 _REACH = 6
 """Words between `not` and the value that it denies."""
+_WINDOW = 160
+"""Characters after `not` in which its value is looked for."""
 _COPULA = re.compile(r"\s(?:is|are|was|were|equals?|gives?|=)\s", re.IGNORECASE)
 _ONLY_A_VALUE = re.compile(rf"[,:]?\s*(?:{_VALUE.pattern})(?:\s?[a-z°]{{1,12}})?\W*", re.IGNORECASE)
 
@@ -182,8 +184,8 @@ def _find_denied_end(clause: str, at: int, denial: re.Match[str], letters: bool,
 
 def _find_value(clause: str, at: int, letters: bool) -> re.Match[str] | None:
     """The first value of a clause from `at` on; a letter only after words that lead up to an answer."""
-    found = [_VALUE.search(clause, at)]
-    if letters and (letter := _LETTER.search(clause, at)) and _LEADING.fullmatch(clause, at, letter.start()):
+    found = [_VALUE.search(clause, at, at + _WINDOW)]
+    if letters and (letter := _LETTER.search(clause, at, at + _WINDOW)) and _LEADING.fullmatch(clause, at, letter.start()):
         found.append(letter)
     return min((match for match in found if match), key=lambda match: match.start(), default=None)
 
