@@ -56,7 +56,9 @@ class Problem:
 
     `images` are paths, encoded pictures, or pictures in memory (generated data); `data.images.open_image`
     opens them all. `level` is the difficulty that a source declares (None: unknown); `meta` holds what only
-    that source has. `place` is the row's, for errors: its file and line.
+    that source has. `turns` are the turns of a conversation before the question, (role, text) each.
+    `<image>` in a text is the place of an image; without such marks all images stand first. `place` is the
+    row's, for errors: its file and line.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Problem:
     source: str = ""
     level: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[tuple[str, str], ...] = ()
     place: str = field(default="", compare=False)
 
 

@@ -20,7 +20,7 @@ distill benchmark memory runs iteration report cli""".split()
 SUBROOMS = {  # what is in the room's own folder comes last
     "verify": "parse denial_words denials options extract grade".split(),
     "grpo": "parts".split(),
-    "data": "errors pixels images rows sources synthetic".split(),
+    "data": "errors pixels images image_places rows sources synthetic".split(),
     "model": "hf_types checkpoint_files processor weights load shared_prefix".split(),
     "distill": "writers".split(),
 }

@@ -145,7 +145,9 @@ _DATA_FIXES: dict[type, Callable[[Any], str]] = {
     ExcludedLevels: _choose_levels,
     MixtureWanted: lambda error: f"choose one such as data=openvlthinker, or {_all_rows('sources')}",
     MissingColumn: lambda error: (
-        f"set data.columns.{error.field}{' (null: no images)' if error.field == 'images' else ''}"
+        f"set data.columns.{error.field} "
+        f"({'null: no images' if error.field == 'images' else 'a dotted name reads inside of objects'})"
+        ", or convert the rows with data.convert"
     ),
     UnknownSplit: lambda error: "change data.splits",
     UnavailableDataSet: lambda error: (

@@ -54,9 +54,10 @@ class Fingerprints:
 
     def _row(self, problem: Problem) -> str:
         """Digests of question, answer, choices and pictures, with a space between."""
+        question = [problem.question, problem.turns] if problem.turns else problem.question
         answer = [problem.answer, problem.answer_type]
         pictures = ",".join(self._picture(image) for image in problem.images)
-        return f"{_digest(problem.question)} {_digest(answer)} {_digest(problem.choices)} {pictures}"
+        return f"{_digest(question)} {_digest(answer)} {_digest(problem.choices)} {pictures}"
 
     def _picture(self, image: ImageSource) -> str:
         """A digest of a picture's bytes; of one that was drawn in memory its size."""

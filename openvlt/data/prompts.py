@@ -8,8 +8,10 @@ from string import ascii_uppercase
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from openvlt.data.errors import PromptTooLong
+from openvlt.data.image_places import split_places
 from openvlt.data.images import open_images
 from openvlt.errors import UserError
 from openvlt.types import Problem, Prompts, SFTBatch, Trace
@@ -19,7 +21,7 @@ from openvlt.types import Problem, Prompts, SFTBatch, Trace
 class PromptStyle:
     """The words around a question: a `system` turn before it, an `instruction` after it; both may be empty.
 
-    `max_tokens` limits the prompt.
+    A system turn of the row's own follows `system` in the same turn. `max_tokens` limits the prompt.
     """
 
     system: str = ""
@@ -31,21 +33,46 @@ class PromptStyle:
         text = question_text(problem)
         if self.instruction:
             text = f"{text}\n{self.instruction}"
-        parts = [{"type": "image"} for _ in problem.images] + [{"type": "text", "text": text}]
-        system = (
-            [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
-        )
-        return [*system, {"role": "user", "content": parts}]
+        turns = [*problem.turns, ("user", text)]
+        if self.system:
+            own = turns.pop(0)[1] if turns[0][0] == "system" else ""
+            turns.insert(0, ("system", f"{self.system}\n\n{own}" if own else self.system))
+        first = [role for role, _ in turns].index("user")
+        pieces = split_places([text for _, text in turns], len(problem.images), first)
+        return [
+            {"role": role, "content": _interleave(texts)}
+            for (role, _), texts in zip(turns, pieces, strict=True)
+        ]
+
+
+def _interleave(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The parts of a turn: texts with an image between each two; empty texts are left out."""
+    parts: list[dict[str, Any]] = []
+    for index, text in enumerate(texts):
+        parts += [{"type": "image"}] if index else []
+        parts += [{"type": "text", "text": text}] if text else []
+    return parts
 
 
 def question_text(problem: Problem) -> str:
-    """The question, with its options lettered below it."""
+    """The question, with its options lettered below it; an option that is its own letter is that letter."""
     if not problem.choices:
         return problem.question
+    if len(problem.choices) > len(ascii_uppercase):
+        raise UserError(
+            f"row {problem.id!r} has {len(problem.choices)} choices; {len(ascii_uppercase)} can be lettered"
+        )
     options = [
-        f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, problem.choices, strict=False)
+        f"({letter})" if choice == letter else f"({letter}) {choice}"
+        for letter, choice in zip(ascii_uppercase, problem.choices, strict=False)
     ]
     return "\n".join([problem.question, "Choices:", *options])
+
+
+def conversation_text(problem: Problem) -> str:
+    """The question as `question_text` gives it, after the turns before it, each with its role."""
+    turns = [f"{role}: {text}" for role, text in problem.turns]
+    return "\n\n".join([*turns, f"user: {question_text(problem)}"]) if turns else question_text(problem)
 
 
 class Renderer:
@@ -62,15 +89,21 @@ class Renderer:
 
         Raises UserError when the question spells a mark itself.
         """
-        question = question_text(problem)
+        question = conversation_text(problem)
         if marks := [token for token in self.processor.tokenizer.all_special_tokens if token in question]:
             raise UserError(
                 f"row {problem.id!r}: its text contains the model's own mark {marks[0]}; "
                 "remove it from the row"
             )
-        return self.processor.apply_chat_template(
-            self.style.messages(problem), add_generation_prompt=True, tokenize=False
-        )
+        try:
+            return self.processor.apply_chat_template(
+                self.style.messages(problem), add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise UserError(
+                f"row {problem.id!r}: the model's chat template takes no such conversation ({error}); "
+                f"its turns are {', '.join(role for role, _ in problem.turns)}, user: leave the row out"
+            ) from error
 
     def prompts(self, problems: Sequence[Problem]) -> Prompts:
         """Left-padded prompts of these problems.

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.prompts import PromptStyle, question_text
+from openvlt.data.image_places import PLACE
+from openvlt.data.prompts import PromptStyle
 from openvlt.data.rows.own_files import sign_rows
 from openvlt.data.rows.schema import problem_row
 from openvlt.distill.pipeline import trace_rows
@@ -30,7 +31,9 @@ _SHARED = {
     "answer_type": "string",
     "level": "int64",
     "source": "string",
+    "turns": "turns",
 }
+_SHAREGPT = {"user": "human", "assistant": "gpt", "tool": "observation"}
 TRACE = _SHARED | {"response": "string", "caption": "string"}
 PROBLEM = _SHARED | {
     "samples": "int64",
@@ -101,26 +104,29 @@ def difficulty(distilled: DistilledProblem) -> dict[str, float | int | None]:
     }
 
 
-def conversation_turns(row: Mapping[str, Any], problem: Problem, prompt: PromptStyle) -> tuple[str, str]:
-    """The user's and the assistant's turn of a trace; images are `<image>` marks before the text."""
-    text = question_text(problem) + (f"\n{prompt.instruction}" if prompt.instruction else "")
-    return "<image>" * len(row["images"]) + text, row["response"]
+def conversation_turns(
+    row: Mapping[str, Any], problem: Problem, prompt: PromptStyle
+) -> list[tuple[str, str]]:
+    """(role, text) of a trace's turns, the response last; images are `<image>` marks at their places."""
+    turns = [
+        (turn["role"], "".join(part.get("text", PLACE) for part in turn["content"]))
+        for turn in prompt.messages(problem)
+    ]
+    return [*turns, ("assistant", row["response"])]
 
 
 def messages_row(row: Mapping[str, Any], problem: Problem, prompt: PromptStyle) -> dict[str, Any]:
     """`{messages: [{role, content}], images: [paths]}`, the OpenAI form."""
-    user, assistant = conversation_turns(row, problem, prompt)
-    turns = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    return {"id": row["id"], "messages": [*system, *turns], "images": row["images"]}
+    turns = [{"role": role, "content": text} for role, text in conversation_turns(row, problem, prompt)]
+    return {"id": row["id"], "messages": turns, "images": row["images"]}
 
 
 def sharegpt_row(row: Mapping[str, Any], problem: Problem, prompt: PromptStyle) -> dict[str, Any]:
     """`{conversations: [{from, value}], images: [paths]}`, LLaMA-Factory's form; `system` if there is one."""
-    user, assistant = conversation_turns(row, problem, prompt)
-    turns = [{"from": "human", "value": user}, {"from": "gpt", "value": assistant}]
-    system = {"system": prompt.system} if prompt.system else {}
-    return {"id": row["id"], "conversations": turns, "images": row["images"], **system}
+    turns = conversation_turns(row, problem, prompt)
+    system = {"system": turns.pop(0)[1]} if turns[0][0] == "system" else {}
+    said = [{"from": _SHAREGPT.get(role, role), "value": text} for role, text in turns]
+    return {"id": row["id"], "conversations": said, "images": row["images"], **system}
 
 
 def write_dataset_files(
@@ -161,7 +167,8 @@ class _ParquetFile:
         import pyarrow
         from pyarrow import parquet
 
-        kinds = {"list": pyarrow.list_(pyarrow.string())}
+        turn = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
+        kinds = {"list": pyarrow.list_(pyarrow.string()), "turns": pyarrow.list_(turn)}
         self.schema = pyarrow.schema(
             [(name, kinds.get(kind) or pyarrow.type_for_alias(kind)) for name, kind in columns.items()]
         )

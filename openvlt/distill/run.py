@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.prompts import question_text
+from openvlt.data.prompts import conversation_text
 from openvlt.distill.settings import Distillation
 from openvlt.distill.writers.base import Question
 from openvlt.errors import UserError
@@ -122,7 +122,7 @@ class DistillationRun:
 
     def _chain_keys(self, problem: Problem, caption: str | None) -> list[str]:
         question = content_key(
-            "reason", self._chain_signature, self.seed, problem.id, question_text(problem), caption
+            "reason", self._chain_signature, self.seed, problem.id, conversation_text(problem), caption
         )
         return [content_key(question, sample) for sample in range(self.settings.samples)]
 
@@ -163,7 +163,7 @@ class DistillationRun:
         def questions() -> Iterator[Question]:
             for problem in problems:
                 if self._caption_key(problem) not in ledger:
-                    asked = replace(problem, question=self.settings.describe, choices=None)
+                    asked = replace(problem, question=self.settings.describe, choices=None, turns=())
                     yield Question(asked, None, (0,))
 
         replies = captioner.write(self.vlm, questions(), 1, self.seed, self.usage)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from openvlt import distributed
+from openvlt.data.prompts import conversation_text
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -52,7 +53,7 @@ class Services:
             raise UserError(
                 "a reward term wants to generate, and nobody writes here; it works inside grpo only"
             )
-        keys = [(model, problem.question, problem.images and problem.id) for problem in problems]
+        keys = [(model, conversation_text(problem), problem.images and problem.id) for problem in problems]
         rows = zip(keys, problems, strict=True)
         if new := {key: problem for key, problem in rows if key not in self._responses}:
             responses = self.text_generator(list(new.values()), model)

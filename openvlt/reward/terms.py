@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from openvlt.data.image_places import hide_images
 from openvlt.data.images import open_images
 from openvlt.errors import UserError
 from openvlt.reward.services import Services
@@ -66,7 +67,8 @@ class CaptionSuffices:
 
 def _replace_images(problem: Problem, request: str, caption: str) -> Problem:
     """The problem with a caption in place of its images."""
-    return replace(problem, images=(), question=request.format(caption=caption, question=problem.question))
+    hidden = hide_images(problem)
+    return replace(hidden, question=request.format(caption=caption, question=hidden.question))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ _SEVERAL = re.compile(
     r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)"
     r"(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*"
 )
-_OWN_LABEL = re.compile(r"\s*[(\[]?([A-Z])\s*[)\].:、]\s*(?=\S)")
+_OWN_LABEL = re.compile(r"\s*[(\[]?([A-Za-z])\s*[)\].:、]\s*(?=\S)")
 
 
 _FILLER_WORDS = frozenset(
@@ -58,7 +58,7 @@ class Options:
     """The options of one question; `same(option, text)` is whether two texts mean the same."""
 
     def __init__(self, choices: Sequence[str], same: Same) -> None:
-        self.texts = _strip_labels([str(choice) for choice in choices])
+        self.texts = strip_labels([str(choice) for choice in choices])
         self.folded = [fold(text) for text in self.texts]
         self.same = same
 
@@ -218,9 +218,9 @@ def find_letter(text: str) -> str | None:
     return None if has_several_letters(text) else _split_letter(text)[0]
 
 
-def _strip_labels(texts: list[str]) -> list[str]:
+def strip_labels(texts: list[str]) -> list[str]:
     """The options without labels that only repeat their position: `(A) 12`, `B. 14`."""
     labels = [_OWN_LABEL.match(text) for text in texts]
-    if len(texts) > 1 and all(m and ord(m[1]) - 65 == i for i, m in enumerate(labels)):
+    if len(texts) > 1 and all(m and ord(m[1].upper()) - 65 == i for i, m in enumerate(labels)):
         return [text[m.end() :] for text, m in zip(texts, labels, strict=True) if m]
     return texts

@@ -68,12 +68,12 @@ FIXES = [
     ),
     (
         MissingColumn("rows.jsonl", "question", "query", ["id", "answer"]),
-        r"rows\.jsonl: no column query for the question; there are id, answer; set data\.columns\.question",
+        r"rows\.jsonl: no column query for the question; there are id, answer; set data\.columns\.question \(a dotted name reads inside of objects\), or convert the rows with data\.convert",
     ),
     (
         MissingColumn("rows.jsonl", "images", "pic or photo", []),
         r"rows\.jsonl: no column pic or photo for the images; there are none; "
-        r"set data\.columns\.images \(null: no images\)",
+        r"set data\.columns\.images \(null: no images\), or convert the rows with data\.convert",
     ),
     (
         EvaluationDataOnly("mathvista", "a benchmark"),

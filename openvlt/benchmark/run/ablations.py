@@ -12,6 +12,7 @@ from PIL import Image
 
 from openvlt.benchmark.prompts import fill_template
 from openvlt.benchmark.run.answers import AnswerGenerator
+from openvlt.data.image_places import hide_images
 from openvlt.data.images import image_size
 from openvlt.data.prompts import PromptStyle
 from openvlt.errors import UserError
@@ -58,7 +59,7 @@ class TextOnly:
     def __call__(
         self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
     ) -> list[Problem]:
-        return [replace(problem, images=()) for problem in problems]
+        return [hide_images(problem) for problem in problems]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class CaptionThenReason:
         self, vlm: VLM, problems: Sequence[Problem], generator: AnswerGenerator, folder: Path
     ) -> list[Problem]:
         requests = [
-            replace(problem, question=self.instruction, choices=None)
+            replace(problem, question=self.instruction, choices=None, turns=())
             for problem in problems
             if problem.images
         ]
@@ -145,8 +146,8 @@ class SceneText:
 def replace_images(problems: Sequence[Problem], texts: dict[str, str], template: str) -> list[Problem]:
     """Questions with a text in the place of their images."""
     return [
-        replace(p, images=(), question=fill_template(template, question=p.question, caption=texts[p.id]))
+        replace(hidden, question=fill_template(template, question=hidden.question, caption=texts[p.id]))
         if p.images
         else p
-        for p in problems
+        for p, hidden in zip(problems, map(hide_images, problems), strict=True)
     ]

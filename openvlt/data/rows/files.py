@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from openvlt.data.rows.cells import brief
 from openvlt.errors import UserError
 
 
@@ -107,9 +108,3 @@ _READERS = {
     ".csv": _read_separated,
     ".tsv": _read_separated,
 }
-
-
-def brief(value: Any) -> str:
-    """A value and its type for an error message, cut where it is long."""
-    text = f"{value!r} ({type(value).__name__})"
-    return text if len(text) <= 100 else f"{text[:80]}... ({type(value).__name__})"

@@ -20,7 +20,7 @@ from PIL import Image
 
 from openvlt.data.errors import ImageOutside, UnreadableImage
 from openvlt.data.images import ImageSource, image_size
-from openvlt.data.rows.files import brief
+from openvlt.data.rows.cells import brief
 from openvlt.errors import UserError
 from openvlt.types import EncodedImage
 

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import math
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from openvlt.data.errors import MissingColumn
+from openvlt.data.image_places import place_images
 from openvlt.data.images import ImageSource, open_image
-from openvlt.data.rows.files import brief, read_rows, unit
+from openvlt.data.rows.cells import Row, brief, cell_as_text, check_text, find_cell, is_missing, list_columns
+from openvlt.data.rows.choices import name_choice, read_choices
+from openvlt.data.rows.conversations import ANSWERS, CONVERSATIONS, read_conversation, read_turn_cell
+from openvlt.data.rows.files import read_rows, unit
+from openvlt.data.rows.golds import read_gold
 from openvlt.data.rows.image_cells import read_image_cell
 from openvlt.errors import UserError
 from openvlt.types import Problem, Trace
 
-Row = Mapping[str, Any]
-_OPTIONAL = ("id", "choices", "answer_type", "level")
+_OPTIONAL = ("id", "choices", "answer_type", "level", "turns")
 
 
 @dataclass(frozen=True)
 class Columns:
     """Which column of a file holds which field of a problem; the defaults are the fields' own names.
 
-    `images` is a name, a list of alternatives (the first that a row fills counts), or null for data without
-    images. An alternative may itself be a list of columns that are read together (`[images, [image_1,
-    image_2]]`). A cell holds one image or a list of them: a path relative to the file, encoded bytes,
-    `{bytes, path}`, or a PIL image. `choices`, `answer_type` and `level` may be missing from the file, and so
-    may `id` (the row's number is taken then).
+    A dotted name reads inside of objects (`reward_model.ground_truth`). `images` is a name, a list of
+    alternatives (the first that a row fills counts), or null for data without images. An alternative may
+    itself be a list of columns that are read together (`[images, [image_1, image_2]]`). A cell holds one
+    image or a list of them: a path relative to the file, encoded bytes, `{bytes, path}`, or a PIL image.
+    `choices` is one column (see `choices.read_choices`) or one for each choice; columns A, B, ... are taken
+    where it is missing. It, `answer_type`, `level` and `turns` (before the question) may be missing from the
+    file, and so may `id` (the row's number is taken then).
     """
 
     id: str = "id"
     question: str = "question"
     answer: str = "answer"
     images: str | Sequence[str | Sequence[str]] | None = "images"
-    choices: str = "choices"
+    choices: str | Sequence[str] = "choices"
     answer_type: str = "answer_type"
     level: str = "level"
+    turns: str = "turns"
 
     def image_groups(self) -> tuple[tuple[str, ...], ...]:
         """The alternatives for the images, each a tuple of columns that are read together."""
@@ -48,20 +56,28 @@ class Columns:
         names = [self.images] if isinstance(self.images, str) else self.images
         return tuple((name,) if isinstance(name, str) else tuple(name) for name in names)
 
+    def image_names(self) -> tuple[str, ...]:
+        """All columns that may hold images."""
+        return tuple(name for group in self.image_groups() for name in group)
+
     def names(self) -> set[str]:
-        """Every column that rows may be read from."""
-        plain = {self.id, self.question, self.answer, self.choices, self.answer_type, self.level}
-        return plain | {name for group in self.image_groups() for name in group}
+        """Every column of a file that rows may be read from."""
+        fixed = {self.id, self.question, self.answer, self.answer_type, self.level, self.turns, "system"}
+        choices = {self.choices} if isinstance(self.choices, str) else set(self.choices)
+        found = {*fixed, *choices, *self.image_names(), *ascii_uppercase, *CONVERSATIONS, *ANSWERS}
+        return found | {name.partition(".")[0] for name in found}
 
     def check(self, there: Collection[str], where: str) -> None:
         """Raises MissingColumn when `there` lacks a field that rows must have, or a name that was set."""
         for field in fields(self):
             value = getattr(self, field.name)
-            names = [value]
             if field.name == "images":
-                names = [name for group in self.image_groups() for name in group]
+                names = self.image_names()
+            else:
+                names = [value] if isinstance(value, str) else value
             optional = not names or (field.name in _OPTIONAL and value == field.default)
-            if not optional and not any(name in there for name in names):
+            heads = {name.partition(".")[0] for name in names}
+            if not optional and not any(name in there for name in (*names, *heads)):
                 raise MissingColumn(where, field.name, " or ".join(names), there)
 
 
@@ -81,22 +97,36 @@ def to_problem(
     """The problem of one row.
 
     Image paths are relative to `root` and must exist, in it or below unless `anywhere`; images are decoded
-    later, when used.
+    later, when used. Marks of images in the texts become places, and the gold answer is read out of tags,
+    boxes and solutions.
 
     `where` names the row in errors until its id is known; `default_id` is taken where the row has none.
-    Raises UserError on a missing column, a wrong type, an empty text or a missing image.
+    Raises UserError on a missing column, a wrong type, an empty text, an answer that is none of the choices,
+    a missing image, or images and marks that differ in number.
     """
     name = _id(row, columns, where, default_id)
     where = f"{where} (id {name!r})"
+    question = cell_as_text(row, columns.question, "question", where)
+    answer, choices = _answer(row, columns, where)
+    turns = _turns(row, columns, where)
+    images = _images(row, columns, root, where, anywhere)
+    if columns.images is not None:
+        texts = [*(text for _, text in turns), question, *(choices or ())]
+        first = [role for role, _ in (*turns, ("user", ""))].index("user")
+        with _name_row(where):
+            texts, images = place_images(texts, images, first)
+        turns = tuple((role, text) for (role, _), text in zip(turns, texts, strict=False))
+        question, choices = texts[len(turns)], choices and tuple(texts[len(turns) + 1 :])
     return Problem(
         id=name,
-        question=_text(row, columns.question, "question", where),
-        answer=_answer(row, columns, where),
-        images=_images(row, columns, root, where, anywhere),
-        choices=_choices(row, columns, where),
+        question=question,
+        answer=answer,
+        images=images,
+        choices=choices,
         answer_type=_answer_type(row, columns, where),
         source=source,
         level=_level(row, columns, where),
+        turns=turns,
         place=where,
     )
 
@@ -107,97 +137,130 @@ def to_problems(
     *,
     root: Path,
     source: str,
+    where: str,
     skipped: dict[str, str] | None,
     convert: Callable[[Row], Row] | None = None,
     anywhere: bool = False,
+    unread: Collection[str] = (),
 ) -> list[Problem]:
-    """The problems of (where, default id, row), each row converted first if asked; see `to_problem`.
+    """The problems of (where, default id, row); see `to_problem`.
 
-    A bad row is noted in `skipped` (where -> reason), or raises UserError when that is None.
+    Conversations become rows first, or each row is converted. A bad row is noted in `skipped` (where ->
+    reason), or raises UserError when that is None. A column that no row has always raises; `unread` are
+    those that the file has besides.
     """
+    converted: list[tuple[str, str, Row]] = []
     problems = []
-    for where, default_id, row in rows:
-        try:
-            row = row if convert is None else _convert(convert, row, where)
+    for place, default_id, row in converted:
+        with _skip_bad(place, skipped):
             problem = to_problem(
                 row,
                 columns,
                 root=root,
-                where=where,
+                where=place,
                 source=source,
                 default_id=default_id,
                 anywhere=anywhere,
             )
             problems.append(problem)
-        except UserError as error:
-            if skipped is None:
-                raise
-            skipped[where] = str(error)
     return problems
 
 
-def _convert(convert: Callable[[Row], Row], row: Row, where: str) -> Row:
+@contextlib.contextmanager
+def _skip_bad(place: str, skipped: dict[str, str] | None) -> Iterator[None]:
+    """Notes the error of a row in `skipped`; without one it is raised."""
     try:
-        return convert(row)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        fault = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"{where}: not a row of this form ({fault}); there are {', '.join(row)}; "
-            "mend it or set data.convert"
-        ) from error
+        yield
+    except UserError as error:
+        if skipped is None:
+            raise
+        skipped[place] = str(error)
+
+
+@contextlib.contextmanager
+def _name_row(where: str, join: str = ": ") -> Iterator[None]:
+    """Puts the row before the text of an error."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}{join}{error}") from error
+
+
+def _convert(convert: Callable[[Row], Row] | None, row: Row, columns: Columns, where: str) -> Row:
+    with _name_row(where):
+        if convert is None:
+            return read_conversation(
+                row,
+                question=columns.question,
+                answer=columns.answer,
+                images=columns.image_names(),
+                before=columns.turns,
+            )
+        try:
+            return convert(row)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            fault = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(
+                f"not a row of this form ({fault}); there are {', '.join(list_columns(row))}; "
+                "mend it or set data.convert"
+            ) from error
 
 
 def _id(row: Row, columns: Columns, where: str, default: str | None) -> str:
-    if row.get(columns.id) is None and default is not None:
+    if find_cell(row, columns.id)[1] is None and default is not None:
         return default
-    return _text(row, columns.id, "id", where)
+    return cell_as_text(row, columns.id, "id", where)
 
 
-def _text(row: Row, column: str, field: str, where: str) -> str:
-    """A text or a number as text, not empty. True and false are refused: answers are yes and no."""
-    if column not in row:
-        raise MissingColumn(where, field, column, list(row))
-    value = row[column]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UserError(f"{where}: column {column!r} holds {brief(value)}; expected text or a number")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}: column {column!r} holds {value}; expected text or a finite number")
-    if not str(value).strip():
-        raise UserError(f"{where}: column {column!r} is empty; give the {field} or remove the row")
-    return str(value)
+def _answer(row: Row, columns: Columns, where: str) -> tuple[str, tuple[str, ...] | None]:
+    """The gold answer and the choices. An answer that names none of the choices is refused."""
+    text = cell_as_text(row, columns.answer, "answer", where)
+    with _name_row(where, f": column {columns.choices!r} "):
+        found = read_choices(_choice_cell(row, columns))
+    choices, labels = found or (None, ())
+    with _name_row(where):
+        text = read_gold(text, choices)
+        if choices is not None:
+            as_text = find_cell(row, columns.answer_type)[1] == "text"
+            text = name_choice(find_cell(row, columns.answer)[1], text, choices, labels, as_text)
+    return text, choices
 
 
-def _answer(row: Row, columns: Columns, where: str) -> str:
-    """The answer. A whole number that is none of the choices is refused: it would be an index."""
-    answer, choices = _text(row, columns.answer, "answer", where), _choices(row, columns, where)
-    if choices and isinstance(row[columns.answer], int) and answer not in choices:
-        raise UserError(
-            f"{where}: the answer {answer} is none of the choices {brief(list(choices))}; "
-            "write the letter or the text of the choice, not its index"
-        )
-    return answer
+def _choice_cell(row: Row, columns: Columns) -> Any:
+    """The cell of the choices; the cells of several columns, or of A, B, ..., as one object."""
+    names = columns.choices
+    if isinstance(names, str):
+        there, cell = find_cell(row, names)
+        if there and not is_missing(cell) or names != "choices" or not {"A", "B"} <= row.keys():
+            return cell
+        names = [letter for letter in ascii_uppercase if letter in row]
+        cells = dict(zip(names, (row[name] for name in names), strict=True))
+    else:
+        cells = dict(zip(ascii_uppercase, (find_cell(row, name)[1] for name in names), strict=False))
+    return None if all(map(is_missing, cells.values())) else cells
 
 
-def _choices(row: Row, columns: Columns, where: str) -> tuple[str, ...] | None:
-    value = row.get(columns.choices)
-    if value is None or value == []:
-        return None
-    if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
-        raise UserError(
-            f"{where}: column {columns.choices!r} holds {brief(value)}; expected a list of texts or numbers"
-        )
-    return tuple(str(item) for item in value)
+def _turns(row: Row, columns: Columns, where: str) -> tuple[tuple[str, str], ...]:
+    with _name_row(where, f": column {columns.turns!r} "):
+        turns = read_turn_cell(find_cell(row, columns.turns)[1])
+    for _, text in turns:
+        check_text(text, f"{where}: a turn")
+    return turns
 
 
 def _answer_type(row: Row, columns: Columns, where: str) -> str | None:
-    value = row.get(columns.answer_type)
-    if value is not None and not isinstance(value, str):
+    value = find_cell(row, columns.answer_type)[1]
+    if is_missing(value):
+        return None
+    if not isinstance(value, str):
         raise UserError(f"{where}: column {columns.answer_type!r} holds {brief(value)}; expected text")
-    return value or None
+    return value
 
 
 def _level(row: Row, columns: Columns, where: str) -> int | None:
-    value = row.get(columns.level)
+    value = find_cell(row, columns.level)[1]
+    if is_missing(value):
+        return None
     if isinstance(value, str) and re.fullmatch(r"\d+", value):
         return int(value)
     if isinstance(value, float) and value.is_integer():
@@ -208,13 +271,15 @@ def _level(row: Row, columns: Columns, where: str) -> int | None:
 
 
 def _images(row: Row, columns: Columns, root: Path, where: str, anywhere: bool) -> tuple[ImageSource, ...]:
-    groups = [[name for name in group if name in row] for group in columns.image_groups()]
+    groups = [
+        [cell for there, cell in (find_cell(row, name) for name in group) if there]
+        for group in columns.image_groups()
+    ]
     if groups and not any(groups):
-        names = " or ".join(name for group in columns.image_groups() for name in group)
-        raise MissingColumn(where, "images", names, list(row))
+        raise MissingColumn(where, "images", " or ".join(columns.image_names()), list_columns(row))
     for group in groups:
-        cells = [read_image_cell(row[name], root, where, anywhere=anywhere) for name in group]
-        if images := tuple(image for cell in cells for image in cell):
+        found = [read_image_cell(cell, root, where, anywhere=anywhere) for cell in group]
+        if images := tuple(image for cell in found for image in cell):
             return images
     return ()
 
@@ -236,6 +301,7 @@ def problem_row(problem: Problem, folder: Path) -> dict[str, Any]:
         "answer_type": problem.answer_type,
         "level": problem.level,
         "source": problem.source or None,
+        "turns": [{"role": role, "content": text} for role, text in problem.turns] or None,
     }
     return {name: value for name, value in row.items() if value is not None}
 
@@ -267,7 +333,7 @@ def read_traces(file: Path | str) -> list[Trace]:
     file, traces = Path(file), []
     for number, row in read_rows(file):
         where = f"{file}, {unit(file)} {number}"
-        response = _text(row, "response", "response", where)
+        response = cell_as_text(row, "response", "response", where)
         source = row.get("source") or ""
         # the run that wrote these rows had them from rows whose pictures were checked
         problem = to_problem(row, Columns(), root=file.parent, where=where, source=source, anywhere=True)

@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from openvlt.data.errors import UnavailableDataSet, UnknownSplit
+from openvlt.data.rows.cells import Row
 from openvlt.data.rows.own_files import is_own_file
-from openvlt.data.rows.schema import Columns, Row, to_problems
+from openvlt.data.rows.schema import Columns, to_problems
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.splits import (
     benchmarks_named_in,
@@ -66,8 +67,6 @@ class HubRows:
     def _load(self, split: str) -> list[Problem]:
         data = load_split(self.path, split, name=self.name, revision=self.revision, data_dir=self.data_dir)
         where, local = f"{self.path}[{split}]", Path(self.path)
-        if self.convert is None:
-            self.columns.check(data.column_names, where)
         rows = stored_rows(data, self.columns.names() if self.convert is None else None)
         places = [(f"{where}, row {number}", f"{split}-{number}", row) for number, row in enumerate(rows, 1)]
         root = local if local.is_dir() else local.parent
@@ -80,9 +79,11 @@ class HubRows:
             self.columns,
             root=root,
             source=source,
+            where=where,
             skipped=skipped,
             convert=self.convert,
             anywhere=self.anywhere or (local.is_file() and is_own_file(local)),
+            unread=[name for name in data.column_names if rows and name not in rows[0]],
         )
 
 
@@ -150,7 +151,7 @@ def stored_rows(data: Dataset, columns: Collection[str] | None = None) -> list[d
     """Rows as stored, of some columns (None: all): images encoded (`{bytes, path}`), class labels by name."""
     kept = [name for name in data.column_names if columns is None or name in columns]
     table: Any = data.select_columns(kept).with_format("arrow")[:]  # a pyarrow.Table
-    rows = table.to_pylist()
+    rows = table.to_pylist() if kept else [{} for _ in range(len(data))]
     for name in kept:
         label: Callable[[int], str] | None = getattr(data.features[name], "int2str", None)
         if label is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from openvlt.data.rows.cells import Row
 from openvlt.data.rows.files import read_rows, unit
 from openvlt.data.rows.own_files import is_own_file
 from openvlt.data.rows.schema import Columns, to_problems
@@ -20,9 +22,10 @@ class LocalRows:
     The formats are those of `files.read_rows`. `path` is the training file. Held-out questions are those of
     `test_path` and `val_path`; for each of these two that isn't given, a share `heldout` of the training
     rows is set aside, by a hash of the row's id. With `skip_bad` a bad row is left out and listed in
-    `skipped` (row -> reason); otherwise it is an error. Every row is checked at each load; images are
-    decoded when used. They lie in the file's folder or below, unless `anywhere`, or a
-    run of this user wrote the file."""
+    `skipped` (row -> reason); otherwise it is an error. `convert(row)` turns a row of another form into one
+    that `columns` describe; conversations are read without it. Every row is checked at each load; images are
+    decoded when used. They lie in the file's folder or below, unless `anywhere`, or a run of this user wrote
+    the file."""
 
     path: str
     columns: Columns = Columns()
@@ -31,6 +34,7 @@ class LocalRows:
     heldout: float = 0.0
     skip_bad: bool = False
     anywhere: bool = False
+    convert: Callable[[Row], Row] | None = None
     skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def problems(self, selection: Selection, seed: int) -> list[Problem]:
@@ -44,7 +48,6 @@ class LocalRows:
 
     def _load(self, file: Path) -> list[Problem]:
         rows = read_rows(file)
-        self.columns.check(dict.fromkeys(name for _, row in rows for name in row), str(file))
         places = [(f"{file}, {unit(file)} {number}", f"{file.stem}-{number}", row) for number, row in rows]
         skipped = self.skipped if self.skip_bad else None
         return to_problems(
@@ -52,6 +55,8 @@ class LocalRows:
             self.columns,
             root=file.parent,
             source=file.stem,
+            where=str(file),
             skipped=skipped,
+            convert=self.convert,
             anywhere=self.anywhere or is_own_file(file),
         )

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.rows.schema import Row
+from openvlt.data.rows.cells import Row, is_missing
+from openvlt.data.rows.conversations import read_conversation as read_conversation
 from openvlt.data.sources.releases import ReleaseRows, convert_rows, letter, load_json, with_hint, yes_or_no
 from openvlt.errors import UserError
 
@@ -228,25 +229,8 @@ def majority_answer(row: Row) -> Row:
 
 
 def read_solution(row: Row) -> Row:
-    """RL sets whose answer is in tags or in a box (`<answer> 3 </answer>`): EasyR1, verl and R1-V forms."""
-    from openvlt.verify import extract
-
-    text = str(row.get("solution") or row.get("answer") or "")
-    images = row["images"] if row.get("images") is not None else row.get("image")
-    found = {
-        "question": str(row["problem"]).replace("<image>", "").strip(),
-        "answer": extract(text) if "<answer>" in text else text,
-        "images": images,
-    }
+    """RL sets with `problem` and `solution` or `answer`: EasyR1, verl and R1-V forms."""
+    images = row.get("image") if is_missing(row.get("images")) else row["images"]
+    found = {"question": row["problem"], "images": images}
+    found["answer"] = row["answer"] if is_missing(row.get("solution")) else row["solution"]
     return found if row.get("id") is None else found | {"id": row["id"]}
-
-
-def read_conversation(row: Row) -> Row:
-    """Question and final answer of a conversation (`messages`, or `conversations` of from and value)."""
-    from openvlt.verify import extract
-
-    turns = row.get("messages") or row["conversations"]
-    texts = {turn.get("role") or turn["from"]: turn.get("content") or turn["value"] for turn in turns}
-    user, reply = texts.get("user") or texts["human"], texts.get("assistant") or texts["gpt"]
-    images = row.get("images") or row.get("image")
-    return {"question": user.replace("<image>", "").strip(), "answer": extract(reply) or "", "images": images}

@@ -9,7 +9,8 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from openvlt.data.rows.schema import Columns, Row, to_problem
+from openvlt.data.rows.cells import Row
+from openvlt.data.rows.schema import Columns, to_problem
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.splits import check_splits, find_rows, refuse_training, select_share
 from openvlt.errors import UserError

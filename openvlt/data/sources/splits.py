@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from openvlt.data.errors import EvaluationDataOnly, MissingSplit, TooFewProblems, UnknownLevels
+from openvlt.data.rows.golds import check_golds
 from openvlt.data.rows.schema import check_unique_ids
 from openvlt.data.sources.base import Selection, refuse_mixture
 from openvlt.errors import UserError
@@ -86,6 +87,7 @@ def select_share(
             f"{where}: none of its {len(problems)} usable rows is left for split {selection.split!r}; "
             "add rows, or change data.heldout"
         )
+    check_golds(inside, where)
     return apply_selection(inside, selection, seed, where)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from openvlt.data.image_places import hide_images
 from openvlt.data.prompts import question_text
 from openvlt.model.load import VLM
 from openvlt.serving.protocol import Reply, Usage
@@ -29,8 +30,9 @@ class Question:
         """The problem that a model is shown: itself, or a text of caption, question and options."""
         if self.caption is None:
             return self.problem
-        text = template.format(caption=self.caption, question=question_text(self.problem))
-        return replace(self.problem, question=text, images=(), choices=None)
+        hidden = hide_images(self.problem)
+        text = template.format(caption=self.caption, question=question_text(hidden))
+        return replace(hidden, question=text, choices=None)
 
 
 class TextWriter(Protocol):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from openvlt.data.prompts import question_text
+from openvlt.data.image_places import hide_images
+from openvlt.data.prompts import conversation_text
 from openvlt.distill.writers.base import Question
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
@@ -40,9 +41,10 @@ class ScriptedWriter:
                 raise UserError(
                     "a function reasons over captions, but this distillation makes none; set distill.caption"
                 )
+            text = conversation_text(hide_images(question.problem))
             for sample in question.missing:
                 rng = random.Random(f"{seed}|{question.problem.id}|{sample}")
-                reply = Reply(self.function(question.caption, question_text(question.problem), rng))
+                reply = Reply(self.function(question.caption, text, rng))
                 usage.count(reply)
                 yield question, sample, reply
 
