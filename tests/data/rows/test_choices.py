@@ -87,7 +87,7 @@ COLOURS = ("red", "blue", "green", "black")
         ("B", COLOURS, "B"),
         ("blue", COLOURS, "blue"),
         ("BLUE", COLOURS, "BLUE"),
-        ("b", COLOURS, "B"),
+        ("b", COLOURS, "b"),
         ("(B)", COLOURS, "(B)"),
         ("B. blue", COLOURS, "B. blue"),
         ("(B) blue", COLOURS, "(B) blue"),

@@ -13,7 +13,7 @@ import pytest
 
 from openvlt.data.errors import MissingSplit, MixtureWanted, TooFewProblems, UnknownLevels
 from openvlt.data.images import open_images
-from openvlt.data.rows.schema import Columns
+from openvlt.data.rows.columns import Columns
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.hub import HubRows
 from openvlt.data.sources.local import LocalRows

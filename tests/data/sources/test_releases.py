@@ -16,7 +16,7 @@ from PIL import Image
 from openvlt.config.resolvers import CONF
 from openvlt.data.errors import EvaluationDataOnly, MissingSplit
 from openvlt.data.images import open_images
-from openvlt.data.rows.schema import Columns
+from openvlt.data.rows.columns import Columns
 from openvlt.data.sources import release_readers
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.hub import HubRows
