@@ -47,9 +47,9 @@ class LocalRows:
         return select_share(self._load(file), share, selection, seed, str(file))
 
     def _load(self, file: Path) -> list[Problem]:
-        rows = read_rows(file)
-        places = [(f"{file}, {unit(file)} {number}", f"{file.stem}-{number}", row) for number, row in rows]
         skipped = self.skipped if self.skip_bad else None
+        rows = read_rows(file, skipped)
+        places = [(f"{file}, {unit(file)} {number}", f"{file.stem}-{number}", row) for number, row in rows]
         return to_problems(
             places,
             self.columns,

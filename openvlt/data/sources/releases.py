@@ -10,16 +10,12 @@ from string import ascii_uppercase
 from typing import Any
 
 from openvlt.data.rows.cells import Row
+from openvlt.data.rows.files import BadRow
 from openvlt.data.rows.schema import Columns, to_problem
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.splits import check_splits, find_rows, refuse_training, select_share
 from openvlt.errors import UserError
 from openvlt.types import Problem
-
-
-class BadRow(UserError):
-    """A row that a reader can't read; its text names the place to look at."""
-
 
 ReleaseRows = Iterator[tuple[str, Row | BadRow]]  # (where, row of data=jsonl)
 Reader = Callable[[Path, str], ReleaseRows]
