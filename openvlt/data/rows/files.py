@@ -27,8 +27,8 @@ FileRows = Iterator[tuple[int, Any]]  # the number of a row, and the row or why 
 def read_rows(path: Path | str, skipped: dict[str, str] | None = None) -> list[tuple[int, dict[str, Any]]]:
     """(line or row number from 1, row) of a .jsonl, .json (a list), .parquet, .csv or .tsv file.
 
-    The cells of a .csv or .tsv are text. Raises UserError for any other file, or one that can't be read. A bad
-    row is noted in `skipped` (where -> reason), or raises BadRow when that is None.
+    The cells of a .csv or .tsv are text. Raises UserError for any other file, or one that can't be read. A
+    bad row is noted in `skipped` (where -> reason), or raises BadRow when that is None.
     """
     path = Path(path)
     if path.suffix not in _READERS:
@@ -165,28 +165,21 @@ def _read_separated(path: Path) -> FileRows:
         _check_header(names, path, delimiter)
         full = (cells for cells in lines if any(cell.strip() for cell in cells))
         for number, cells in enumerate(full, 1):
-            if len(cells) > len(names):
-                yield (
-                    number,
-                    ValueError(
-                        f"more cells than the header has columns ({len(cells)}, not {len(names)}); "
-                        "put cells with separators in quotes"
-                    ),
-                )
-            elif len(cells) < len(names):
-                yield (
-                    number,
-                    ValueError(
-                        f"fewer cells than the header has columns ({len(cells)}, not {len(names)}): the row is cut; "
-                        "write it again, or remove it"
-                    ),
-                )
-            else:
-                yield number, dict(zip(names, cells, strict=True))
+            yield number, _pair_cells(names, cells)
     except csv.Error as error:
         raise UserError(
             f"{path} is not a readable table ({error} before line {lines.line_num + 1}); write it again"
         ) from None
+
+
+def _pair_cells(names: list[str], cells: list[str]) -> dict[str, str] | ValueError:
+    """The row of some cells; a row of another length is bad."""
+    if len(cells) == len(names):
+        return dict(zip(names, cells, strict=True))
+    count = f"cells than the header has columns ({len(cells)}, not {len(names)})"
+    if len(cells) > len(names):
+        return ValueError(f"more {count}; put cells with separators in quotes")
+    return ValueError(f"fewer {count}: the row is cut; write it again, or remove it")
 
 
 def _check_header(names: list[str], path: Path, delimiter: str) -> None:

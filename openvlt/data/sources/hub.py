@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from openvlt.data.rows.cells import Row
 from openvlt.data.rows.own_files import is_own_file
 from openvlt.data.rows.schema import Columns, to_problems
 from openvlt.data.sources.base import Selection
+from openvlt.data.sources.hub_files import find_row_files, read_row_files
 from openvlt.data.sources.splits import (
     benchmarks_named_in,
     check_splits,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HubRows:
-    """`conf/data/hub.yaml`: a data set of the Hugging Face hub, or a local copy (a folder or a parquet file).
+    """`conf/data/hub.yaml`: a data set of the Hugging Face hub, or a local copy (a folder or a file of rows).
 
     `splits` names the set's splits (slices like `train[:90%]` included) that are our train, test and val;
     `heldout`, `skip_bad` and `anywhere` are as in `LocalRows`. `convert(row)` turns a row of another form
@@ -65,25 +67,30 @@ class HubRows:
         return select_share(self._load(splits[split]), share, selection, seed, where)
 
     def _load(self, split: str) -> list[Problem]:
-        data = load_split(self.path, split, name=self.name, revision=self.revision, data_dir=self.data_dir)
         where, local = f"{self.path}[{split}]", Path(self.path)
-        rows = stored_rows(data, self.columns.names() if self.convert is None else None)
-        places = [(f"{where}, row {number}", f"{split}-{number}", row) for number, row in enumerate(rows, 1)]
-        root = local if local.is_dir() else local.parent
-        if not local.exists():
-            root = cache_folder()
-        source = local.name.removesuffix(".parquet")
         skipped = self.skipped if self.skip_bad else None
+        unread: Collection[str] = ()
+        if files := [] if self.name or self.data_dir or is_saved(local) else find_row_files(local, split):
+            places = read_row_files(files, split, skipped)
+        else:
+            data = load_split(
+                self.path, split, name=self.name, revision=self.revision, data_dir=self.data_dir
+            )
+            columns = self.columns.names() if self.convert is None else set(data.column_names)
+            rows = stored_rows(data, columns)
+            unread = [name for name in data.column_names if name not in columns]
+            places = [(f"{where}, row {n}", f"{split}-{n}", row) for n, row in enumerate(rows, 1)]
+        root = local if local.is_dir() else local.parent if local.exists() else cache_folder()
         return to_problems(
             places,
             self.columns,
             root=root,
-            source=source,
+            source=re.sub(r"\.(parquet|jsonl?|csv|tsv)$", "", local.name),
             where=where,
             skipped=skipped,
             convert=self.convert,
             anywhere=self.anywhere or (local.is_file() and is_own_file(local)),
-            unread=[name for name in data.column_names if rows and name not in rows[0]],
+            unread=unread,
         )
 
 

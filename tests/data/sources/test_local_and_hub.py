@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -320,6 +321,38 @@ def test_hub_errors_name_the_data_set_and_what_to_check(hub_copy, tmp_path):
         ids(dataclasses.replace(source, splits={"dev": "train"}))
     with pytest.raises(UserError, match=r"can't be loaded"):
         ids(HubRows(str(tmp_path / "nothing")))
+
+
+def test_a_folder_of_text_files_is_read_before_its_pictures(write, make_row, tmp_path):
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "pics" / "a.png")
+    turns = [{"role": "user", "content": "<image>How many?"}, {"role": "assistant", "content": "3"}]
+    rows = [{"messages": turns, "images": ["pics/a.png"]}, {"messages": turns[1:], "images": []}]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    write([make_row(number, images=["pics/a.png"]) for number in range(4)], "val.jsonl")
+    source = HubRows(str(tmp_path), splits={"train": "train", "val": "validation[:50%]"}, skip_bad=True)
+    (problem,) = source.problems(Selection(), 0)
+    assert (problem.id, problem.question, problem.answer) == ("train-1", "How many?", "3")
+    assert list(source.skipped) == [f"{tmp_path / 'train.json'}, row 2"]
+    assert sorted(ids(source, split="val")) == ["q0", "q1"]
+    assert len(ids(HubRows(str(tmp_path / "val.jsonl"), columns=Columns(images=["images"])))) == 4
+    with pytest.raises(UserError, match=r"val\.jsonl has no split 'test', but \['train'\]"):
+        ids(HubRows(str(tmp_path / "val.jsonl"), splits={"train": "test"}))
+
+
+def test_nested_columns_are_named_with_dots_and_offered(write):
+    row = {"id": "a", "ask": {"text": "How many?"}, "reward_model": '{"ground_truth": "3"}', "images": []}
+    columns = Columns(question="ask.text", answer="reward_model.ground_truth")
+    (problem,) = LocalRows(str(write([row])), columns=columns).problems(Selection(), 0)
+    assert (problem.question, problem.answer) == ("How many?", "3")
+    with pytest.raises(
+        UserError, match=r"no column ask\.txt for the question; there are id, ask\.text, reward_model"
+    ):
+        ids(
+            LocalRows(
+                str(write([row])), columns=Columns(question="ask.txt", answer="reward_model.ground_truth")
+            )
+        )
 
 
 # --- imports ---------------------------------------------------------------------------------------------------------
