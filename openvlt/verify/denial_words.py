@@ -72,9 +72,10 @@ _LIMITS = _any_of(
     r"\b(?:more|less|fewer|greater|larger|higher|lower|smaller|bigger) than\b",
     r"\bat (?:least|most)\b|\b(?:before|after|until)\b|大于|小于|超过|少于|多于",
 )
+_START = r"(?=\b[a-z]|n['’]t|[^\x00-\x7f]|\\n|!=)"  # where a form may begin: fails fast everywhere else
 DENIAL = re.compile(
-    rf"(?P<governs>{_GOVERNS})|(?P<excludes>{_EXCLUDES})|(?P<untrue>\b{UNTRUE})|(?P<not>{NOT})|"
-    rf"(?P<limits>{_LIMITS})",
+    rf"{_START}(?:(?P<governs>{_GOVERNS})|(?P<excludes>{_EXCLUDES})|(?P<untrue>\b{UNTRUE})|(?P<not>{NOT})|"
+    rf"(?P<limits>{_LIMITS}))",
     re.IGNORECASE,
 )
 """A denial by how far it reaches: to the end of its clause (doubt, opinions), to the next verb (exclusion),

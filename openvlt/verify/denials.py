@@ -185,11 +185,8 @@ def _find_denied_end(clause: str, at: int, denial: re.Match[str], letters: bool,
 def _find_value(clause: str, at: int, letters: bool) -> re.Match[str] | None:
     """The first value of a clause from `at` on; a letter only after words that lead up to an answer."""
     found = [_VALUE.search(clause, at, at + _WINDOW)]
-    if (
-        letters
-        and (letter := _LETTER.search(clause, at, at + _WINDOW))
-        and _LEADING.fullmatch(clause, at, letter.start())
-    ):
+    letter = _LETTER.search(clause, at, at + _WINDOW) if letters else None
+    if letter and _LEADING.fullmatch(clause, at, letter.start()):
         found.append(letter)
     return min((match for match in found if match), key=lambda match: match.start(), default=None)
 

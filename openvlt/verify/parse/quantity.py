@@ -36,7 +36,6 @@ _PERCENT = re.compile(
     re.IGNORECASE,
 )
 _PER_MILLE = re.compile(r"(?<=[\d)}])\s*(?:‰|\\perthousand|\\textperthousand|per mille?\b)$", re.IGNORECASE)
-_PLAIN_MATH = re.compile(r"[-+*/^(){}\[\]\d.,\s]+")
 _CURRENCY = re.compile(
     r"([-+]?)\s*(US\$|HK\$|\$|€|£|¥|₹|RMB\b|USD\b|EUR\b|Rs\.?)\s*(?=[\d.\\])", re.IGNORECASE
 )
@@ -90,7 +89,7 @@ def read_quantity(text: str, *, units: bool = True) -> Quantity:
         if not count:
             break
     text = _MINUS.sub("-", text)
-    if units and not _PLAIN_MATH.fullmatch(text):
+    if units and (" " in text or "_" in text or not text.isascii()):
         found = (
             read_directed(text, read_quantity) or apply_value_words(text, read_quantity) or read_based(text)
         )

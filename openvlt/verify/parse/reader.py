@@ -107,15 +107,21 @@ def _read_short(text: str, units: bool) -> Value:
 
 def _respell(text: str) -> str:
     """The cleaned text in usual notation, such as an interval for ]0, 1[ or for all real numbers."""
-    text = _REALS.sub(r"(-\\infty, \\infty)", text)
+    if text.isdecimal():
+        return text
+    if "R" in text or "ℝ" in text or "eal" in text:
+        text = _REALS.sub(r"(-\\infty, \\infty)", text)
     text = clean(text)
     text = read_phrase(text) or text
     if text[:1] == "]" or text[-1:] == "[":
         text = _OUTWARD.sub(lambda m: ("[(")[m[1] == "]"] + m[2] + ("])")[m[3] == "["], text)
-    text = _TRANSPOSED.sub(r"\1", _INFINITE.sub(r"\\infty ", text))
-    text = _EXCEPT.sub(r" \\setminus ", text)
-    text = _REMAINDER.sub(r"(\1, \2)", text)
-    return _QUOTED.sub(r"\2", text)
+    if "inf" in text or "Inf" in text:
+        text = _INFINITE.sub(r"\\infty ", text)
+    if ")" in text or "]" in text:
+        text = _EXCEPT.sub(r" \\setminus ", _TRANSPOSED.sub(r"\1", text))
+    if text[:1].isdecimal() and text[-1:].isdecimal():
+        text = _REMAINDER.sub(r"(\1, \2)", text)
+    return _QUOTED.sub(r"\2", text) if text[:1] in ("'", '"') else text
 
 
 def _read(text: str, units: bool, level: int) -> Value:
