@@ -14,12 +14,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from openvlt import distributed
+from openvlt.cli.arguments import normalise_arguments
 from openvlt.cli.errors import DISK_ERRORS, report_errors
 from openvlt.config.resolvers import CONF, load_config
 from openvlt.errors import UserError
-
-# groups outside the defaults list: `experiment=x` is read as `+experiment=x`
-APPENDED = ("experiment", "recipe")
 
 
 def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
@@ -32,7 +30,6 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
     from hydra.errors import HydraException
     from yaml import YAMLError
 
-    sys.argv[1:] = normalise_arguments(sys.argv[1:], CONF)
     # idle OpenMP threads sleep: spinning ones slow a shared machine down fivefold (docs/LOG.md)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises its errors, and `report_errors` prints them
@@ -57,13 +54,16 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
 
     # before the job begins, any trouble with a file is one with the place to run in
     with report_errors((*mendable, OSError), ()):
+        sys.argv[1:] = normalise_arguments(sys.argv[1:], CONF)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run_job)()
 
 
 def _remove_empty_folder(config: DictConfig) -> None:
-    """Removes the run folder that Hydra made for this process, unless something is in it."""
+    """Removes the run folder that Hydra made for this process, and those around it that are empty, too."""
+    folder = Path(config.paths.run)
     with contextlib.suppress(OSError):
-        Path(config.paths.run).rmdir()
+        for place in (folder, folder.parent, folder.parent.parent):
+            place.rmdir()
 
 
 def _processes_and_accelerator(config: DictConfig) -> tuple[int, str]:
@@ -77,34 +77,3 @@ def _processes_and_accelerator(config: DictConfig) -> tuple[int, str]:
         trainer = load_config(saved).trainer
     devices = config.trainer.devices if given else trainer.devices
     return distributed.process_count(devices), trainer.accelerator
-
-
-def normalise_arguments(arguments: list[str], conf: Path) -> list[str]:
-    """Arguments as users write them, in the form that Hydra reads.
-
-    * `experiment=x` becomes `+experiment=x`; likewise `recipe`.
-    * `model=<path or hub id>` becomes `model=pretrained model.path=<it>`.
-    * `view=x` and `compare=A,B` get the form of groups inside groups, and of lists.
-    * `-m` goes to the end: Hydra's parser gives up on settings that follow it.
-    """
-    sweep = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    result = []
-    for argument in (argument for argument in arguments if argument not in sweep):
-        key, equals, value = argument.partition("=")
-        if not equals:
-            result.append(argument)
-        elif key in APPENDED:
-            result.append(f"+{argument}")
-        elif key == "model" and not (conf / "model" / f"{value}.yaml").is_file() and _is_path_or_id(value):
-            result += ["model=pretrained", f"model.path={value}"]
-        elif key == "view":  # a group inside another one
-            result.append(f"benchmark/view@view={value}")
-        elif key == "compare" and not value.startswith("["):  # a comma would mean a sweep
-            result.append(f"compare=[{value}]")
-        else:
-            result.append(argument)
-    return result + sweep[:1]
-
-
-def _is_path_or_id(value: str) -> bool:
-    return "/" in value or value.startswith(".") or Path(value).is_dir()

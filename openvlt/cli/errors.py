@@ -8,13 +8,13 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from yaml import MarkedYAMLError
 
 from openvlt import distributed
-from openvlt.config.resolvers import CONF
+from openvlt.cli.unknown_keys import explain_unknown_key
 from openvlt.data.errors import (
     EvaluationDataOnly,
     ExcludedLevels,
@@ -62,6 +62,7 @@ def error_sentence(error: Exception) -> str:
             "free space, or choose other places with paths.runs=<folder> paths.cache=<folder>"
         )
     text = str(error).partition("UserError raised while resolving interpolation: ")[2] or str(error)
+    text = _name_as_written(text, sys.argv[1:])
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         key, values = found.groups()
         return (
@@ -77,10 +78,13 @@ def error_sentence(error: Exception) -> str:
         return f"{mark.name}, line {mark.line + 1}: this is no valid YAML ({error.problem}); mend the line"
     if "Could not override" in text or "not in struct" in text:
         found = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
-        return _unknown_key_sentence(found[1] if found else first_line(text), re.search(r"use (\+.+)", text))
+        append = re.search(r"use (\+.+)", text)
+        return explain_unknown_key(found[1] if found else first_line(text), append and append[1])
     if found := re.search(r"Could not find '([^']+)'", text):
         if options := re.findall(r"^\t(\S+)$", text, re.MULTILINE):
-            return f"there is no config {found[1]!r}; choose from {', '.join(options)}"
+            close = difflib.get_close_matches(found[1].rpartition("/")[2], options, 1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            return f"there is no config {found[1]!r}; {meant}choose from {', '.join(options)}"
         return first_line(str(error))
     if not isinstance(error, UserError):
         return first_line(text)
@@ -88,19 +92,13 @@ def error_sentence(error: Exception) -> str:
     return f"{text}; {fix}" if fix else text
 
 
-def _unknown_key_sentence(key: str, append: re.Match[str] | None) -> str:
-    """Names settings spelled alike, and how to add a new one where Hydra gives that (`append`)."""
-    last = key.rpartition(".")[2]
-    known = {
-        match
-        for file in CONF.rglob("*.yaml")
-        for match in re.findall(r"^\s*(\w+):", file.read_text(), re.MULTILINE)
-    }
-    known |= {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    close = [word for word in difflib.get_close_matches(last, sorted(known), 4) if word != last][:3]
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    added = f", {append[1]} adds it if its part takes it" if append else ""
-    return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings{added}"
+def _name_as_written(text: str, arguments: Sequence[str]) -> str:
+    """The text with a setting named as the user wrote it, not by a group that refers to it."""
+    if not (found := re.match(r"([\w.\[\]]+\.(\w+))=", text)):
+        return text
+    keys = [argument.lstrip("+").partition("=")[0] for argument in arguments]
+    written = [key for key in keys if key.rpartition(".")[2] == found[2]]
+    return text.replace(found[1], written[0]) if len(written) == 1 and found[1] not in keys else text
 
 
 # --- the settings that mend what is wrong with data ---------------------------------------------------------
@@ -140,7 +138,10 @@ def _choose_levels(error: ExcludedLevels) -> str:
 
 _DATA_FIXES: dict[type, Callable[[Any], str]] = {
     MissingSplit: _name_split,
-    TooFewProblems: lambda error: f"lower the amount, add data, or {_all_rows('amount')}",
+    TooFewProblems: lambda error: (
+        f"lower the amount (to judge the models: evaluation.selection.amount={error.there}), add data, "
+        f"or {_all_rows('amount')}"
+    ),
     UnknownLevels: lambda error: f"name the column in data.columns.level, or {_all_rows('levels')}",
     ExcludedLevels: _choose_levels,
     MixtureWanted: lambda error: f"choose one such as data=openvlthinker, or {_all_rows('sources')}",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from openvlt import distributed
 from openvlt.config.build import build
 from openvlt.iteration.context import make_context
 from openvlt.iteration.runner import Study, check_stages
+from openvlt.iteration.stages import GRPOStage, SFTStage
 from openvlt.memory.estimate import describe_memory
 from openvlt.report.figures import iterations_figure
 from openvlt.report.page import write_page
 from openvlt.report.table import results_table
-from openvlt.runs.session import announce_run, data_title, open_run, start_run
+from openvlt.runs.session import announce_run, command_line_overrides, data_title, open_run, start_run
 
 
 def train(config: DictConfig) -> None:
@@ -22,11 +26,14 @@ def train(config: DictConfig) -> None:
     if config.plan:
         print(describe_memory(config if config.resume is None else open_run(config)[0]))
         return
-    config, folder = open_run(config)
+    settings = command_line_overrides() if config.resume is None else []
+    written, (config, folder) = config, open_run(config)
     study: Study = build(config.iteration, "iteration")
     context = make_context(config)
     with start_run(config, folder) as home:
         announce_run(config, home)
+        for sentence in unreached_settings(written, settings):
+            print(sentence, flush=True)
         if not study.is_finished(home):
             context = context.check_rows(home, data_title(config))
             check_stages(study.stages, context)
@@ -34,6 +41,53 @@ def train(config: DictConfig) -> None:
     if distributed.is_main():
         print(results_table(results, home))
         draw_report(home)
+
+
+def unreached_settings(config: DictConfig, settings: Sequence[str]) -> list[str]:
+    """A sentence for each of these settings of `sft` or `grpo` that some stages replace by their own.
+
+    `config` is as it was composed: it tells where a stage has its value from.
+    """
+    sentences = []
+    for setting in settings:
+        key, _, value = setting.lstrip("+").partition("=")
+        group, _, field = key.partition(".")
+        if group not in ("sft", "grpo") or not field:
+            continue
+        own = {
+            name: used
+            for name, used in _stage_values(config, group, field).items()
+            if used != OmegaConf.select(config, key)
+        }
+        if own:
+            places = [_find_place(config, f"iteration.stages.{name}.settings") for name in own]
+            fix = " ".join(dict.fromkeys(f"{place}.{field}={value}" for place in places))
+            stages = ", ".join(f"{name} has {used}" for name, used in own.items())
+            sentences.append(f"{key}={value} doesn't reach every stage: {stages}; for these add {fix}")
+    return sentences
+
+
+def _stage_values(config: DictConfig, group: str, field: str) -> dict[str, Any]:
+    """The field's value in the stages of this group that set it themselves, by the stage's name."""
+    target = {"sft": SFTStage, "grpo": GRPOStage}[group].__name__
+    stages = {
+        name: stage for name, stage in config.iteration.stages.items() if stage._target_.endswith(target)
+    }
+    changes = {name: stage.get("settings") or {} for name, stage in stages.items()}
+    return {
+        str(name): OmegaConf.select(own, field) if own else None
+        for name, own in changes.items()
+        if field.partition(".")[0] in own
+    }
+
+
+def _find_place(config: DictConfig, path: str) -> str:
+    """Where the mapping at a dotted path is written, after all references."""
+    node: Any = OmegaConf.to_container(config)
+    for name in path.split("."):
+        node = node[name]
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", node) if isinstance(node, str) else None
+    return _find_place(config, reference[1]) if reference else path
 
 
 def draw_report(folder: Path) -> None:

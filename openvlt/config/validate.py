@@ -65,7 +65,7 @@ def check_values(path: str, given: Mapping[str, Any], signature: inspect.Signatu
             kind = " or ".join(dict.fromkeys(_KIND_NAMES.get(kind, kind) for kind in kinds))
             shown = "null" if value is None else repr(value)
             one_item = kind == "list" and not isinstance(value, Mapping) and value is not None
-            fix = f"[{value}]" if one_item else f"<{kind}>"
+            fix = f"[{value}]" if one_item else "true or false" if kind == "bool" else f"<{kind}>"
             raise UserError(f"{where}={shown} is no {kind}; give {where}={fix}")
 
 

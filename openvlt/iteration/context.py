@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,6 +81,8 @@ def make_context(config: DictConfig) -> StageContext:
     """Builds the parts that stages share from the groups of the configuration."""
     source = build(config.data, "data")
     model = build(config.model, "model")
+    if model.path:
+        _check_run_folder(Path(model.path), Path(config.paths.runs))
     if model.path and Path(model.path).is_dir():
         model = replace(model, path=str(model_of_run(Path(model.path))))
     sft = build(config.sft, "sft")
@@ -92,4 +95,17 @@ def make_context(config: DictConfig) -> StageContext:
         evaluation=build(config.evaluation, "evaluation"),
         seed=config.seed,
         adapter=build(config.adapter, "adapter") or None,  # an empty group: the whole model is trained
+    )
+
+
+def _check_run_folder(path: Path, runs: Path) -> None:
+    """Raises UserError for a folder below that of all runs that isn't there: `runs/nope` is no hub id."""
+    if path.exists() or not (path.is_relative_to(runs) or path.parts[:1] == ("runs",)):
+        return
+    place = next(folder for folder in path.parents if folder.is_dir())
+    there = sorted(folder.name for folder in place.iterdir() if folder.is_dir())
+    close = difflib.get_close_matches(path.parts[len(place.parts)], there, 3) or there[-3:]
+    raise UserError(
+        f"model={path}: there is no such run folder; in {place} there are {', '.join(close) or 'none'}; "
+        "give a run folder, a Hugging Face folder or a hub id"
     )

@@ -18,10 +18,12 @@ from openvlt.data.sources.base import Selection
 from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError
+from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.train import train_grpo
 from openvlt.iteration.context import StageContext
 from openvlt.iteration.difficulty import DifficultyFilter
 from openvlt.runs.saved_model import save_model
+from openvlt.sft.module import SFT
 from openvlt.storage.atomic import read_json_file
 from openvlt.types import Trace
 
@@ -47,6 +49,24 @@ def override_fields(settings: Any, changes: Mapping[str, Any], where: str) -> An
         return replace(settings, **changes)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def shrink_batches(settings: SFT | GRPO, there: int, where: str) -> Any:
+    """A copy with batches of at most what is there; says so where that is less than was set."""
+    if isinstance(settings, SFT):
+        sizes = {name: min(getattr(settings, name), there) for name in ("batch_size", "micro_batch")}
+        smaller = there < settings.batch_size
+    else:
+        rollout = min(settings.prompts_per_rollout, there)
+        whole = rollout % settings.prompts_per_update == 0
+        sizes = {
+            "prompts_per_rollout": rollout,
+            "prompts_per_update": settings.prompts_per_update if whole else rollout,
+        }
+        smaller = there < settings.prompts_per_rollout
+    if smaller:
+        print(f"{where}: batches of {there}, which is all there is", flush=True)
+    return replace(settings, **sizes) if smaller else settings
 
 
 @dataclass(frozen=True)
@@ -84,13 +104,15 @@ class SFTStage:
     """Fine-tunes the model of stage `start` on the traces of earlier stages.
 
     `settings` change fields of `sft` for this stage. `amount` caps the traces (the first ones in the seed's
-    order), so that a control run can train on exactly as many.
+    order), so that a control run can train on exactly as many. With `shrink_batches`, batches are at most as
+    large as the data.
     """
 
     traces: tuple[str, ...]
     start: str = "base"
     amount: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    shrink_batches: bool = False
     kind: ClassVar[str] = "sft"
 
     def __post_init__(self) -> None:
@@ -102,6 +124,8 @@ class SFTStage:
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
         sft, vlm = override_fields(context.sft, self.settings, name), context.load(self.start, adapter=True)
         traces = self._read_traces(context)
+        if self.shrink_batches:
+            sft = shrink_batches(sft, len(traces), name)
         sft.train(vlm, traces, folder=folder, seed=seed, title=name)
         save_model(vlm, folder)
         training = {"steps": sft.steps(len(traces)), "traces": len(traces), "epochs": sft.epochs}
@@ -128,13 +152,15 @@ def _read_stage_traces(folder: Path) -> list[Trace]:
 class GRPOStage:
     """Trains the model of stage `start` by GRPO on the problems of `select`.
 
-    With a `difficulty_filter`, only on those it keeps. `settings` change fields of `grpo` for this stage.
+    With a `difficulty_filter`, only on those it keeps. `settings` change fields of `grpo` for this stage, and
+    `shrink_batches` is as in `SFTStage`.
     """
 
     start: str
     select: Selection
     difficulty_filter: DifficultyFilter | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    shrink_batches: bool = False
     kind: ClassVar[str] = "grpo"
 
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
@@ -143,6 +169,8 @@ class GRPOStage:
         problems = context.source.problems(self.select, seed)
         if self.difficulty_filter is not None:
             problems = self.difficulty_filter(vlm, problems, seed)
+        if self.shrink_batches:
+            grpo = shrink_batches(grpo, len(problems), name)
         train_grpo(grpo, vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
         save_model(vlm, folder)
         training = {"steps": grpo.steps, "problems": len(problems), "group_size": grpo.group_size}

@@ -440,7 +440,7 @@ def test_resume_names_a_folder_or_the_newest(tmp_path: Path) -> None:
         (["model=owner/name"], ["model=pretrained", "model.path=owner/name"]),
         (["model=./here"], ["model=pretrained", "model.path=./here"]),
         (["model=pretrained", "model.path=x/y"], ["model=pretrained", "model.path=x/y"]),
-        (["name=a=b", "seed=1,2", "-m"], ["name=a=b", "seed=1,2", "-m"]),
+        (["name=a=b", "seed=1,2", "-m"], ["name='a=b'", "seed=1,2", "-m"]),
     ],
 )
 def test_arguments_as_users_write_them(written: list[str], meant: list[str]) -> None:

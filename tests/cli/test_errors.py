@@ -22,7 +22,10 @@ EVALUATE = ["evaluation.selection.split=train", "evaluation.selection.amount=nul
     [
         ("train.py", ["grpo.stepz=3"], ["no setting 'grpo.stepz'", "steps"]),
         ("train.py", ["grpo.denominator=sum"], ["grpo.denominator='sum'", "all", "kept"]),
-        ("train.py", ["grpo=papr"], ["'grpo/papr'", "paper"]),
+        ("train.py", ["grpo=papr"], ["'grpo/papr'", "did you mean paper?"]),
+        ("train.py", ["--experiment", "smoke"], ["write +experiment=smoke"]),
+        ("train.py", ["trainer.device=gpu0"], ["no setting 'trainer.device'", "trainer.devices"]),
+        ("train.py", ["model=runs/nope"], ["model=runs/nope: there is no such run folder"]),
         ("train.py", ["experiment=iter9"], ["'experiment/iter9'", "iter1", "quickstart"]),
         ("train.py", ["iteration.stages.sft1.settings={epoch: 2}"], ["sft1", "epoch", "epochs"]),
         ("train.py", ["+iteration.stages.sft1.start=sft0"], ["sft0"]),
@@ -37,12 +40,12 @@ EVALUATE = ["evaluation.selection.split=train", "evaluation.selection.amount=nul
         (
             "train.py",
             ["+cycles.one.grpo.steps=ten"],
-            ["iteration.stages.grpo1.settings.steps='ten' is no int"],
+            ["cycles.one.grpo.steps='ten' is no int"],
         ),
         (
             "train.py",
             ["cycles.one.traces.amount=many"],
-            ["iteration.stages.traces1.select.amount='many' is no int or null"],
+            ["cycles.one.traces.amount='many' is no int or null"],
         ),
         ("evaluate.py", ["data=jsonl"], ["data.path", "data.path=<"]),
         ("evaluate.py", ["limit=3"], ["limit needs a benchmark; add benchmark=<name>"]),
@@ -71,7 +74,7 @@ def test_a_word_that_cannot_be(
     ).error
     for part in said:
         assert part in error, error
-    assert not list(tmp_path.glob("*/*"))  # no run that `resume=latest` would find
+    assert not list(tmp_path.iterdir())  # no run that `resume=latest` would find, and no empty folder
 
 
 def test_experiments_meet_in_one_way_only(cli: Cli) -> None:
@@ -230,12 +233,13 @@ def test_an_sft_batch_larger_than_the_data(cli: Cli, change: str, said: list[str
 
 
 def test_a_rollout_larger_than_the_data(cli: Cli, iter1: Path, rows: Callable[..., Path]) -> None:
-    small = [f"model={iter1}", "evaluation.selection.amount=4", "iteration.stages.sft.settings.batch_size=4"]
+    small = [f"model={iter1}", "evaluation.selection.amount=4", "iteration.stages.grpo.shrink_batches=false"]
     done = cli("train.py", "+experiment=smoke", "data=jsonl", f"data.path={rows()}", *small)
     assert (
         "prompts_per_rollout=8 is larger than the data (4 problems)" in done.error
         and "lower it" in done.error
     )
+    assert "sft: batches of 4, which is all there is" in done.out
 
 
 def test_more_problems_than_rows_is_said_before_anything_runs(cli: Cli, rows: Callable[..., Path]) -> None:

@@ -15,20 +15,27 @@ from openvlt.types import Problem
 class Selection:
     """Which problems a stage uses.
 
-    `amount` None: all there are; `levels` None: every difficulty; `sources` weighs the parts of a mixture.
+    `amount` None: all there are, `at_most` so many; `levels` None: every difficulty; `sources` weighs the
+    parts of a mixture.
     """
 
     amount: int | None = None
     levels: tuple[int, ...] | None = None
     sources: Mapping[str, float] | None = None
     split: str = "train"
+    at_most: int | None = None
 
     def __post_init__(self) -> None:
-        if self.amount is not None and self.amount < 1:
-            raise UserError(
-                f"amount={self.amount} asks for no problems; "
-                "give a positive number, or null for all there are"
-            )
+        for name in ("amount", "at_most"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise UserError(
+                    f"{name}={number} asks for no problems; give a positive number, or null for all there are"
+                )
+
+    @property
+    def limit(self) -> int | None:
+        """The largest number of problems."""
+        return self.at_most if self.amount is None else self.amount
 
 
 class Source(Protocol):

@@ -60,12 +60,14 @@ class Mixture:
         else:
             drawn = [problem for name in weights for problem in self._part(name, None, selection, seed)]
         random.Random(f"mixture/{seed}").shuffle(drawn)
-        return drawn
+        return drawn[: selection.limit]
 
     def _part(self, name: str, amount: int | None, selection: Selection, seed: int) -> list[Problem]:
         """`amount` problems of one part, marked with its name."""
         try:
-            problems = self.sources[name].problems(replace(selection, amount=amount, sources=None), seed)
+            problems = self.sources[name].problems(
+                replace(selection, amount=amount, at_most=None, sources=None), seed
+            )
         except UserError as error:
             raise UserError(f"source {name!r}: {error}") from error
         return [replace(problem, id=f"{name}/{problem.id}", source=name) for problem in problems]

@@ -113,7 +113,7 @@ def apply_selection(
     random.Random(f"order/{seed}").shuffle(problems)
     if selection.amount is not None and selection.amount > len(problems):
         raise TooFewProblems(where, selection.amount, len(problems))
-    return problems[: selection.amount]
+    return problems[: selection.limit]
 
 
 # --- material that must not be trained on -------------------------------------------------------------------

@@ -32,7 +32,7 @@ class Figures:
         style = self.style(selection.split)
         refuse_mixture(selection, style.name)
         return figures.generate_figures(
-            1000 if selection.amount is None else selection.amount,
+            1000 if selection.limit is None else selection.limit,
             split=selection.split,
             seed=seed,
             kinds=self.kinds,
