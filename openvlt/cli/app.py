@@ -61,8 +61,8 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
 def _remove_empty_folder(config: DictConfig) -> None:
     """Removes the run folder that Hydra made for this process, and that of its name."""
     folder = Path(config.paths.run)
-    with contextlib.suppress(OSError):
-        for place in (folder, folder.parent):
+    for place in (folder, folder.parent):
+        with contextlib.suppress(OSError):
             place.rmdir()
 
 

@@ -28,7 +28,7 @@ def explain_unknown_key(key: str, append: str | None) -> str:
         return f"{key!r} belongs to {choices}; add {'it' if len(files) == 1 else 'one of them'}"
     close = _closest(key)
     hint = f"did you mean {', '.join(close[:-1])}{' or ' if close[1:] else ''}{close[-1]}? " if close else ""
-    added = f", {append} adds it if its part takes it" if append else ""
+    added = f", {append} adds it if its part takes it" if append and "." in key else ""
     return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings{added}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -130,7 +131,12 @@ def load_split(
         if is_saved(path):
             return load_saved(path, split)
         if Path(path).suffix == ".parquet":
-            return datasets.load_dataset("parquet", data_files=path, split=split)
+            return datasets.load_dataset("parquet", data_files=glob.escape(path), split=split)
+        if Path(path).is_dir() and glob.has_magic(path):
+            raise UserError(
+                f"{path}: the package datasets takes *, ? and [ in a folder's name for patterns; "
+                "rename the folder, or give a link to it"
+            )
         return datasets.load_dataset(path, name, split=split, revision=revision, data_dir=data_dir)
     except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UnavailableDataSet(path, split, str(error)) from error
