@@ -121,6 +121,13 @@ def _normalise_setting(argument: str, conf: Path, sweep: bool) -> list[str]:
         return [f"+{key}={value}"]
     if key == "model" and not (conf / "model" / f"{value}.yaml").is_file() and _is_path_or_id(value):
         return ["model=pretrained", f"model.path={quote_value('model.path', value, sweep)}"]
+    if (
+        key == "data"
+        and re.fullmatch(r"[^,]*[./][^,]*", value)
+        and not (conf / "data" / f"{value}.yaml").is_file()
+    ):
+        kind = "jsonl" if re.search(r"\.(jsonl|json|parquet|csv|tsv)$", value) else "hub"
+        raise UserError(f"{argument}: data names a kind of source; write data={kind} data.path={value}")
     if key == "view":  # a group inside another one
         return [f"benchmark/view@view={value}"]
     if key == "compare" and not value.startswith("["):  # a comma would mean a sweep

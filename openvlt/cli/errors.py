@@ -84,7 +84,8 @@ def error_sentence(error: Exception) -> str:
         if options := re.findall(r"^\t(\S+)$", text, re.MULTILINE):
             close = difflib.get_close_matches(found[1].rpartition("/")[2], options, 1)
             meant = f"did you mean {close[0]}? " if close else ""
-            return f"there is no config {found[1]!r}; {meant}choose from {', '.join(options)}"
+            place = ", or give a folder or a hub id (owner/name)" if found[1].startswith("model/") else ""
+            return f"there is no config {found[1]!r}; {meant}choose from {', '.join(options)}{place}"
         return first_line(str(error))
     if not isinstance(error, UserError):
         return first_line(text)

@@ -25,6 +25,8 @@ def new_run_id() -> str:
 
 def _run_folder(runs: str, name: str, resume: str | None) -> str:
     """A new folder for this run, or the one to resume; `latest` is the newest of that name."""
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"name={'' if name is None else name}: a run needs a name, such as name=trial")
     if resume is None:
         return str(Path(runs) / name / new_run_id())
     if resume != "latest":

@@ -83,7 +83,7 @@ def _error_text(body: Any) -> str:
 
 
 def _shorten(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return mend_surrogates(" ".join(text.split()))[:300]
 
 
 def _error_code(body: Any) -> str:

@@ -143,6 +143,15 @@ def test_a_setting_that_nothing_reads_is_not_added() -> None:
     assert normalise_arguments(mine, CONF) == mine
 
 
+@pytest.mark.parametrize(
+    "place, kind", [("rows.jsonl", "jsonl"), ("my/rows.parquet", "jsonl"), ("owner/name", "hub")]
+)
+def test_data_is_a_kind_of_source(place: str, kind: str) -> None:
+    with pytest.raises(UserError, match=f"write data={kind} data.path={place}"):
+        normalise_arguments([f"data={place}"], CONF)
+    assert normalise_arguments(["data=jsonl", "seed=1"], CONF) == ["data=jsonl", "seed=1"]
+
+
 LEARNING_RATES = ["grpo.optimizer.learning_rate", "sft.optimizer.learning_rate"]
 
 
