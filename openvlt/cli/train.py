@@ -70,15 +70,12 @@ def unreached_settings(config: DictConfig, settings: Sequence[str]) -> list[str]
 def _stage_values(config: DictConfig, group: str, field: str) -> dict[str, Any]:
     """The field's value in the stages of this group that set it themselves, by the stage's name."""
     target = {"sft": SFTStage, "grpo": GRPOStage}[group].__name__
-    stages = {
-        name: stage for name, stage in config.iteration.stages.items() if stage._target_.endswith(target)
-    }
-    changes = {name: stage.get("settings") or {} for name, stage in stages.items()}
-    return {
-        str(name): OmegaConf.select(own, field) if own else None
-        for name, own in changes.items()
-        if field.partition(".")[0] in own
-    }
+    values = {}
+    for name, stage in config.iteration.stages.items():
+        changes = stage.get("settings")
+        if stage._target_.endswith(target) and changes and field.partition(".")[0] in changes:
+            values[str(name)] = OmegaConf.select(changes, field)
+    return values
 
 
 def _find_place(config: DictConfig, path: str) -> str:
