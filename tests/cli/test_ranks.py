@@ -78,6 +78,7 @@ def test_two_ranks_interrupted_and_resumed_end_like_one(cli: Cli, iter1: Path, t
                 )
 
 
+@pytest.mark.slow
 def test_a_mistake_with_two_ranks_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
     begun = cli.process(
         "train.py",

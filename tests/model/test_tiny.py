@@ -194,6 +194,7 @@ def test_pixel_bounds_are_areas(folder):
         size(min_pixels=9000, max_pixels=5000)
 
 
+@pytest.mark.slow
 def test_the_base_is_found_again_by_another_process(tmp_path: Path) -> None:
     """Its key must not depend on where functions lie in memory."""
     script = (
