@@ -19,6 +19,7 @@ from openvlt.distill.inspect import describe_run
 from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.run import LEDGERS, DistillationRun
 from openvlt.distill.settings import Distillation
+from openvlt.distill.writers.local import LocalWriter
 from openvlt.errors import UserError
 from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
@@ -84,7 +85,9 @@ def _load_inputs(
     config: DictConfig, distillation: Distillation, folder: Path, *, read_only: bool = False
 ) -> tuple[list[Problem], VLM | None, Source]:
     """The problems, the run's own model if a writer needs it, and the source."""
-    context = make_context(config).check_rows(folder, data_title(config), read_only=read_only)
+    writers = (distillation.caption, distillation.reason)
+    styles = [writer.prompt for writer in writers if isinstance(writer, LocalWriter) and writer.local]
+    context = make_context(config).check_rows(folder, data_title(config), styles, read_only=read_only)
     problems = context.source.problems(build(config.select, "select"), config.seed)
     return problems, context.load("base") if distillation.local else None, context.source
 

@@ -16,6 +16,7 @@ from yaml import MarkedYAMLError
 from openvlt import distributed
 from openvlt.cli.unknown_keys import explain_unknown_key
 from openvlt.data.errors import (
+    BadRows,
     EvaluationDataOnly,
     ExcludedLevels,
     MissingColumn,
@@ -158,6 +159,7 @@ _DATA_FIXES: dict[type, Callable[[Any], str]] = {
     EvaluationDataOnly: lambda error: (
         f"train on something else, or take the blame by name: data.force={error.name}"
     ),
+    BadRows: lambda error: error.__cause__ and fix_for(error.__cause__),
     PromptTooLong: lambda error: "lower model.max_pixels or raise prompt.max_tokens",
     WorkerEnded: lambda error: "trainer.workers=0 does without it",
 }

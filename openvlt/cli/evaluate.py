@@ -72,7 +72,7 @@ def evaluate_heldout(config: DictConfig, folder: Path) -> None:
     context = make_context(config)
     with start_run(config, folder) as home:
         announce_run(config, home)
-        context = context.check_rows(home, data_title(config))
+        context = context.check_rows(home, data_title(config), [context.evaluation.prompt])
         vlm = context.load("base")
         result = {"model": vlm.path, **context.evaluate(vlm, home)}
         write_json(home / "results.json", result)
@@ -172,7 +172,12 @@ def build_runner(config: DictConfig, name: str = "") -> BenchmarkRunner:
             f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1"
         )
     generator = AnswerGenerator(
-        evaluation.generator, evaluation.sampling, config.batch, config.seed, config.prompt.max_tokens
+        evaluation.generator,
+        evaluation.sampling,
+        config.batch,
+        config.seed,
+        config.prompt.max_tokens,
+        config.decode_check,
     )
     data_dir, baseline = (
         str(Path(place) / name) if place and name else place for place in (config.data_dir, config.baseline)

@@ -35,7 +35,8 @@ def train(config: DictConfig) -> None:
         for sentence in unreached_settings(written, settings):
             print(sentence, flush=True)
         if not study.is_finished(home):
-            context = context.check_rows(home, data_title(config))
+            styles = (context.sft.prompt, context.grpo.prompt, context.evaluation.prompt)
+            context = context.check_rows(home, data_title(config), styles)
             check_stages(study.stages, context)
         results = study.run(context, home, runs=Path(config.paths.runs), name=config.name, scale=config.scale)
     if distributed.is_main():

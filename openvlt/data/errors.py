@@ -135,20 +135,18 @@ class EvaluationDataOnly(DataError):
 class BadRows(DataError):
     """Some rows can't be used: `bad` of the `seen` ones; `first` is the sentence about the first of them.
 
-    `setting` leaves such rows out; None where nothing does. `source` is the part of a mixture.
+    `setting` leaves such rows out; None where nothing does.
     """
 
-    source: str
     bad: int
     seen: int
     first: str
     setting: str | None = "data.skip_bad=true"
 
     def __str__(self) -> str:
-        source = f"source {self.source!r}: " if self.source else ""
         are = "rows are bad, the first" if self.bad > 1 else "rows is bad"
         fix = f"; {self.setting} leaves such rows out" if self.setting else ""
-        return f"{source}{self.bad} of {self.seen} {are}: {self.first}{fix}"
+        return f"{self.bad} of {self.seen} {are}: {self.first}{fix}"
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 
 from openvlt.data.errors import PromptTooLong
 from openvlt.data.image_places import split_places
+from openvlt.data.image_tokens import count_image_tokens
 from openvlt.data.images import open_images
 from openvlt.errors import UserError
 from openvlt.types import Problem, Prompts, SFTBatch, Trace
@@ -108,9 +109,11 @@ class Renderer:
     def prompts(self, problems: Sequence[Problem]) -> Prompts:
         """Left-padded prompts of these problems.
 
-        Raises UserError for an unreadable image or a prompt over the limit.
+        Raises UserError for an unreadable image, one that the processor refuses, or a prompt over the limit.
         """
         images = [open_images(problem) for problem in problems]
+        for problem, row in zip(problems, images, strict=True):
+            count_image_tokens(self.processor, problem, [image.size for image in row])
         flat = [image for row in images for image in row]
         batch = self.processor(
             text=[self.text(problem) for problem in problems],

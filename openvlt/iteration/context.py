@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from omegaconf import DictConfig
 from openvlt.benchmark.heldout import HeldoutEvaluation
 from openvlt.config.build import build
 from openvlt.data.fingerprint import CheckedSource, Fingerprints
+from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.data.row_check import RowCheck
 from openvlt.data.sources.base import Source
+from openvlt.data.sources.usable import check_source
 from openvlt.data.synthetic.sources import Figures
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
@@ -27,6 +31,7 @@ from openvlt.sft.module import SFT
 class StageContext:
     """What every stage receives: the built parts, the seed, and the folders of finished stages.
 
+    `decode_check` has pictures decoded before a run begins.
     `folders` maps the names of finished stages, those of a previous run included, to their folders.
     """
 
@@ -37,6 +42,7 @@ class StageContext:
     evaluation: HeldoutEvaluation
     seed: int
     adapter: Any = None
+    decode_check: bool = True
     folders: Mapping[str, Path] = field(default_factory=dict)
 
     def folder(self, stage: str) -> Path:
@@ -63,14 +69,25 @@ class StageContext:
         own = copy.deepcopy(self.adapter) if adapter else None
         return self.model.load(self.checkpoint(name), adapter=own)
 
-    def check_rows(self, folder: Path, title: str, *, read_only: bool = False) -> StageContext:
-        """The same, with rows that are compared with those that the run in `folder` began with.
+    def check_rows(
+        self, folder: Path, title: str, styles: Sequence[PromptStyle] = (), *, read_only: bool = False
+    ) -> StageContext:
+        """The same, with rows that are checked, and compared with those that the run in `folder` began with.
 
-        Generated rows follow from the settings, and are left alone.
+        A row must have pictures that can be read, and fit a prompt in each of the `styles`. Generated rows
+        follow from the settings, and are left alone.
         """
         if isinstance(self.source, Figures):
             return self
-        return replace(self, source=CheckedSource(self.source, Fingerprints(folder, title, read_only)))
+        source = check_source(self.source, functools.cache(lambda: self._row_check(styles)))
+        return replace(self, source=CheckedSource(source, Fingerprints(folder, title, read_only)))
+
+    def _row_check(self, styles: Sequence[PromptStyle]) -> RowCheck:
+        if not styles:
+            return RowCheck((), self.decode_check)
+        processor = self.model.load_processor()
+        different = [style for number, style in enumerate(styles) if style not in styles[:number]]
+        return RowCheck([Renderer(processor, style) for style in different], self.decode_check)
 
     def evaluate(self, vlm: VLM, folder: Path) -> dict[str, Any]:
         """The accuracy on the held-out problems, the same for every seed. Writes answers to rows.jsonl."""
@@ -94,6 +111,7 @@ def make_context(config: DictConfig) -> StageContext:
         grpo=build(config.grpo, "grpo"),
         evaluation=build(config.evaluation, "evaluation"),
         seed=config.seed,
+        decode_check=config.decode_check,
         adapter=build(config.adapter, "adapter") or None,  # an empty group: the whole model is trained
     )
 

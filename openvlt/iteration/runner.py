@@ -63,7 +63,14 @@ class Study:
             seed = stage_seed(context.seed, number)
             results.append(_load_or_run(stage, stage_context, stage_name, own[stage_name], seed))
             folders[stage_name] = own[stage_name]
-        final = {"name": name, "scale": scale, "seed": context.seed, "previous": previous, "stages": results}
+        final = {
+            "name": name,
+            "scale": scale,
+            "seed": context.seed,
+            "previous": previous,
+            "stages": results,
+            "skipped_rows": getattr(context.source, "skipped", {}),
+        }
         if changed or not (folder / "results.json").is_file():
             write_json(folder / "results.json", final)
         return final

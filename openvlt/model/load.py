@@ -148,13 +148,18 @@ class PretrainedModel:
         one. Raises UserError for a checkpoint that isn't whole, or whose weights aren't numbers.
         """
         path = str(path or self.base_path())
-        check_takes_images(path)
+        processor = self.load_processor(path)
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        processor = load_processor(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation).to(device)
         check_finite_weights(model, path)
         check_vocabulary(VLM(model, processor, path))
         return VLM(self.prepare(model, adapter), processor, path)
+
+    def load_processor(self, path: str | Path | None = None) -> ProcessorMixin:
+        """Loads the processor of the base model or of a later checkpoint, with this model's image sizes."""
+        path = str(path or self.base_path())
+        check_takes_images(path)
+        return load_processor(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
 
     def prepare(self, model: HFModel, adapter: Any) -> HFModel:
         """Prepares a loaded model for training: freezes parts, sets checkpointing, adds the adapter."""

@@ -86,12 +86,12 @@ FIXES = [
         r"lower model\.max_pixels or raise prompt\.max_tokens",
     ),
     (
-        BadRows("", 6, 14, "rows.jsonl, line 2: it is empty"),
+        BadRows(6, 14, "rows.jsonl, line 2: it is empty"),
         r"6 of 14 rows are bad, the first: rows\.jsonl, line 2: it is empty; data\.skip_bad=true leaves such rows out",
     ),
     (
-        BadRows("geos", 1, 2, "row 1: it is empty", None),
-        r"source 'geos': 1 of 2 rows is bad: row 1: it is empty",
+        BadRows(1, 2, "row 1: it is empty", None),
+        r"1 of 2 rows is bad: row 1: it is empty",
     ),
     (
         UnreadableImage("q1", "image a.png", "it is empty"),

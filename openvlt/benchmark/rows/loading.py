@@ -152,7 +152,7 @@ def _read_problems(
             problems.append(problem)
     where = ", ".join(table.where for table in tables)
     if bad_images:
-        raise BadRows("", len(bad_images), len(problems), str(bad_images[0]), None) from bad_images[0]
+        raise BadRows(len(bad_images), len(problems), str(bad_images[0]), None) from bad_images[0]
     _check_problems(benchmark, problems, skipped, left_out, where)
     if images and problems and all(map(needs_image, problems)):
         raise UserError(_blind_sentence(benchmark, tables, len(problems)))

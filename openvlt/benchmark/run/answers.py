@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openvlt.data.prompts import PromptStyle
+from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.data.row_check import RowCheck, require_usable
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
@@ -23,7 +24,7 @@ AnswerRow = dict[str, Any]
 class AnswerGenerator:
     """How answers are generated: the generator, its decoding and seed, `batch` problems at a time.
 
-    `max_tokens` is the longest prompt.
+    `max_tokens` is the longest prompt; `decode_check` has pictures decoded before the first question.
     """
 
     generator: Generator
@@ -31,6 +32,7 @@ class AnswerGenerator:
     batch: int
     seed: int
     max_tokens: int
+    decode_check: bool = True
 
     def generate(
         self, vlm: VLM, problems: Sequence[Problem], style: PromptStyle, file: Path, title: str
@@ -39,7 +41,8 @@ class AnswerGenerator:
 
         What `file` holds already isn't generated again. Batches are cut at the same places whenever a run
         starts, so a resumed run computes what an uninterrupted one does. `title` begins the lines of
-        progress. Raises UserError when the file holds answers to other rows.
+        progress. Raises UserError when the file holds answers to other rows, and BadRows, before the first
+        question, for rows that the model can't be shown.
         """
         rows, n = read_lines(file), self.sampling.n
         if [row["id"] for row in rows] != [problem.id for problem in problems for _ in range(n)][: len(rows)]:
@@ -51,11 +54,14 @@ class AnswerGenerator:
                 flush=True,
             )
         start = len(rows) // (n * self.batch) * self.batch
+        style = replace(style, max_tokens=self.max_tokens)
+        renderer = Renderer(vlm.processor, style)
+        require_usable(RowCheck([renderer], self.decode_check), problems[start:])
         batches = generate_in_batches(
             self.generator,
             vlm,
             problems[start:],
-            replace(style, max_tokens=self.max_tokens),
+            style,
             self.sampling,
             batch=self.batch,
             seed=self.seed,

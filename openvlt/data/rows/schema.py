@@ -291,8 +291,22 @@ def read_traces(file: Path | str) -> list[Trace]:
 
 def check_unique_ids(problems: Sequence[Problem], where: str) -> None:
     """Raises UserError when two problems share an id: results are keyed by it."""
-    ids: set[str] = set()
-    for problem in problems:
-        if problem.id in ids:
-            raise UserError(f"{where}: id {problem.id!r} occurs twice; give every row its own id")
-        ids.add(problem.id)
+    repeated: dict[str, str] = {}
+    drop_repeated_ids(problems, repeated)
+    for fault in repeated.values():
+        raise UserError(f"{where}: {fault.removeprefix(f'{where}: ')}")
+
+
+def drop_repeated_ids(problems: Sequence[Problem], skipped: dict[str, str]) -> list[Problem]:
+    """The first problem of every id; the others are noted in `skipped` (place -> reason)."""
+    first: dict[str, Problem] = {}
+    others = [problem for problem in problems if first.setdefault(problem.id, problem) is not problem]
+    count = len({problem.id for problem in others})
+    ids = f"{count} ids occur more than once" if count > 1 else "it is the only such id"
+    for number, problem in enumerate(others):
+        place, earlier = (each.place.partition(" (id ")[0] for each in (problem, first[problem.id]))
+        where = f", in {earlier} and in {place}" if place else ""
+        skipped[place or f"repeated {number}"] = (
+            f"id {problem.id!r} occurs twice{where} ({ids}); give every row its own id"
+        )
+    return list(first.values())

@@ -39,7 +39,9 @@ class Graded:
         """See `Source`. Raises UserError when the file lacks these columns, or nothing is kept."""
         file = Path(self.path)
         _, share = find_rows(selection, self.heldout, ["train"], str(file))
-        return select_share(filter_problems(self._load(file), self.select), share, selection, seed, str(file))
+        skipped = self.skipped if self.skip_bad else None
+        problems = filter_problems(self._load(file), self.select)
+        return select_share(problems, share, selection, seed, str(file), skipped=skipped)
 
     def _load(self, file: Path) -> list[Problem]:
         problems, anywhere = [], self.anywhere or is_own_file(file)

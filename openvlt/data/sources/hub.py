@@ -65,7 +65,8 @@ class HubRows:
         setting = f"splits.{selection.split}=<one of its splits>"
         split, share = find_rows(selection, self.heldout, list(splits), self.path, setting)
         where = f"{self.path}[{splits[split]}]"
-        return select_share(self._load(splits[split]), share, selection, seed, where)
+        skipped = self.skipped if self.skip_bad else None
+        return select_share(self._load(splits[split]), share, selection, seed, where, skipped=skipped)
 
     def _load(self, split: str) -> list[Problem]:
         where, local = f"{self.path}[{split}]", Path(self.path)

@@ -44,7 +44,8 @@ class LocalRows:
         setting = f"{selection.split}_path=<file>"
         split, share = find_rows(selection, self.heldout, list(files), self.path, setting)
         file = files[split]
-        return select_share(self._load(file), share, selection, seed, str(file))
+        skipped = self.skipped if self.skip_bad else None
+        return select_share(self._load(file), share, selection, seed, str(file), skipped=skipped)
 
     def _load(self, file: Path) -> list[Problem]:
         skipped = self.skipped if self.skip_bad else None

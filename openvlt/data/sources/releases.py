@@ -49,7 +49,8 @@ class Release:
                 f"data folder {self.path} does not exist (looked in {Path.cwd()}); unpack the release there"
             )
         where = f"{self.path}[{splits[split]}]"
-        return select_share(self._load(splits[split]), share, selection, seed, where)
+        skipped = self.skipped if self.skip_bad else None
+        return select_share(self._load(splits[split]), share, selection, seed, where, skipped=skipped)
 
     def _load(self, split: str) -> list[Problem]:
         problems, root = [], Path(self.path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openvlt.data.errors import EvaluationDataOnly, MissingSplit, TooFewProblems, UnknownLevels
 from openvlt.data.rows.golds import check_golds
-from openvlt.data.rows.schema import check_unique_ids
+from openvlt.data.rows.schema import check_unique_ids, drop_repeated_ids
 from openvlt.data.sources.base import Selection, refuse_mixture
 from openvlt.errors import UserError
 from openvlt.types import Problem
@@ -77,10 +77,22 @@ def find_rows(
 
 
 def select_share(
-    problems: list[Problem], share: tuple[float, float], selection: Selection, seed: int, where: str
+    problems: list[Problem],
+    share: tuple[float, float],
+    selection: Selection,
+    seed: int,
+    where: str,
+    *,
+    skipped: dict[str, str] | None = None,
 ) -> list[Problem]:
-    """The selected ones of the problems whose ids fall into the share."""
-    check_unique_ids(problems, where)
+    """The selected ones of the problems whose ids fall into the share.
+
+    Of rows with one id the first is kept and the others are noted in `skipped`; without it they raise.
+    """
+    if skipped is None:
+        check_unique_ids(problems, where)
+    else:
+        problems = drop_repeated_ids(problems, skipped)
     inside = [problem for problem in problems if share[0] <= _id_fraction(problem.id) < share[1]]
     if not inside:
         raise UserError(
