@@ -138,7 +138,7 @@ def _choose_levels(error: ExcludedLevels) -> str:
     return f"each stage has levels of its own, set them: {stages}; distill.py: select.levels={levels}"
 
 
-_DATA_FIXES: dict[type, Callable[[Any], str]] = {
+_DATA_FIXES: dict[type, Callable[[Any], str | None]] = {
     MissingSplit: _name_split,
     TooFewProblems: lambda error: (
         f"lower the amount (to judge the models: evaluation.selection.amount={error.there}), add data, "
