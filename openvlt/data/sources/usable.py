@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, cast
 
-from openvlt.data.errors import BadRows, TooFewProblems
+from openvlt.data.errors import BadRows, DataError, TooFewProblems
 from openvlt.data.sources.base import Selection, Source
 from openvlt.data.sources.mixture import Mixture
 from openvlt.data.sources.releases import EvaluationOnly
@@ -60,7 +60,7 @@ class UsableRows:
             there = self.source.problems(replace(selection, amount=None), seed)
         except UserError as error:
             unreadable = self._unreadable()
-            if not unreadable:
+            if not unreadable or isinstance(error, DataError):  # these are about settings
                 raise
             bad_rows = self._describe(unreadable, 0)
             raise UserError(f"{bad_rows}; {error}") if self.skip_bad else bad_rows from error
