@@ -18,8 +18,8 @@ _MARK = re.compile(
     r"<\|vision_start\|>(?:\s*<\|\w{1,20}\|>)*?\s*<\|vision_end\|>"  # Qwen: one picture, however many pads
     r"|<(?P<tag>image|img)>(?P<name>[^<>\n]*)</(?P=tag)>"  # Qwen-VL, MiniCPM-V: the file stands inside
     r"|<img\s[^<>]*?\bsrc\s*=\s*[\"']?(?P<src>[^\"'<>\s]+)[^<>]*>"
-    r"|<\|?(?:start_of_)?im(?:age|g)(?:_?(?:pad|here|placeholder|token|soft_token|context))?"
-    r"(?:[ _:#-]{0,2}(?P<number>\d{1,3}))?\s?/?\|?>"  # <image>, <image 1>, <|image_1|>, <ImageHere>, ...
+    r"|<\|?(?:start_of_)?im(?:age|g)(?:_?(?:here|placeholder|token|soft_token|context))?"
+    r"(?:[ _:#-]{0,2}(?P<number>\d{1,3}))?\s?/?\|?>"  # <image>, <|image_1|>, <ImageHere>; not <|image_pad|>
     r"|\[IMG\]",
     re.IGNORECASE,
 )

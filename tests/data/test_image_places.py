@@ -31,7 +31,7 @@ def shown(problem: Problem) -> list[str]:
         ("Q <image/>", [A], ["Q ", "#"]),
         ("See <|vision_start|><|image_pad|><|vision_end|> now", [A], ["See ", "#", " now"]),
         ("See <|vision_start|><|image_pad|><|image_pad|><|vision_end|> now", [A], ["See ", "#", " now"]),
-        ("Q <|image_pad|>", [A], ["Q ", "#"]),
+        ("Q <|image_pad|>", [A], ["Q <|image_pad|>"]),  # a model's own mark: such a row is refused later
         ("Q <|image|> or <|image|>", [A, B], ["Q ", "#", " or ", "#"]),
         ("Q <start_of_image>", [A], ["Q ", "#"]),
         ("Q <ImageHere>", [A], ["Q ", "#"]),
@@ -73,7 +73,7 @@ def test_numbers_and_file_names_choose_the_picture():
         ("<image_1> Q", [A, B], r"the marks <image_1>, but the row has 2 pictures"),
         ("<image_2> Q", [A], r"the marks <image_2>, but the row has 1 picture"),
         ("<img>c.png</img> Q", [A], r"the marks name c\.png, but the pictures are a\.png"),
-        ("<|image_pad|>" * 3, [A], r"3 marks of pictures"),
+        ("<image>" * 3, [A], r"3 marks of pictures"),
         ("<video>\nWhat happens?", [], r"the mark <video>; only pictures"),
         ("<|audio|> Q", [A], r"the mark <\|audio\|>"),
     ],
