@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any
 
+from openvlt.data.image_places import place_images
 from openvlt.data.prompts import PromptStyle
+from openvlt.errors import UserError
 from openvlt.types import Problem
 
 OPTION_LETTERS = ascii_uppercase
@@ -67,12 +69,18 @@ class ProjectPrompt:
     """The project's own prompt: the question, its options and the configured instruction, as in training.
 
     `meta["shown"]` takes the question's place where a benchmark shows something else than it scores. Options
-    are written unless `meta["lists_options"]` is False.
+    are written unless `meta["lists_options"]` is False. Images stand at their marks, as in training, if each
+    image has one; else first.
     """
 
     def __call__(self, problem: Problem) -> Problem:
         choices = problem.choices if problem.meta.get("lists_options", True) else None
-        return replace(problem, question=problem.meta.get("shown", problem.question), choices=choices)
+        shown = replace(problem, question=problem.meta.get("shown", problem.question), choices=choices)
+        try:
+            (question, *options), images = place_images([shown.question, *(choices or ())], problem.images)
+        except UserError:
+            return shown
+        return replace(shown, question=question, choices=choices and tuple(options), images=images)
 
     def style(self, style: PromptStyle) -> PromptStyle:
         """The configured style."""

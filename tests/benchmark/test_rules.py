@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from openvlt.benchmark.prompts import InterleavedStyle, PromptTemplate, fill_template
+from openvlt.benchmark.prompts import InterleavedStyle, ProjectPrompt, PromptTemplate, fill_template
 from openvlt.benchmark.protocol import Case, score_openvlt
 from openvlt.benchmark.scorers import openvlthinker
 from openvlt.benchmark.scorers.number_words import number_of_words
@@ -326,6 +326,13 @@ def test_images_stand_at_their_marks():
     assert [
         part["type"] for part in InterleavedStyle(marks=r"<image_(\d)>").messages(plain)[0]["content"]
     ] == ["image", "text"]
+
+
+def test_our_own_prompt_has_images_at_their_marks_too():
+    parts = ProjectPrompt()(Problem("1", "See <image 2>.", "A", ("one", "two"), ("<image 1>", "no")))
+    assert (parts.question, parts.choices, parts.images) == ("See <image>.", ("<image>", "no"), ("two", "one"))
+    unclear = Problem("1", "See <image 3>.", "A", images=("one", "two"))
+    assert ProjectPrompt()(unclear) == unclear
 
 
 def test_our_own_verifier_gives_a_cut_off_answer_nothing():
