@@ -330,7 +330,11 @@ def test_images_stand_at_their_marks():
 
 def test_our_own_prompt_has_images_at_their_marks_too():
     parts = ProjectPrompt()(Problem("1", "See <image 2>.", "A", ("one", "two"), ("<image 1>", "no")))
-    assert (parts.question, parts.choices, parts.images) == ("See <image>.", ("<image>", "no"), ("two", "one"))
+    assert (parts.question, parts.choices, parts.images) == (
+        "See <image>.",
+        ("<image>", "no"),
+        ("two", "one"),
+    )
     unclear = Problem("1", "See <image 3>.", "A", images=("one", "two"))
     assert ProjectPrompt()(unclear) == unclear
 

@@ -31,7 +31,7 @@ def shown(problem: Problem) -> list[str]:
         ("Q <image/>", [A], ["Q ", "#"]),
         ("See <|vision_start|><|image_pad|><|vision_end|> now", [A], ["See ", "#", " now"]),
         ("See <|vision_start|><|image_pad|><|image_pad|><|vision_end|> now", [A], ["See ", "#", " now"]),
-        ("Q <|image_pad|>", [A], ["Q <|image_pad|>"]),  # a model's own mark: such a row is refused later
+        ("Q <|image_pad|>", [A], ["#", "Q <|image_pad|>"]),  # a model's own mark: such a row is refused later
         ("Q <|image|> or <|image|>", [A, B], ["Q ", "#", " or ", "#"]),
         ("Q <start_of_image>", [A], ["Q ", "#"]),
         ("Q <ImageHere>", [A], ["Q ", "#"]),
