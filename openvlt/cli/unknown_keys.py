@@ -20,7 +20,7 @@ _RENAMED = re.compile(r"^\| (`[^|]*`) \| (`\w+`) \| (`\w+`) \|$", re.MULTILINE)
 
 def explain_unknown_key(key: str, append: str | None) -> str:
     """One sentence about a setting that isn't there; `append` is how Hydra would add it as a new one."""
-    if new := _renamed(key):
+    if new := _new_name(key):
         return f"there is no setting {key!r} any more; it is now {new}"
     if files := _files_with(key):
         group = key.partition(".")[0]
@@ -32,7 +32,7 @@ def explain_unknown_key(key: str, append: str | None) -> str:
     return f"there is no setting {key!r}; {hint}`--cfg job` prints all settings{added}"
 
 
-def _renamed(key: str) -> str | None:
+def _new_name(key: str) -> str | None:
     """The name that a setting has now, by the table in CHANGELOG.md."""
     group, _, last = key.rpartition(".")
     file = ROOT / "CHANGELOG.md"
@@ -95,7 +95,7 @@ def _all_keys() -> list[str]:
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                return list(_dotted(OmegaConf.to_container(compose(script, words))))
+                return list(_flatten_names(OmegaConf.to_container(compose(script, words))))
         except (HydraException, OmegaConfBaseException):
             continue
     return []
@@ -106,11 +106,11 @@ def _chooses_file(word: str) -> bool:
     return (CONF / group.partition("@")[0] / f"{name}.yaml").is_file()
 
 
-def _dotted(value: Any, path: str = "") -> Iterator[str]:
+def _flatten_names(value: Any, path: str = "") -> Iterator[str]:
     """The dotted names in nested mappings, without Hydra's own."""
     for name, inner in value.items():
         here = f"{path}.{name}".lstrip(".")
         if not str(name).startswith("_"):
             yield here
         if isinstance(inner, dict):
-            yield from _dotted(inner, here)
+            yield from _flatten_names(inner, here)

@@ -17,7 +17,7 @@ from openvlt.errors import UserError
 from openvlt.storage.atomic import read_json_file, write_json
 from openvlt.types import EncodedImage, Problem
 
-FILE = "data.json"  # in a run's folder: the fingerprint of every row, by selection
+FINGERPRINTS = "data.json"  # in a run's folder: the fingerprint of every row, by selection
 COMPARED = ("questions", "answers", "choices", "pictures")
 _PIECE = 1 << 16  # bytes; a larger picture file is read at four places
 
@@ -39,7 +39,7 @@ class Fingerprints:
 
         Raises UserError that says how many rows differ in what.
         """
-        file = self.folder / FILE
+        file = self.folder / FINGERPRINTS
         kept = read_json_file(file) if file.is_file() else {}
         now = {problem.id: self._row(problem) for problem in problems}
         if key not in kept:
@@ -49,7 +49,7 @@ class Fingerprints:
         if differences := describe_differences(kept[key], now):
             raise UserError(
                 f"{self.title} has changed since the run began ({differences}); "
-                "start a new run, or put the data back"
+                "start a new run, or put the file back"
             )
 
     def _row(self, problem: Problem) -> str:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from openvlt import distributed
 from openvlt.config.resolvers import load_config
-from openvlt.data.fingerprint import FILE as FINGERPRINTS
+from openvlt.data.fingerprint import FINGERPRINTS
 from openvlt.errors import UserError
 from openvlt.runs.directory import PREVIOUS, run_manifest
 from openvlt.storage.atomic import read_json_file, write_json, write_text

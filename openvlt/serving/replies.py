@@ -128,7 +128,7 @@ def parse_reply(text: str, endpoint: Endpoint, key: str = "none", limit: int | N
         raise RetryableError("malformed", f"{what} in {_shorten(text)[:80]!r}") from error
     reason = choices[0].get("finish_reason")
     ended = re.sub(r"^finish_?reason[._]", "", str(reason or "").strip().lower())
-    if error := _withheld(message, ended, content):
+    if error := _why_no_answer(message, ended, content):
         return Reply("", finished=False, error=error)
     finished = ended in FINISHED or (ended not in CUT_OFF and not (limit and tokens[1] >= limit))
     cost = (tokens[0] * endpoint.input_price + tokens[1] * endpoint.output_price) / 1e6
@@ -216,7 +216,7 @@ def _part_texts(value: Any) -> tuple[str, str]:
     return ("", text) if is_thought else (text, "")
 
 
-def _withheld(message: Mapping[str, Any], ended: str, content: str) -> str | None:
+def _why_no_answer(message: Mapping[str, Any], ended: str, content: str) -> str | None:
     """Why there is no answer although the server replied; None if there is one.
 
     Raises RetryableError for a reply that the server broke off.

@@ -46,7 +46,7 @@ def test_a_run_goes_on_only_over_the_rows_it_began_with(cli: Cli, tmp_path: Path
     error = cli("train.py", f"resume={folder}", tiny=False).error
     assert (
         "work.jsonl has changed since the run began (16 of 16 answers" in error
-        and "put the data back" in error
+        and "put the file back" in error
     )
     assert state(folder) == before  # nothing is lost, nothing is added
     write(tmp_path / "work.jsonl", rows())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openvlt.data.fingerprint import FILE, CheckedSource, Fingerprints
+from openvlt.data.fingerprint import FINGERPRINTS, CheckedSource, Fingerprints
 from openvlt.data.sources.base import Selection
 from openvlt.errors import UserError
 from openvlt.types import EncodedImage, Problem
@@ -58,13 +58,13 @@ def test_what_has_changed_is_named(
     problems: list[Problem], tmp_path: Path, spoil: Callable[[list[Problem]], list[Problem]], said: str
 ) -> None:
     Fingerprints(tmp_path, "rows.jsonl").check("train", problems)
-    kept = (tmp_path / FILE).read_bytes()
+    kept = (tmp_path / FINGERPRINTS).read_bytes()
     with pytest.raises(UserError) as caught:
         Fingerprints(tmp_path, "rows.jsonl").check("train", spoil(problems))
     assert str(caught.value) == (
-        f"rows.jsonl has changed since the run began ({said}); start a new run, or put the data back"
+        f"rows.jsonl has changed since the run began ({said}); start a new run, or put the file back"
     )
-    assert (tmp_path / FILE).read_bytes() == kept
+    assert (tmp_path / FINGERPRINTS).read_bytes() == kept
 
 
 def test_equal_rows_are_equal_wherever_and_whenever_their_pictures_were_written(
