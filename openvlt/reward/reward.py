@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
+from openvlt.reward.contract import read_numbers
 from openvlt.reward.services import Services
 from openvlt.types import Problem, Rollouts, ScoredRollouts
 from openvlt.verify.api import check_extraction
@@ -84,16 +85,21 @@ class Reward:
             extraction=self.extraction,
         )
         verified, services = rollouts.with_verdicts(verdicts), services or Services()
-        rewards = {name: term(verified, services) for name, term in self.terms.items()}
-        scored = verified.with_(rewards=rewards)  # checks each term's shape
-        reward_N = self.combine(rewards, self.weights)
+        rows = len(problems)
+        rewards = {
+            name: read_numbers(term(verified, services), f"reward.terms.{name}", rows)
+            for name, term in self.terms.items()
+        }
+        scored = verified.with_(rewards=rewards)
+        reward_N = read_numbers(self.combine(rewards, self.weights), "reward.combine", rows)
         if reward_N.isnan().all():
             raise UserError(
                 f"no reward term applies to any completion (the first is of problem {problems[0].id!r}); add "
                 "one that does"
             )
         if self.multiplier is not None:
-            reward_N = reward_N * torch.tensor([self.multiplier(problem) for problem in problems])
+            factors = [self.multiplier(problem) for problem in problems]
+            reward_N = reward_N * read_numbers(factors, "reward.multiplier", rows, nan=False)
         return scored.with_(reward_N=reward_N)
 
 

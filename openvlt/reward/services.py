@@ -15,6 +15,7 @@ from torch import Tensor
 from openvlt import distributed
 from openvlt.data.prompts import conversation_text
 from openvlt.errors import UserError
+from openvlt.reward.contract import read_numbers, read_texts
 from openvlt.types import Problem
 
 if TYPE_CHECKING:
@@ -80,13 +81,14 @@ class Services:
                 "a reward term compares images with texts, and there is no encoder; give "
                 "grpo.encoder=<callable>"
             )
-        return self.encoder(images, texts)
+        found = self.encoder(images, texts)
+        return read_numbers(found, "grpo.encoder", len(texts), what="images and texts", nan=False)
 
 
 def ask_judge(judge: Judge, texts: list[str]) -> list[str]:
     """The judge's most likely reply to each text. Raises UserError when a server leaves one unanswered."""
     if not isinstance(judge, ChatServer):
-        return list(judge(texts))
+        return read_texts(judge(texts), "grpo.judge", len(texts))
     from openvlt.serving.protocol import ChatRequest
 
     options = {"max_tokens": 16, "temperature": 0}
@@ -97,4 +99,4 @@ def ask_judge(judge: Judge, texts: list[str]) -> list[str]:
             f"the judge left {len(failed)} of {len(texts)} asks unanswered ({failed[0]}); a lost reply is no "
             "reward of 0"
         )
-    return [reply.text for reply in replies]
+    return read_texts([reply.text for reply in replies], "the judge", len(texts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -167,10 +168,83 @@ def test_a_term_sees_the_verdicts_and_the_services():
     assert seen == [((Verdict.CORRECT,), "services")]
 
 
-def test_a_term_of_the_wrong_length_is_named():
-    terms = {"accuracy": Accuracy(), "short": lambda rollouts, services: torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"Rollouts\.rewards\['short'\]: expected \(2,\), got \(1,\)"):
-        Reward(terms, {"accuracy": 1.0, "short": 1.0})(rollouts(["a", "b"]))
+GOOD = [
+    torch.tensor([1.0, 0.5]), torch.tensor([1, 0]), torch.tensor([True, False]), torch.tensor([1.0, NAN], dtype=torch.float64),
+    torch.tensor([1.0, 0.0], dtype=torch.bfloat16), torch.ones(2, requires_grad=True), np.array([1.0, 0.0]), np.array([True, False]),
+    np.array([1, 2], dtype=np.uint8), [1, 0.5], [True, False], (1.0, NAN), [np.float32(1), np.int64(0)], [torch.tensor(1.0), 0],
+    [np.bool_(True), 0],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", GOOD, ids=repr)
+def test_a_term_may_return_numbers_of_any_kind(value):
+    terms = {"mine": lambda rollouts, services: value, "other": lambda rollouts, services: torch.zeros(2)}
+    column_N = Reward(terms, {"mine": 1.0, "other": 1.0})(rollouts(["a", "b"])).rewards["mine"]
+    expected = [float(number) for number in value]
+    assert column_N.dtype == torch.float32 and not column_N.requires_grad
+    assert torch.equal(column_N.nan_to_num(-9), torch.tensor(expected).nan_to_num(-9))
+
+
+BAD = [
+    (torch.zeros(1), "returned a tensor of shape (1,), not one number for each of 2 completions: (2,)"),
+    (torch.zeros(3), "shape (3,)"), (torch.zeros(2, 1), "shape (2, 1)"), (torch.tensor(1.0), "shape ()"),
+    ([1.0], "shape (1,)"), ([], "shape (0,)"), (np.zeros((2, 2)), "shape (2, 2)"),
+    (None, "returned nothing (None), not one number"), (1.0, "returned 1.0, not one number"), (True, "returned True"),
+    ("good", "returned 'good'"), ({"a": 1, "b": 2}, "returned a dict"), ((x for x in (1, 2)), "returned a generator"),
+    ([1.0, None], "returned nothing (None) at place 1"), (["1", "0"], "returned '1' at place 0"), ([[1], [0]], "a list at place 0"),
+    ([1, 1j], "a complex at place 1"), (np.array(["1", "0"]), "returned a ndarray"), (np.array([None, 1]), "returned a ndarray"),
+    (torch.tensor([1j, 0]), "returned a Tensor"), ([torch.zeros(2), 1], "a Tensor at place 0"),
+    ([1.0, math.inf], "returned inf at place 1 of 2; give a finite number"), (torch.tensor([-math.inf, 0]), "returned -inf at place 0"),
+    (torch.tensor([0, 1e7]), "returned 1e+07 at place 1 of 2; give a finite number of at most 1e+06, or NaN where it doesn't apply"),
+    ([1e300, 0], "returned 1e+300"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "words"), BAD, ids=[repr(value)[:40] for value, _ in BAD])
+def test_a_term_that_breaks_its_contract_is_named(value, words):
+    terms = {"accuracy": Accuracy(), "mine": lambda rollouts, services: value}
+    with pytest.raises(UserError) as error:
+        Reward(terms, {"accuracy": 1.0, "mine": 1.0})(rollouts(["a", "b"]))
+    assert f"reward.terms.mine {words}" in str(error.value) or words in str(error.value)
+    assert str(error.value).startswith("reward.terms.mine returned ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"combine": lambda rewards, weights: torch.zeros(3)}, r"reward.combine returned a tensor of shape \(3,\)"),
+        ({"combine": lambda rewards, weights: [math.inf, 0]}, "reward.combine returned inf"),
+        ({"combine": lambda rewards, weights: None}, r"reward.combine returned nothing \(None\)"),
+        ({"multiplier": lambda problem: NAN}, "reward.multiplier returned nan at place 0"),
+        ({"multiplier": lambda problem: "high"}, "reward.multiplier returned 'high' at place 0"),
+    ],
+)  # fmt: skip
+def test_the_other_functions_of_a_reward_have_one_too(changes, words):
+    with pytest.raises(UserError, match=words):
+        Reward({"accuracy": Accuracy()}, {"accuracy": 1.0}, **changes)(rollouts(["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (["yes"], "grpo.judge returned 1 texts for 2 that it was asked"),
+        (None, r"grpo.judge returned nothing \(None\), not a list of 2 texts"),
+        ("yes", "grpo.judge returned 'yes', not a list"),
+        (["yes", None], r"grpo.judge returned nothing \(None\) at place 1 of 2, not a text"),
+        ([True, False], "grpo.judge returned True at place 0"),
+    ],
+)
+def test_a_judge_that_breaks_its_contract_is_named(reply, words):
+    with pytest.raises(UserError, match=words):
+        Services(judge=lambda texts: reply).ask(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "value", [None, [0.5], [0.5, NAN], [0.5, math.inf], "close", torch.zeros(2, 2)], ids=repr
+)
+def test_an_encoder_that_breaks_its_contract_is_named(value):
+    with pytest.raises(UserError, match="grpo.encoder returned"):
+        Services(encoder=lambda images, texts: value).embed(["x", "y"], ["a", "b"])
 
 
 def test_weights_and_terms_must_be_the_same_names():
