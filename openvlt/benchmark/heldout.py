@@ -19,6 +19,7 @@ from openvlt.data.prompts import PromptStyle
 from openvlt.data.rows.schema import check_unique_ids, store_images
 from openvlt.data.sources.base import Selection, Source
 from openvlt.errors import UserError
+from openvlt.findings import answer_findings
 from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.batches import generate_in_batches
@@ -82,6 +83,12 @@ def summarise_heldout(
         "verdicts": {verdict.value: count for verdict, count in Counter(verdicts).items()},
         "length": sum(len(completion.token_ids) for completion in completions) / len(completions),
         "finished": sum(completion.finished for completion in completions) / len(completions),
+        "findings": answer_findings(
+            Counter(verdict.value for verdict in verdicts),
+            cut=sum(not completion.finished for completion in completions),
+            texts=[completion.text for completion in completions],
+            golds=[problem.answer for problem in problems],
+        ),
         "levels": {str(level): accuracy(rows) for level, rows in sorted(by_level.items())},
     }
 

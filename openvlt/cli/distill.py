@@ -21,6 +21,7 @@ from openvlt.distill.run import LEDGERS, DistillationRun
 from openvlt.distill.settings import Distillation
 from openvlt.distill.writers.local import LocalWriter
 from openvlt.errors import UserError
+from openvlt.findings import distillation_findings
 from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
 from openvlt.runs.session import announce_run, data_title, open_run, start_run
@@ -67,7 +68,10 @@ def _distill(config: DictConfig, distillation: Distillation, folder: Path) -> No
     counts = run_distillation(distillation, vlm, problems, folder=folder, seed=config.seed)
     skipped = getattr(source, "skipped", {})
     write_dataset(config, distillation, vlm, problems, skipped, folder)
-    write_json(folder / "results.json", counts | {"skipped_rows": skipped})
+    findings = distillation_findings(counts)
+    write_json(folder / "results.json", counts | {"skipped_rows": skipped, "findings": findings})
+    for sentence in findings:
+        print(f"warning: {sentence}")
     shown = counts | {"skipped_rows": len(skipped)}
     print("  ".join(f"{name} {value:g}" for name, value in shown.items()))
     print(f"{folder / 'traces.jsonl'}\n{folder / 'README.md'}")

@@ -80,6 +80,8 @@ def evaluate_heldout(config: DictConfig, folder: Path) -> None:
         f"accuracy {format_percent(result['accuracy'])} %  (95 %: {format_interval(result['interval'])})  "
         f"n {result['n']}  {result['verdicts']}"
     )
+    for sentence in result["findings"]:
+        print(f"warning: {sentence}")
     for level, counts in result["levels"].items():
         print(f"  level {level}: {format_percent(counts['accuracy'])} %  n {counts['n']}")
     print(home / "results.json")
@@ -203,6 +205,8 @@ def _load_model(config: DictConfig) -> VLM:
 
 def _print_notes(result: dict[str, Any]) -> None:
     """Prints what qualifies a score: missing answers, odd and unusable rows, the baseline."""
+    for sentence in result["findings"]:
+        print(f"  warning: {sentence}")
     if result["missing"]:
         print(f"  {result['missing']} rows have no answer in the file and are not scored")
     if unmatched_ids := result["without_a_row"]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from openvlt.data.sources.selection import filter_problems
 from openvlt.errors import UserError
+from openvlt.findings import rollout_findings
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.experience import Experience
 from openvlt.grpo.collect.prompts import PromptLoader, ViewKey, rollout_views
@@ -51,6 +52,7 @@ def train_grpo(
     module, transcripts = GRPOModule(vlm, grpo, memories), Transcripts(folder, grpo.transcripts)
     loader = prompt_loader(grpo, experience, sampler, problems, seed)
     waiting: list[GRPOBatch] = []  # of the latest rollout batch, one per update
+    told: set[str] = set()  # findings are told once
 
     def next_batch(step: int) -> GRPOBatch:
         if step % grpo.updates == 0:
@@ -61,6 +63,10 @@ def train_grpo(
                 draw(), seed=rollout_seed(grpo, seed, step), version=module.version, step=step, more=draw
             )
             sampler.observe(experience.accuracy)
+            for rule, sentence in rollout_findings(waiting[0].metrics).items():
+                if rule not in told:
+                    told.add(rule)
+                    print(f"warning: {title}, step {step + 1}: {sentence}", flush=True)
             if step + grpo.updates < grpo.steps:
                 loader.prefetch(step + grpo.updates)
             transcripts.add(rollouts, step)

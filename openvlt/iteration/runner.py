@@ -133,7 +133,15 @@ def _load_or_run(stage: Stage, context: StageContext, name: str, home: Path, see
     write_json(file, result)
     (home / "last.ckpt").unlink(missing_ok=True)
     print(f"{name:<14} {_summarise(result)}", flush=True)
+    for sentence in _list_findings(result):
+        print(f"warning: {name}: {sentence}", flush=True)
     return result
+
+
+def _list_findings(result: Mapping[str, Any]) -> list[str]:
+    """What a stage's numbers say is wrong, of its traces, its training and its evaluation."""
+    parts = (result, result["training"] or {}, result["evaluation"] or {})
+    return [sentence for part in parts for sentence in part.get("findings", ())]
 
 
 def _summarise(result: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from openvlt.data.sources.base import Selection
 from openvlt.distill.pipeline import run_distillation
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError
+from openvlt.findings import distillation_findings, training_findings
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.train import train_grpo
 from openvlt.iteration.context import StageContext
@@ -25,6 +26,7 @@ from openvlt.iteration.difficulty import DifficultyFilter
 from openvlt.runs.saved_model import save_model
 from openvlt.sft.module import SFT
 from openvlt.storage.atomic import read_json_file
+from openvlt.trainer.metrics import read_metrics
 from openvlt.types import Trace
 
 
@@ -95,6 +97,7 @@ class DistillStage:
         return {
             "start": self.teacher,
             "distillation": counts,
+            "findings": distillation_findings(counts),
             "skipped_rows": getattr(context.source, "skipped", {}),
         }
 
@@ -129,6 +132,7 @@ class SFTStage:
         sft.train(vlm, traces, folder=folder, seed=seed, title=name)
         save_model(vlm, folder)
         training = {"steps": sft.steps(len(traces)), "traces": len(traces), "epochs": sft.epochs}
+        training["findings"] = _training_findings(folder)
         return {"start": self.start, "training": training, "evaluation": context.evaluate(vlm, folder)}
 
     def _read_traces(self, context: StageContext) -> Sequence[Trace]:
@@ -174,7 +178,14 @@ class GRPOStage:
         train_grpo(grpo, vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
         save_model(vlm, folder)
         training = {"steps": grpo.steps, "problems": len(problems), "group_size": grpo.group_size}
+        training["findings"] = _training_findings(folder)
         return {"start": self.start, "training": training, "evaluation": context.evaluate(vlm, folder)}
+
+
+def _training_findings(folder: Path) -> list[str]:
+    """What the metrics of all steps say, those before a restart included."""
+    file = folder / "metrics.csv"
+    return training_findings(read_metrics(file)) if file.is_file() else []
 
 
 Stage = EvaluateBase | DistillStage | SFTStage | GRPOStage

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -81,7 +83,10 @@ class VLM:
 
     def merge_adapter(self) -> HFModel:
         """Merges an adapter into the weights, in place, and returns the plain model."""
-        return self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
+        if not hasattr(self.model, "merge_and_unload"):
+            return self.model
+        with _quiet_peft():
+            return self.model.merge_and_unload()
 
     def save(self, folder: Path) -> None:
         """Writes a plain Hugging Face checkpoint; an adapter is merged into the weights first.
@@ -248,7 +253,8 @@ def add_adapter(model: HFModel, adapter: Any) -> HFModel:
 
     shared = model.get_input_embeddings().weight if is_tied(model) else None
     try:
-        wrapped = get_peft_model(cast(Any, model), adapter)
+        with _quiet_peft():
+            wrapped = get_peft_model(cast(Any, model), adapter)
     except ValueError as error:
         raise UserError(
             f"adapter: {first_line(error)}; adapter.target_modules names layers, as q_proj, or is a pattern "
@@ -257,6 +263,15 @@ def add_adapter(model: HFModel, adapter: Any) -> HFModel:
     if shared is not None:
         _refuse_tied_targets(wrapped, shared)
     return cast(HFModel, wrapped)
+
+
+@contextlib.contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Inside, PEFT doesn't warn of tied embeddings, which are checked here and when the model is saved."""
+    with warnings.catch_warnings():
+        for start in ("Model has `tie_word", "Input and output embeddings", "`is_gradient_checkpointing`"):
+            warnings.filterwarnings("ignore", message=start)
+        yield
 
 
 def _refuse_tied_targets(wrapped: nn.Module, shared: Tensor) -> None:

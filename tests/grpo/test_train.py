@@ -67,6 +67,13 @@ def test_stages_of_one_bundle_share_no_memory(train):
     assert not both.resampling.memory and both.resampling.rounds == 0
 
 
+def test_a_reward_without_a_gradient_is_told_once(train, capsys):
+    zero = Reward({"zero": lambda rollouts, services: torch.zeros(len(rollouts.completions))}, {"zero": 1.0})
+    train(settings(reward=zero), "zero", title="grpo1")
+    told = [line for line in capsys.readouterr().out.splitlines() if "have the same reward" in line]
+    assert len(told) == 1 and told[0].startswith("warning: grpo1, step 1: all completions of a problem")
+
+
 class Killed(Exception):
     pass
 

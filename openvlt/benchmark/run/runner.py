@@ -23,6 +23,7 @@ from openvlt.benchmark.run.matching import match_responses
 from openvlt.data.fingerprint import Fingerprints
 from openvlt.data.prompts import PromptStyle
 from openvlt.errors import UserError
+from openvlt.findings import answer_findings
 from openvlt.model.load import VLM
 from openvlt.types import Problem
 
@@ -152,6 +153,12 @@ class BenchmarkRunner:
             "variant": self._variant_name(judge),
             "judge": judge,
             "headline": headline if headline in numbers["metrics"] else "accuracy",
+            "findings": answer_findings(
+                numbers["verdicts"],
+                cut=sum(case.finished is False for case in cases),
+                texts=[case.response for case in cases],
+                golds=[problem.answer for problem in problems],
+            ),
             **numbers,
         }
         if self.baseline is not None:
