@@ -29,6 +29,8 @@ _ROLES = {
 }
 _ROLE = {name: role for role, names in _ROLES.items() for name in names}
 
+_OTHER_MEDIA = ("videos", "video", "audios", "audio")
+
 Turns = list[tuple[str, str]]
 
 
@@ -127,7 +129,10 @@ def read_conversation(
     found = find_conversation(row, question)
     if found is None:
         return row
-    turns, pictures = read_turns(found)
+    if media := next((name for name in _OTHER_MEDIA if not is_missing(row.get(name))), None):
+        raise UserError(f"the conversation has {media}; only pictures can be shown")
+    completion = parse_cell(row.get("completion"))  # TRL: prompt and completion are lists of turns
+    turns, pictures = read_turns([*found, *completion] if isinstance(completion, list) else found)
     if (system := row.get("system")) and isinstance(system, str) and turns[0][0] != "system":
         turns.insert(0, ("system", system))
     last, replies = _find_question(turns)

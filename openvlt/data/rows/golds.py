@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.types import Problem, Verdict
 from openvlt.verify import extract
 from openvlt.verify.api import grade_response
-from openvlt.verify.extract.announced import find_announcement
+from openvlt.verify.extract.announced import find_announcement, is_empty_answer
 from openvlt.verify.extract.patterns import CONCLUSION
 
 LONGEST_TEXT = 25
@@ -75,13 +76,23 @@ def _read_conclusion(text: str, choices: Sequence[str] | None) -> str:
 
 
 def check_golds(problems: Sequence[Problem], where: str) -> None:
-    """Raises UserError when no gold answer is right by the verifier, not even as a response to itself."""
+    """Raises UserError when no gold answer is right by the verifier, not even as a response to itself.
+
+    Answers that the verifier takes for none ("N/A") are counted in a line on the screen.
+    """
     sample = problems[:_SAMPLE]
     if sample and not any(map(_can_be_met, sample)):
         raise UserError(
             f"{where}: no response can be right: none of the first {len(sample)} answers is accepted even "
             f"for itself (row {sample[0].id!r}: {sample[0].answer[:60]!r}); "
             "name the column that holds the answer in data.columns.answer"
+        )
+    empty = [problem for problem in problems if not problem.choices and is_empty_answer(problem.answer)]
+    if empty and distributed.is_main():
+        print(
+            f"{where}: {len(empty)} of {len(problems)} answers count as no answer (row {empty[0].id!r}: "
+            f"{empty[0].answer!r}), so no response to them is right; remove them if that isn't meant",
+            flush=True,
         )
 
 

@@ -49,6 +49,7 @@ PARTS = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "How many
         {"messages": [{"role": "user", "content": [{"image": "a.png"}, {"text": "How many?"}]}, REPLY]},
         {"messages": [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "How many?", "image": None}]}, REPLY], "images": ["a.png"]},
         {"prompt": [USER], "images": [{"path": "a.png", "bytes": None}], "reward_model": {"style": "rule", "ground_truth": "3"}},
+        {"prompt": [USER], "completion": [REPLY], "images": ["a.png"]},
         {"messages": [USER], "images": ["a.png"], "solution": "<answer>3</answer>"},
         {"messages": [USER, {"role": "assistant", "content": "It is 4."}], "images": ["a.png"], "answer": "3"},
     ],
@@ -80,6 +81,11 @@ def test_earlier_turns_system_and_tools_are_kept(write):
     pairs = {"id": 1, "query": "And?", "response": "2", "history": [["Who?", "Me."]], "images": []}
     problem = read(pairs, question="query", answer="response", turns="history")
     assert asked(problem) == [("user", "Who?"), ("assistant", "Me."), ("user", "And?")]
+
+
+def test_other_media_are_refused():
+    with pytest.raises(UserError, match="line 1: the conversation has videos; only pictures can be shown"):
+        read({"messages": [{"role": "user", "content": "Q"}, REPLY], "videos": ["v.mp4"]})
 
 
 def test_a_question_beside_a_conversation_is_asked_alone():

@@ -64,11 +64,13 @@ def test_a_gold_without_an_answer_is_refused(text, message):
         read_gold(text)
 
 
-def test_a_run_in_which_no_gold_can_be_met_does_not_start():
+def test_a_run_in_which_no_gold_can_be_met_does_not_start(capsys):
     hopeless = [Problem(f"q{number}", "Q?", "N/A") for number in range(3)]
     with pytest.raises(
         UserError, match=r"rows: no response can be right: .*first 3 answers .*\(row 'q0': 'N/A'\)"
     ):
         check_golds(hopeless, "rows")
     check_golds([*hopeless, Problem("q", "Q?", "3")], "rows")
+    assert "rows: 3 of 4 answers count as no answer (row 'q0': 'N/A')" in capsys.readouterr().out
     check_golds([Problem("q", "Q?", answer) for answer in ("a red car",)], "rows")
+    assert capsys.readouterr().out == ""
