@@ -49,7 +49,8 @@ FIXES = [
     ),
     (
         TooFewProblems("rows.jsonl", 6, 5),
-        rf"rows\.jsonl: 6 problems wanted, 5 there; lower the amount, add data, or {ALL.format('amount')}",
+        r"rows\.jsonl: 6 problems wanted, 5 there; lower the amount \(to judge the models: "
+        rf"evaluation\.selection\.amount=5\), add data, or {ALL.format('amount')}",
     ),
     (
         UnknownLevels("rows.jsonl", [1], []),
