@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ class RowCheck:
 
     def __call__(self, problems: Sequence[Problem]) -> list[UserError | None]:
         """The error of each bad problem, None for a good one."""
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Pillow decodes outside of the GIL
+        with ThreadPoolExecutor() as pool:  # Pillow decodes outside of the GIL
             found = list(pool.map(self._image_sizes, problems))
         return [
             sizes if isinstance(sizes, UserError) else self._check_prompts(problem, sizes)
