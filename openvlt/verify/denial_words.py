@@ -16,7 +16,8 @@ BE = _any_of(
 _AUXILIARY = "(?:is|are|was|were|does|do|did|would|could|should|must|can|will|has|have)"
 _NOT_ONLY = r"(?!\s+(?:only|just|merely|simply)\b)"
 NOT = _any_of(
-    rf"\b(?:not|never|cannot|neither|nor|hardly|no longer)\b{_NOT_ONLY}",
+    rf"(?:not|never|cannot|neither|nor|hardly|no longer)\b{_NOT_ONLY}",
+    "(?:is|are|was|were|do|does|did|would|could|should|must|ca|wo|has|have|had|need|ai)"
     rf"n['’]t\b{_NOT_ONLY}",
     "不(?:会|能|可能|应该)?是|并非|不等于|而非",
     r"(?<=[a-z]{3} )(?:≠|\\neq?\b|!=)",
@@ -25,9 +26,11 @@ _DEGREE = (
     "(?:(?:very|completely|clearly|obviously|definitely|simply|just|also|therefore|thus|an?|the|in|common) )*"
 )
 WRONG = _DEGREE + _any_of(
-    "wrong|incorrect|false|untrue|invalid|erroneous|errors?|mistake[ns]?|nonsense|absurd|no good",
+    "wrong|incorrect|false|untrue|invalid|erroneous|nonsense|absurd|no good",
+    "errors?|mistake[ns]?|misconceptions?",
     "impossible|unlikely|doubtful|out of the question",
-    "excluded|eliminated|rejected|refuted|(?:ruled|crossed|struck) out",
+    "excluded|eliminated|rejected|refuted|(?:ruled |crossed |struck )?out",
+    "unknown|unclear|uncertain|questionable|debatable",
     r"trap|distractor|too\b[\w ]{1,20}",
 )
 UNTRUE = _any_of(
@@ -39,12 +42,12 @@ UNTRUE = _any_of(
 )
 """A predicate that denies its subject."""
 _EXCLUDES = _any_of(
-    r"\b(?:(?:other|rather|different) than|unequal to|instead of|as opposed to|besides|unlike)\b",
-    r"(?<!\) )(?<!\] )(?<!numbers )(?<!reals )\bexcept\b",  # (0, 9) except 5 is a set
-    r"\b(?:differ\w*|different|far|apart|aside) from\b",
-    r"\b(?:(?:any|every)thing|all) but\b",
-    r"\b(?:den|reject|refus|exclud|eliminat|refut|disprov)(?:y|e|es|ies|ied|ed|s|ing)\b",
-    r"\brul(?:e|es|ed|ing) out\b(?=\s+\S)",
+    r"(?:(?:other|rather|different) than|unequal to|instead of|as opposed to|besides|unlike)\b",
+    r"(?<!\) )(?<!\] )(?<!numbers )(?<!reals )except\b",  # (0, 9) except 5 is a set
+    r"(?:differ\w*|different|far|apart|aside) from\b",
+    r"(?:(?:any|every)thing|all) but\b",
+    r"(?:den|reject|refus|exclud|eliminat|refut|disprov)(?:y|e|es|ies|ied|ed|s|ing)?\b",
+    r"rul(?:e|es|ed|ing) out\b(?=\s+\S)",
 )
 _SPEAKER = _any_of(
     r"(?:some|no)(?: ?one|body| people| students)?",
@@ -55,37 +58,46 @@ _SPEAKER = _any_of(
 _SAY = _any_of(
     "say|said|think|thought|believe|claim|claimed|argue|guess|answer|answered|suggest|choose|pick|select"
 )
+_OPINION = rf"{_SPEAKER}\s+(?:(?:may|might|could|would|will|can|often)\s+)?{_SAY}(?:s|es)?\b"
+OPINION = re.compile(rf"\b{_OPINION}")
+"""Somebody else's opinion, in lower-case text."""
 _GOVERNS = _any_of(
-    r"\b(?<!no )(?<!without )(?<!out a )(?<!any )doubt(?:s|ed|ful)?\b(?!\s+about\b)",
-    r"\b(?:might|may|could)\s+(?:possibly\s+|well\s+)?be\b"
+    r"(?<!no )(?<!without )(?<!out a )(?<!any )doubt(?:s|ed|ful)?\b(?!\s+about\b)",
+    r"(?:might|may|could)\s+(?:possibly\s+|well\s+)?be\b"
     r"(?!\s+(?:\w+ed|written|seen|found|shown|made|done)\b)",
-    r"\b(?:unclear|uncertain|unsure|unknown|unlikely|impossible|improbable|questionable|wrong|mistaken?|"
-    r"error|incorrect|false|absurd|nonsense)\s+(?:that|whether|if|to)\b",
-    r"\b(?:wrongly|incorrectly|falsely|mistakenly|erroneously)\b",
-    rf"\b{_SPEAKER}\s+(?:(?:may|might|could|would|will|can|often)\s+)?{_SAY}(?:s|es)?\b",
-    r"\b(?:first|initially|originally)\s+(?:\w+\s+){0,2}?"
+    r"(?:unclear|uncertain|unsure|unknown|unlikely|impossible|improbable|questionable|wrong|mistaken?|"
+    r"error|misconception|myth|incorrect|false|absurd|nonsense)\s+(?:that|whether|if|to)\b",
+    r"whether\b|if (?:it|this|that|the answer) (?:were|was|is|had been)\b",
+    r"(?:wrongly|incorrectly|falsely|mistakenly|erroneously)\b",
+    _OPINION,
+    r"(?:first|initially|originally)\s+(?:\w+\s+){0,2}?"
     r"(?:thought|guess(?:ed)?|assumed|believed|got|had|chose|picked)\b",
-    r"\bwas (?:going|about|tempted) to (?:say|answer|choose|pick)\b",
+    r"was (?:going|about|tempted) to (?:say|answer|choose|pick)\b",
 )
 _LIMITS = _any_of(
     r"(?<!\d )(?<!\d[%)}$] )"  # 4 less than 24 is a number
-    r"\b(?:more|less|fewer|greater|larger|higher|lower|smaller|bigger) than\b",
-    r"\bat (?:least|most)\b|\b(?:before|after|until)\b|大于|小于|超过|少于|多于",
+    r"(?:more|less|fewer|greater|larger|higher|lower|smaller|bigger) than\b",
+    r"at (?:least|most)\b|(?:before|after|until)\b|大于|小于|超过|少于|多于",
 )
-_START = r"(?=\b[a-z]|n['’]t|[^\x00-\x7f]|\\n|!=)"  # where a form may begin: fails fast everywhere else
 DENIAL = re.compile(
-    rf"{_START}(?:(?P<governs>{_GOVERNS})|(?P<excludes>{_EXCLUDES})|(?P<untrue>\b{UNTRUE})|(?P<not>{NOT})|"
-    rf"(?P<limits>{_LIMITS}))",
-    re.IGNORECASE,
+    r"(?:\b(?=[a-z])|(?=[不并而错是就大小超少多≠!\\]))"
+    rf"(?:(?P<governs>{_GOVERNS})|(?P<excludes>{_EXCLUDES})|(?P<untrue>{UNTRUE})|(?P<not>{NOT})|"
+    rf"(?P<limits>{_LIMITS}))"
 )
-"""A denial by how far it reaches: to the end of its clause (doubt, opinions), to the next verb (exclusion),
-back to its subject, to the next value, to a value directly after it."""
+"""A denial in lower-case text by how far it reaches: to the end of its clause (doubt, opinions), to the next
+verb (exclusion), back to its subject, to the next value, to a value directly after it."""
 CALLED_WRONG = re.compile(rf"{BE}\s+{WRONG}", re.IGNORECASE)
 BE_BEFORE = re.compile(rf"{BE}\s+", re.IGNORECASE)
 
+_COMPLEMENT = _any_of(
+    r"right|correct|true|possible|valid|so|it|acceptable|allowed|work|hold|fit|what [a-z ]{1,30}",
+    "the (?:answer|case|right one|correct one)",
+)
 ONLY_DENIES = re.compile(
-    r"\W*(?:(?:which|that|this|it|that one|(?:that|this|the|my) (?:answer|option|choice|value|result|claim)|"
-    rf"这|那)\s*(?:{UNTRUE}|['’]s\s+(?:{WRONG}|not)\b)[\w\s'’]{{0,30}}|"
+    r"\W*(?:but |and |however )?(?:(?:which|that|this|it|that one|"
+    r"(?:that|this|the|my) (?:answer|option|choice|value|result|claim)|这|那)\s*"
+    rf"(?:(?:{BE}\s+|['’]s\s+){WRONG}|(?:{UNTRUE}|['’]s\s+not)(?:\s+be)?(?:\s+{_COMPLEMENT})?)|"
+    r"(?:he|she|they|i)\s+(?:is|am|are|was|were) (?:wrong|mistaken|incorrect)|"
     r"(?:wrong|incorrect|false|impossible|rejected|not (?:so|really|quite|true|right|correct)|just kidding|"
     r"错|不对|错误)|[❌✗✘])\W*",
     re.IGNORECASE,
@@ -99,14 +111,34 @@ ASIDE = re.compile(
 )
 REVISES = re.compile(
     r"\W*(?:and |but )?(?:then |later )?(?:I )?(?:then |later )?"
-    r"(?:changed|corrected|revised|switched|updated|fixed|amended) "
+    r"(?:changed?|corrected|revised?|switch(?:ed)?|updated?|fixed|amend(?:ed)?) "
     r"(?:(?:it|that|this|my (?:answer|choice|mind)|the answer) )?(?:from \S{1,20} )?to\b",
     re.IGNORECASE,
 )
 """`then corrected it to`: the clause before is withdrawn, and what follows is the answer."""
-DENIES_WITHOUT_DENIAL = re.compile(
-    r"\b(?:no|nope|wrong|incorrect|false|impossible|rejected|kidding|changed|corrected|revised|switched|updated|"
-    r"fixed|amended)\b|['’]s\b|[❌✗✘错]",
-    re.IGNORECASE,
+_KEY_WORDS = frozenset(
+    "not never cannot neither nor hardly longer t ne neq wrong incorrect false untrue invalid erroneous "
+    "error errors mistake mistaken mistakes nonsense absurd good impossible unlikely doubtful question "
+    "excluded eliminated rejected refuted out trap distractor too fail fails than unequal instead opposed "
+    "except besides unlike from but deny denies denied reject rejects refuse refuses refused exclude "
+    "excludes eliminate eliminates refute refutes disprove disproves disproved excluding eliminating "
+    "rejecting denying doubt doubts doubted might may could unclear uncertain unsure unknown improbable "
+    "questionable wrongly incorrectly falsely mistakenly erroneously some someone somebody nobody people "
+    "students one you he she they others student friend teacher classmate solver book textbook key "
+    "colleague first initially originally going about tempted least most before after until no nope "
+    "kidding change changed corrected revise revised switch switched update updated fixed amend amended "
+    "whether if misconception myth debatable".split()
 )
-"""What a text must hold for one of the four patterns above to match where `DENIAL` finds nothing."""
+"""Every denial has one of these words, is not in English, or is a sign."""
+_WORD = re.compile(r"[a-z]+")
+_DENIES_WITHOUT_DENIAL = re.compile(
+    r"\b(?:no|nope|wrong|incorrect|false|impossible|rejected|kidding|changed?|corrected|revised?|switch(?:ed)?|"
+    r"updated?|fixed|amend(?:ed)?)\b|['’]s\s+(?:not|wrong|in|im|un)|[❌✗✘错]"
+)
+
+
+def may_deny(lower: str) -> bool:
+    """Whether a lower-case text can deny a value; a look at its words ends most of the searches."""
+    if lower.isascii() and "!=" not in lower and _KEY_WORDS.isdisjoint(_WORD.findall(lower)):
+        return False
+    return DENIAL.search(lower) is not None or _DENIES_WITHOUT_DENIAL.search(lower) is not None

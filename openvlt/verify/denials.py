@@ -8,12 +8,12 @@ because "not red" may be the answer. The same lists serve numbers, option letter
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from itertools import pairwise
 
 from openvlt.verify import denial_words as w
 from openvlt.verify.parse.number_words import COUNT
 
-_NUMBER = r"[-−$€£¥]{0,2}\s?(?:\d[\d.,/:]{0,20}\d|\d)(?:\s?(?:\\?%|°|π|percent\b))?"
+_NUMBER = r"[-−$€£¥]{0,2} ?(?:\d[\d.,/:]{0,20}\d|\d)(?:\s?(?:\\?%|°|π|percent\b))?"
 _VALUE = re.compile(
     rf"\*{{0,2}}(?:\$[^$\n]{{1,80}}\$|\\\([^\n]{{1,80}}?\\\)|"
     rf"(?<![A-Za-z0-9_.,]){_NUMBER}(?![A-Za-z0-9_])|\b{COUNT}\b)\*{{0,2}}",
@@ -21,10 +21,9 @@ _VALUE = re.compile(
 )
 _LETTER = re.compile(r"\*{0,2}[(\[]?\b[A-Z]\b[)\]]?\*{0,2}")
 _CLAUSE = re.compile(
-    r"[,:](?!\d)|[;!?—…，；：！？。\n]|\.+(?=\s|$|\*)|\s--?\s|→|->|⇒|"
-    r"\((?=(?:wrong|incorrect|false|impossible|rejected|not|no)\b)|"
+    r"[,:](?!\d)|[;!?—…，；：！？。\n]|\.+(?=\s|$|\*)|[ \t]--?[ \t]|→|->|⇒|"
+    r"\((?=(?:wrong|incorrect|false|impossible|rejected|not|no|this|that|which|it)\b)|"
     r"\b(?:so|but|and|then|thus|hence|therefore|because|since|while|whereas|although|though|nor)\b|而(?!不是|非)",
-    re.IGNORECASE,
 )
 """What ends a clause. It begins the next one, so that `nor` still denies."""
 
@@ -46,29 +45,28 @@ _REJECTS = re.compile(
     re.IGNORECASE,
 )
 """A predicate that denies an option, not one of its properties: `cannot be right`, not `cannot be made`."""
-_REACH = 6
-"""Words between `not` and the value that it denies."""
-_WINDOW = 160
-"""Characters after `not` in which its value is looked for."""
+_REACH, _FAR = 6, 120
+"""Words, and characters, between `not` and the value that it denies."""
 _COPULA = re.compile(r"\s(?:is|are|was|were|equals?|gives?|=)\s", re.IGNORECASE)
 _ONLY_A_VALUE = re.compile(rf"[,:]?\s*(?:{_VALUE.pattern})(?:\s?[a-z°]{{1,12}})?\W*", re.IGNORECASE)
 
 
 def drop_denied(text: str, *, letters: bool = False, words: bool = False) -> str:
     """The text without its denied values; with `letters` capitals are values, with `words` all words are."""
-    if not w.DENIAL.search(text) and not w.DENIES_WITHOUT_DENIAL.search(text):
+    lower = lower_case(text)
+    if not w.may_deny(lower):
         return text
     kept: list[str] = []
-    clauses = list(_iter_clauses(text))
+    clauses = _split_clauses(text, lower)
     for index, clause in enumerate(clauses):
-        revision = w.REVISES.match(clause) if index else None
+        revision = w.REVISES.match(clause)
         if index and (
             w.ONLY_DENIES.fullmatch(clause) or w.NO.fullmatch(clause) or _is_retraction(clauses, index)
         ):
             _drop_values_before(kept, letters)
         if revision:
             _drop_values_before(kept, letters)
-            clause = f" it is{clause[revision.end() :]}"
+            clause = f"{_line_break(clause)} it is{clause[revision.end() :]}"
         contrast = _BUT.match(clauses[index + 1]) if index + 1 < len(clauses) else None
         left = _drop_in_clause(clause, letters, words or contrast is not None)
         if left != clause and contrast:
@@ -77,7 +75,7 @@ def drop_denied(text: str, *, letters: bool = False, words: bool = False) -> str
     return "".join(kept)
 
 
-_BUT = re.compile(r"(?:but|而)\s*(?:rather\b|instead\b)?(?=\s*\S)", re.IGNORECASE)
+_BUT = re.compile(r"(?:but|而)[ \t]*(?:rather\b|instead\b)?(?=\s*\S)", re.IGNORECASE)
 
 
 def _is_retraction(clauses: list[str], index: int) -> bool:
@@ -116,7 +114,7 @@ _FUNCTION_WORDS = frozenset(
 
 def is_denial(text: str) -> bool:
     """Whether a text has a word that could deny a value; an option may have one."""
-    return w.DENIAL.search(text) is not None
+    return w.DENIAL.search(lower_case(text)) is not None
 
 
 def has_value(text: str, *, letters: bool = False) -> bool:
@@ -124,14 +122,21 @@ def has_value(text: str, *, letters: bool = False) -> bool:
     return _VALUE.search(text) is not None or letters and _LETTER.search(text) is not None
 
 
-def _iter_clauses(text: str) -> Iterator[str]:
+def lower_case(text: str) -> str:
+    """The text in lower case, position by position."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else text
+
+
+def _split_clauses(text: str, lower: str) -> list[str]:
     """The clauses of a text, each beginning with what parts it from the one before."""
-    at = 0
-    for cut in _CLAUSE.finditer(text):
-        if cut.start() > at:
-            yield text[at : cut.start()]
-            at = cut.start()
-    yield text[at:]
+    cuts = [0, *(cut.start() for cut in _CLAUSE.finditer(lower) if cut.start()), len(text)]
+    return [text[start:end] for start, end in pairwise(cuts)]
+
+
+def _line_break(clause: str) -> str:
+    """The line break that a clause begins with, which always stays: sentences are told apart by it."""
+    return "\n" if clause.startswith("\n") else ""
 
 
 def _drop_values_before(clauses: list[str], letters: bool) -> None:
@@ -139,13 +144,17 @@ def _drop_values_before(clauses: list[str], letters: bool) -> None:
     for index in range(len(clauses) - 1, -1, -1):
         if not w.ASIDE.fullmatch(clauses[index]):
             if has_value(clauses[index], letters=letters):
-                clauses[index] = clauses[index][:1] if clauses[index][:1] in ",.;\n" else " "
+                clauses[index] = _line_break(clauses[index]) or (
+                    clauses[index][:1] if clauses[index][:1] in ",.;" else " "
+                )
             return
 
 
 def _drop_in_clause(clause: str, letters: bool, words: bool) -> str:
+    if start_of_line := _line_break(clause):
+        return start_of_line + _drop_in_clause(clause[1:], letters, words)
     at, kept = 0, []
-    for denial in w.DENIAL.finditer(clause):
+    for denial in w.DENIAL.finditer(lower_case(clause)):
         if denial.start() < at:
             continue
         start, end = denial.span()
@@ -157,7 +166,7 @@ def _drop_in_clause(clause: str, letters: bool, words: bool) -> str:
         elif denial["governs"]:
             end = len(clause)
         elif denial["excludes"]:
-            end = copula.start() if (copula := _COPULA.search(clause, end)) else len(clause)
+            end = copula.start() if (copula := _COPULA.search(clause, end, end + _FAR)) else len(clause)
         else:
             start += len(copula[0]) if (copula := w.BE_BEFORE.match(denial[0])) else 0
             end = _find_denied_end(clause, end, denial, letters, words)
@@ -165,7 +174,8 @@ def _drop_in_clause(clause: str, letters: bool, words: bool) -> str:
                 continue
         kept.append(clause[at:start])
         at = end
-    return " ".join((*kept, clause[at:])) if at else clause
+    left = " ".join((*kept, clause[at:])) if at else clause
+    return " " if left.strip() == "(" else left
 
 
 def _find_denied_end(clause: str, at: int, denial: re.Match[str], letters: bool, words: bool) -> int:
@@ -178,15 +188,19 @@ def _find_denied_end(clause: str, at: int, denial: re.Match[str], letters: bool,
         return value.end()
     if value is None and (denial["limits"] or not words or not clause[at:].strip(" .")):
         return -1
-    copula = _COPULA.search(clause, at if value is None else value.end())
+    after = at if value is None else value.end()
+    copula = _COPULA.search(clause, after, after + _FAR)
     return copula.start() if copula else len(clause)
 
 
 def _find_value(clause: str, at: int, letters: bool) -> re.Match[str] | None:
     """The first value of a clause from `at` on; a letter only after words that lead up to an answer."""
-    found = [_VALUE.search(clause, at, at + _WINDOW)]
-    letter = _LETTER.search(clause, at, at + _WINDOW) if letters else None
-    if letter and _LEADING.fullmatch(clause, at, letter.start()):
+    found = [_VALUE.search(clause, at, at + _FAR)]
+    if (
+        letters
+        and (letter := _LETTER.search(clause, at, at + _FAR))
+        and _LEADING.fullmatch(clause, at, letter.start())
+    ):
         found.append(letter)
     return min((match for match in found if match), key=lambda match: match.start(), default=None)
 
@@ -194,7 +208,7 @@ def _find_value(clause: str, at: int, letters: bool) -> re.Match[str] | None:
 def _find_subject(clause: str, at: int, end: int, letters: bool) -> int | None:
     """Where the value begins that a predicate at `end` speaks of; None if it speaks of something else."""
     for pattern in (_VALUE, _LETTER) if letters else (_VALUE,):
-        found = list(pattern.finditer(clause, at, end))
+        found = list(pattern.finditer(clause, max(at, end - _FAR), end))
         last = found[-1] if found else None
         if (
             last

@@ -15,7 +15,7 @@ Same = Callable[[str, str], bool]
 
 _ALONE = re.compile(r"[\s\"'(\[{<*]*([A-Za-z])[\s\"')\]}>*.:,、]*")
 _PUNCTUATED = re.compile(r"[(\[{*]*([A-Z])\s*(?:[)\]}*]+\s*[.:,、]?|[.:,、;]|\s-\s|\s?=)\s*(.+)", re.DOTALL)
-_LOWER = re.compile(r"[(\[]([a-z])[)\]]\s*(.*)", re.DOTALL)
+_LOWER = re.compile(r"[(\[]?([a-z])[)\]]\s*(.*)", re.DOTALL)
 _SPACED = re.compile(r"([B-HJ-Z])\s+(.+)", re.DOTALL)
 _BEFORE_BRACKET = re.compile(r"([A-Z])\s*[(\[](.+)[)\]]", re.DOTALL)
 _AFTER = re.compile(r"(.+?)\s*[(\[]\s*(?:option |choice )?([A-Z])\s*[)\]]", re.DOTALL)
@@ -84,7 +84,7 @@ class Options:
         labelled = self._index_of_labelled(text)
         if labelled is not None:
             return labelled
-        if fold(text) not in self.folded:
+        if len(text) > 3 and fold(text) not in self.folded:
             text = drop_denied(text, letters=True).strip(" .,;")
         if has_several_letters(text) or not text:
             return None

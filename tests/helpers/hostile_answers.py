@@ -19,6 +19,9 @@ def inputs(canary: str) -> Iterator[tuple[str, str, str]]:
         wordings,
         notations,
         responses,
+        marks,
+        objects,
+        denials,
     ):
         yield from ((f"{kind.__name__}-{index}", gold, text) for index, (gold, text) in enumerate(kind()))
     yield from ((f"code-{index}", "12", text) for index, text in enumerate(code(canary)))
@@ -393,6 +396,92 @@ def responses() -> Iterator[tuple[str, str]]:
         "there are " * 90_000,
     ):
         yield "12", text
+
+
+def marks() -> Iterator[tuple[str, str]]:
+    """Marks of thinking, turns, channels, boxes, emphasis and struck-out text by the thousand."""
+    for mark in (
+        "<think>",
+        "</think>",
+        "<think></think>",
+        "◁think▷",
+        "<s>",
+        "</s>",
+        "<|im_start|>",
+        "<|im_start|>assistant ",
+        "<|end_of_box|>",
+        "<|begin_of_box|>12",
+        "<|channel|>final",
+        "<|channel|>final<|message|>12",
+        "[THINK]",
+        "<|a_b|>",
+        "assistantfinal",
+        "~~",
+        "~~a",
+        "<del>",
+        r"\cancel{",
+        r"\cancel{{",
+        "**",
+        "*a ",
+        "_a ",
+        "***",
+        "<b>",
+    ):
+        yield "12", mark * 20_000 + "12"
+    yield "12", "The answer is 12." + "\nQuestion: " * 20_000
+    yield "12", "a\nb" + "\nQuestion: " * 20_000
+    yield "12", "<s>" * 20_000 + "12" + "</s>" * 20_000
+    yield "12", "<answer>" + "~~" * 9_000 + "12</answer>"
+
+
+def objects() -> Iterator[tuple[str, str]]:
+    """JSON that is nested, cut off, escaped or repeated by the thousand."""
+    yield "12", '{"a":' * 20_000 + "12" + "}" * 20_000
+    yield "12", '{"answer":[' * 9_000 + "12" + "]}" * 9_000
+    yield "12", '{"answer": "12"}' * 20_000
+    yield "12", '{"answer": "' + "\\" * 30_001 + '"}'
+    yield "12", "{'" * 20_000 + "}"
+    yield "12", '{ "' * 20_000 + "}"
+    yield "12", '{"answer": ' + "9" * 19_000 + "}"
+    yield "12", '{"answer": ' + "[" * 9_000 + "]" * 9_000 + "}"
+    yield "12", '{"answer": "{\\"answer\\": ' * 2_000 + "12" + "}" * 2_000
+    yield "12", "```json" * 5_000 + '{"answer": 12}'
+    yield "12", "The answers are:" + "\n- 12" * 20_000
+    yield "12", "<answer>" + "12\n" * 9_000 + "</answer>"
+
+
+def denials() -> Iterator[tuple[str, str]]:
+    """Denials, corrections and yes or no by the thousand, in one clause and in many."""
+    for words in (
+        "not ",
+        "is not ",
+        "12 is not ",
+        "n't ",
+        "no, ",
+        "12, no, ",
+        "12 is wrong. ",
+        "The answer is not 12. ",
+        "The answer is 12, which is wrong. ",
+        "The answer is not ",
+        "some people say ",
+        "instead of ",
+        "12 is a very very ",
+        "not a but ",
+        "whether ",
+        "then I changed it to ",
+        "(not ",
+        "it might be ",
+        "yes no ",
+        "yes, ",
+        "not true ",
+        "不是",
+        "12 是错的",
+        "The answer is B, not C. ",
+        r"\boxed{12} is wrong. ",
+        "<answer>12</answer> is wrong. ",
+    ):
+        yield "12", words * (30_000 // len(words)) + "12"
+        yield "yes", f"<answer>{words * (1_900 // len(words))}</answer>"
 
 
 def code(canary: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from openvlt.types import Verdict
-from openvlt.verify.denials import drop_denied, tidy
+from openvlt.verify.denials import drop_denied, lower_case, tidy
 from openvlt.verify.extract import patterns as p
 from openvlt.verify.extract.conclusion import NAMED, find_conclusion
 from openvlt.verify.extract.markup import drop_emphasis
@@ -53,8 +53,7 @@ Claim = tuple[int, int, str | None]
 
 def _find_claims(text: str, patterns: Iterable[p.Pattern], choices: Sequence[str] | None) -> list[Claim]:
     """Every announcement in `text`, in order; with `choices` also those that follow their option."""
-    lower = text.lower()
-    lower = lower if len(lower) == len(text) else text
+    lower = lower_case(text)
     found: list[Claim] = []
     for pattern in patterns:
         if any(trigger in lower for trigger in pattern.triggers):
@@ -74,7 +73,7 @@ def _last_claim(
 ) -> Extraction | None:
     """The answer of the last claim that holds; an extraction without text if all of them are denied."""
     denied = False
-    for claim in reversed(claims):
+    for claim in reversed(claims[-_MOST_CLAIMS:]):
         start, end, before = claim
         if p.CONDITIONAL.search(text[max(0, start - 200) : start]):
             continue
@@ -101,6 +100,8 @@ def _last_claim(
     return Extraction(None, "the claim is denied") if denied else None
 
 
+_MOST_CLAIMS = 40
+"""Announcements that are looked at, from the end of a response."""
 _SENTENCE_END = re.compile(r"[.!?](?=\s)|[\n。！？]")
 _WINDOW = 160
 """Characters before a claim and after it in which a denial is looked for."""
@@ -206,12 +207,12 @@ _CORRECTION_REACH = 400
 
 def find_correction(tail: str) -> Extraction | None:
     """The answer of a correction after a claim; a withdrawal without a new claim leaves no answer."""
-    match = p.CORRECTION.search(tail)
+    match = p.CORRECTION.search(lower_case(tail))
     if match is None:
         return None
     rest = tail[match.start() : match.start() + _CORRECTION_REACH]
     claims = list(p.WEAK_CLAIM.finditer(rest))
-    for claim in reversed(claims):
+    for claim in reversed(claims[-_MOST_CLAIMS:]):
         answer, _ = _read_claim(rest, claim.end())
         if re.match(r"[*$\\(]*-?(?:\d|\\frac|\(?[A-Z]\b)", answer):
             return Extraction(answer, "correction")

@@ -25,7 +25,7 @@ _THAN = re.compile(
 _DANGLING = re.compile(
     r"(?:\s(?:is|are|was|were|be|has|have|and|or|but|the|an?|of|to|by|with|for|from|that|which|than|then|"
     r"so|we|our|its|equals|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|"
-    r"while)\s+\w+)$",
+    r"while)\s+[^\W\d]\w*)$",
     re.IGNORECASE,
 )
 SENTENCE_VERB = re.compile(
@@ -67,6 +67,11 @@ def find_conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tupl
     return _take_sentence(stated, sentences[-1])
 
 
+def denies_in_options(choices: Sequence[str] | None) -> bool:
+    """Whether an option denies something (`not red`), so that a denial may be the answer."""
+    return any(is_denial(choice) and not is_refusal(choice) for choice in choices or ())
+
+
 def _take_sentence(stated: str, settled: str) -> tuple[str | None, str]:
     """The last sentence, without what is denied in it if that leaves a statement."""
     if settled == stated or read_truth(stated) is not None:
@@ -78,13 +83,11 @@ def _settle_sentences(sentences: list[str], choices: Sequence[str] | None) -> li
     """The sentences without denied values: the first two and the last six, which alone are read."""
     if len(sentences) > 8:
         sentences = sentences[:2] + sentences[-6:]
-    if any(map(is_denial, choices or ())):
-        return sentences
     settled = drop_denied("\n".join(sentences), letters=bool(choices), words=bool(choices)).split("\n")
+    if settled == sentences or denies_in_options(choices):
+        return sentences
     return [
-        old
-        if new == old or is_refusal(old, choices) or begins_with_truth(old) and not has_value(new)
-        else tidy(new)
+        old if new == old or is_refusal(old) or begins_with_truth(old) and not has_value(new) else tidy(new)
         for old, new in zip(sentences, settled, strict=True)
     ]
 

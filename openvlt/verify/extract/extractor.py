@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from openvlt.types import Verdict
-from openvlt.verify.denials import drop_denied, is_denial, says_something, tidy
+from openvlt.verify.denials import drop_denied, says_something, tidy
 from openvlt.verify.extract.announced import (
     Extraction,
     find_announcement,
@@ -18,7 +18,7 @@ from openvlt.verify.extract.announced import (
     is_empty_answer,
     is_upheld,
 )
-from openvlt.verify.extract.conclusion import SENTENCE_VERB, SEVERAL, find_conclusion
+from openvlt.verify.extract.conclusion import SENTENCE_VERB, SEVERAL, denies_in_options, find_conclusion
 from openvlt.verify.extract.markup import find_final_turn
 from openvlt.verify.extract.structured import find_json_answer, join_lines
 from openvlt.verify.extract.yes_no import read_truth
@@ -89,6 +89,8 @@ def _extract_content(text: str, outer: str, choices: Sequence[str] | None) -> Ex
     if len(text) <= 16 and text.isascii() and text.isalnum():
         return Extraction(text, outer or "bare answer")
     field = find_json_answer(text) if "{" in text else None
+    if field is None and _OPEN_OBJECT.match(text):
+        return Extraction(None, "the JSON object was never closed")
     if field is not None:
         return _extract_content(field, f"{outer}, JSON" if outer else "JSON", choices)
     found = _extract_box(text)
@@ -101,6 +103,9 @@ def _extract_content(text: str, outer: str, choices: Sequence[str] | None) -> Ex
     if found.text is not None and is_empty_answer(found.text):
         return Extraction(None, "nothing there")
     return Extraction(found.text, f"{outer}, {found.rule}" if outer else found.rule, found.verdict)
+
+
+_OPEN_OBJECT = re.compile(r"(?:```\w{0,8}\s*)?\{\s*\"[^{}]*\Z")
 
 
 def _extract_short(text: str, outer: str, choices: Sequence[str] | None) -> Extraction:
@@ -127,11 +132,13 @@ def _is_short(text: str) -> bool:
 
 def _extract_box(text: str) -> Extraction | None:
     """The last complete box that isn't denied, several side by side as a list, or a later correction."""
-    boxes = list(_BOX.finditer(text))[-50:]
+    boxes = list(_BOX.finditer(text))[-50:] if "box" in text or "oxed" in text else []
+    if not boxes:
+        return None
     spans = [(m.start(), m.end(), find_closing_brace(text, m.end() - 1)) for m in boxes]
     complete = _outermost_spans([span for span in spans if span[2] > 0 and text[span[1] : span[2]].strip()])
     if not complete:
-        return Extraction(None, "the box was never closed or is empty") if boxes else None
+        return Extraction(None, "the box was never closed or is empty")
     while complete and not is_upheld(text, complete[-1][0], complete[-1][2] + 1):
         complete.pop()
     if not complete:
@@ -194,9 +201,11 @@ def _extract_bare(text: str, choices: Sequence[str] | None) -> Extraction:
     """The answer of a text without tag, box and announcement."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) == 1 and len(lines[0]) <= 200:
-        words = bool(choices) and not any(map(is_denial, choices or ()))
-        settled = drop_denied(lines[0], letters=bool(choices), words=words)
-        if settled != lines[0] and _is_bare_answer(tidy(settled), choices) and says_something(settled):
+        settled = drop_denied(lines[0], letters=bool(choices), words=bool(choices))
+        denied = settled != lines[0] and not is_refusal(lines[0]) and not denies_in_options(choices)
+        if denied and not says_something(settled) and read_truth(lines[0]) is None:
+            return Extraction(None, "the claim is denied")
+        if denied and _is_bare_answer(tidy(settled), choices) and says_something(settled):
             return Extraction(tidy(settled), "bare answer")
     if len(lines) == 1 and len(lines[0]) <= 200 and _is_bare_answer(lines[0], choices):
         return Extraction(lines[0], "bare answer")

@@ -109,15 +109,16 @@ def _find_final_channel(response: str) -> str | None:
 def _read_marks(text: str) -> str | None:
     """The text after the last end of thinking, up to the end of the turn; None if thinking is still open."""
     pieces: list[str] = []
-    at, thinking = 0, False
+    at, thinking, said = 0, False, False
     for mark in _MARK.finditer(text):
         meaning = _MEANING.get(mark.group().lower()) or ("\n" if _SPECIAL.fullmatch(mark.group()) else None)
         if meaning is None or mark.start() < at:
             continue
         pieces.append(text[at : mark.start()])
+        said = said or bool(pieces[-1].strip())
         at = mark.end()
         if meaning == "start":
-            meaning = "end" if any(map(str.strip, pieces)) else "start"
+            meaning = "end" if said else "start"
             role = _ROLE.match(text, at)
             at = role.end() if role else at
         if meaning == "end":
@@ -126,6 +127,7 @@ def _read_marks(text: str) -> str | None:
             thinking = meaning == "think"
             if not thinking:
                 pieces.clear()
+                said = False
         else:
             pieces.append("\n" if meaning == "start" else meaning)
     return None if thinking else "".join((*pieces, text[at:])) if at else text

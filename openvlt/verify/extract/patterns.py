@@ -113,7 +113,6 @@ CORRECTION = re.compile(
     r"let me (?:correct|re-?check|re-?compute|re-?calculate|redo|re-?think|fix|re-?evaluate)|sorry|"
     r"apologies|i apologi[sz]e|no, (?:it|that|the)|that(?:'s| is| was) (?:wrong|incorrect|not right|"
     r"a mistake)|i was wrong)\b|等等|不对|更正|修正|纠正|抱歉|重新(?:计算|检查|考虑)|我错了|算错",
-    re.IGNORECASE,
 )
 WITHDRAWN = re.compile(
     r"that(?:'s| is| was) (?:wrong|incorrect|not right|not correct|a mistake)|i was wrong|"

@@ -24,7 +24,7 @@ BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _HAS_CONTENT = re.compile(r"[\d=<>]|\\[a-z]")
 
 _AFTER_EQUALS = re.compile(rf"[=≈]\s*({_VALUE}(?:\s?[A-Za-z°%²³/^{{}}\\]{{1,15}}){{0,3}})$")
-_LISTED = re.compile(rf"\bare\s+({_VALUE}(?:,\s+{_VALUE})*,?\s+and\s+{_VALUE})$")
+_LISTED = re.compile(rf"\bare:?\s+({_VALUE}(?:,\s+{_VALUE})*,?\s+and\s+{_VALUE})$")
 _EITHER = re.compile(rf"\b(?:is|are|=)\s+({_VALUE},?\s+or\s+{_VALUE})$")
 _COPULA = r"\b(?:is|are|was|were|equals|becomes|totals|gives?|yields?|makes?|leaves?)\s"
 _FINAL_IS = re.compile(

@@ -10,10 +10,11 @@ from typing import Any
 from openvlt.verify.parse.answer import Words
 from openvlt.verify.parse.reader import read_answer
 
-_FIELD = re.compile(
-    r"(?:the\s)?(?:(?:final|correct|my)\s)?(?:answer|option|choice|result|prediction|solution)"
+_FIELDS = (
+    re.compile(r"(?:the )?(?:(?:final|correct|my) )?(?:answer|option|choice)"),
+    re.compile(r"(?:the )?(?:final )?(?:result|prediction|solution)"),
 )
-"""An answer field's name, with spaces for `_` and `-`."""
+"""Names of answer fields with spaces for `_` and `-`; the second kind counts where the first is missing."""
 _BACKSLASH = re.compile(r"\\(?:[\"\\/]|u[0-9a-fA-F]{4})|\\")
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 _MOST_OBJECTS = 20
@@ -48,12 +49,12 @@ def find_json_answer(text: str) -> str | None:
 
 def _answer_field(value: dict[str, Any]) -> str | None:
     """The value of an object's answer fields if they agree, as text."""
-    answers = {
-        _as_text(item)
-        for name, item in value.items()
-        if _FIELD.fullmatch(re.sub(r"[\s_-]+|(?<=[a-z])(?=[A-Z])", " ", name.strip()).lower())
-    }
-    return answers.pop() if len(answers) == 1 else None
+    names = {re.sub(r"[\s_-]+|(?<=[a-z])(?=[A-Z])", " ", name.strip()).lower(): name for name in value}
+    for pattern in _FIELDS:
+        answers = {_as_text(value[name]) for spelt, name in names.items() if pattern.fullmatch(spelt)}
+        if answers:
+            return answers.pop() if len(answers) == 1 else None
+    return None
 
 
 def _as_text(value: Any) -> str | None:

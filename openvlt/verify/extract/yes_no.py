@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from openvlt.verify import denial_words as w
 from openvlt.verify.parse.number_words import YES_NO
 
 _CERTAIN = re.compile(
@@ -29,7 +30,10 @@ _LEADING = re.compile(
     r"\W*(?:(?:so|thus|hence|therefore|well|definitely|clearly|certainly|simply|of course)\b\W*)?",
     re.IGNORECASE,
 )
-_BOTH = re.compile(r"\W*(?:(?:or|and)\W+)?(?:yes|no|true|false)\b|\s*\?", re.IGNORECASE)
+_BOTH = re.compile(r"\W*(?:(?:or|and)\W+)?(yes|no|true|false)\b(?!\s+[a-z])", re.IGNORECASE)
+_CORRECTED = re.compile(
+    r"\b(?:wait|actually|sorry|correction)\W+(?:it(?:['’]s| is) )?(yes|no|true|false)\b", re.IGNORECASE
+)
 _LEADING_CHINESE = re.compile(
     r"\W*(?:(是的?|对的?|正确|真)|不是|不对|不正确|不|否|错误?|没有|没|假)(?=[,.;:，。；：\s]|$)"
 )
@@ -58,14 +62,25 @@ def read_truth(text: str) -> bool | None:
         match for match in _STATED.finditer(text) if not match["noun"] or match["word"].casefold() == "yes"
     ]
     if said and _LEADING.fullmatch(text, 0, said[0].start()):
-        return None if _BOTH.match(text, said[0].end("word")) else _truth(said[0])
-    if _DOUBT.search(text):
+        return _leading_truth(text, said[0])
+    if _DOUBT.search(text) or text.rstrip().endswith("?") or w.OPINION.search(text.lower()):
         return None
     if said:
         truths = {_truth(match) for match in said}
         return truths.pop() if len(truths) == 1 else None
     short = _SHORT_ANSWER.search(text)
     return short[1] is None if short else None
+
+
+def _leading_truth(text: str, first: re.Match[str]) -> bool | None:
+    """The truth of the word that a text begins with; None for a question and for `yes or no`."""
+    truth, end = _truth(first), first.end("word")
+    corrected = _CORRECTED.search(text, end)
+    if corrected:
+        return YES_NO[corrected[1].casefold()]
+    both = _BOTH.match(text, end)
+    asked = text[end:].lstrip().startswith("?")
+    return None if asked or both and YES_NO[both[1].casefold()] != truth else truth
 
 
 def begins_with_truth(text: str) -> bool:

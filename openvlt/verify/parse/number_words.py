@@ -99,6 +99,23 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+_REFUSING = (
+    "not",
+    "n't",
+    "unable",
+    "impossible",
+    "difficult",
+    "sorry",
+    "insufficient",
+    "none of",
+    "more information",
+    "无法",
+    "不能",
+    "不知道",
+    "信息",
+)
+"""What every refusal holds: a cheap look that ends most of the searches."""
+
 FILLER = re.compile(
     r"^(?:(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|simply|equal to|"
     r"equals?|a total of|total of|precisely|circa|also|therefore|thus|hence|so|then|now|that|is|are|was|be|"
@@ -110,8 +127,11 @@ FILLER = re.compile(
 
 def is_refusal(text: str, choices: Sequence[str] | None = None) -> bool:
     """Whether a text declines to answer; not where an option does too ("it cannot be determined")."""
-    return REFUSAL.search(text) is not None and not any(
-        REFUSAL.search(str(choice)) for choice in choices or ()
+    lower = text.lower()
+    return (
+        any(word in lower for word in _REFUSING)
+        and REFUSAL.search(text) is not None
+        and not any(REFUSAL.search(str(choice)) for choice in choices or ())
     )
 
 
