@@ -190,7 +190,8 @@ _RESTATED = re.compile(
 _NO_PROSE = re.compile(r"[#_\"{}<>\[\]@&|\\~^`]|\w\(|\)\.\w")
 _HEDGE = re.compile(
     r"\b(?:not|less|more|fewer|greater|than|least|most|between|or|maybe|perhaps|either|neither|if|unless|"
-    r"except|over|under|up to|besides|(?:apart|aside|different) from|(?:all|any\w*|every\w*|no|none|"
-    r"nothing)(?:\s\w+){0,2}\sbut)\b|n't\b|不|或",
+    r"except|over|under|(?:above|below|beyond)(?=\s\S?\d)|exceed\w*|up to|besides|"
+    r"(?:apart|aside|different) from|"
+    r"(?:all|any\w*|every\w*|no|none|nothing)(?:\s\w+){0,2}\sbut)\b|n't\b|不|或",
     re.IGNORECASE,
 )

@@ -168,6 +168,7 @@ _SPACING = re.compile(
     r"(?<!\\)\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|hfill|"
     r"hspace\{[^{}]*\})(?![A-Za-z])|~|\\\\(?=\s*$)"
 )
+_SEGMENT = re.compile(r"\\overline\s*\{\s*([A-Z]{2,3})\s*\}")  # of digits it is a repeating decimal
 _THOUSANDS = re.compile(r"\s*\{\s*,\s*\}\s*(?=\d{3})|(?<=\d),\s*\\[!,;]\s*(?=\d{3})")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _INNER = r"[^{}]*(?:\{[^{}]*\}[^{}]*)*"  # what braces hold, with at most one level of braces in it
@@ -194,7 +195,7 @@ _CYCLE = re.compile(
 def unwrap(text: str) -> str:
     """The text without math delimiters, emphasis, `\\text{}`, LaTeX spacing and a final full stop."""
     if "\\" in text or "~" in text or "{" in text:
-        text = _THOUSANDS.sub(",", text)
+        text = _SEGMENT.sub(r"\1", _THOUSANDS.sub(",", text))
         if "\\\\" in text and "\\begin" not in text:
             text = _DOUBLED.sub("\\\\", text)
         text = _SPACING.sub(" ", text).replace("\\colon", ":")

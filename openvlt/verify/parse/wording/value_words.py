@@ -87,7 +87,7 @@ _MEASURES = (
     "total|value|number|count|amount|sum total|size|length|width|height|depth|radius|diameter|distance|area|"
     "volume|perimeter|circumference|angle|measure|mass|weight|price|cost|speed|velocity|rate|age|time|"
     "temperature|probability|chance|score|capacity|ratio|slope|duration|population|profit|loss|income|"
-    "percentage|average|mean|median|mode|range"
+    "percentage|average|mean|median|mode|range|maximum|minimum"
 )
 _NUMBER = rf"(?:[-+$€£¥\\(]{{0,3}}\d|(?:{COUNT})\b)"
 _OF = re.compile(
@@ -129,7 +129,7 @@ def apply_value_words(text: str, read: ReadQuantity) -> Quantity | None:
 
     Raises Unreadable for a word beside a number that the tables don't have.
     """
-    if len(text) > _LONGEST or not _ANY.search(text):
+    if len(text) > _LONGEST or not _ANY.search(text) or read_number_word(text) is not None:
         return None
     try:
         found = _apply_words(text, read)
