@@ -96,11 +96,11 @@ def error_sentence(error: Exception) -> str:
 
 def _name_as_written(text: str, arguments: Sequence[str]) -> str:
     """The text with a setting named as the user wrote it, not by a group that refers to it."""
-    if not (found := re.match(r"([\w.\[\]]+\.(\w+))=", text)):
+    if not (found := re.match(r"([\w.\[\]]+\.(\w+))=([^;]*?) (is|are) no ", text)):
         return text
-    keys = [argument.lstrip("+").partition("=")[0] for argument in arguments]
-    written = [key for key in keys if key.rpartition(".")[2] == found[2]]
-    return text.replace(found[1], written[0]) if len(written) == 1 and found[1] not in keys else text
+    pairs = [argument.lstrip("+").partition("=") for argument in arguments]
+    meant = [key for key, _, value in pairs if key.endswith(f".{found[2]}") and value == found[3].strip("'")]
+    return text.replace(found[1], meant[0]) if len(meant) == 1 else text
 
 
 # --- the settings that mend what is wrong with data ---------------------------------------------------------
