@@ -36,6 +36,7 @@ SENTENCE_VERB = re.compile(
 NAMED = ("conclusion", "the only option named")
 """The rules that find an answer in a sentence, in contrast to taking the sentence itself."""
 SEVERAL = "several options named"
+_SAYS_ANYTHING = re.compile(r"[\w$\\∞∅]")
 _TABLE_ROW = re.compile(r"^\s*\||\|.*\||^\s*[-|: ]+$|^```")
 
 
@@ -95,10 +96,11 @@ def _settle_sentences(sentences: list[str], choices: Sequence[str] | None) -> li
 def _split_sentences(lines: Sequence[str]) -> list[str]:
     """The sentences of prose in order, without tables, code, headings and pleasantries."""
     prose = [line for line in lines[-60:] if not _TABLE_ROW.search(line)]
-    found = [s.strip() for line in prose for s in _SENTENCE.split(line[-2_000:]) if s.strip(" *#-")]
+    prose = [line.rstrip(" ✅☑🎉👍") for line in prose]
+    found = [s.strip() for line in prose for s in _SENTENCE.split(line[-2_000:]) if _SAYS_ANYTHING.search(s)]
     found = [s for s in found if not p.PLEASANTRY.match(s) and not _is_series(s)]
     for index in range(len(found) - 2, -1, -1):  # "we get the area as follows:" and what follows
-        if found[index].endswith(":") and p.CONCLUSION.search(found[index]):
+        if (found[index].endswith(":") or len(found[index]) < 14) and p.CONCLUSION.search(found[index]):
             found[index : index + 2] = [f"{found[index]} {found[index + 1]}"]
     return found
 

@@ -197,9 +197,12 @@ def _outermost_spans(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, 
 # ---- bare answers ------------------------------------------------------------------------------------------
 
 
+_BROKEN_DISPLAY = re.compile(r"(?m)^[ \t]*(\$\$|\\\[)[ \t]*\n\s*([^\n$]{1,300}?)[ \t]*\n[ \t]*(\$\$|\\\])")
+
+
 def _extract_bare(text: str, choices: Sequence[str] | None) -> Extraction:
     """The answer of a text without tag, box and announcement."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in _BROKEN_DISPLAY.sub(r"\1\2\3", text).splitlines() if line.strip()]
     if len(lines) == 1 and len(lines[0]) <= 200:
         settled = drop_denied(lines[0], letters=bool(choices), words=bool(choices))
         denied = settled != lines[0] and not is_refusal(lines[0]) and not denies_in_options(choices)

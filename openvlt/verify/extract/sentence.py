@@ -12,9 +12,11 @@ from openvlt.verify.extract.yes_no import begins_with_truth
 from openvlt.verify.parse.number_words import COUNT
 
 _NUMBER = (
-    r"(?:[$€£¥]\s?)?-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
+    r"(?:[$€£¥]\s?)?-?(?:\d{1,3} \d{1,2}/\d{1,3}|"
+    r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
     r"\d+\s+out\s+of\s+\d+|√\d+|\d+(?:\.\d+)?|\.\d+)"
-    r"(?:\s*(?:/\s*\d+|\\?%|°|percent\b)|\s?(?:π|pi\b|√\d+))?(?:\s*[×x]\s*10\^?\{?-?\d+\}?)?"
+    r"(?:\s*(?:/\s*\d+|\\?%|°|percent\b)|\s?(?:π|pi\b|√\d+))?"
+    r"(?:\s*[×x]\s*10(?:\^?\{?-?\d+\}?|⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))?"
 )
 _VALUE = rf"(?:\$[^$\n]{{1,80}}\$|\\\([^\n]{{1,80}}?\\\)|\*\*[^*\n]{{1,60}}\*\*|{_NUMBER})"
 _NUMBERS = re.compile(rf"(?<![A-Za-z0-9_.,])(?:{_NUMBER})(?![A-Za-z0-9_]|[,.]\d)")
@@ -98,8 +100,20 @@ _CHANGES_LAST = re.compile(
 """Words that change a value; reading them, or refusing to, is the parser's business."""
 
 
+_NAMED_ANSWER = re.compile(
+    r"\b(no (?:real )?solutions?|does not exist|infinitely many solutions|"
+    r"(?:mon|tues|wednes|thurs|fri|satur|sun)day)"
+    r"\W*$|\b(?:is|says|reads|spells|called|named)\s+[\"“]([^\"“”]{1,40})[\"”]\W*$",
+    re.IGNORECASE,
+)
+"""An answer that is no number, at the end of its sentence."""
+
+
 def find_value(sentence: str) -> str | None:
     """The one value of a sentence, with the words that change it; None if it gives none or several."""
+    named = _NAMED_ANSWER.search(sentence)
+    if named:
+        return named[1] or named[2]
     value = _find_value(sentence)
     if value is None or value == sentence:
         return value
