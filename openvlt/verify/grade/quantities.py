@@ -18,6 +18,7 @@ from openvlt.verify.parse.units import Unit
 ROUNDED_DIGITS = 4
 """Significant digits that a decimal needs at least to answer an irrational or repeating gold."""
 _ANGLE = (("angle", 1),)
+_UP_AND_DOWN = frozenset(("growth", "profit", "vertical", "amount"))
 _TO_KELVIN = {
     "temperature": (Fraction(1), Fraction(0)),
     "celsius": (Fraction(1), Fraction(27315, 100)),
@@ -48,10 +49,11 @@ def compare_quantities(gold: Quantity, answer: Quantity) -> bool | None:
 
 
 def _is_same_direction(gold: Quantity, answer: Quantity) -> bool:
-    """False for two words that point opposite ways: `25% increase` and `25% decrease`."""
-    if gold.direction is None or answer.direction is None or gold.direction[0] != answer.direction[0]:
+    """False for two words that point different ways: `25% increase` and `25% decrease`, north and east."""
+    if gold.direction is None or answer.direction is None:
         return True
-    return gold.direction == answer.direction
+    (axis, sign), (other_axis, other_sign) = gold.direction, answer.direction
+    return sign == other_sign and (axis == other_axis or {axis, other_axis} <= _UP_AND_DOWN)
 
 
 def _is_negative_for(signed: Quantity, directed: Quantity) -> bool:

@@ -21,6 +21,7 @@ turn     | clockwise 顺时针 | counterclockwise anticlockwise counter-clockwis
 east     | east eastward | west westward
 north    | north northward | south southward
 side     | right | left
+amount   | more | less fewer
 order    | later after | earlier before
 """
 DIRECTIONS: dict[str, tuple[str, int]] = {
@@ -34,7 +35,7 @@ _WORDS = "|".join(sorted(DIRECTIONS, key=len, reverse=True))
 _LEADING = "|".join(
     word
     for word in _WORDS.split("|")
-    if DIRECTIONS[word][0] not in ("vertical", "order")  # above 5: a relation
+    if DIRECTIONS[word][0] not in ("vertical", "order", "amount")  # above 5: a relation
 )
 _DIRECTED = (
     re.compile(
