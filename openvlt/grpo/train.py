@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from openvlt import distributed
 from openvlt.data.sources.selection import filter_problems
 from openvlt.errors import UserError
 from openvlt.findings import rollout_findings
@@ -63,10 +65,7 @@ def train_grpo(
                 draw(), seed=rollout_seed(grpo, seed, step), version=module.version, step=step, more=draw
             )
             sampler.observe(experience.accuracy)
-            for rule, sentence in rollout_findings(waiting[0].metrics).items():
-                if rule not in told:
-                    told.add(rule)
-                    print(f"warning: {title}, step {step + 1}: {sentence}", flush=True)
+            _warn_once(waiting[0].metrics, told, f"{title}, step {step + 1}")
             if step + grpo.updates < grpo.steps:
                 loader.prefetch(step + grpo.updates)
             transcripts.add(rollouts, step)
@@ -78,6 +77,15 @@ def train_grpo(
     finally:
         loader.close()
     transcripts.close()
+
+
+def _warn_once(metrics: Mapping[str, Any], told: set[str], where: str) -> None:
+    """Prints what the numbers of a rollout batch show and `told` doesn't hold yet, on the main rank."""
+    fresh = {rule: text for rule, text in rollout_findings(metrics).items() if rule not in told}
+    told |= fresh.keys()
+    if distributed.is_main():
+        for sentence in fresh.values():
+            print(f"warning: {where}: {sentence}", flush=True)
 
 
 def prompt_loader(

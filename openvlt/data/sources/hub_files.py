@@ -14,7 +14,7 @@ from typing import Any
 from openvlt.data.errors import UnknownSplit
 from openvlt.data.rows.files import read_rows, unit
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _ALIASES = {"validation": ("validation", "val", "valid", "dev"), "val": ("val", "validation", "valid", "dev")}
 _SPLIT = re.compile(r"(\w+)(\[[^\]]*\])?")
 
@@ -28,7 +28,7 @@ def find_row_files(path: Path, split: str) -> list[Path]:
     match = _SPLIT.fullmatch(split)
     if match is None:
         return []
-    if path.suffix in SUFFIXES and path.is_file():
+    if path.suffix in TEXT_SUFFIXES and path.is_file():
         if match[1] != "train":
             raise UnknownSplit(path, split, ["train"])
         return [path]
@@ -37,7 +37,8 @@ def find_row_files(path: Path, split: str) -> list[Path]:
     there = [
         file
         for file in sorted([*path.glob("*"), *path.glob("data/*")])
-        if file.suffix in SUFFIXES and not re.match(r"metadata|dataset_infos?|state|config|\.", file.name)
+        if file.suffix in TEXT_SUFFIXES
+        and not re.match(r"metadata|dataset_infos?|state|config|\.", file.name)
     ]
     names = "|".join(_ALIASES.get(match[1], (match[1],)))
     found = [file for file in there if re.fullmatch(rf"(?:{names})(?:[-_.].*)?", file.stem)]
