@@ -48,13 +48,12 @@ def train_grpo(
             f"({len(problems)} problems); lower it or give more problems"
         )
     experience, sampler = Experience(grpo, vlm, reference), grpo.sampler(problems, seed)
-    memories: dict[str, Stateful] = {"sampler": sampler}
-    if isinstance(grpo.resampling, Stateful):
-        memories["resampling"] = grpo.resampling
-    module, transcripts = GRPOModule(vlm, grpo, memories), Transcripts(folder, grpo.transcripts)
+    resampling = {"resampling": grpo.resampling} if isinstance(grpo.resampling, Stateful) else {}
+    module = GRPOModule(vlm, grpo, {"sampler": sampler, **resampling})
+    transcripts = Transcripts(folder, grpo.transcripts)
     loader = prompt_loader(grpo, experience, sampler, problems, seed)
     waiting: list[GRPOBatch] = []  # of the latest rollout batch, one per update
-    told: set[str] = set()  # findings are told once
+    told: set[str] = set()
 
     def next_batch(step: int) -> GRPOBatch:
         if step % grpo.updates == 0:
