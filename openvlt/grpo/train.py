@@ -52,8 +52,7 @@ def train_grpo(
     module = GRPOModule(vlm, grpo, {"sampler": sampler, **resampling})
     transcripts = Transcripts(folder, grpo.transcripts)
     loader = prompt_loader(grpo, experience, sampler, problems, seed)
-    waiting: list[GRPOBatch] = []  # of the latest rollout batch, one per update
-    told: set[str] = set()
+    waiting, told = list[GRPOBatch](), set[str]()  # batches of the latest rollout, one per update; findings
 
     def next_batch(step: int) -> GRPOBatch:
         if step % grpo.updates == 0:
