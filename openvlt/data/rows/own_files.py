@@ -7,11 +7,13 @@ with a key that never leaves the user's home, and anyone can write a file that m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from openvlt.storage.atomic import write_json
@@ -53,12 +55,20 @@ def _key() -> bytes | None:
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     file = Path(state) / "openvlt" / "key"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as fresh:
-            fresh.write(secrets.token_bytes(32))
-    except FileExistsError:
-        pass
+        if not file.is_file():
+            _make_key(file)
+        key = file.read_bytes()
     except OSError:
         return None
-    key = file.read_bytes()
     return key if len(key) == 32 else None
+
+
+def _make_key(file: Path) -> None:
+    """Writes a new key, whole, unless another process was first."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, aside = tempfile.mkstemp(dir=file.parent)  # readable by this user alone
+    with open(descriptor, "wb") as fresh:
+        fresh.write(secrets.token_bytes(32))
+    with contextlib.suppress(FileExistsError):
+        os.link(aside, file)
+    os.unlink(aside)
