@@ -8,6 +8,7 @@ because "not red" may be the answer. The same lists serve numbers, option letter
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import pairwise
 
 from openvlt.verify import denial_words as w
@@ -45,6 +46,7 @@ _REJECTS = re.compile(
     re.IGNORECASE,
 )
 """A predicate that denies an option, not one of its properties: `cannot be right`, not `cannot be made`."""
+_SHORT = 600
 _REACH, _FAR = 6, 120
 """Words, and characters, between `not` and the value that it denies."""
 _COPULA = re.compile(r"\s(?:is|are|was|were|equals?|gives?|=)\s", re.IGNORECASE)
@@ -53,12 +55,24 @@ _ONLY_A_VALUE = re.compile(rf"[,:]?\s*(?:{_VALUE.pattern})(?:\s?[a-z°]{{1,12}})
 
 def drop_denied(text: str, *, letters: bool = False, words: bool = False) -> str:
     """The text without its denied values; with `letters` capitals are values, with `words` all words are."""
+    return _drop_in_short(text, letters, words) if len(text) <= _SHORT else _drop(text, letters, words)
+
+
+@lru_cache(maxsize=4096)
+def _drop_in_short(text: str, letters: bool, words: bool) -> str:
+    return _drop(text, letters, words)
+
+
+def _drop(text: str, letters: bool, words: bool) -> str:
     lower = lower_case(text)
     if not w.may_deny(lower):
         return text
     kept: list[str] = []
     clauses = _split_clauses(text, lower)
     for index, clause in enumerate(clauses):
+        if not w.may_deny(lower_case(clause)):
+            kept.append(clause)
+            continue
         revision = w.REVISES.match(clause)
         if index and (
             w.ONLY_DENIES.fullmatch(clause) or w.NO.fullmatch(clause) or _is_retraction(clauses, index)
@@ -103,9 +117,10 @@ _LEFT_OVER = re.compile(
 
 def says_something(text: str) -> bool:
     """Whether more than function words is left of a text."""
-    return any(word.casefold() not in _FUNCTION_WORDS for word in re.findall(r"[\w√π∞]+|\\[a-z]+", text))
+    return any(word.casefold() not in _FUNCTION_WORDS for word in _SAID.findall(text))
 
 
+_SAID = re.compile(r"[\w√π∞]+|\\[a-z]+")
 _FUNCTION_WORDS = frozenset(
     "a an and answer are but be final i is it its no my of option result s so that the there this to value "
     "was we which would".split()

@@ -40,6 +40,7 @@ _SEVERAL = re.compile(
     r"(?:(?:\s*(?:,(?:\s*(?:and|or)\b)?|\band\b|\bor\b|[/&、;]|和|或)\s*|\s+)"
     r"(?:option )?[(\[]?[A-Za-z][)\]]?)+[.\s]*"
 )
+_ONE_LETTER, _JOINED_LETTERS = re.compile(r"\b[A-Za-z]\b"), re.compile(r"[A-J]{2,}")
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Za-z])\s*[)\].:、]\s*(?=\S)")
 
 
@@ -179,13 +180,13 @@ def _is_whole_word(text: str, start: int, end: int) -> bool:
 
 def has_several_letters(text: str) -> bool:
     """Whether a text consists of the letters of several options: `A and B`, `A, B, C`."""
-    return _SEVERAL.fullmatch(text) is not None and len(set(re.findall(r"\b[A-Za-z]\b", text))) > 1
+    return _SEVERAL.fullmatch(text) is not None and len(set(_ONE_LETTER.findall(text))) > 1
 
 
 def letter_set(text: str) -> frozenset[str]:
     """The letters of `ABD`, `A, B` or `(A) and (C)`; empty if the text is anything else."""
     text = clean(text).strip("()[]")
-    if re.fullmatch(r"[A-J]{2,}", text) and "".join(sorted(set(text))) == text:
+    if _JOINED_LETTERS.fullmatch(text) and "".join(sorted(set(text))) == text:
         return frozenset(text)
     return frozenset(re.findall(r"\b[A-Z]\b", text)) if has_several_letters(text) else frozenset()
 

@@ -80,10 +80,13 @@ _SIDE_CLAUSE = re.compile(
 )
 
 
+_DIGIT = re.compile(r"\d")
+
+
 def cut_reasons(text: str) -> str:
     """The claim of `15, since 5·3 = 15` without its reason; the whole text if the claim has no number."""
-    claim = _BECAUSE.split(text, maxsplit=1)[0]
-    return claim if re.search(r"\d", claim) else text
+    claim = _BECAUSE.split(text, maxsplit=1)[0] if len(text) > 7 else text
+    return claim if _DIGIT.search(claim) else text
 
 
 _CHANGES_NEXT = re.compile(

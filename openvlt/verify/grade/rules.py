@@ -46,6 +46,9 @@ def _decide(same: bool, rule: str, why: str) -> Grade:
     return Grade(Verdict.CORRECT if same else Verdict.WRONG, rule, why)
 
 
+_ONE_CAPITAL = re.compile("[A-Z]")
+
+
 def grade_answer(
     gold: str, answer: str, choices: Sequence[str] | None = None, answer_type: str | None = None
 ) -> Grade:
@@ -54,7 +57,7 @@ def grade_answer(
         grade = _grade_choice(gold, answer, tuple(map(str, choices)), answer_type)
         if grade is not None:
             return grade
-    elif re.fullmatch(r"[A-Z]", gold.strip()):
+    elif _ONE_CAPITAL.fullmatch(gold.strip()):
         letter = find_letter(answer)
         if letter is not None:
             return _decide(letter.upper() == gold.strip(), "letter", f"option {letter}")

@@ -78,7 +78,7 @@ def _read_meaning(text: str) -> str:
 
 def _is_longer_form(wanted: str, given: str) -> bool:
     """Whether an answer is the gold words with few others that say nothing: `a scalene triangle`."""
-    if len(wanted) <= 2 or _CHANGING.search(given) and not _CHANGING.search(wanted):
+    if len(wanted) <= 2 or wanted not in given or _CHANGING.search(given) and not _CHANGING.search(wanted):
         return False
     match = re.search(rf"(?<![\w-]){re.escape(wanted)}(?![\w-])", given)
     if match is None:
@@ -90,8 +90,10 @@ def _is_longer_form(wanted: str, given: str) -> bool:
 
 def _is_full_name(gold: str, answer: str) -> bool:
     """Whether an answer is a first name before the surname that is the gold; `West` is no first name."""
-    match = re.search(rf"([A-Z][a-z]+) {re.escape(gold)}\W*$", answer)
-    return bool(match and gold.istitle() and gold.isalpha() and match[1].lower() not in _NOT_NAMES)
+    if not (gold.istitle() and gold.isalpha() and gold in answer):
+        return False
+    match = re.search(rf"([A-Z][a-z]+) {gold}\W*$", answer)
+    return match is not None and match[1].lower() not in _NOT_NAMES
 
 
 def _is_word_list(given: str) -> bool:

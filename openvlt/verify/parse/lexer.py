@@ -39,6 +39,9 @@ _TOKEN = re.compile(
 )
 
 
+_GROUPING = re.compile(r"[,{}\s]")
+
+
 def tokenize_math(text: str) -> list[tuple[str, str]]:
     """The `(kind, text)` tokens of a text. Raises Unreadable for what is outside the grammar or too long."""
     if len(text) > MAX_EXPRESSION_CHARS:
@@ -81,7 +84,7 @@ def _split_word(word: str) -> list[tuple[str, str]]:
 
 def read_literal(text: str) -> Fraction:
     """The value of a decimal literal with optional thousands separators and exponent."""
-    high_precision = re.sub(r"[,{}\s]", "", text)
+    high_precision = text if text.isdecimal() else _GROUPING.sub("", text)
     mantissa, _, exponent = high_precision.lower().partition("e")
     if len(mantissa) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_DIGITS:
         raise Unreadable("a number of more than 400 digits")

@@ -238,9 +238,12 @@ def _fold_short(text: str) -> str:
     return _fold_text(text)
 
 
+_ARTICLE = re.compile(r"^(?:the|a|an)\s+")
+
+
 def _fold_text(text: str) -> str:
     text = clean(text).casefold().replace("\\", "").strip("\"'()[]{}")
-    return re.sub(r"^(?:the|a|an)\s+", "", " ".join(text.split()))
+    return _ARTICLE.sub("", " ".join(text.split()))
 
 
 def find_closing_brace(text: str, start: int, limit: int = MAX_ANSWER_CHARS) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 SMALL = {
     word: n
@@ -135,20 +136,26 @@ def is_refusal(text: str, choices: Sequence[str] | None = None) -> bool:
     )
 
 
+_SIGN_WORD = re.compile(r"(?:minus|negative) (?=[a-z])|负")
+_ONE = re.compile(r"\ba (?=(?:hundred|thousand|million|dozen|[a-z]*th|third|half|quarter)\b)")
+
+
 def read_number_word(text: str) -> Fraction | None:
     """The value of `twelve`, `one hundred and five`, `two and a half`, `十二`, `三分之一`; else None."""
     text = text.strip().lower()
-    if not text or len(text) > 120:
-        return None
-    signed = re.match(r"(?:minus|negative) (?=[a-z])|负", text)
+    is_short = 0 < len(text) <= 120 and (text[0].isalpha() or not text[0].isascii())
+    return _read_number_word(text) if is_short else None
+
+
+@lru_cache(maxsize=4096)
+def _read_number_word(text: str) -> Fraction | None:
+    signed = _SIGN_WORD.match(text)
     if signed:
         value = read_number_word(text[signed.end() :])
         return None if value is None else -value
     if not text[0].isascii():
         return _read_chinese_fraction(text)
-    if not text[0].isalpha():
-        return None
-    words = re.sub(r"\ba (?=(?:hundred|thousand|million|dozen|[a-z]*th|third|half|quarter)\b)", "one ", text)
+    words = _ONE.sub("one ", text)
     return _read_english(words.removeprefix("an ").replace("-", " ").split())
 
 

@@ -184,7 +184,7 @@ def _read_compound(text: str) -> Quantity | None:
 
     Both have the same dimension, and the second is less than one unit of the first.
     """
-    match = _COMPOUND.fullmatch(text)
+    match = _COMPOUND.fullmatch(text) if text[:1].isdigit() and len(text) > 3 else None
     if match is None:
         return None
     try:
@@ -235,7 +235,7 @@ def _read_count(text: str) -> Quantity | None:
         return replace(inner, noun=labelled[1].lower())
     match = _NOUN.fullmatch(text) or _WORD_NOUN.fullmatch(text)
     head, noun = (match[1], match[2].strip(" ,").lower()) if match else _split_chinese_counter(text)
-    words = set(re.split(r"[\s,]+", noun))
+    words = set(noun.replace(",", " ").split())
     if not noun or _STOP & words or "n't" in noun or words & MATH_WORDS or _NO_COUNTER.search(noun):
         return None
     value = read_number_word(head)

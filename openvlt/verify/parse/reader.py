@@ -93,6 +93,9 @@ _BUILDER = re.compile(
 )
 
 
+_STRUCTURED = re.compile(r"[=<>;:]|\\(?:cup|in|le|ge|pm)|\bor\b|, ")
+
+
 def read_answer(text: str, *, units: bool = True) -> Value:
     """The value of an answer text, `Words` if it isn't mathematics. `units=False`: letters are symbols."""
     if len(text) > MAX_ANSWER_CHARS:
@@ -142,7 +145,7 @@ def _read_structure(text: str, units: bool, level: int) -> Value:
         return read_environment(text, lambda part: _read(part, units, level + 1))
     text = text.lstrip("=:").strip()
     try:
-        if not re.search(r"[=<>;:]|\\(?:cup|in|le|ge|pm)|\bor\b|, ", text) and text[:1] not in "([{":
+        if not _STRUCTURED.search(text) and text[:1] not in "([{":
             return read_quantity(text, units=units)
     except Unreadable:
         pass
