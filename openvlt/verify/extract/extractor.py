@@ -46,7 +46,8 @@ def find_answer(response: str, choices: Sequence[str] | None = None, extraction:
 
     With `extraction` "tag" or "box" only the last complete tag or box holds it; nothing is read from prose.
     """
-    text = find_final_turn(response)
+    is_word = len(response) <= 8 and response.isalnum()
+    text = response if is_word else find_final_turn(response)
     if text is None:
         return Extraction(None, "the thinking was never closed")
     if extraction == "box":
@@ -200,9 +201,14 @@ def _outermost_spans(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, 
 _BROKEN_DISPLAY = re.compile(r"(?m)^[ \t]*(\$\$|\\\[)[ \t]*\n\s*([^\n$]{1,300}?)[ \t]*\n[ \t]*(\$\$|\\\])")
 
 
+def _join_display(text: str) -> str:
+    """The text with each displayed formula on one line."""
+    return _BROKEN_DISPLAY.sub(r"\1\2\3", text) if "$$" in text or "\\[" in text else text
+
+
 def _extract_bare(text: str, choices: Sequence[str] | None) -> Extraction:
     """The answer of a text without tag, box and announcement."""
-    lines = [line.strip() for line in _BROKEN_DISPLAY.sub(r"\1\2\3", text).splitlines() if line.strip()]
+    lines = [line.strip() for line in _join_display(text).splitlines() if line.strip()]
     if len(lines) == 1 and len(lines[0]) <= 200:
         settled = drop_denied(lines[0], letters=bool(choices), words=bool(choices))
         denied = settled != lines[0] and not is_refusal(lines[0]) and not denies_in_options(choices)

@@ -81,10 +81,16 @@ def find_final_turn(response: str) -> str | None:
         text = _find_final_channel(response)
     if text is None:
         return None
-    if "~~" in text or "cancel" in text or "</s" in text or "</del>" in text or "\\s" in text:
+    has_tag = "<" in text
+    if "~~" in text or has_tag and ("</s" in text or "</del>" in text) or _has_struck(text):
         text = text if _SEQUENCE.fullmatch(text) else _STRUCK.sub(" ", text)
-    text = _read_marks(text)
+    text = _read_marks(text) if has_tag or "[" in text or "◁" in text else text
     return None if text is None else _cut_at_turn_line(text)
+
+
+def _has_struck(text: str) -> bool:
+    """Whether a LaTeX command may strike out a part of a text."""
+    return "\\" in text and ("cancel" in text or "\\s" in text)
 
 
 def drop_emphasis(text: str) -> str:

@@ -46,6 +46,7 @@ def _decide(same: bool, rule: str, why: str) -> Grade:
     return Grade(Verdict.CORRECT if same else Verdict.WRONG, rule, why)
 
 
+_SHORT = 300
 _ONE_CAPITAL = re.compile("[A-Z]")
 
 
@@ -54,7 +55,8 @@ def grade_answer(
 ) -> Grade:
     """The grade of one extracted answer; `pending` where typed comparison cannot decide."""
     if choices:
-        grade = _grade_choice(gold, answer, tuple(map(str, choices)), answer_type)
+        grade_choice = _grade_choice if len(answer) <= _SHORT else _grade_choice.__wrapped__
+        grade = grade_choice(gold, answer, tuple(map(str, choices)), answer_type)
         if grade is not None:
             return grade
     elif _ONE_CAPITAL.fullmatch(gold.strip()):
@@ -66,6 +68,7 @@ def grade_answer(
     return _grade_without_options(gold, answer, answer_type)
 
 
+@lru_cache(maxsize=8192)
 def _grade_choice(gold: str, answer: str, choices: tuple[str, ...], answer_type: str | None) -> Grade | None:
     """The grade of a multiple-choice answer; None if the gold answer is none of the options."""
     options = _cached_options(choices)
@@ -92,6 +95,17 @@ def _cached_options(choices: tuple[str, ...]) -> Options:
 
 
 def _grade_without_options(gold: str, answer: str, answer_type: str | None) -> Grade:
+    """The grade of an answer without options, remembered if it is short: a group's answers are often one."""
+    grade = _grade_short if len(gold) + len(answer) <= _SHORT else _grade_text
+    return grade(gold, answer, answer_type)
+
+
+@lru_cache(maxsize=8192)
+def _grade_short(gold: str, answer: str, answer_type: str | None) -> Grade:
+    return _grade_text(gold, answer, answer_type)
+
+
+def _grade_text(gold: str, answer: str, answer_type: str | None) -> Grade:
     """The grade of an answer without options: by the text itself, as yes or no, as mathematics, as words."""
     if gold == answer or clean(gold) == clean(answer):
         return _decide(True, "text", "the same text")

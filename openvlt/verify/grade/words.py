@@ -76,15 +76,30 @@ def _read_meaning(text: str) -> str:
     return read_phrase(clean(text)) or use_synonym(fold(text))
 
 
+_WORDS = re.compile(r"[\w'-]+")
+_WORD_CHAR = re.compile(r"[\w-]")
+
+
+def _find_words(wanted: str, given: str) -> tuple[int, int]:
+    """Where a text holds words as whole words, start and end; (-1, -1) where it doesn't."""
+    start = given.find(wanted)
+    while start >= 0:
+        end = start + len(wanted)
+        if not _WORD_CHAR.match(given, end) and not (start and _WORD_CHAR.match(given, start - 1)):
+            return start, end
+        start = given.find(wanted, start + 1)
+    return -1, -1
+
+
 def _is_longer_form(wanted: str, given: str) -> bool:
     """Whether an answer is the gold words with few others that say nothing: `a scalene triangle`."""
     if len(wanted) <= 2 or wanted not in given or _CHANGING.search(given) and not _CHANGING.search(wanted):
         return False
-    match = re.search(rf"(?<![\w-]){re.escape(wanted)}(?![\w-])", given)
-    if match is None:
+    start, end = _find_words(wanted, given)
+    if start < 0:
         return False
-    added = re.findall(r"[\w'-]+", given[: match.start()] + " " + given[match.end() :])
-    is_sentence = len(wanted.split()) > 2 and not given[match.end() :].strip()
+    added = _WORDS.findall(given[:start] + " " + given[end:])
+    is_sentence = len(wanted.split()) > 2 and not given[end:].strip()
     return 0 < len(added) <= 4 and (is_sentence or all(word in _FILLERS for word in added))
 
 

@@ -159,9 +159,14 @@ def _read_number_word(text: str) -> Fraction | None:
     return _read_english(words.removeprefix("an ").replace("-", " ").split())
 
 
+_ENDINGS = frozenset(word[-2:] for word in (*_ORDINALS, "st", "nd", "rd", "th"))
+
+
 def read_ordinal(text: str) -> int | None:
     """The place that `third`, `the twenty-first`, `3rd` or `第三` names; else None."""
     text = text.strip().lower().removeprefix("the ")
+    if text[-2:] not in _ENDINGS and not text.startswith("第") and "^" not in text:
+        return None
     match = re.fullmatch(r"(\d{1,9})(?:st|nd|rd|th|\s?\^\{?\s*(?:st|nd|rd|th)\s*\}?)|第(.{1,12})", text)
     if match and match[1]:
         return int(match[1])

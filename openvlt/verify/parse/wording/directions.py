@@ -50,19 +50,24 @@ _DIRECTED = (
     ),
 )
 _HAS_DIRECTION = re.compile(rf"(?<![a-z])(?:{_WORDS})(?![a-z])", re.IGNORECASE)
+_WORD = re.compile(r"[a-z]+(?:-[a-z]+)?")
 _BELOW_ZERO = re.compile(r"(.+?) (above|below) (?:zero|sea level|freezing)|(零[上下])(.+)", re.IGNORECASE)
 
 
 def read_directed(text: str, read: ReadQuantity) -> Quantity | None:
     """A quantity with a word for its direction; None if the text has none that can be read."""
-    match = _BELOW_ZERO.fullmatch(text)
+    match = (
+        _BELOW_ZERO.fullmatch(text) if text.endswith(("zero", "level", "freezing")) or "零" in text else None
+    )
     if match:
         inner = read(match[1] or match[4])
         down = (match[2] or "").lower() == "below" or match[3] == "零下"
         if inner.value is None:
             return None
         return replace(inner, node=("num", -inner.value), value=-inner.value) if down else inner
-    if not _HAS_DIRECTION.search(text):
+    if DIRECTIONS.keys().isdisjoint(_WORD.findall(text.lower())) and (
+        text.isascii() or not _HAS_DIRECTION.search(text)
+    ):
         return None
     for pattern, word, rest in ((_DIRECTED[0], 1, 2), (_DIRECTED[1], 2, 1)):
         match = pattern.fullmatch(text)

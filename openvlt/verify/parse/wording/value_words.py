@@ -105,6 +105,19 @@ _ANY = re.compile(
     r"multiplied by|divided by|over|choose|reversed|inverted|negated)\b",
     re.IGNORECASE,
 )
+_OPERATORS = frozenset(
+    word
+    for name in (
+        *_EXPONENTS,
+        *_CALLS,
+        *_FACTORS,
+        *_AFTER,
+        *_SEVERAL,
+        *(word for row in _INFIX for word in row),
+    )
+    for word in name.split()
+) | {"of", "reversed", "inverted", "negated"}
+_WORD = re.compile(r"[a-z]+")
 _CHANGED = re.compile(
     rf"\b(?:half|double|twice|triple|thrice|quadruple) {_NUMBER}|"
     rf"(?<![\w.])\d[\d.,]*\)?\$? (?:{'|'.join(_AFTER)}|reversed|inverted|negated)\b",
@@ -129,7 +142,8 @@ def apply_value_words(text: str, read: ReadQuantity) -> Quantity | None:
 
     Raises Unreadable for a word beside a number that the tables don't have.
     """
-    if len(text) > _LONGEST or not _ANY.search(text) or read_number_word(text) is not None:
+    is_plain = _OPERATORS.isdisjoint(_WORD.findall(text.lower()))
+    if is_plain or len(text) > _LONGEST or not _ANY.search(text) or read_number_word(text) is not None:
         return None
     try:
         found = _apply_words(text, read)
