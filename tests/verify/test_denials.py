@@ -24,7 +24,7 @@ from openvlt.verify.denials import drop_denied, lower_case, tidy
         ("It is 9, which is not prime.", "It is 9, which is not prime."),
         ("42? No, 24.", "24."),
         ("I changed my answer from 42 to 24.", "it is 24."),
-        ("5 more than 24 is 29", "5 is 29"),
+        ("5 more than 24 is 29", "5 more than 24 is 29"),
         ("After simplification we obtain 24.", "After simplification we obtain 24."),
         ("The apple is not red.", "The apple is not red."),
         ("It's not a square but a rhombus.", "It's a rhombus."),

@@ -16,6 +16,7 @@ _FIELDS = (
 )
 """Names of answer fields with spaces for `_` and `-`; the second kind counts where the first is missing."""
 _BACKSLASH = re.compile(r"\\(?:[\"\\/]|u[0-9a-fA-F]{4})|\\")
+_OBJECT = re.compile(r"\{\s{0,9}[\"']")
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 _MOST_OBJECTS = 20
 
@@ -27,7 +28,7 @@ def find_json_answer(text: str) -> str | None:
 
     Numbers keep their digits. Backslashes of LaTeX may be single, quotes may be Python's.
     """
-    if "}" not in text or not ('"' in text or "'" in text):
+    if "}" not in text or not _OBJECT.search(text):
         return None
     text = _BACKSLASH.sub(lambda m: m.group() if len(m.group()) > 1 else "\\\\", text)
     if '"' not in text:

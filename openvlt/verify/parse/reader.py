@@ -93,6 +93,8 @@ _BUILDER = re.compile(
 )
 
 
+_WORD, _MOST_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}"), 14
+"""A text with more words than the longest number in words is prose."""
 _STRUCTURED = re.compile(r"[=<>;:]|\\(?:cup|in|le|ge|pm)|\bor\b|, ")
 
 
@@ -100,6 +102,8 @@ def read_answer(text: str, *, units: bool = True) -> Value:
     """The value of an answer text, `Words` if it isn't mathematics. `units=False`: letters are symbols."""
     if len(text) > MAX_ANSWER_CHARS:
         return Words(text[:MAX_ANSWER_CHARS])
+    if len(text) > _MOST_WORDS * 4 and len(_WORD.findall(text)) > _MOST_WORDS:
+        return Words(clean(text))
     return _read_short(text, units) if len(text) <= 300 else _read(_respell(text), units, 0)
 
 

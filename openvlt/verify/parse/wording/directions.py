@@ -57,7 +57,9 @@ _BELOW_ZERO = re.compile(r"(.+?) (above|below) (?:zero|sea level|freezing)|(零[
 def read_directed(text: str, read: ReadQuantity) -> Quantity | None:
     """A quantity with a word for its direction; None if the text has none that can be read."""
     match = (
-        _BELOW_ZERO.fullmatch(text) if text.endswith(("zero", "level", "freezing")) or "零" in text else None
+        _BELOW_ZERO.fullmatch(text)
+        if text.lower().endswith(("zero", "level", "freezing")) or "零" in text
+        else None
     )
     if match:
         inner = read(match[1] or match[4])
