@@ -200,7 +200,7 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "words"), BAD, ids=[repr(value)[:40] for value, _ in BAD])
+@pytest.mark.parametrize(("value", "words"), BAD, ids=[words[:40] for _, words in BAD])
 def test_a_term_that_breaks_its_contract_is_named(value, words):
     terms = {"accuracy": Accuracy(), "mine": lambda rollouts, services: value}
     with pytest.raises(UserError) as error:

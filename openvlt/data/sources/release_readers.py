@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from openvlt.data.rows.cells import Row, is_missing
-from openvlt.data.rows.conversations import read_conversation as read_conversation
+from openvlt.data.rows.conversations import read_conversation
 from openvlt.data.sources.releases import ReleaseRows, convert_rows, letter, load_json, with_hint, yes_or_no
 from openvlt.errors import UserError
+
+conversation = read_conversation  # for `data.convert`, beside the other readers
 
 
 def figureqa(folder: Path, split: str) -> ReleaseRows:

@@ -313,8 +313,8 @@ SAID = [
         (release_readers.read_indexed_choice, {"image": 1, "question": "Which?", "choices": ["a", "b"], "answer": 1, "hint": "Read."}, ("Read.\nWhich?", "B", ("a", "b"))),
         (partial(release_readers.read_indexed_choice, choices="options"), {"image": 1, "question": "Which?", "options": ["a", "b"], "answer": "0"}, ("Which?", "A", ("a", "b"))),
         (release_readers.majority_answer, {"question_id": "7", "image": 1, "question": "What?", "answers": ["can", "soda", "soda"]}, ("What?", "soda", None)),
-        (release_readers.read_conversation, {"messages": SAID, "images": 1}, ("How many?", "3", None)),
-        (release_readers.read_conversation, {"conversations": [{"from": "human", "value": SAID[0]["content"]}, {"from": "gpt", "value": SAID[1]["content"]}], "image": 1}, ("How many?", "3", None)),
+        (release_readers.conversation, {"messages": SAID, "images": 1}, ("How many?", "3", None)),
+        (release_readers.conversation, {"conversations": [{"from": "human", "value": SAID[0]["content"]}, {"from": "gpt", "value": SAID[1]["content"]}], "image": 1}, ("How many?", "3", None)),
     ],
 )  # fmt: skip
 def test_a_local_folder_of_the_hubs_schema(hub, convert, row, expected):
