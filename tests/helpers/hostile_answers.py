@@ -22,6 +22,7 @@ def inputs(canary: str) -> Iterator[tuple[str, str, str]]:
         marks,
         objects,
         denials,
+        forms,
     ):
         yield from ((f"{kind.__name__}-{index}", gold, text) for index, (gold, text) in enumerate(kind()))
     yield from ((f"code-{index}", "12", text) for index, text in enumerate(code(canary)))
@@ -482,6 +483,31 @@ def denials() -> Iterator[tuple[str, str]]:
     ):
         yield "12", words * (30_000 // len(words)) + "12"
         yield "yes", f"<answer>{words * (1_900 // len(words))}</answer>"
+
+
+def forms() -> Iterator[tuple[str, str]]:
+    """Sentences that seem to end in a date, an order, a figure or a direction, again and again."""
+    for gold, words in (
+        ("a=3, b=5", "a = 3 and "),
+        ("5 km north", "It is 5 km, directed to the "),
+        ("5 km north", "5 km north "),
+        ("B > A > C", "abc: A < "),
+        ("3:45", "half past "),
+        ("March 5, 2021", "5 March "),
+        (r"\angle ABC", r"\angle ABC "),
+        (r"AB \parallel CD", "AB is parallel to "),
+        (r"\triangle ABC \sim \triangle DEF", "ABC ~ "),
+        (r"\{1,2\}", r"A \cup "),
+        ("0x2F", "0xF"),
+        ("1.5 kΩ", r"5 k\Omega "),
+        ("1:50000", "1 : 50 000 "),
+        ("12", "one dozen "),
+    ):
+        for size in (190, 1_900, 18_000):
+            yield gold, words * (size // len(words)) + "."
+            yield gold, f"<answer>{words * (min(size, 1_900) // len(words))}</answer>"
+    yield "5 km north", "It is 5 km" + " " * 15_000 + "x"
+    yield "12", "In " + "a " * 9_000 + ": $12$"
 
 
 def code(canary: str) -> Iterator[str]:

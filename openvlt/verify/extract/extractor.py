@@ -201,6 +201,12 @@ def _outermost_spans(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, 
 _BROKEN_DISPLAY = re.compile(r"(?m)^[ \t]*(\$\$|\\\[)[ \t]*\n\s*([^\n$]{1,300}?)[ \t]*\n[ \t]*(\$\$|\\\])")
 
 
+_HEADING = re.compile(
+    r"(?:In|As|So|Thus|Hence|Therefore)[ ,][a-z -]{2,60}:\s+(?=(?:\$[^$]+\$|\\\([^$]+\\\))[.\s]*$)"
+)
+"""`In standard form:` before nothing but a formula."""
+
+
 def _join_display(text: str) -> str:
     """The text with each displayed formula on one line."""
     return _BROKEN_DISPLAY.sub(r"\1\2\3", text) if "$$" in text or "\\[" in text else text
@@ -216,6 +222,9 @@ def _extract_bare(text: str, choices: Sequence[str] | None) -> Extraction:
             return Extraction(None, "the claim is denied")
         if denied and _is_bare_answer(tidy(settled), choices) and says_something(settled):
             return Extraction(tidy(settled), "bare answer")
+    heading = _HEADING.match(lines[0]) if len(lines) == 1 else None
+    if heading:
+        lines = [lines[0][heading.end() :]]
     if len(lines) == 1 and len(lines[0]) <= 200 and _is_bare_answer(lines[0], choices):
         return Extraction(lines[0], "bare answer")
     answer, rule = find_conclusion(lines, choices)

@@ -8,12 +8,13 @@ from itertools import islice
 
 from openvlt.verify.denials import drop_denied
 from openvlt.verify.extract import patterns as p
+from openvlt.verify.extract.forms import find_direction, find_form
 from openvlt.verify.extract.yes_no import begins_with_truth
 from openvlt.verify.parse.number_words import COUNT
 
 _NUMBER = (
     r"(?:[$€£¥]\s?)?-?(?:\d{1,3} \d{1,2}/\d{1,3}|"
-    r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
+    r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\s?:\s?\d{1,3}(?: \d{3})+(?!\d)|\d+(?:\.\d+)?\s?:\s?\d+(?:\.\d+)?|"
     r"\d+\s+out\s+of\s+\d+|√\d+|\d+(?:\.\d+)?|\.\d+)"
     r"(?:\s*(?:/\s*\d+|\\?%|°|percent\b)|\s?(?:π|pi\b|√\d+))?"
     r"(?:\s*[×x]\s*10(?:\^?\{?-?\d+\}?|⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))?"
@@ -58,7 +59,7 @@ _TWO_CLAIMS = re.compile(rf"{_IS_NUMBER}[^;]{{0,40}}?\sand\s[^;]{{0,60}}?{_IS_NU
 _ALTERNATIVE = re.compile(r"[^.;=]{0,20}\s(?:or|to)\s+\S*\d|[\u4e00-\u9fff]{0,4}(?:或|至|到|~)\s*\d")
 _UNIT_AFTER = re.compile(
     r"\s?(?!(?:to|for|on|in|of|at|by|from|is|are|was|were|and|or|than|more|less|fewer|the|that|which|while|"
-    r"when|as|but|so|if|after|before|with)\b)(?:[A-Za-z°%]+(?:/[a-z]+)?(?:\s?\^?[23])?|"
+    r"when|as|but|so|if|after|before|with)\b)(?:[A-Za-z°%Ωμµ]+(?:/[a-z]+)?(?:\s?\^?[23])?|"
     r"[\u4e00-\u9fff]{1,4})(?=[\s.,:;)。，]|$)"
 )
 
@@ -117,13 +118,15 @@ def find_value(sentence: str) -> str | None:
     named = _NAMED_ANSWER.search(sentence)
     if named:
         return named[1] or named[2]
-    value = _find_value(sentence)
-    if value is None or value == sentence:
+    form = None if begins_with_truth(sentence) else find_form(sentence)
+    value = form or _find_value(sentence)
+    if value is None or value == sentence or form:
         return value
     at = sentence.rfind(value)
     before = _CHANGES_NEXT.search(sentence, max(0, at - 60), max(at, 0))
     after = _CHANGES_LAST.match(sentence, at + len(value)) if at >= 0 else None
-    return (before[0] if before else "") + value + (after[0] if after else "")
+    direction = find_direction(sentence[at + len(value) :]) if at >= 0 else ""
+    return (before[0] if before else "") + value + (after[0] if after else direction)
 
 
 def _find_value(sentence: str) -> str | None:
@@ -132,9 +135,9 @@ def _find_value(sentence: str) -> str | None:
     if p.OTHERWISE.search(sentence):
         return None
     sentence = _TAKEN_BACK.sub("", cut_reasons(" ".join(_BETWEEN.sub(" ", drop_denied(sentence)).split())))
-    spans = _MATH_SPAN.findall(sentence)
+    spans = [span for span in _MATH_SPAN.findall(sentence) if _HAS_CONTENT.search(span[1:-1])]
     elsewhere = _NUMBERS.search(_MATH_SPAN.sub(" ", sentence))
-    if len(spans) == 1 and not elsewhere and _HAS_CONTENT.search(spans[0][1:-1]):
+    if len(spans) == 1 and not elsewhere:
         return spans[0]
     marker = list(p.CONCLUSION.finditer(sentence))
     if marker and marker[-1].start() > 0 and (value := _find_value(sentence[marker[-1].end() :])) is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
+from openvlt.verify.grade.figures import compare_figures
 from openvlt.verify.parse.normalize import clean
 from openvlt.verify.parse.wording.chemistry import is_formula, read_formula, read_reaction
 from openvlt.verify.parse.wording.dates import read_clock, read_date
@@ -17,8 +18,6 @@ _CLOCK_SIGN = re.compile(
 _DATE_SIGN = re.compile(
     r"\d{4}|[日号]|\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.IGNORECASE
 )
-_VECTOR = re.compile(r"\$*\s*\\(?:overrightarrow|vec)\s*\{\s*([A-Z]{2})\s*\}\s*\$*")  # AB isn't BA
-_POINTS = re.compile(r"(?<![A-Za-z])[A-Z]{2}(?![A-Za-z])")
 _SUBJECT = re.compile(
     r".*(?:\b(?:is|are|was|be|formula|date|time)\b:?|[:是为])\s*", re.DOTALL | re.IGNORECASE
 )
@@ -31,10 +30,9 @@ def compare_notations(gold: str, answer: str) -> tuple[bool, str] | None:
     """Whether gold and answer are the same formula, reaction, date or time, and which of these; else None."""
     if len(gold) > _LONGEST:
         return None
-    vector = _VECTOR.fullmatch(gold.strip())
-    if vector:
-        named = _POINTS.findall(answer[-_LONGEST:])
-        return named[-1:] == [vector[1]], "vector"
+    figure = compare_figures(gold, answer)
+    if figure is not None:
+        return figure, "figure"
     kind = _find_kind(gold)
     if kind == "formula":
         given = _read(read_formula, answer) or frozenset()

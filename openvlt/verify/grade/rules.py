@@ -10,6 +10,7 @@ from functools import lru_cache
 from openvlt.types import Verdict
 from openvlt.verify.extract.sentence import cut_reasons, find_value
 from openvlt.verify.extract.yes_no import read_truth
+from openvlt.verify.grade.figures import is_figure
 from openvlt.verify.grade.notations import compare_notations
 from openvlt.verify.grade.typed import compare_values
 from openvlt.verify.grade.words import (
@@ -63,7 +64,7 @@ def grade_answer(
         letter = find_letter(answer)
         if letter is not None:
             return _decide(letter.upper() == gold.strip(), "letter", f"option {letter}")
-    elif (wanted := letter_set(gold)) and (given := letter_set(answer)):
+    elif (wanted := letter_set(gold)) and not is_figure(gold) and (given := letter_set(answer)):
         return _decide(wanted == given, "letters", f"options {''.join(sorted(given))}")
     return _grade_without_options(gold, answer, answer_type)
 
@@ -107,7 +108,7 @@ def _grade_short(gold: str, answer: str, answer_type: str | None) -> Grade:
 
 def _grade_text(gold: str, answer: str, answer_type: str | None) -> Grade:
     """The grade of an answer without options: by the text itself, as yes or no, as mathematics, as words."""
-    if gold == answer or clean(gold) == clean(answer):
+    if gold == answer or clean(gold) == clean(answer) and not is_figure(gold):  # a vector is no segment
         return _decide(True, "text", "the same text")
     truth = YES_NO.get(fold(gold)) if len(fold(gold)) > 1 or not fold(gold).isascii() else None
     if truth is not None:

@@ -101,6 +101,7 @@ _CHARS = {
     "θ": r"\theta ",
     "λ": r"\lambda ",
     "μ": r"\mu ",
+    "µ": r"\mu ",
     "ρ": r"\rho ",
     "σ": r"\sigma ",
     "τ": r"\tau ",

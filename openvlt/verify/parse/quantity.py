@@ -89,7 +89,7 @@ def read_quantity(text: str, *, units: bool = True) -> Quantity:
         if not count:
             break
     text = _MINUS.sub("-", text)
-    if units and (" " in text or "_" in text or not text.isascii()):
+    if units and (" " in text or "_" in text or text[:1] == "0" or not text.isascii()):
         found = (
             read_directed(text, read_quantity) or apply_value_words(text, read_quantity) or read_based(text)
         )

@@ -95,6 +95,10 @@ _BUILDER = re.compile(
 
 _WORD, _MOST_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}"), 14
 """A text with more words than the longest number in words is prose."""
+_NAMED_SET = re.compile(
+    r"\(?((?:[A-Z]'?\s*(?:\\(?:cup|cap|setminus|backslash|triangle)(?![A-Za-z])|-)\s*){1,3}[A-Z]'?)\)?\s*=(?!=)"
+)
+"""What stands before a set's value: `A \\cup B =`."""
 _STRUCTURED = re.compile(r"[=<>;:]|\\(?:cup|in|le|ge|pm)|\bor\b|, ")
 
 
@@ -153,6 +157,9 @@ def _read_structure(text: str, units: bool, level: int) -> Value:
             return read_quantity(text, units=units)
     except Unreadable:
         pass
+    if "=" in text and (named := _NAMED_SET.match(text)) and text[named.end() :].lstrip()[:1] in ("\\", "{"):
+        value = _read(text[named.end() :].strip(), units, level + 1)
+        return Relation("=", None, None, "".join(named[1].split()), value)
     cuts = find_cuts(text)
     if len({cut[2] for cut in cuts} & {",", ";"}) == 2:  # p=5, q=2; p=7, q=2
         return _read_group(split_at(text, [cut for cut in cuts if cut[2] == ";"]), "", ",", units, level)

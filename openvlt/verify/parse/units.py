@@ -86,6 +86,22 @@ _PREFIXES = {
     "n": Fraction(1, 10**9),
     "p": Fraction(1, 10**12),
 }
+_WORD_PREFIXES = {
+    "kilo": Fraction(1000),
+    "mega": Fraction(10**6),
+    "giga": Fraction(10**9),
+    "centi": Fraction(1, 100),
+    "milli": Fraction(1, 1000),
+    "micro": Fraction(1, 10**6),
+    "nano": Fraction(1, 10**9),
+    "pico": Fraction(1, 10**12),
+    "kil": Fraction(1000),  # kilohm
+    "meg": Fraction(10**6),
+}
+_PREFIXED_WORDS = frozenset(
+    "meter metre gram second liter litre hertz newton joule calorie watt pascal coulomb amp ampere volt ohm "
+    "farad tesla mole".split()
+)
 # Derived dimensions by base dimensions, so that litres compare with cubic metres and newtons with kg·m/s².
 _DERIVED = {
     "volume": (Fraction(1, 1000), {"length": 3}),
@@ -136,6 +152,8 @@ def _build_table() -> dict[str, Unit]:
         base = _PI / 180 if size == "DEG" else Fraction(size)
         for name in names.split():
             prefixes = _PREFIXES if name.startswith("~") else {"": Fraction(1)}
+            if name.removeprefix("~").removesuffix("s") in _PREFIXED_WORDS or name == "hertz":
+                prefixes = prefixes | _WORD_PREFIXES
             for prefix, factor in prefixes.items():
                 table.setdefault(prefix + name.removeprefix("~"), _make_unit(dimension, base * factor))
     return table
@@ -148,7 +166,7 @@ _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "平方": 2, "立方
 _CHINESE = "|".join(sorted((n for n in UNITS if "\u4e00" <= n[0] <= "\u9fff"), key=len, reverse=True))
 _PIECE = re.compile(
     r"(?P<join>/|per\b|每)|(?P<pre>square\b|sq\b\.?|cubic\b|平方|立方)\s*(?=\S)|\\cdot|\\times|[\s*]+|"
-    rf"(?P<name>\^\s*\{{?\s*\\circ\s*\}}?\s*[CF]?(?![A-Za-z])|\\(?:mu\s*|Omega|\$)[A-Za-z]*|[A-Za-zμ]+\$?\.?|"
+    rf"(?P<name>\^\s*\{{?\s*\\circ\s*\}}?\s*[CF]?(?![A-Za-z])|(?:\\mu\s*|[A-Za-z])?\\Omega|\\(?:mu\s*|\$)[A-Za-z]*|[A-Za-zμ]+\$?\.?|"
     rf"{_CHINESE}|[$€£¥₹¢\"])"
     r"(?:\s*(?P<exp>\^\s*\{\s*-?\d\s*\}|\^\s*-?\d(?!\d)|squared\b|cubed\b|(?<=m)[23](?!\d)))?",
     re.IGNORECASE,

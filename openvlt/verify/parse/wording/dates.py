@@ -51,7 +51,7 @@ _MONTH = "|".join(
 )
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _WEEKDAY = rf"(?:(?:{'|'.join(WEEKDAYS)}),?\s+)?"
-_DATES = (
+DATE_PATTERNS = (
     re.compile(
         rf"{_WEEKDAY}(?P<month>{_MONTH})\.?\s+(?P<day>{_DAY})(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE
     ),
@@ -136,7 +136,7 @@ def read_date(text: str) -> Date | None:
     if len(text) > _LONGEST:
         return None
     text = _OPENING.sub("", text).strip(" .")
-    for pattern in _DATES:
+    for pattern in DATE_PATTERNS:
         match = pattern.fullmatch(text)
         if match:
             name = match["month"].lower()

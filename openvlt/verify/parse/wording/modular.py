@@ -21,6 +21,7 @@ _BASED = re.compile(
     rf"\(?([0-9][0-9A-Fa-f]{{0,199}})\)?\s*(?:_\s*\{{?\s*({_BASE})\s*\}}?|"
     rf"[,(]?\s*(?:in )?(?:base[ -]?({_BASE})|(binary|octal|decimal|hex|hexadecimal))\s*\)?)"
 )
+_PREFIXED = re.compile(r"(0x[0-9A-F]{1,60}|0b[01]{1,200}|0o[0-7]{1,80})", re.IGNORECASE)
 _CONGRUENCE = re.compile(
     r"(?:([A-Za-z])\s*(?:\\equiv|=)\s*)?(-?\d{1,40})\s*,?\s*\(?\s*\\?[pb]?mod(?:ulo)?\s*\{?\s*(\d{1,40})\s*\}?\s*\)?"
 )
@@ -28,6 +29,10 @@ _CONGRUENCE = re.compile(
 
 def read_based(text: str) -> Quantity | None:
     """A number with the base of its digits: `52_8`, `(1011)_2`, `1F in base 16`; None for other texts."""
+    prefixed = _PREFIXED.fullmatch(text)
+    if prefixed:
+        value = Fraction(int(prefixed[1], 0))
+        return Quantity(("num", value), value, base={"x": 16, "o": 8, "b": 2}[text[1].lower()])
     match = _BASED.fullmatch(text)
     if match is None:
         return None
