@@ -125,7 +125,7 @@ def find_value(sentence: str) -> str | None:
     at = sentence.rfind(value)
     before = _CHANGES_NEXT.search(sentence, max(0, at - 60), max(at, 0))
     after = _CHANGES_LAST.match(sentence, at + len(value)) if at >= 0 else None
-    direction = find_direction(sentence[at + len(value) :]) if at >= 0 else ""
+    direction = find_direction(sentence[:at], sentence[at + len(value) :]) if at >= 0 else ""
     return (before[0] if before else "") + value + (after[0] if after else direction)
 
 

@@ -22,6 +22,7 @@ _SUBJECT = re.compile(
     r".*(?:\b(?:is|are|was|be|formula|date|time)\b:?|[:是为])\s*", re.DOTALL | re.IGNORECASE
 )
 _REMARK = re.compile(r"\s*\([a-z][a-z -]*\)\s*$")
+_ORDER = re.compile(r"[A-Za-z](?:[<>][A-Za-z]){2,20}")
 _LONGEST = 200
 T = TypeVar("T")
 
@@ -33,6 +34,10 @@ def compare_notations(gold: str, answer: str) -> tuple[bool, str] | None:
     figure = compare_figures(gold, answer)
     if figure is not None:
         return figure, "figure"
+    order = _read_order(gold) if "<" in gold or ">" in gold or "\\lt" in gold or "\\gt" in gold else None
+    if order is not None:
+        given = _read_order(answer)
+        return None if given is None else (order == given, "order")
     kind = _find_kind(gold)
     if kind == "formula":
         given = _read(read_formula, answer) or frozenset()
@@ -41,8 +46,8 @@ def compare_notations(gold: str, answer: str) -> tuple[bool, str] | None:
         return read_reaction(clean(gold)) == _read(read_reaction, answer), kind
     if kind == "date":
         wanted, day = read_date(clean(gold)), _read(read_date, answer)
-        if wanted is None or day is None:
-            return None
+        if wanted is None or day is None:  # "14" names no month
+            return (False, kind) if clean(answer).isdecimal() else None
         pairs = ((wanted.year, day.year), (wanted.month, day.month), (wanted.day, day.day))
         return all(a is None or a == b for a, b in pairs), kind
     if kind == "time":
@@ -51,6 +56,15 @@ def compare_notations(gold: str, answer: str) -> tuple[bool, str] | None:
             return None  # a ratio
         return bool(clock.minutes & other.minutes), kind
     return None
+
+
+def _read_order(text: str) -> tuple[str, ...] | None:
+    """The names of an order of letters from the smallest on, `C < A < B` or `B > A > C`; None for others."""
+    text = clean(text[:_LONGEST]).replace("\\lt", "<").replace("\\gt", ">").replace(" ", "")
+    if not _ORDER.fullmatch(text) or "<" in text and ">" in text:
+        return None
+    names = tuple(re.split("[<>]", text))
+    return names if "<" in text else names[::-1]
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,7 @@ from openvlt.verify.options import Options, find_letter, letter_set
 from openvlt.verify.parse.answer import Group, Quantity, Range, Relation, Value, Words
 from openvlt.verify.parse.expression import symbols
 from openvlt.verify.parse.normalize import clean, fold
-from openvlt.verify.parse.number_words import YES_NO
+from openvlt.verify.parse.number_words import YES_NO, read_ordinal
 from openvlt.verify.parse.reader import read_answer
 from openvlt.verify.parse.wording.value_words import changes_value
 
@@ -129,6 +129,8 @@ def _grade_text(gold: str, answer: str, answer_type: str | None) -> Grade:
         return _decide(same, "words", why)
     if isinstance(given, Words):
         given = _read_predicate(claim)
+    if isinstance(given, Quantity) and given.unit and read_ordinal(gold) is not None:
+        return _decide(False, "ordinal", "an amount is no place")
     same = compare_values(wanted, given, ordered=answer_type == "list")
     if not same and isinstance(wanted, Group):
         words = [item.text for item in wanted.items if isinstance(item, Words)]

@@ -18,7 +18,7 @@ _BASES = {
 } | {"binary": 2, "octal": 8, "decimal": 10, "hex": 16, "hexadecimal": 16}
 _BASE = rf"\d{{1,2}}|{'|'.join(sorted(_BASES, key=len, reverse=True))}"
 _BASED = re.compile(
-    rf"\(?([0-9][0-9A-Fa-f]{{0,199}})\)?\s*(?:_\s*\{{?\s*({_BASE})\s*\}}?|"
+    rf"\(?([0-9][0-9A-Fa-f]{{0,199}}|[A-F][0-9A-F]{{1,60}}(?=\)?\s*_\s*\{{?\s*16))\)?\s*(?:_\s*\{{?\s*({_BASE})\s*\}}?|"
     rf"[,(]?\s*(?:in )?(?:base[ -]?({_BASE})|(binary|octal|decimal|hex|hexadecimal))\s*\)?)"
 )
 _PREFIXED = re.compile(r"(0x[0-9A-F]{1,60}|0b[01]{1,200}|0o[0-7]{1,80})", re.IGNORECASE)
