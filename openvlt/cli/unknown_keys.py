@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,19 @@ def _new_name(key: str) -> str | None:
 
 def _files_with(key: str) -> list[str]:
     """The files of the setting's group that have it; those first that leave something to the user."""
-    group, _, rest = key.partition(".")
-    word = rest.partition(".")[0]
-    found = {file: words for file, words in _files_of(group).items() if word in words}
-    return sorted((file.stem for file in found), key=lambda name: "???" not in _read(group, name))
+    group, _, path = key.partition(".")
+    found = [file.stem for file in _files_of(group) if path and _holds(file, path.split("."))]
+    return sorted(found, key=lambda name: "???" not in _read(group, name))
+
+
+def _holds(file: Path, path: Sequence[str]) -> bool:
+    """Whether a settings file writes out a setting."""
+    node: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    for word in path:
+        if not isinstance(node, dict) or word not in node:
+            return False
+        node = node[word]
+    return True
 
 
 def _files_of(group: str) -> dict[Path, list[str]]:

@@ -80,7 +80,7 @@ def train_grpo(
 def _warn_once(metrics: Mapping[str, Any], told: set[str], where: str) -> None:
     """Prints what the numbers of a rollout batch show and `told` doesn't hold yet, on the main rank."""
     fresh = {rule: text for rule, text in rollout_findings(metrics).items() if rule not in told}
-    told |= fresh.keys()
+    told.update(fresh)
     if distributed.is_main():
         for sentence in fresh.values():
             print(f"warning: {where}: {sentence}", flush=True)

@@ -184,7 +184,7 @@ def test_a_request_to_stop_while_the_base_is_made_ends_quietly(cli: Cli, tmp_pat
         f"paths.cache={tmp_path}",
     ]
     sizes = [word for word in MODEL if word != "model.training=null"]
-    pause = (tmp_path, "*/training/metrics.csv", 3)
+    pause = (tmp_path, "*-training-*/metrics.csv", 3)
     started = cli.start("distill.py", *words, *sizes, "model=tiny", pause=pause)
     done = started.at_pause().end_by(signal.SIGTERM, everyone=True)
     assert done.status == 130 and "Traceback" not in done.err, done.err

@@ -99,7 +99,7 @@ def test_every_stage_has_a_record_with_its_interval(iter1: Path) -> None:
             )
             assert len((next(iter1.glob(f"*-{name}")) / "rows.jsonl").read_text().splitlines()) == 24
     assert records["traces1"]["distillation"]["traces"] == 128
-    assert records["sft1"]["training"] == {"steps": 32, "traces": 128, "epochs": 4}
+    assert records["sft1"]["training"] == {"steps": 32, "traces": 128, "epochs": 4, "findings": []}
     assert records["grpo1"]["training"]["steps"] == 8
 
 

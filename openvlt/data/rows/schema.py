@@ -281,7 +281,9 @@ def read_traces(file: Path | str) -> list[Trace]:
     file, traces = Path(file), []
     for number, row in read_rows(file):
         where = f"{file}, {unit(file)} {number}"
-        response = cell_as_text(row, "response", "response", where)
+        response = row.get("response")
+        if not isinstance(response, str) or not response.strip():  # else as the model wrote it
+            response = cell_as_text(row, "response", "response", where)
         source = row.get("source") or ""
         # the run that wrote these rows had them from rows whose pictures were checked
         problem = to_problem(row, Columns(), root=file.parent, where=where, source=source, anywhere=True)
@@ -291,6 +293,9 @@ def read_traces(file: Path | str) -> list[Trace]:
 
 def check_unique_ids(problems: Sequence[Problem], where: str) -> None:
     """Raises UserError when two problems share an id: results are keyed by it."""
+    ids: set[str] = set()
+    if all(problem.id not in ids and not ids.add(problem.id) for problem in problems):
+        return
     repeated: dict[str, str] = {}
     drop_repeated_ids(problems, repeated)
     for fault in repeated.values():
@@ -300,7 +305,11 @@ def check_unique_ids(problems: Sequence[Problem], where: str) -> None:
 def drop_repeated_ids(problems: Sequence[Problem], skipped: dict[str, str]) -> list[Problem]:
     """The first problem of every id; the others are noted in `skipped` (place -> reason)."""
     first: dict[str, Problem] = {}
-    others = [problem for problem in problems if first.setdefault(problem.id, problem) is not problem]
+    others = []
+    for problem in problems:
+        if problem.id in first:
+            others.append(problem)
+        first.setdefault(problem.id, problem)
     count = len({problem.id for problem in others})
     ids = f"{count} ids occur more than once" if count > 1 else "it is the only such id"
     for number, problem in enumerate(others):
