@@ -32,7 +32,7 @@ SMALL = TinyConfig(
 LONG = ["scripts", "cli/test_config", "verify/test_hostile", "verify/test_properties", "verify/test_pool"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deals the tests out to two workers, the longest groups first, so that neither is left with one at the end.
 
