@@ -216,6 +216,7 @@ def test_two_runs_row_by_row(cli: Cli, rows: Callable[..., Path]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_suite_is_one_table(cli: Cli, picture: Callable[..., str], tmp_path: Path) -> None:
     """Six benchmarks, two rows each, in the schemas of the hub."""
     picture("p.png", size=60)

@@ -74,6 +74,7 @@ def test_a_finished_distillation_adds_nothing(cli: Cli) -> None:
     assert "finished before: nothing to do" in done.out and state(folder) == before
 
 
+@pytest.mark.slow
 def test_a_served_run_goes_on_with_its_own_server(cli: Cli, tmp_path: Path) -> None:
     name, words = (
         "served-on",

@@ -369,6 +369,7 @@ def test_lora_leaves_a_merged_plain_checkpoint(cli: Cli, iter1: Path) -> None:
     assert len(kl) == 3 and kl[0] == pytest.approx(0, abs=1e-6) and kl[-1] > 0
 
 
+@pytest.mark.slow
 def test_a_sweep_of_two_jobs_makes_two_folders(
     cli: Cli, iter1: Path, picture: Callable[..., str], tmp_path: Path
 ) -> None:
