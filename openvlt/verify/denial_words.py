@@ -118,23 +118,39 @@ REVISES = re.compile(
 """`then corrected it to`: the clause before is withdrawn, and what follows is the answer."""
 _KEY_WORDS = frozenset(
     "not never cannot neither nor hardly longer t ne neq wrong incorrect false untrue invalid erroneous "
-    "error errors mistake mistaken mistakes nonsense absurd good impossible unlikely doubtful question "
-    "excluded eliminated rejected refuted out trap distractor too fail fails than unequal instead opposed "
-    "except besides unlike from but deny denies denied reject rejects refuse refuses refused exclude "
-    "excludes eliminate eliminates refute refutes disprove disproves disproved excluding eliminating "
-    "rejecting denying doubt doubts doubted might may could unclear uncertain unsure unknown improbable "
-    "questionable wrongly incorrectly falsely mistakenly erroneously some someone somebody nobody people "
-    "students one you he she they others student friend teacher classmate solver book textbook key "
-    "colleague first initially originally going about tempted least most before after until no nope "
-    "kidding change changed corrected revise revised switch switched update updated fixed amend amended "
-    "whether if misconception myth debatable".split()
+    "error errors mistake mistaken mistakes nonsense absurd impossible unlikely doubtful excluded "
+    "eliminated rejected refuted out trap distractor too fail fails than unequal instead opposed except "
+    "besides unlike deny denies denied reject rejects refuse refuses refused exclude excludes eliminate "
+    "eliminates refute refutes disprove disproves disproved excluding eliminating rejecting denying doubt "
+    "doubts doubted might may could unclear uncertain unsure unknown improbable questionable wrongly "
+    "incorrectly falsely mistakenly erroneously first initially originally going about tempted least most "
+    "before after until no nope kidding change changed corrected revise revised switch switched update "
+    "updated fixed amend amended whether misconception myth debatable".split()
 )
-"""Every denial has one of these words, is in Chinese, or has a sign."""
+_KEY_PAIRS = tuple(
+    (frozenset(one.split()), frozenset(other.split()))
+    for one, other in (
+        (
+            "some someone somebody nobody people noone one students you he she they others student friend "
+            "teacher classmate solver book textbook key colleague",
+            "say says said think thinks thought believe believes claim claims claimed argue argues guess "
+            "guesses answer answers answered suggest suggests choose chooses pick picks select selects",
+        ),
+        ("far apart aside differ differs differed differing different differently difference", "from"),
+        ("everything anything all", "but"),
+        ("if", "were was is had"),
+    )
+)
+"""Every denial has a key word or one of each of a pair, is in Chinese, or has a sign."""
 _WORD, _SIGN = re.compile(r"[a-z]+"), re.compile("[≠❌✗✘\u4e00-\u9fff]")
 
 
 def may_deny(lower: str) -> bool:
     """Whether a lower-case text has a word or sign that every denial has one of."""
-    if not _KEY_WORDS.isdisjoint(_WORD.findall(lower)):
+    words = _WORD.findall(lower)
+    if not _KEY_WORDS.isdisjoint(words):
         return True
+    for one, other in _KEY_PAIRS:
+        if not one.isdisjoint(words) and not other.isdisjoint(words):
+            return True
     return "!=" in lower or not lower.isascii() and _SIGN.search(lower) is not None

@@ -59,6 +59,22 @@ def test_the_first_look_misses_no_denial() -> None:
         for line in (Path(__file__).parent / "own_cases.jsonl").read_text("utf-8").splitlines()
     ]
     texts = [text for case in cases for side in case.get("responses", {}).values() for text in side]
-    denying = [text for text in map(lower_case, texts) if denial_words.DENIAL.search(text)]
-    assert len(denying) > 200
-    assert [text for text in denying if not denial_words.may_deny(text)] == []
+    patterns = (denial_words.DENIAL, denial_words.ONLY_DENIES, denial_words.NO, denial_words.REVISES)
+    found = [match[0] for text in map(lower_case, texts) for p in patterns for match in p.finditer(text)]
+    assert len(found) > 200
+    assert [denial for denial in found if not denial_words.may_deny(denial)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the answer is 5 from the table",
+        "if x = 3 then y = 4",
+        "one of you has 5",
+        "they have some of it",
+        "but 5",
+    ],
+)
+def test_common_words_alone_deny_nothing(text: str) -> None:
+    assert not denial_words.may_deny(text)
+    assert drop_denied(text) == text

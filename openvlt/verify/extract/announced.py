@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from openvlt.types import Verdict
 from openvlt.verify.denial_words import may_deny
@@ -17,8 +17,7 @@ from openvlt.verify.parse.normalize import clean
 from openvlt.verify.parse.number_words import NOTHING, is_refusal
 
 
-@dataclass(frozen=True)
-class Extraction:
+class Extraction(NamedTuple):
     """An extracted answer with the rule that found it.
 
     `text` is None where there is no answer; `verdict` is then the verdict of the response.

@@ -22,12 +22,12 @@ _LABELLED_LINE = re.compile(r"\(?([A-Z])[).:]\s")
 _THAN = re.compile(
     r"\s(?:than|compared (?:to|with)|instead of|followed by|whereas|while|because|since)\s", re.IGNORECASE
 )
-_DANGLING = re.compile(
-    r"(?:\s(?:is|are|was|were|be|has|have|and|or|but|the|an?|of|to|by|with|for|from|that|which|than|then|"
-    r"so|we|our|its|equals|because|since|therefore|thus|if|when)|\w\s*[=+*/<>]|,\s+(?:the|and|so|but|"
-    r"while)\s+[^\W\d]\w*)$",
-    re.IGNORECASE,
+_DANGLING = frozenset(
+    "is are was were be has have and or but the a an of to by with for from that which than then so we our "
+    "its equals because since therefore thus if when".split()
 )
+"""Words that no sentence ends in."""
+_CUT_OFF = re.compile(r"(?:\w\s*[=+*/<>]|,\s+(?:the|and|so|but|while)\s+[^\W\d]\w*)$", re.IGNORECASE)
 SENTENCE_VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|get|got|gives|obtain|find|found|needs?|so|"
     r"therefore|thus|hence)\s",
@@ -44,7 +44,7 @@ def find_conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tupl
     """The answer and the rule that found it; (None, reason) where the text gives no single answer."""
     if lines and lines[-1].endswith(","):
         return None, "cut off in a list"
-    if lines and _DANGLING.search(lines[-1]):
+    if lines and _is_cut_off(lines[-1][-100:]):
         return None, "cut off in a sentence"
     sentences = _split_sentences(lines)
     if not sentences:
@@ -66,6 +66,12 @@ def find_conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tupl
     if any(map(is_refusal, closing)):
         return None, "a refusal"
     return _take_sentence(stated, sentences[-1])
+
+
+def _is_cut_off(line: str) -> bool:
+    """Whether a line ends in the middle of a sentence."""
+    words = line.split()
+    return len(words) > 1 and words[-1].lower() in _DANGLING or _CUT_OFF.search(line) is not None
 
 
 def denies_in_options(choices: Sequence[str] | None) -> bool:

@@ -34,7 +34,7 @@ TAIL = 20_000
 
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_BOX = re.compile(r"\\?(?:boxed|oxed|fbox|framebox|colorbox)\s*\{")
+_BOX = re.compile(r"(?:boxed|oxed|fbox|framebox|colorbox)\s*\{")  # the backslash may be lost
 _PERCENT_AFTER = re.compile(r"\s*\$?\s*(\\?%|percent\b|pct\b|per cent\b)")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s,;.$、]|\\[()\[\] ,;]|\\q?quad\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或)*"
@@ -136,7 +136,14 @@ def _extract_box(text: str) -> Extraction | None:
     boxes = list(_BOX.finditer(text))[-50:] if "box" in text or "oxed" in text else []
     if not boxes:
         return None
-    spans = [(m.start(), m.end(), find_closing_brace(text, m.end() - 1)) for m in boxes]
+    spans = [
+        (
+            m.start() - (text[m.start() - 1 : m.start()] == "\\"),
+            m.end(),
+            find_closing_brace(text, m.end() - 1),
+        )
+        for m in boxes
+    ]
     complete = _outermost_spans([span for span in spans if span[2] > 0 and text[span[1] : span[2]].strip()])
     if not complete:
         return Extraction(None, "the box was never closed or is empty")
@@ -159,6 +166,10 @@ def _extract_box(text: str) -> Extraction | None:
     return inner or Extraction(distinct[0] + (percent[1] if percent else ""), "box")
 
 
+def _include_backslash(text: str, start: int) -> int:
+    return start - 1 if text[start - 1 : start] == "\\" else start
+
+
 _LETTER = re.compile(r"\W{0,8}(?:\\(?:text(?:bf)?|mathrm|mathbf)\s*\{)?\W{0,3}([A-Z])\b(?![A-Za-z'^_=])")
 
 
@@ -166,11 +177,13 @@ def _find_letter_after_box(text: str, box: Extraction, choices: Sequence[str]) -
     """The option letter announced after a box that holds some of that option's numbers."""
     if box.text is None or _LETTER.match(box.text):
         return None
+    given = set(_DIGITS.findall(box.text))
+    hold = [given < set(_DIGITS.findall(choice)) for choice in choices] if given else []
+    if not any(hold):
+        return None
     later = find_announcement(text[text.rfind("boxed") :], choices)
     letter = _LETTER.match(later.text) if later is not None and later.text else None
-    index = ord(letter[1]) - 65 if letter else len(choices)
-    given, wanted = (set(_DIGITS.findall(part)) for part in (box.text, "".join(choices[index : index + 1])))
-    return later if given and given < wanted else None
+    return later if letter and any(hold[(index := ord(letter[1]) - 65) : index + 1]) else None
 
 
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")

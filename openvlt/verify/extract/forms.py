@@ -42,7 +42,7 @@ _FORMS = (  # what a look finds first, and the pattern
     ("dozen", rf"\b((?:half a|an?|{COUNT}|\d{{1,3}}) dozen)\b(?! or\b)(?=[a-z ]{{0,30}}{_END})"),
 )
 _PATTERNS = [(re.compile(sign), re.compile(pattern, re.IGNORECASE)) for sign, pattern in _FORMS]
-_MONTH = re.compile("jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec", re.IGNORECASE)
+_MONTH = re.compile("jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec")
 _SEVERAL = re.compile(
     r"\b(?:or|either|between|than|about|from (?![a-z]+ to [a-z]+:).{1,40} to)\b", re.IGNORECASE
 )
@@ -71,7 +71,7 @@ def find_form(sentence: str) -> str | None:
         found = pattern.search(ending) if sign.search(ending) else None
         if found:
             return None if _SEVERAL.search(sentence) else found[1]
-    found = _DATE.search(ending) if _MONTH.search(ending) else None
+    found = _DATE.search(ending) if _MONTH.search(ending.lower()) else None
     return found[0] if found and not _SEVERAL.search(sentence) else None
 
 

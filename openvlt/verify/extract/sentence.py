@@ -97,6 +97,7 @@ _CHANGES_NEXT = re.compile(
     r"supplement|multiple|factor|divisor|\d+(?:\.\d+)?\s?(?:%|percent))\s+of\s+)+$",
     re.IGNORECASE,
 )
+_CHANGING = ("of", "negative", "minus", "half", "twice", "thrice", "double", "triple")
 _CHANGES_LAST = re.compile(
     r"\s+(?:squared|cubed|doubled|tripled|halved|factorial|divided by\s+\d+|times\s+\d+|percent of\s+\d+)\b",
     re.IGNORECASE,
@@ -111,11 +112,13 @@ _NAMED_ANSWER = re.compile(
     re.IGNORECASE,
 )
 """An answer that is no number, at the end of its sentence."""
+_ENDING = 120
+"""Characters at the end of a sentence in which such an answer stands."""
 
 
 def find_value(sentence: str) -> str | None:
     """The one value of a sentence, with the words that change it; None if it gives none or several."""
-    named = _NAMED_ANSWER.search(sentence)
+    named = _NAMED_ANSWER.search(sentence[-_ENDING:])
     if named:
         return named[1] or named[2]
     form = None if begins_with_truth(sentence) else find_form(sentence)
@@ -123,7 +126,8 @@ def find_value(sentence: str) -> str | None:
     if value is None or value == sentence or form:
         return value
     at = sentence.rfind(value)
-    before = _CHANGES_NEXT.search(sentence, max(0, at - 60), max(at, 0))
+    leading = sentence[max(0, at - 60) : max(at, 0)]
+    before = _CHANGES_NEXT.search(leading) if leading.rstrip().lower().endswith(_CHANGING) else None
     after = _CHANGES_LAST.match(sentence, at + len(value)) if at >= 0 else None
     direction = find_direction(sentence[:at], sentence[at + len(value) :]) if at >= 0 else ""
     return (before[0] if before else "") + value + (after[0] if after else direction)
@@ -136,8 +140,7 @@ def _find_value(sentence: str) -> str | None:
         return None
     sentence = _TAKEN_BACK.sub("", cut_reasons(" ".join(_BETWEEN.sub(" ", drop_denied(sentence)).split())))
     spans = [span for span in _MATH_SPAN.findall(sentence) if _HAS_CONTENT.search(span[1:-1])]
-    elsewhere = _NUMBERS.search(_MATH_SPAN.sub(" ", sentence))
-    if len(spans) == 1 and not elsewhere:
+    if len(spans) == 1 and not _NUMBERS.search(_MATH_SPAN.sub(" ", sentence)):
         return spans[0]
     marker = list(p.CONCLUSION.finditer(sentence))
     if marker and marker[-1].start() > 0 and (value := _find_value(sentence[marker[-1].end() :])) is not None:
@@ -174,8 +177,10 @@ def _find_unmarked_value(sentence: str) -> str | None:
         found = list(pattern.finditer(sentence))
         if found:
             return _append_unit(sentence, found[-1][1])
+    if _NUMBERS.search(sentence):
+        return None
     words = {m.group().lower() for m in _NUMBER_WORD.finditer(sentence)}
-    return words.pop() if len(words) == 1 and not _NUMBERS.search(sentence) else None
+    return words.pop() if len(words) == 1 else None
 
 
 def _iter_clauses(sentence: str) -> Iterator[str]:

@@ -125,12 +125,17 @@ def _compare_at(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:
         left, right = complex(evaluate(a, at)), complex(evaluate(b, at))
     except (Undefined, OverflowError):
         return None
-    gap, size = abs(left - right), max(abs(left), abs(right))
-    if not gap < float("inf"):
+    if not abs(left - right) < float("inf"):
         return None
-    if gap > 1e-6 * size and gap > 1e-9:
+    return False if differ(left, right) else _confirm_at(a, b, point)
+
+
+def differ(left: complex | None, right: complex | None) -> bool:
+    """Whether two values differ by more than floats can err; not where one is None."""
+    if left is None or right is None:
         return False
-    return _confirm_at(a, b, point)
+    gap = abs(left - right)
+    return gap > 1e-6 * max(abs(left), abs(right)) and gap > 1e-9
 
 
 def _confirm_at(a: Node, b: Node, point: Mapping[str, Fraction]) -> bool | None:

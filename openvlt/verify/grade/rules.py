@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from openvlt.types import Verdict
 from openvlt.verify.extract.sentence import cut_reasons, find_value
@@ -21,15 +21,13 @@ from openvlt.verify.grade.words import (
 )
 from openvlt.verify.options import Options, find_letter, letter_set
 from openvlt.verify.parse.answer import Group, Quantity, Range, Relation, Value, Words
-from openvlt.verify.parse.expression import symbols
 from openvlt.verify.parse.normalize import clean, fold
 from openvlt.verify.parse.number_words import YES_NO, read_ordinal
 from openvlt.verify.parse.reader import read_answer
 from openvlt.verify.parse.wording.value_words import changes_value
 
 
-@dataclass(frozen=True)
-class Grade:
+class Grade(NamedTuple):
     """A verdict, the rule that decided it, the reason in words, and both values where they were read.
 
     `pending` means that typed comparison cannot decide and a symbolic one may; the verdict is UNPARSED until
@@ -69,7 +67,7 @@ def grade_answer(
     return _grade_without_options(gold, answer, answer_type)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _grade_choice(gold: str, answer: str, choices: tuple[str, ...], answer_type: str | None) -> Grade | None:
     """The grade of a multiple-choice answer; None if the gold answer is none of the options."""
     options = _cached_options(choices)
@@ -101,7 +99,7 @@ def _grade_without_options(gold: str, answer: str, answer_type: str | None) -> G
     return grade(gold, answer, answer_type)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _grade_short(gold: str, answer: str, answer_type: str | None) -> Grade:
     return _grade_text(gold, answer, answer_type)
 
@@ -110,7 +108,8 @@ def _grade_text(gold: str, answer: str, answer_type: str | None) -> Grade:
     """The grade of an answer without options: by the text itself, as yes or no, as mathematics, as words."""
     if gold == answer or clean(gold) == clean(answer) and not is_figure(gold):  # a vector is no segment
         return _decide(True, "text", "the same text")
-    truth = YES_NO.get(fold(gold)) if len(fold(gold)) > 1 or not fold(gold).isascii() else None
+    folded = fold(gold)
+    truth = YES_NO.get(folded) if len(folded) > 1 or not folded.isascii() else None
     if truth is not None:
         stated = read_truth(fold(answer))
         return _decide(stated is truth, "yes/no", f"says {stated}")
@@ -118,7 +117,7 @@ def _grade_text(gold: str, answer: str, answer_type: str | None) -> Grade:
     if decided is not None:
         same, kind = decided
         return _decide(same, kind, f"the same {kind}" if same else f"another {kind}, or none")
-    claim = _RESTATED.sub("", cut_reasons(answer))
+    claim = _read_claim(answer)
     if _RATIO.fullmatch(clean(gold)):  # "3 to 4" is 3:4 beside a ratio, else a range
         claim = _RATIO_TO.sub(":", claim)
     elif _RATIO.fullmatch(clean(claim)):
@@ -149,10 +148,16 @@ def _grade_text(gold: str, answer: str, answer_type: str | None) -> Grade:
     return Grade(Verdict.UNPARSED, "symbolic", "typed comparison cannot tell", (wanted, given), pending=True)
 
 
+@lru_cache(maxsize=1024)
+def _read_claim(answer: str) -> str:
+    """An answer without its reason and without what restates it; every option is compared with it."""
+    return _RESTATED.sub("", cut_reasons(answer))
+
+
 def _is_symbolic_question(gold: Value, answer: Value) -> bool:
     """Whether sympy may decide; never for a gold without symbols, so that hostile answers cannot reach it."""
     if isinstance(gold, Quantity) and isinstance(answer, Quantity):
-        return bool(symbols(gold.node)) and symbols(gold.node) == symbols(answer.node)
+        return bool(gold.symbols) and gold.symbols == answer.symbols
     return isinstance(gold, (Relation, Range, Group)) and isinstance(answer, (Relation, Range, Group))
 
 
@@ -173,7 +178,7 @@ def read_pair(gold: str, answer: str) -> tuple[Value, Value]:
             comma = read_answer(clean(text).replace(",", "."))
             return (wanted, comma) if text is answer else (comma, given)
         if isinstance(one, Quantity) and isinstance(other, Quantity):  # noqa: SIM102
-            if one.unit and not other.unit and symbols(other.node):
+            if one.unit and not other.unit and other.symbols:
                 return read_answer(gold, units=False), read_answer(answer, units=False)
     return wanted, given
 
@@ -183,6 +188,7 @@ _RATIO = re.compile(r"\d[\d\s.]*:[\d\s.:]*\d")
 _RATIO_TO = re.compile(r"(?<=\d)\s+to\s+(?=\d)")
 
 
+@lru_cache(maxsize=1024)
 def _read_predicate(answer: str) -> Value:
     """The value in a short sentence such as `the area is 8`; Words if it hedges: `it is less than 8`."""
     text = clean(answer)

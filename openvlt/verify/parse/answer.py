@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cmath
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
-from openvlt.verify.parse.expression import Node, format_expression, symbols
+from openvlt.verify.parse.expression import Node, Undefined, evaluate, format_expression, symbols
 from openvlt.verify.parse.units import Unit
 
 
@@ -29,10 +31,24 @@ class Quantity:
     direction: tuple[str, int] | None = None
     base: int = 10
 
+    @cached_property
+    def symbols(self) -> frozenset[str]:
+        """The names of the expression's symbols."""
+        return symbols(self.node)
+
     @property
     def is_closed(self) -> bool:
         """Whether the expression has no symbols."""
-        return self.value is not None or not symbols(self.node)
+        return self.value is not None or not self.symbols
+
+    @cached_property
+    def floating(self) -> complex | None:
+        """The value of an expression without symbols in floats; None where that isn't finite."""
+        try:
+            value = complex(evaluate(self.node, {}))
+        except (Undefined, KeyError, OverflowError):
+            return None
+        return value if cmath.isfinite(value) else None
 
 
 @dataclass(frozen=True)

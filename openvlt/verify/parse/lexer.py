@@ -84,8 +84,10 @@ def _split_word(word: str) -> list[tuple[str, str]]:
 
 def read_literal(text: str) -> Fraction:
     """The value of a decimal literal with optional thousands separators and exponent."""
-    high_precision = text if text.isdecimal() else _GROUPING.sub("", text)
-    mantissa, _, exponent = high_precision.lower().partition("e")
+    if text.isdecimal() and len(text) <= MAX_DIGITS:
+        return Fraction(int(text))
+    digits = _GROUPING.sub("", text)
+    mantissa, _, exponent = digits.lower().partition("e")
     if len(mantissa) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_DIGITS:
         raise Unreadable("a number of more than 400 digits")
-    return Fraction(high_precision)
+    return Fraction(digits)

@@ -165,6 +165,7 @@ _DELIMITERS = re.compile(
     r"(?<!\\)\\\[|\\\]|\\\(|\\\)|\$\$|\$(?!\s?[\d.])|`+|\*\*|__|\\(?:begin|end)\{(?:equation|align|gather|"
     r"math)\*?\}"
 )
+_DELIMITER_SIGN = re.compile(r"[\\$`*_]")
 _SPACING = re.compile(
     r"(?<!\\)\\[,;:! ]|\\q?quad\b|\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|limits|hfill|"
     r"hspace\{[^{}]*\})(?![A-Za-z])|~|\\\\(?=\s*$)"
@@ -195,28 +196,39 @@ _CYCLE = re.compile(
 
 def unwrap(text: str) -> str:
     """The text without math delimiters, emphasis, `\\text{}`, LaTeX spacing and a final full stop."""
-    if "\\" in text or "~" in text or "{" in text:
-        text = _SEGMENT.sub(r"\1", _THOUSANDS.sub(",", text))
-        if "\\\\" in text and "\\begin" not in text:
-            text = _DOUBLED.sub("\\\\", text)
-        text = _SPACING.sub(" ", text).replace("\\colon", ":")
-        for _ in range(3):
-            text, count = _TEXT_COMMAND.subn(r" \1 ", text)
-            if not count:
-                break
-        text = _SWITCH.sub(" ", _OLD_FONT.sub(r" \1 ", text)).replace("\\$", "＄")
-        if "\\over" in text:
-            text, count = _OVER.subn(r"\\frac{\1}{\2}", text)
-            text = text if count else _BARE_OVER.sub(r"\\frac{\1}{\2}", text)
-        if "\\choose" in text:
-            text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    if "~" in text or "{" in text or "\\" in text:
+        text = _unwrap_latex(text)
     if "**" in text:
         text = _POWER.sub("^", text)
     if "..." in text or "dots" in text:
         text = _CYCLE.sub(lambda m: f"{m[1] or m[3]}\\overline{{{m[2] or m[4]}}}", text)
-    if not text.isalnum():
-        text = _DELIMITERS.sub(" ", _MATH_PAIR.sub(r" \2 ", text)).replace("＄", "$")
-    return " ".join(text.split()).lstrip(" ,;:").rstrip(" .,;:")
+    if "$" in text:
+        text = _MATH_PAIR.sub(r" \2 ", text)
+    if _DELIMITER_SIGN.search(text):
+        text = _DELIMITERS.sub(" ", text)
+    return " ".join(text.replace("＄", "$").split()).lstrip(" ,;:").rstrip(" .,;:")
+
+
+def _unwrap_latex(text: str) -> str:
+    """A text without spacing, fonts and `\\text{}`, and with `\\frac` for `\\over`."""
+    if "," in text:
+        text = _THOUSANDS.sub(",", text)
+    if "\\overline" in text:
+        text = _SEGMENT.sub(r"\1", text)
+    if "\\\\" in text and "\\begin" not in text:
+        text = _DOUBLED.sub("\\\\", text)
+    text = _SPACING.sub(" ", text).replace("\\colon", ":")
+    if "\\" not in text:
+        return text
+    for _ in range(3):
+        text, count = _TEXT_COMMAND.subn(r" \1 ", text)
+        if not count:
+            break
+    text = _SWITCH.sub(" ", _OLD_FONT.sub(r" \1 ", text)).replace("\\$", "＄")
+    if "\\over" in text:
+        text, count = _OVER.subn(r"\\frac{\1}{\2}", text)
+        text = text if count else _BARE_OVER.sub(r"\\frac{\1}{\2}", text)
+    return _CHOOSE.sub(r"\\binom{\1}{\2}", text) if "\\choose" in text else text
 
 
 def clean(text: str) -> str:
@@ -239,12 +251,11 @@ def _fold_short(text: str) -> str:
     return _fold_text(text)
 
 
-_ARTICLE = re.compile(r"^(?:the|a|an)\s+")
-
-
 def _fold_text(text: str) -> str:
     text = clean(text).casefold().replace("\\", "").strip("\"'()[]{}")
-    return _ARTICLE.sub("", " ".join(text.split()))
+    text = " ".join(text.split())
+    first, _, rest = text.partition(" ")
+    return rest if rest and first in ("the", "a", "an") else text
 
 
 def find_closing_brace(text: str, start: int, limit: int = MAX_ANSWER_CHARS) -> int:

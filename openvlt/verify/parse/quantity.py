@@ -99,7 +99,7 @@ def read_quantity(text: str, *, units: bool = True) -> Quantity:
     if match:
         inner = read_quantity(match[1] + text[match.end() :])
         return replace(inner, unit=inner.unit or lookup_unit(match[2].lower()))
-    match = _PERCENT.search(text)
+    match = _PERCENT.search(text) if "%" in text or "p" in text or "P" in text else None
     if match and text[: match.start()].strip():
         return replace(read_quantity(text[: match.start()], units=False), percent=True)
     if text.startswith("百分之"):
@@ -151,7 +151,8 @@ def _read_repeating(whole: str, fixed: str, cycle: str) -> Quantity:
 
 def _read_with_unit(text: str, units: bool) -> Quantity:
     """A number or expression with a unit or a counted thing, if `units`, or without."""
-    text = _ARC_MINUTES.sub(r"(\1+\2/60)^\\circ", _DEGREE_TERM.sub("", text))
+    if "circ" in text:
+        text = _ARC_MINUTES.sub(r"(\1+\2/60)^\\circ", _DEGREE_TERM.sub("", text))
     if units:
         whole = _read_compound(text)
         if whole is not None:
@@ -255,7 +256,7 @@ def _read_count(text: str) -> Quantity | None:
 
 
 def _split_chinese_counter(text: str) -> tuple[str, str]:
-    match = _CHINESE_COUNT.fullmatch(text)
+    match = None if text.isascii() else _CHINESE_COUNT.fullmatch(text)
     if not match or not (match[2] or match[3]):
         return text, ""
     return match[1], match[2] or match[3]

@@ -11,6 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 _PI = Fraction(math.pi)
 
@@ -175,6 +176,7 @@ _WORD_START = re.compile(
     r"(?<![A-Za-z\\μ])[A-Za-zμ]|\\(?:Omega|mu|\$)|\^\s*\{?\s*\\circ|[\u4e00-\u9fff$€£¥₹¢\"]"
 )
 _DEGREES = re.compile(r"(?:degrees?|\^\s*\{?\s*\\circ\s*\}?)\s+([CF])(?:elsius|ahrenheit)?$", re.IGNORECASE)
+_FIRST_WORD = re.compile(r"[A-Za-zμ]+(?![$\\A-Za-zμ])")
 _MAX_WORDS, _MAX_TAIL, MAX_UNIT_POWER = 8, 60, 12
 
 
@@ -187,8 +189,11 @@ def lookup_unit(name: str) -> Unit | None:
 
 def read_unit(text: str) -> Unit | None:
     """The unit of a whole text (`m/s^2`, `square inches`, `平方厘米`); None if it isn't one."""
+    text = text.strip()
+    if (first := _FIRST_WORD.match(text)) and not _begins_unit(first[0]):
+        return None
     unit, sign, power, position = ONE, 1, 1, 0
-    text = _DEGREES.sub(r"^\\circ \1", text.strip())
+    text = _DEGREES.sub(r"^\\circ \1", text) if "circ" in text or "egree" in text.lower() else text
     while position < len(text):
         match = _PIECE.match(text, position)
         if match is None:
@@ -205,6 +210,12 @@ def read_unit(text: str) -> Unit | None:
                 return None
             unit, power = unit * base**exponent, 1
     return unit if unit.dims else None
+
+
+@lru_cache(maxsize=4096)
+def _begins_unit(word: str) -> bool:
+    """Whether a word may be the first of a unit: a unit itself, or one of `per`, `square`, `cubic`."""
+    return word.lower() in ("per", *_POWER_WORDS) or lookup_unit(word) is not None
 
 
 def _exponent(text: str | None) -> int:
