@@ -64,7 +64,7 @@ OPINION = re.compile(rf"\b{_OPINION}")
 _GOVERNS = _any_of(
     r"(?<!no )(?<!without )(?<!out a )(?<!any )doubt(?:s|ed|ful)?\b(?!\s+about\b)",
     r"(?:might|may|could)\s+(?:possibly\s+|well\s+)?be\b"
-    r"(?!\s+(?:\w+ed|written|seen|found|shown|made|done)\b)",
+    r"(?!\s+(?:\w+ed|written|seen|found|shown|made|done|in|on|at|within|inside)\b)",
     r"(?:unclear|uncertain|unsure|unknown|unlikely|impossible|improbable|questionable|wrong|mistaken?|"
     r"error|misconception|myth|incorrect|false|absurd|nonsense)\s+(?:that|whether|if|to)\b",
     r"whether\b|if (?:it|this|that|the answer) (?:were|was|is|had been)\b",

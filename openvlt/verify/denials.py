@@ -50,6 +50,8 @@ _SHORT = 600
 _REACH, _FAR = 6, 120
 """Words, and characters, between `not` and the value that it denies."""
 _COPULA = re.compile(r"\s(?:is|are|was|were|equals?|gives?|=)\s", re.IGNORECASE)
+_NEXT_CLAIM = re.compile(rf"{_COPULA.pattern}|\s(?:it|that)['’]s\s", re.IGNORECASE)
+"""What ends a denied value: `not 10 it's 11`."""
 _ONLY_A_VALUE = re.compile(rf"[,:]?\s*(?:{_VALUE.pattern})(?:\s?[a-z°]{{1,12}})?\W*", re.IGNORECASE)
 
 
@@ -203,8 +205,8 @@ def _find_denied_end(clause: str, at: int, denial: re.Match[str], letters: bool,
         return value.end()
     if value is None and (denial["limits"] or not words or not clause[at:].strip(" .")):
         return -1
-    after = at if value is None else value.end()
-    copula = _COPULA.search(clause, after, after + _FAR)
+    pattern, after = (_COPULA, at) if value is None else (_NEXT_CLAIM, value.end())
+    copula = pattern.search(clause, after, after + _FAR)
     return copula.start() if copula else len(clause)
 
 

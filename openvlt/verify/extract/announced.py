@@ -214,6 +214,9 @@ _CORRECTION_REACH = 400
 """Characters after "wait" or "actually" in which the new answer must stand."""
 
 
+_NEW_CLAIM = re.compile(r"[*$\\(]*-?(?:\d|\\frac|\(?[A-Z]\b(?!\s*[\\(^_=+*/]))")
+
+
 def find_correction(tail: str) -> Extraction | None:
     """The answer of a correction after a claim; a withdrawal without a new claim leaves no answer."""
     match = p.CORRECTION.search(lower_case(tail))
@@ -223,6 +226,6 @@ def find_correction(tail: str) -> Extraction | None:
     claims = list(p.WEAK_CLAIM.finditer(rest))
     for claim in reversed(claims[-_MOST_CLAIMS:]):
         answer, _ = _read_claim(rest, claim.end())
-        if re.match(r"[*$\\(]*-?(?:\d|\\frac|\(?[A-Z]\b)", answer):
+        if _NEW_CLAIM.match(answer):
             return Extraction(answer, "correction")
     return Extraction(None, "the answer was withdrawn") if p.WITHDRAWN.search(rest) else None

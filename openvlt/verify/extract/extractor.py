@@ -37,7 +37,10 @@ _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BOX = re.compile(r"(?:boxed|oxed|fbox|framebox|colorbox)\s*\{")  # the backslash may be lost
 _PERCENT_AFTER = re.compile(r"\s*\$?\s*(\\?%|percent\b|pct\b|per cent\b)")
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s,;.$、]|\\[()\[\] ,;]|\\q?quad\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或)*"
+    r"(?:[\s,;.$、]|\\[()\[\] ,;]|\\q?quad\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或)*|"
+    # \boxed{3} apples and \boxed{5} pears; y_1 = \boxed{3} and y_2 = \boxed{5}
+    r"(?:[\s$)]|\\\))*(?:\\text\{\s*)?(?:[A-Za-z()]{1,12}\s+){0,4}(?:and|or)\b\s*\}?(?:[\s$(]|\\\()*"
+    r"(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
 )
 
 

@@ -33,7 +33,7 @@ _PROSE = frozenset(
 )
 _WORD_PARTS = re.compile("|".join(sorted(NAMES, key=len, reverse=True)) + "|[A-Za-z]")
 _TOKEN = re.compile(
-    r"\s+|(?P<num>(?:\d{1,3}(?:(?:,|\{,\}|\s)\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4}(?![\w.]))?|"
+    r"\s+|(?P<num>(?:[1-9]\d{0,2}(?:(?:,|\{,\}|\s)\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4}(?![\w.]))?|"
     r"\.\d+)"
     r"|(?P<cmd>\\[A-Za-z]+|\\[%{}|])|(?P<word>[A-Za-z]+)|(?P<op>\*\*|[-+*/^_()\[\]{}|!%',=])"
 )

@@ -46,12 +46,14 @@ def find_cuts(text: str, *, thousands: bool = True) -> list[Cut]:
     return found
 
 
+_GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})*$")
+
+
 def _is_thousands_comma(text: str, match: re.Match[str]) -> bool:
-    """Whether a separator is a comma with a digit before it and exactly three after."""
+    """Whether a separator is a comma with digits before it, the first not 0, and exactly three after."""
     return (
         match.group() == ","
-        and match.start() > 0
-        and text[match.start() - 1].isdigit()
+        and _GROUPED.search(text, max(0, match.start() - 40), match.start()) is not None
         and bool(re.match(r"\d{3}(?!\d)", text[match.end() : match.end() + 4]))
     )
 
