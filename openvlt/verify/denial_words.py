@@ -75,7 +75,8 @@ _GOVERNS = _any_of(
     r"was (?:going|about|tempted) to (?:say|answer|choose|pick)\b",
 )
 _LIMITS = _any_of(
-    r"(?<!\d )(?<!\d[%)}$] )"  # 4 less than 24 is a number
+    r"(?<!\d )(?<!\d[%)}$] )(?<!\bone )(?<!\btwo )(?<!\bthree )(?<!\bfour )(?<!\bfive )(?<!\bsix )(?<!\bten )"
+    # 4 less than 24, one more than 24 are numbers
     r"(?:more|less|fewer|greater|larger|higher|lower|smaller|bigger) than\b",
     r"at (?:least|most)\b|(?:before|after|until)\b|大于|小于|超过|少于|多于",
 )

@@ -85,12 +85,28 @@ def _drop(text: str, letters: bool, words: bool) -> str:
             clause = f"{_line_break(clause)} it is{clause[revision.end() :]}"
         contrast = _BUT.match(clauses[index + 1]) if index + 1 < len(clauses) else None
         left = _drop_in_clause(clause, letters, words or contrast is not None)
+        if left != clause:
+            _drop_series_after(clauses, index)
         if left != clause and contrast:
             clauses[index + 1] = clauses[index + 1][contrast.end() :]
         kept.append(left)
     return "".join(kept)
 
 
+def _drop_series_after(clauses: list[str], index: int) -> None:
+    """Empties what goes on with a denied value: `, green or yellow` after `not blue`."""
+    end = index + 1
+    while end < len(clauses) and _MEMBER.fullmatch(clauses[end]):
+        end += 1
+        if _OR.search(clauses[end - 1]):
+            clauses[index + 1 : end] = [" "] * (end - index - 1)
+            if end < len(clauses) and (contrast := _BUT.match(clauses[end])):
+                clauses[end] = clauses[end][contrast.end() :]
+            return
+
+
+_MEMBER = re.compile(r"(?:,|nor\b)\s*(?:or\s+)?[^\s,;.]+(?:\s+or\s+[^\s,;.]+)?\s*", re.IGNORECASE)
+_OR = re.compile(r"\b(?:or|nor)\s", re.IGNORECASE)
 _BUT = re.compile(r"(?:but|而)[ \t]*(?:rather\b|instead\b)?(?=\s*\S)", re.IGNORECASE)
 
 

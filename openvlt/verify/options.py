@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from openvlt.verify.denials import drop_denied
 from openvlt.verify.parse.normalize import clean, fold
-from openvlt.verify.parse.number_words import is_refusal
+from openvlt.verify.parse.number_words import is_refusal, read_ordinal
 from openvlt.verify.parse.quantity import Quantity
 from openvlt.verify.parse.reader import read_answer
 
@@ -44,6 +44,11 @@ _ONE_LETTER, _JOINED_LETTERS = re.compile(r"\b[A-Za-z]\b"), re.compile(r"[A-J]{2
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Za-z])\s*[)\].:、]\s*(?=\S)")
 
 
+_PLACE = re.compile(
+    r"(?:it is |it['’]s )?(?:the )?([a-z]+|\d(?:st|nd|rd|th)) (?:option|choice|answer choice)|"
+    r"(?:option|choice) (?:number |no\. ?|#)?(\d)",
+    re.IGNORECASE,
+)
 _FILLER_WORDS = frozenset(
     "the a an it is are was of in on at to this that one its their be will would answer option choice "
     "correct figure shape color colour triangle angle quadrilateral polygon animal population species "
@@ -91,7 +96,8 @@ class Options:
             return None
         letter, rest = _split_letter(text)
         if letter is None:
-            return self.index_of_text(answer)
+            found = self.index_of_text(answer)
+            return self._index_of_place(text) if found is None else found
         index = self._index(letter)
         if index is None:
             return self.index_of_text(answer) if len(text) == 1 else None
@@ -102,6 +108,15 @@ class Options:
         other = self.index_of_text(rest)
         agrees = other in (None, index) and self._numbers_agree(rest, self.texts[index])
         return index if agrees else None
+
+    def _index_of_place(self, text: str) -> int | None:
+        """Index of the option that a text names by its place: `the second option`, `option 2`."""
+        place = _PLACE.fullmatch(text)
+        if place is None:
+            return None
+        number = read_ordinal(place[1].lower()) if place[1] else int(place[2])
+        number = len(self.texts) if (place[1] or "").lower() == "last" else number
+        return number - 1 if number and 1 <= number <= len(self.texts) else None
 
     def _index_of_labelled(self, text: str) -> int | None:
         """Index of the option that a label with exactly that option's text means: `D. .91`, `B12 cm`."""

@@ -10,11 +10,13 @@ from openvlt.types import Verdict
 from openvlt.verify.denial_words import may_deny
 from openvlt.verify.denials import drop_denied, lower_case, tidy
 from openvlt.verify.extract import patterns as p
-from openvlt.verify.extract.conclusion import NAMED, find_conclusion
+from openvlt.verify.extract.conclusion import NAMED, find_conclusion, is_cut_off
 from openvlt.verify.extract.markup import drop_emphasis
 from openvlt.verify.extract.structured import join_lines
+from openvlt.verify.extract.yes_no import is_truth
 from openvlt.verify.parse.normalize import clean
 from openvlt.verify.parse.number_words import NOTHING, is_refusal
+from openvlt.verify.parse.wording.bounds import is_bound
 
 
 class Extraction(NamedTuple):
@@ -87,6 +89,8 @@ def _last_claim(
         answer, stop = (before, end) if before else _read_claim(text, end)
         if p.OTHERWISE.search(text[start:stop] + text[stop : stop + 120].partition("\n")[0]):
             continue
+        if not choices and (is_bound(answer) or is_truth(answer)) and is_upheld(text, end, stop):
+            return find_correction(text[stop:]) or Extraction(answer, "announcement")
         opening, closing = _find_window(text, start, stop)
         window = text[opening:closing]
         settled = drop_denied(window, letters=bool(choices))
@@ -103,6 +107,8 @@ def _last_claim(
             continue
         if is_refusal(answer, choices):
             return Extraction(None, "a refusal")
+        if not _SENTENCE_END.search(text, stop) and stop < len(text) and is_cut_off(text[-100:]):
+            return Extraction(None, "cut off in a sentence")
         return find_correction(text[stop:]) or Extraction(answer, "announcement")
     return Extraction(None, "the claim is denied") if denied else None
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from openvlt.verify.denials import drop_denied, has_value, is_denial, says_something, tidy
 from openvlt.verify.extract import patterns as p
+from openvlt.verify.extract.forms import find_bound
 from openvlt.verify.extract.sentence import BOLD, find_value
 from openvlt.verify.extract.yes_no import begins_with_truth, read_truth
 from openvlt.verify.options import find_mentioned_options
@@ -44,12 +45,15 @@ def find_conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tupl
     """The answer and the rule that found it; (None, reason) where the text gives no single answer."""
     if lines and lines[-1].endswith(","):
         return None, "cut off in a list"
-    if lines and _is_cut_off(lines[-1][-100:]):
+    if lines and is_cut_off(lines[-1][-100:]):
         return None, "cut off in a sentence"
     sentences = _split_sentences(lines)
     if not sentences:
         return (lines[-1], "last line") if lines else (None, "nothing there")
     closing, stated = sentences[-2:], sentences[-1]
+    bound = None if choices else find_bound(stated)
+    if bound is not None:
+        return bound, "conclusion"
     sentences = _settle_sentences(sentences, choices)
     if any(map(p.OTHERWISE.match, closing)):
         return None, "it depends"
@@ -68,7 +72,7 @@ def find_conclusion(lines: Sequence[str], choices: Sequence[str] | None) -> tupl
     return _take_sentence(stated, sentences[-1])
 
 
-def _is_cut_off(line: str) -> bool:
+def is_cut_off(line: str) -> bool:
     """Whether a line ends in the middle of a sentence."""
     words = line.split()
     return len(words) > 1 and words[-1].lower() in _DANGLING or _CUT_OFF.search(line) is not None
@@ -101,7 +105,9 @@ def _settle_sentences(sentences: list[str], choices: Sequence[str] | None) -> li
 
 def _split_sentences(lines: Sequence[str]) -> list[str]:
     """The sentences of prose in order, without tables, code, headings and pleasantries."""
-    prose = [line for line in lines[-60:] if not _TABLE_ROW.search(line)]
+    prose = [
+        line for line in lines[-60:] if line[:1].isalpha() and "|" not in line or not _TABLE_ROW.search(line)
+    ]
     prose = [line.rstrip(" ✅☑🎉👍") for line in prose]
     found = [s.strip() for line in prose for s in _SENTENCE.split(line[-2_000:]) if _SAYS_ANYTHING.search(s)]
     found = [s for s in found if not p.PLEASANTRY.match(s) and not _is_series(s)]
@@ -149,6 +155,9 @@ def _find_options(sentence: str, choices: Sequence[str]) -> list[str]:
     """The options that a sentence names by letter, else by text outside of a longer option's text."""
     letters = {next(filter(None, m.groups())) for m in _LETTERED.finditer(sentence)}
     letters = {letter for letter in letters if ord(letter) - 65 < len(choices)}
+    label = _LABELLED_LINE.match(sentence)
+    if label and (text := fold(sentence[label.end() :])) in (folded := list(map(fold, choices))):
+        letters.add(chr(65 + folded.index(text)))  # `(A) 12`, where 12 is B's text: both are named
     if letters:
         return [f"({letter})" for letter in sorted(letters)]
     folded = [fold(choice) for choice in choices]

@@ -26,6 +26,7 @@ from openvlt.verify.parse.answer import Words
 from openvlt.verify.parse.normalize import MAX_ANSWER_CHARS, drop_invisible, find_closing_brace
 from openvlt.verify.parse.number_words import is_refusal
 from openvlt.verify.parse.reader import read_answer
+from openvlt.verify.parse.wording.bounds import is_bound
 
 EXTRACTIONS = ("tag", "box", "any")
 """Where an answer may stand: in a tag only, in a box only, or anywhere, prose included."""
@@ -117,7 +118,8 @@ def _extract_short(text: str, outer: str, choices: Sequence[str] | None) -> Extr
     if "\n" in text and "\\begin" not in text:
         listed = None if choices else join_lines(text.splitlines())
         text = listed or " ".join(text.split())
-    settled = text if choices else drop_denied(text)  # with choices, an option may deny: "not red"
+    # with choices, an option may deny: "not red"
+    settled = text if choices or is_bound(text) else drop_denied(text)
     if settled == text or read_truth(text) is not None:
         return Extraction(text, outer)
     if not says_something(settled):
@@ -231,6 +233,8 @@ def _join_display(text: str) -> str:
 def _extract_bare(text: str, choices: Sequence[str] | None) -> Extraction:
     """The answer of a text without tag, box and announcement."""
     lines = [line.strip() for line in _join_display(text).splitlines() if line.strip()]
+    if len(lines) == 1 and not choices and is_bound(lines[0].rstrip(".")):
+        return Extraction(lines[0], "bare answer")
     if len(lines) == 1 and len(lines[0]) <= 200:
         settled = drop_denied(lines[0], letters=bool(choices), words=bool(choices))
         denied = settled != lines[0] and not is_refusal(lines[0]) and not denies_in_options(choices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from openvlt.verify.parse.number_words import COUNT
+from openvlt.verify.parse.wording.bounds import BOUND_WORDS
 from openvlt.verify.parse.wording.dates import DATE_PATTERNS
 from openvlt.verify.parse.wording.directions import DIRECTIONS
 
@@ -12,6 +13,7 @@ _LIMITS = ("not", "before", "after", "until", "by", "since", "or", "a", "the")
 _NO_ANSWER = "".join(rf"(?<!\b{word} )" for word in _LIMITS)
 """What may not stand before an answer: `before 5 March` is no date."""
 _VALUE = r"\$?[A-Za-z](?:_\{?\w\}?)?\s*=\s*[-−]?\d[\d./]*\$?"
+_BOUND = r"[-−]?\d[\d.,/]*"
 _ORDINALS = (
     "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|"
     r"\d{1,3}(?:st|nd|rd|th)"
@@ -62,6 +64,27 @@ _DIRECTED = re.compile(
     rf"{_WHERE}\b(?!-)",
     re.IGNORECASE,
 )
+
+
+_BOUNDS = (
+    re.compile(  # x > 3, 2 ≤ x ≤ 5
+        rf"((?:{_BOUND}\s*(?:[<≤]|<=)\s*)?\b[a-z]\s*(?:[<>≤≥]=?)\s*{_BOUND}){_END}", re.IGNORECASE
+    ),
+    re.compile(rf"\b([a-z] (?:is|must be|has to be|should be) {BOUND_WORDS} {_BOUND}){_END}", re.IGNORECASE),
+)
+
+
+_RELATION = re.compile("[<>≤≥]")
+
+
+def find_bound(sentence: str) -> str | None:
+    """The bound on a named number that a sentence ends in: `x > 3`, `x must be at least 3`; else None."""
+    ending = sentence[-100:]
+    signs, words = _BOUNDS
+    found = signs.search(ending) if _RELATION.search(ending) else None
+    if found is None and ("than " in ending or " at least " in ending or " at most " in ending):
+        found = words.search(ending)
+    return found[1] if found else None
 
 
 def find_form(sentence: str) -> str | None:

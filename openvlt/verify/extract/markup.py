@@ -74,6 +74,9 @@ _EMPHASIS = re.compile(
 )
 
 
+_UNDERLINED = re.compile(r"(?<![\w\\}\])_])_")  # an index, x_1, is not emphasis
+
+
 def find_final_turn(response: str) -> str | None:
     """What a response says after its thinking and before its turn ends; None if the thinking never ends."""
     text: str | None = response
@@ -95,7 +98,7 @@ def _has_struck(text: str) -> bool:
 
 def drop_emphasis(text: str) -> str:
     """The text without the marks of bold, italic and underlined words."""
-    if "*" not in text and "_" not in text and "<" not in text:
+    if "*" not in text and "<" not in text and not ("_" in text and _UNDERLINED.search(text)):
         return text
     return _EMPHASIS.sub(lambda m: m[2] or m[4] or "", text)
 

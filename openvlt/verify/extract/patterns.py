@@ -62,6 +62,14 @@ CLAIMS = (
         ),
         after=_LETTER,
     ),
+    # "eliminating A, C and D leaves B"
+    Pattern(
+        ("leave", "leaving", "left with"),
+        re.compile(
+            r"(?:leaves?|leaving|left with)\s+(?:us with\s+)?(?:only\s+|just\s+)?(?:option|answer|choice)?\s*"
+        ),
+        after=_LETTER,
+    ),
     # "it is option C", "the one that matches is choice (B)"
     Pattern(
         ("option", "choice"),
@@ -73,7 +81,12 @@ CLAIMS = (
         ("答", "选项"),
         re.compile(r"(?:答案|正确选项)\s*(?:应该|应|就|便)?\s*(?:是|为|选|等于)?\s*[:：]?|答\s*[:：]"),
     ),
-    Pattern(("选",), re.compile(r"选(?:择|取)?\s*(?:选项|答案|项)?\s*(?:为|是)?\s*[:：]?\s*"), after=_LETTER),
+    Pattern(
+        ("选",),
+        re.compile(r"选(?:择|取)?\s*(?:选项|答案|项)?\s*(?:为|是)?\s*[:：]?\s*"),
+        before=re.compile(r"(?<!不)(?<!不能)(?<!不要)(?<!不应)(?<!不该)(?<!不会)\Z"),
+        after=_LETTER,
+    ),
 )
 # These also announce intermediate results, so they count only where no answer is announced.
 WEAK_CLAIMS = (
@@ -89,10 +102,11 @@ WEAK_CLAIMS = (
 )
 # The claim stands before: "(B) is the correct answer", "选项 B 正确".
 CLAIM_BEFORE = Pattern(
-    ("correct", "right", "best", "正确"),
+    ("correct", "right", "best", "answer", "正确"),
     re.compile(
-        rf"(\(?\b[A-Z]\b\)?)[^.\n]{{0,30}}?\s+(?:is|was|must be|should be)\s+(?:therefore\s+|"
-        rf"thus\s+)?(?:the\s+)?(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice))\b|"
+        rf"(\(?\b[A-Z]\b\)?)(?:(?!\b[A-Z]\b)[^.\n]){{0,30}}?\s+(?:is|was|must be|should be)\s+"
+        rf"(?:therefore\s+|thus\s+)?(?:the\s+)?(?:only\s+)?(?:correct|{_GOOD}\s+(?:answer|option|choice|one)|"
+        r"(?<=the )answer|right(?=[.!]|$))\b|"
         rf"([A-Z])\s*(?:选项)?\s*(?:是)?正确"
     ),
 )

@@ -11,6 +11,7 @@ from openvlt.verify.extract import patterns as p
 from openvlt.verify.extract.forms import find_direction, find_form
 from openvlt.verify.extract.yes_no import begins_with_truth
 from openvlt.verify.parse.number_words import COUNT
+from openvlt.verify.parse.units import lookup_unit
 
 _NUMBER = (
     r"(?:[$€£¥]\s?)?-?(?:\d{1,3} \d{1,2}/\d{1,3}|"
@@ -20,7 +21,16 @@ _NUMBER = (
     r"(?:\s*[×x]\s*10(?:\^?\{?-?\d+\}?|⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))?"
 )
 _VALUE = rf"(?:\$[^$\n]{{1,80}}\$|\\\([^\n]{{1,80}}?\\\)|\*\*[^*\n]{{1,60}}\*\*|{_NUMBER})"
-_NUMBERS = re.compile(rf"(?<![A-Za-z0-9_.,])(?:{_NUMBER})(?![A-Za-z0-9_]|[,.]\d)")
+_NUMBERS = re.compile(
+    rf"(?<![A-Za-z0-9_.,])(?<![^=-][<>≤≥≠])(?<![^=-][<>≤≥≠] )(?:{_NUMBER})(?![A-Za-z0-9_]|[,.]\d)"
+)
+"""The numbers of a sentence, without those that bound another one (`x > 3`)."""
+_TWO_COUNTS = re.compile(
+    rf"\b(?:there (?:is|are|was|were)|has|have|had|contains?|shows?|consists? of|includes?) "
+    rf"(?:only |exactly )?{_NUMBER} ([a-z]+) and (?:[a-z]+ )?{_NUMBER} ([a-z]+)\W*$",
+    re.IGNORECASE,
+)
+"""`There are 4 cats and 5 dogs.`"""
 _NUMBER_WORD = re.compile(rf"\b{COUNT}\b", re.IGNORECASE)
 _MATH_SPAN = re.compile(r"\$\$?[^$]{1,400}\$\$?(?!\d)|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\]", re.DOTALL)
 BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
@@ -163,6 +173,9 @@ def _find_unmarked_value(sentence: str) -> str | None:
 
     Tried in this order: after "there are" or "in total", the only number, after "is", the only number word.
     """
+    counts = _TWO_COUNTS.search(sentence) if " and " in sentence else None
+    if counts and not (lookup_unit(counts[1]) and lookup_unit(counts[2])):
+        return None  # 4 cats and 5 dogs
     for pattern in (_LAST_EQUALS, _TOTAL, _THERE):
         found = list(pattern.finditer(sentence))
         if found:

@@ -13,9 +13,10 @@ _CERTAIN = re.compile(
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"\b(?:maybe|perhaps|possibly|probably|likely|might|may|could|unclear|unsure|unknown|uncertain|doubt\w*|"
-    r"not (?:sure|certain|clear|necessarily)|whether|if|depends?|depending|either|or|neither|seems?|appears?|"
-    r"sometimes|hard to (?:say|tell))\b|(?:cannot|can['’]t) (?:say|tell|be|determine)|"
+    r"\b(?:maybe|perhaps|possibly|possible that|probably|likely|might|may|could|unclear|unsure|unknown|"
+    r"uncertain|doubt\w*|not (?:sure|certain|clear|necessarily)|whether|if|depends?|depending|either|or|"
+    r"neither|seems?|appears?|sometimes|hard to (?:say|tell))\b|"
+    r"(?:cannot|can['’]t) (?:say|tell|be|determine)|"
     r"也许|可能|不一定|不确定|是否|或",
     re.IGNORECASE,
 )
@@ -45,6 +46,21 @@ _SHORT_ANSWER = re.compile(
 """`It is.`, `they do not`: says yes or no without the word."""
 
 
+_SPOKEN = (
+    YES_NO
+    | dict.fromkeys(("absolutely", "definitely", "certainly", "of course", "indeed", "sure"), True)
+    | dict.fromkeys(("not really", "not true", "not correct", "not right", "not at all", "not so"), False)
+    | {"i think so": True, "i don't think so": False, "i do not think so": False, "i don’t think so": False}
+    | dict.fromkeys(("absolutely not", "definitely not", "certainly not", "of course not"), False)
+)
+"""Whole answers that say yes or no."""
+
+
+def is_truth(text: str) -> bool:
+    """Whether a text is a word or two for yes or no, and nothing else."""
+    return " ".join(text.split()).strip(" .\"'*!()").casefold() in _SPOKEN
+
+
 def read_truth(text: str) -> bool | None:
     """True for a text that says yes, False for no; None if it doubts, says both, or says neither.
 
@@ -52,8 +68,8 @@ def read_truth(text: str) -> bool | None:
     """
     text = " ".join(text.split())
     bare = text.strip(" .\"'*!()").casefold()
-    if bare in YES_NO:
-        return YES_NO[bare]
+    if bare in _SPOKEN:
+        return _SPOKEN[bare]
     chinese = _LEADING_CHINESE.match(text)
     if chinese:
         return chinese[1] is not None

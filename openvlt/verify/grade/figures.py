@@ -9,6 +9,7 @@ from openvlt.verify.parse.normalize import clean, plain_text
 
 _KINDS = {
     "angle": r"\\angle|\\measuredangle|\bangle\b",
+    "triangle": r"\\triangle|\btriangle\b",
     "vector": r"\\(?:overrightarrow|vec)\b|\bvector\b",
     "ray": r"\bray\b",
     "segment": r"\\overline\b|\bsegment\b|\bside\b",
@@ -73,7 +74,7 @@ def _read_figure(gold: str) -> tuple[str, str] | None:
     if match is None:
         return None
     kind = next(name for name, signs in _KINDS.items() if re.match(signs, match[1]))
-    return (kind, match[2]) if (len(match[2]) == 3) == (kind == "angle") else None
+    return (kind, match[2]) if (len(match[2]) == 3) == (kind in ("angle", "triangle")) else None
 
 
 def _names_figure(kind: str, points: str, answer: str) -> bool | None:
@@ -86,6 +87,8 @@ def _names_figure(kind: str, points: str, answer: str) -> bool | None:
     directed = kind in ("vector", "ray")
     if other and not re.match(_KINDS[kind], other[1]) and (directed or re.match(_DIRECTED, other[1])):
         return False
+    if kind == "triangle":
+        return sorted(name) == sorted(points)
     return name == points or not directed and name == points[::-1]
 
 

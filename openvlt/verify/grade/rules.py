@@ -106,18 +106,24 @@ def _grade_short(gold: str, answer: str, answer_type: str | None) -> Grade:
 
 def _grade_text(gold: str, answer: str, answer_type: str | None) -> Grade:
     """The grade of an answer without options: by the text itself, as yes or no, as mathematics, as words."""
-    if gold == answer or clean(gold) == clean(answer) and not is_figure(gold):  # a vector is no segment
+    text = clean(answer)
+    same = gold == answer or clean(gold) in (text, text.removeprefix("the "))
+    if same and (gold == answer or not is_figure(gold)):  # a vector is no segment
         return _decide(True, "text", "the same text")
     folded = fold(gold)
     truth = YES_NO.get(folded) if len(folded) > 1 or not folded.isascii() else None
-    if truth is not None:
-        stated = read_truth(fold(answer))
+    stated = None if truth is None else read_truth(fold(answer))
+    if truth is not None and (stated is not None or folded != "right"):  # "to the right" is a place
         return _decide(stated is truth, "yes/no", f"says {stated}")
     decided = compare_notations(gold, answer)
     if decided is not None:
         same, kind = decided
         return _decide(same, kind, f"the same {kind}" if same else f"another {kind}, or none")
     claim = _read_claim(answer)
+    if "£" in gold:
+        claim = _POUNDS.sub(" £", claim)
+    elif "£" in claim:
+        gold = _POUNDS.sub(" £", gold)
     if _RATIO.fullmatch(clean(gold)):  # "3 to 4" is 3:4 beside a ratio, else a range
         claim = _RATIO_TO.sub(":", claim)
     elif _RATIO.fullmatch(clean(claim)):
@@ -183,6 +189,7 @@ def read_pair(gold: str, answer: str) -> tuple[Value, Value]:
     return wanted, given
 
 
+_POUNDS = re.compile(r"\s*\bpounds?\b", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _RATIO = re.compile(r"\d[\d\s.]*:[\d\s.:]*\d")
 _RATIO_TO = re.compile(r"(?<=\d)\s+to\s+(?=\d)")

@@ -8,7 +8,7 @@ from openvlt.verify.parse.normalize import clean, fold
 from openvlt.verify.parse.number_words import YES_NO, is_refusal
 from openvlt.verify.parse.wording.phrases import read_phrase, use_synonym
 
-_IS = r"(?:is|are|was|were|be|called|named|equals|will|would|should|must)"
+_IS = r"(?:(?:it|this|that)['’]s|is|are|was|were|be|called|named|equals|will|would|should|must)"
 _IN = r"(?:in|on|at|during|of|as|by|to)"
 ARTICLE = r"\s*(?:the |a |an |一[个种条只名位]\s*)?"
 VERB = re.compile(rf"(?:.*\b{_IS}\b|[^:]{{0,60}}:|.*[是为在叫]){ARTICLE}", re.DOTALL | re.IGNORECASE)
@@ -59,6 +59,8 @@ def compare_words(gold: str, answer: str) -> tuple[bool, str]:
         return False, "a list"
     if _NEGATION.search(given) and not _NEGATION.search(wanted) or is_refusal(answer, (gold,)):
         return False, "negated, or alternatives"
+    if not wanted.endswith("one"):
+        given = given.removesuffix(" one")  # it's the red one
     for text in (given, _REASON.split(given, maxsplit=1)[0]):
         copula = _COPULA.match(text)
         if _read_meaning(text) == wanted or copula and _read_meaning(text[copula.end() :]) == wanted:

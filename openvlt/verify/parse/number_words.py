@@ -92,8 +92,9 @@ NOTHING = frozenset(
 REFUSAL = re.compile(
     r"(?:can(?:not|'t| not)|could not|couldn't|(?:un|not )able to|impossible to|not possible to|(?:isn't|"
     r"is not) possible to|difficult to) (?:be )?(?:\w+ )?(?:determin|answer|solv|calculat|provid|tell|help|"
-    r"identif|say|find|assist|process|open|load|access|be given|giv|comput|view|see|read|infer)|(?:not |"
-    r"in)(?:enough|sufficient) (?:information|data|details)|(?:^|\W)(?:i'?m |i am )?sorry,? (?:but )?i\b|"
+    r"identif|say|find|assist|process|open|load|access|be given|giv|comput|view|see|read|infer)|"
+    r"(?:(?:not|n['’]t) |in)(?:\w+ ){0,2}(?:enough|sufficient) (?:information|data|details)|"
+    r"(?:^|\W)(?:i'?m |i am )?sorry,? (?:but )?i\b|"
     r"i (?:do not|don't) know|(?:option|answer|choice) is not (?:provided|listed|given|among)|"
     r"none of the (?:above|options|choices|given)|more information is needed|"
     r"无法(?:确定|回答|判断|得出|计算)|不能确定|不知道|信息不足",
@@ -137,6 +138,7 @@ def is_refusal(text: str, choices: Sequence[str] | None = None) -> bool:
 
 
 _SIGN_WORD = re.compile(r"(?:minus|negative) (?=[a-z])|负")
+_ONE_IN = re.compile(r"([a-z-]+) (?:in|out of)(?: every)? ([a-z-]+)")
 _ONE = re.compile(r"\ba (?=(?:hundred|thousand|million|dozen|[a-z]*th|third|half|quarter)\b)")
 
 
@@ -155,6 +157,10 @@ def _read_number_word(text: str) -> Fraction | None:
         return None if value is None else -value
     if not text[0].isascii():
         return _read_chinese_fraction(text)
+    part = _ONE_IN.fullmatch(text) if " in " in text or " of " in text else None
+    if part:
+        some, whole = read_number_word(part[1]), read_number_word(part[2])
+        return some / whole if some and whole and some < whole else None
     words = _ONE.sub("one ", text)
     return _read_english(words.removeprefix("an ").replace("-", " ").split())
 

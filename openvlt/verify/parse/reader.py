@@ -17,6 +17,7 @@ from openvlt.verify.parse.normalize import MAX_ANSWER_CHARS, clean, unwrap
 from openvlt.verify.parse.quantity import read_quantity
 from openvlt.verify.parse.separators import Cut, find_cuts, split_at, strip_brackets
 from openvlt.verify.parse.sequences import ELLIPSIS, write_out
+from openvlt.verify.parse.wording.bounds import read_bound
 from openvlt.verify.parse.wording.modular import read_congruence
 from openvlt.verify.parse.wording.phrases import read_phrase
 
@@ -76,6 +77,12 @@ _LABEL = re.compile(
 _DOTS = re.compile(r"\s*(?:\\[lc]?dots|\.{3})\s*")
 _TUPLE_LABEL = re.compile(r"\(\s*[A-Za-z]\w?\s*(?:,\s*[A-Za-z]\w?\s*){1,5}\)")
 _POINT = re.compile(r"(?:[Pp]oint\s+)?(?:[A-Z]'?)?\s*(\([^()]*,.*\))")
+_KIND = re.compile(
+    r"(?:the )?(?:open |closed |half-open )?(?:interval|solution set|set|ordered (?:pair|triple)|pair|point|"
+    r"vector|coordinates)(?: of)?\s+(?=[(\[{]|\\[{l])",
+    re.IGNORECASE,
+)
+"""What a bracket holds: `the point (3, 4)`."""
 _OUTWARD = re.compile(r"^([\[\]])([^\[\](){}]+)([\[\]])$")
 _REALS = re.compile(
     r"(?:[A-Za-z]\s*(?:\\in|∈)\s*)?(?:\\mathbb\s*(?:\{\s*R\s*\}|R\b)|\\R\b|ℝ)(?!\s*[\^_|])(?!\s*\\(?:mid|:))|"
@@ -111,7 +118,7 @@ def read_answer(text: str, *, units: bool = True) -> Value:
     return _read_short(text, units) if len(text) <= 300 else _read(_respell(text), units, 0)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4096)
 def _read_short(text: str, units: bool) -> Value:
     return _read(_respell(text), units, 0)
 
@@ -123,7 +130,9 @@ def _respell(text: str) -> str:
     if "R" in text or "ℝ" in text or "eal" in text:
         text = _REALS.sub(r"(-\\infty, \\infty)", text)
     text = clean(text)
-    text = read_phrase(text) or text
+    text = read_phrase(text) or read_bound(text) or text
+    if text[:1].isalpha() and (kind := _KIND.match(text)):
+        text = text[kind.end() :]
     if text[:1] == "]" or text[-1:] == "[":
         text = _OUTWARD.sub(lambda m: ("[(")[m[1] == "]"] + m[2] + ("])")[m[3] == "["], text)
     if "inf" in text or "Inf" in text:

@@ -66,7 +66,7 @@ dollar      | 1            | $ \\$ dollar dollars usd us$ 美元
 dollar      | 1/100        | cent cents ¢
 euro        | 1            | € euro euros eur
 pound       | 1            | £ gbp
-yuan        | 1            | ¥ yuan rmb cny 元 块 块钱
+yuan        | 1            | ¥ yuan yen rmb cny 元 块 块钱
 yuan        | 1/10         | 角 毛
 rupee       | 1            | ₹ rupee rupees rs. inr
 speed       | 1609344/3600000 | mph

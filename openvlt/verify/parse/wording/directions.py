@@ -12,8 +12,9 @@ from openvlt.verify.parse.wording.value_words import ReadQuantity
 
 # axis | words of one sense | words of the other
 _DIRECTIONS = """
-growth   | increase increases increased increasing rise rose raise gain growth grew up higher | \
-decrease decreases decreased decreasing fall fell drop dropped decline declined reduction reduced down lower
+growth   | increase increases increased increasing rise rises rose raise gain growth grew grows up higher | \
+decrease decreases decreased decreasing fall falls fell drop drops dropped decline declines declined \
+reduction reduced down lower
 growth   | 增加 上升 上涨 增长 提高 | 减少 下降 下跌 降低
 profit   | profit 盈利 | loss deficit 亏损
 vertical | above upward upwards | below downward downwards under
