@@ -14,11 +14,8 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -32,15 +29,40 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 _BUCKET_SIZE = 1 << 24  # values in one message
 _TIMEOUT = timedelta(hours=4)  # a rank may wait this long while the main one asks a server for traces
-_MAIN_FIRST_S = 10  # how long another rank's error waits for the main one's
-_REPORTED = "openvlt/reported"  # key in the store; its value: the rank that reported the end, its exit status
-_FOLDERS_VARIABLE = "OPENVLT_RANKS"  # names the launcher's temporary folder, which is removed with it
+_CLUSTER_MARKS = ("SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+FOLDERS_VARIABLE = "OPENVLT_RANKS"  # names the launcher's temporary folder, which is removed with it
 _LINKED_NAMES = ("model", "last.ckpt")  # heavy files that ranks read from the main folder, without a copy
 
 
 def is_launched() -> bool:
-    """Whether this process was started as one of several, by `launch` or by torchrun."""
+    """Whether this process was started as one of several: by us, torchrun, Slurm, LSF or MPI."""
+    if "RANK" not in os.environ and any(mark in os.environ for mark in _CLUSTER_MARKS):
+        _adopt_cluster()
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def _adopt_cluster() -> None:
+    """Sets torch's variables from those of a cluster whose tasks are the ranks. A single task is no rank."""
+    from lightning.fabric.plugins.environments.lsf import LSFEnvironment
+    from lightning.fabric.plugins.environments.mpi import MPIEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    found = next(
+        (kind() for kind in (SLURMEnvironment, LSFEnvironment, MPIEnvironment) if kind.detect()), None
+    )
+    if found is None or found.world_size() == 1:
+        return
+    machines = int(os.environ.get("SLURM_NNODES", "1"))
+    variables = {
+        "WORLD_SIZE": found.world_size(),
+        "RANK": found.global_rank(),
+        "LOCAL_RANK": found.local_rank(),
+        "LOCAL_WORLD_SIZE": found.world_size() // machines,
+        "NODE_RANK": found.node_rank(),
+        "MASTER_ADDR": found.main_address,
+        "MASTER_PORT": found.main_port,
+    }
+    os.environ.update({name: str(value) for name, value in variables.items()})
 
 
 def process_count(devices: int | str) -> int:
@@ -73,63 +95,8 @@ def check_devices(processes: int, accelerator: str) -> None:
         )
 
 
-def launch(processes: int) -> int:
-    """Runs this very command once per rank, `processes` in all; returns the first failure's exit status.
-
-    Where a rank reported the failure, the status is that rank's. As with torchrun, the store through which
-    the ranks meet is here, so that it outlives each of them.
-    """
-    # torch documents the name here and exports it from a private module
-    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
-
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as folders:
-        common = {
-            "WORLD_SIZE": str(processes),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(store.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-            _FOLDERS_VARIABLE: folders,
-        }
-        threads = max(1, (os.cpu_count() or 1) // processes)
-        common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
-        ranks = [
-            _start_rank(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)
-        ]
-        # the terminal sends Ctrl-C to the main rank too, which reports it
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signals: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _: signals.append(number))
-        while not signals and any(rank.poll() is None for rank in ranks):
-            if any(rank.poll() for rank in ranks):
-                break
-            time.sleep(0.1)
-        failed = -signals[0] if signals else next((rank.returncode for rank in ranks if rank.returncode), 0)
-        for rank in ranks if failed else ():  # the main one first: it may still tidy up in the run's folder
-            _stop(rank, patience_s=30 if rank is ranks[0] and not signals else 1)
-    if failed > 0 and store.check([_REPORTED]):  # others may end first, by the connection that broke
-        failed = int(store.get(_REPORTED).split()[1])
-    return failed if failed >= 0 else 128 - failed
-
-
-def _start_rank(variables: dict[str, str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=os.environ | variables)
-
-
-def _stop(process: subprocess.Popen, patience_s: float) -> None:
-    """Waits for the process to end by itself, then terminates it, then kills it."""
-    for request, seconds in ((lambda: None, patience_s), (process.terminate, 10), (process.kill, None)):
-        request()
-        try:
-            process.wait(seconds)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def join_process_group(accelerator: str) -> None:
-    """Makes a launched process one of the ranks. Only the main rank's output is shown, and one error report.
+def join_process_group(accelerator: str) -> bool:
+    """Makes a launched process one of the ranks; False in a process that is alone, or has joined already.
 
     Raises UserError when there is no GPU for each rank (torchrun doesn't check), unless `accelerator` is cpu.
     """
@@ -137,7 +104,7 @@ def join_process_group(accelerator: str) -> None:
     from torch import distributed
 
     if not is_launched() or distributed.is_initialized():
-        return
+        return False
     backend = "gloo"
     if torch.cuda.is_available() and accelerator != "cpu":
         check_devices(int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])), accelerator)
@@ -145,37 +112,17 @@ def join_process_group(accelerator: str) -> None:
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=_TIMEOUT)
     atexit.register(distributed.destroy_process_group)
-    sys.excepthook = _report_exception
-    if not is_main():
-        # the main rank stops at Ctrl-C, the launcher then ends the others
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open as long as the process lives
+    return True
 
 
-def claim_report(status: int) -> bool:
-    """Whether this rank is the first to report how the run ends, with this exit status.
-
-    The others then stay silent: they met the same error, or its effect. A rank other than the main one first
-    waits a moment for that one, because the main rank's message names the run's own folder.
-    """
+def shared_store() -> Any:
+    """The store through which the ranks met, without the group's prefix; None without others."""
     if (distributed := _group()) is None:
-        return True
+        return None
     store = distributed.distributed_c10d._get_default_store()
-    while isinstance(store, distributed.PrefixStore):  # the launcher reads the key without the group's prefix
+    while isinstance(store, distributed.PrefixStore):
         store = store.underlying_store
-    try:
-        until = time.monotonic() + (0 if is_main() else _MAIN_FIRST_S)
-        while not store.check([_REPORTED]) and time.monotonic() < until:
-            time.sleep(0.05)  # the store's own wait warns on stderr when its time is up
-        mine = f"{rank()} {status}"
-        return store.compare_set(_REPORTED, "", mine) == mine.encode()
-    except RuntimeError:  # the store is gone with the process that held it
-        return True
-
-
-def _report_exception(*error: Any) -> None:
-    if claim_report(1):
-        sys.__excepthook__(*error)
+    return store
 
 
 def world_size() -> int:
@@ -297,7 +244,7 @@ def rank_folder(folder: Path) -> Path:
     if is_main():
         barrier()
         return folder
-    mirror = Path(tempfile.mkdtemp(prefix=f"openvlt-rank{rank()}-", dir=os.environ.get(_FOLDERS_VARIABLE)))
+    mirror = Path(tempfile.mkdtemp(prefix=f"openvlt-rank{rank()}-", dir=os.environ.get(FOLDERS_VARIABLE)))
     atexit.register(shutil.rmtree, mirror, ignore_errors=True)
     mirror_folder(folder.absolute(), mirror)
     barrier()  # the main rank has changed nothing so far

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from openvlt import distributed
 from openvlt.cli.arguments import normalise_arguments
 from openvlt.cli.errors import DISK_ERRORS, report_errors
+from openvlt.cli.launch import job_command, join_ranks, launch
 from openvlt.config.resolvers import CONF, load_config
 from openvlt.errors import UserError
 
@@ -23,8 +24,8 @@ from openvlt.errors import UserError
 def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
     """Runs an entry script under Hydra with `conf/<name>.yaml`.
 
-    A user's mistake ends in one sentence and exit status 2. With several devices the script starts itself
-    again, once for each rank.
+    A user's mistake ends in one sentence and exit status 2. With several devices each job starts its own
+    processes, one for each rank.
     """
     import hydra
     from hydra.errors import HydraException
@@ -40,11 +41,12 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
             # a memory estimate needs no device
             processes, accelerator = (1, "cpu") if config.get("plan") else _processes_and_accelerator(config)
             if not distributed.is_launched() and processes > 1:
-                _remove_empty_folder(config)  # the ranks' run has its own
                 distributed.check_devices(processes, accelerator)
-                # the whole command, a sweep too: ranks go through it side by side
-                sys.exit(distributed.launch(processes))
-            distributed.join_process_group(accelerator)
+                folder = Path(config.paths.run)
+                if status := launch(job_command(CONF.parent / f"{name}.py", folder), processes, folder):
+                    sys.exit(status)
+                return
+            join_ranks(accelerator)
             if not distributed.is_launched():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
             try:

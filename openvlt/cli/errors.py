@@ -13,7 +13,7 @@ from typing import Any
 
 from yaml import MarkedYAMLError
 
-from openvlt import distributed
+from openvlt.cli.launch import claim_report
 from openvlt.cli.unknown_keys import explain_unknown_key
 from openvlt.data.errors import (
     BadRows,
@@ -47,11 +47,11 @@ def report_errors(errors: tuple[type[Exception], ...], numbers: tuple[int, ...])
         expected = isinstance(error, errors) or (isinstance(error, OSError) and error.errno in numbers)
         if not expected or os.environ.get("OPENVLT_TRACEBACK"):
             raise
-        if distributed.claim_report(2):  # all ranks meet the same mistake
+        if claim_report(2):  # all ranks meet the same mistake
             print(f"error: {error_sentence(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        distributed.claim_report(130)  # the other ranks then end in silence
+        claim_report(130)  # the other ranks then end in silence
         sys.exit(130)
 
 

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from openvlt.errors import UserError
 from openvlt.storage.atomic import read_json_file
 
@@ -101,7 +103,7 @@ def run_manifest(seed: int) -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *_job_overrides()],
         "commit": _git("rev-parse", "HEAD"),
         "diff": _git("diff", "HEAD"),
         "seed": seed,
@@ -114,6 +116,11 @@ def run_manifest(seed: int) -> dict[str, Any]:
             "gpus": gpus,
         },
     }
+
+
+def _job_overrides() -> list[str]:
+    """The overrides of this job; what stands on the command line where Hydra didn't start it."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
 
 
 def _is_installed(name: str) -> bool:

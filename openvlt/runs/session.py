@@ -42,9 +42,10 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
     assert main is not None  # the main rank's
     opened, folder = main
     use_threads(opened)
-    if not distributed.is_main():
+    own = Path(config.paths.run)
+    if not distributed.is_main() and own.absolute() != folder.absolute():  # torchrun's ranks have one each
         with contextlib.suppress(OSError):  # it isn't empty: the folder to resume
-            Path(config.paths.run).rmdir()
+            own.rmdir()
     return opened, folder
 
 

@@ -92,14 +92,16 @@ def test_a_mistake_with_two_ranks_is_one_sentence(cli: Cli, tmp_path: Path) -> N
 
 RANKS = """
 import sys
+from pathlib import Path
 from openvlt import distributed
+from openvlt.cli import launch
 from openvlt.cli.errors import report_errors
 from openvlt.errors import UserError
 
 if not distributed.is_launched():
-    sys.exit(distributed.launch(2))
-distributed._MAIN_FIRST_S = 0  # nothing may depend on how long a rank waits
-distributed.join_process_group("cpu")
+    sys.exit(launch.launch(sys.argv, 2, Path(sys.argv[0]).parent))
+launch._MAIN_FIRST_S = launch._KILLED_FIRST_S = 0  # nothing may depend on how long a rank waits
+launch.join_ranks("cpu")
 with report_errors((UserError,), ()):
     if sys.argv[1] in ("both", f"only {distributed.rank()}"):
         raise UserError("a mistake")
@@ -110,7 +112,7 @@ with report_errors((UserError,), ()):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["both", "only 1", "bug 0"])
+@pytest.mark.parametrize("who", ["both", "only 1", "bug 0", "bug 1"])
 def test_whichever_rank_fails_it_is_said_once(tmp_path: Path, who: str) -> None:
     (tmp_path / "ranks.py").write_text(RANKS)
     env = environment() | {"PYTHONPATH": str(ROOT)}
@@ -124,27 +126,126 @@ def test_whichever_rank_fails_it_is_said_once(tmp_path: Path, who: str) -> None:
         assert done.returncode == 2 and done.stderr == "error: a mistake\n", done.stderr
 
 
-def test_a_rank_reports_unless_another_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_reports_unless_another_one_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
     from openvlt import distributed
+    from openvlt.cli import launch
 
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     other = torch.distributed.TCPStore("127.0.0.1", store.port)
-    monkeypatch.setattr(distributed, "_group", lambda: torch.distributed)
-    monkeypatch.setattr(distributed, "_MAIN_FIRST_S", 0)
+    monkeypatch.setattr(launch, "_MAIN_FIRST_S", 0)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    status = {launch._STATUS_VARIABLE: str(tmp_path / "status")}
 
-    def claim(rank: int, where: torch.distributed.TCPStore) -> bool:
+    def claim(rank: int, where: torch.distributed.TCPStore, end: int = 2) -> bool:
         monkeypatch.setattr(distributed, "rank", lambda: rank)
-        monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: where)
-        return distributed.claim_report(2)
+        monkeypatch.setattr(distributed, "shared_store", lambda: where)
+        return launch.claim_report(end, status)
 
-    assert claim(1, other)  # the main one didn't come
+    assert claim(1, other, 130)  # the main one didn't come
     assert not claim(0, store) and not claim(2, other)
-    store.delete_key(distributed._REPORTED)
+    assert (tmp_path / "status").read_text() == "130"  # which the launcher ends with
+    store.delete_key(launch._REPORTED)
     assert claim(0, store)
-    monkeypatch.setattr(distributed, "_MAIN_FIRST_S", 3600)  # no wait where it has reported
+    monkeypatch.setattr(launch, "_MAIN_FIRST_S", 3600)  # no wait where it has reported
     assert not claim(1, other)
+
+
+SLURM = {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_NNODES": "2", "SLURM_JOB_ID": "77", "SLURM_NODELIST": "n[1-2]", "SLURM_JOB_NAME": "train"}  # fmt: skip
+
+
+@pytest.mark.parametrize("tasks", ["4", "1"])
+def test_tasks_of_slurm_are_the_ranks_and_a_single_one_is_none(
+    monkeypatch: pytest.MonkeyPatch, tasks: str
+) -> None:
+    from openvlt import distributed
+
+    for name in (
+        "WORLD_SIZE",
+        "RANK",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "NODE_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    ):
+        monkeypatch.setenv(name, "x")  # to be put back afterwards
+        monkeypatch.delenv(name)
+    for name, value in (SLURM | {"SLURM_NTASKS": tasks}).items():
+        monkeypatch.setenv(name, value)
+    assert distributed.is_launched() == (tasks == "4")
+    if tasks == "4":
+        found = {name: os.environ[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR")}  # fmt: skip
+        assert found == {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1"}  # fmt: skip
+        assert int(os.environ["MASTER_PORT"]) > 1023
+
+
+def test_a_job_starts_its_own_overrides_in_its_own_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from openvlt.cli.launch import job_command
+
+    hydra = OmegaConf.create({"overrides": {"task": ["seed=2", "trainer.devices=2"]}})
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    folder = tmp_path / "it's, (a) run=1"
+    script, *words = job_command(Path("/x/train.py"), folder)
+    assert script == "/x/train.py" and words[:2] == ["seed=2", "trainer.devices=2"]
+    parsed = {one.key_or_group: one.value() for one in OverridesParser.create().parse_overrides(words)}
+    assert parsed["hydra.run.dir"] == str(folder) and parsed["hydra.mode"] == "RUN"
+
+
+@pytest.mark.slow
+def test_each_job_of_a_sweep_has_its_own_ranks_and_folder(cli: Cli, tmp_path: Path) -> None:
+    arguments = cli.argv(
+        "train.py",
+        "+experiment=smoke",
+        "-m",
+        "seed=1,2",
+        f"paths.runs={tmp_path / 'runs'}",
+        "trainer.devices=2",
+    )
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = sorted((tmp_path / "runs" / "smoke").glob("*/results.json"))
+    assert [json.loads(file.read_text())["seed"] for file in folders] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_job_which_goes_on_later(cli: Cli, tmp_path: Path) -> None:
+    arguments = cli.argv(
+        "train.py",
+        "+experiment=smoke",
+        f"paths.runs={tmp_path / 'runs'}",
+        "trainer.devices=2",
+        "strategy=shard",
+    )
+    env = environment() | {"TMPDIR": str(tmp_path)}
+    first = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True
+    )
+    while not any(rows(stage) for stage in tmp_path.glob("runs/smoke/*/*-sft")):
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.05)
+    ranks = [int(pid) for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
+    workers = [pid for pid in ranks if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    _, said = first.communicate(timeout=60)
+    assert (
+        first.returncode == 137 and said.count("error: process 1 of this run ended by signal SIGKILL") == 1
+    ), said
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    resume = shlex.split(re.search(r"python (train\.py resume=.*)", said)[1])
+    done = subprocess.run([sys.executable, *resume], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.glob("openvlt-*")), "a rank left its own folder behind"
 
 
 @pytest.mark.parametrize("devices", ["0", "many", "1.5"])
@@ -206,7 +307,6 @@ def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
         torch.distributed, "init_process_group", lambda backend, timeout: begun.append(backend)
     )
     monkeypatch.setattr(distributed.atexit, "register", lambda *_: None)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back afterwards
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "is_main", lambda: True)
