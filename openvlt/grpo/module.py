@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,14 +45,16 @@ class GRPOModule(StepModule):
         self.grpo, self.memories = grpo, memories or {}
         self._resolved: tuple[int, GRPOLoss] | None = None
 
-    def split(self, batch: GRPOBatch) -> Iterator[GRPOBatch]:
+    def rows(self, batch: GRPOBatch) -> list[Tensor]:
         if not 0 <= self.version - batch.policy_version < self.grpo.updates:
             raise RuntimeError(
                 f"stale rollout: made by policy {batch.policy_version}, now at {self.version}, updates per "
                 f"rollout {self.grpo.updates}"
             )
-        for rows in micro_batches(batch.group_N, self.grpo.micro_batch):
-            yield batch.part(rows, self.device)
+        return micro_batches(batch.group_N, self.grpo.micro_batch)
+
+    def part(self, batch: GRPOBatch, rows: Tensor) -> GRPOBatch:
+        return batch.part(rows, self.device)
 
     def training_step(self, batch: GRPOBatch, index: int) -> None:
         super().training_step(batch, index)

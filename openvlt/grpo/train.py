@@ -47,6 +47,7 @@ def train_grpo(
             f"{title}: grpo.prompts_per_rollout={grpo.prompts_per_rollout} is larger than the data "
             f"({len(problems)} problems); lower it or give more problems"
         )
+    grpo.fit.cut(vlm, reference)
     experience, sampler = Experience(grpo, vlm, reference), grpo.sampler(problems, seed)
     resampling = {"resampling": grpo.resampling} if isinstance(grpo.resampling, Stateful) else {}
     module = GRPOModule(vlm, grpo, {"sampler": sampler, **resampling})

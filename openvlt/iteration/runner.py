@@ -23,6 +23,7 @@ from openvlt.iteration.stages import (
 )
 from openvlt.runs.directory import PREVIOUS, find_saved_model, finished_stages, previous_run
 from openvlt.storage.atomic import read_json_file, write_json
+from openvlt.trainer.checkpoint import remove_checkpoint
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _load_or_run(stage: Stage, context: StageContext, name: str, home: Path, see
     lightning.seed_everything(seed, verbose=False)
     result = run_stage(stage, context, name, home, seed)
     write_json(file, result)
-    (home / "last.ckpt").unlink(missing_ok=True)
+    remove_checkpoint(home)
     print(f"{name:<14} {_summarise(result)}", flush=True)
     for sentence in _list_findings(result):
         print(f"warning: {name}: {sentence}", flush=True)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
@@ -93,6 +94,8 @@ class VLM:
 
         Raises UserError, before anything is written, when a weight is NaN or infinite.
         """
+        if isinstance(self.model, FSDPModule):
+            raise RuntimeError("one process can't save shards; save openvlt.model.shard.plain_copy(vlm)")
         model = self.merge_adapter()
         check_finite(
             model, "the trained model", "it isn't saved; lower the learning rate, and look at metrics.csv"

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +34,7 @@ from openvlt.data.images import open_images
 from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.model.processor import ImageOnlyProcessor
+from openvlt.model.strategy import Strategy
 from openvlt.types import Trace
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
@@ -238,8 +239,10 @@ class TinyModel(PretrainedModel):
     def _pretrain(self, vlm: VLM, lessons: Sequence[Trace], base: Path) -> None:
         """Trains in a folder beside the base's, which stays only where training left a step to replay."""
         folder = Path(tempfile.mkdtemp(dir=base.parent, prefix=f"{base.name}-training-"))
+        # it is small, and the same under every strategy
+        training = replace(self.training, fit=replace(self.training.fit, strategy=Strategy("none")))
         try:
-            self.training.train(vlm, lessons, folder=folder, seed=self.seed, title="base")
+            training.train(vlm, lessons, folder=folder, seed=self.seed, title="base")
         finally:
             if not any(folder.glob("*.pt")):
                 shutil.rmtree(folder)

@@ -14,6 +14,7 @@ import torch
 from openvlt.errors import UserError
 from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM
+from openvlt.model.shard import whole_weights
 from openvlt.types import Completion, Problem, Prompts
 
 
@@ -73,14 +74,17 @@ class Generator(Protocol):
 
 @contextlib.contextmanager
 def generating(model: HFModel) -> Iterator[None]:
-    """Inside, the model is in eval mode, with its cache and without gradients; after, all is as before."""
+    """Inside, the model is in eval mode, with its cache and without gradients; after, all is as before.
+
+    The weights of a sharded model are whole inside: all processes enter and leave it together.
+    """
     modes, config = [(part, part.training) for part in model.modules()], model.config.get_text_config()
     use_cache = config.use_cache
     model.eval()
     config.use_cache = True
     try:
         # not inference_mode: tensors that the model caches under it could not be used in training later
-        with torch.no_grad():
+        with torch.no_grad(), whole_weights(model):
             yield
     finally:
         config.use_cache = use_cache

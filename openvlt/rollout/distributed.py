@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from openvlt import distributed
 from openvlt.model.load import VLM
+from openvlt.model.shard import whole_weights
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.types import Completion, Problem, Prompts
 
@@ -23,9 +24,10 @@ def generate_on_ranks(
     That is so because a completion doesn't depend on the others in its batch.
     """
     mine = distributed.take_share(range(len(problems)))
-    if len(mine) == len(problems):
-        part = generator.generate(vlm, problems, prompts, sampling, seed)
-    else:
-        own = [problems[row] for row in mine]
-        part = generator.generate(vlm, own, prompts.select(mine), sampling, seed) if own else []
+    with whole_weights(vlm.model):  # also on a rank without a problem: all gather them together
+        if len(mine) == len(problems):
+            part = generator.generate(vlm, problems, prompts, sampling, seed)
+        else:
+            own = [problems[row] for row in mine]
+            part = generator.generate(vlm, own, prompts.select(mine), sampling, seed) if own else []
     return distributed.all_gather(part)

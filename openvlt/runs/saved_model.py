@@ -14,6 +14,7 @@ from openvlt import distributed
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
+from openvlt.model.shard import plain_copy
 from openvlt.model.shared_prefix.vision_features import vision_inputs
 from openvlt.model.weights import load_weights
 from openvlt.rollout.base import generating
@@ -36,18 +37,19 @@ def save_model(vlm: VLM, folder: Path) -> None:
     vlm.merge_adapter()  # on every rank: the next evaluation is of the model that is saved
     if trained is not None:
         check_merged(vlm, trained)
+    plain = plain_copy(vlm)
     if distributed.is_main():
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            vlm.save(aside)
+            plain.save(aside)
             if trained is not None:
-                check_saved(vlm, aside)
+                check_saved(plain, aside)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(aside, final)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     saved = Path(distributed.broadcast(str(final.absolute())))  # received once the model is there
-    if not distributed.is_main():
+    if final.absolute() != saved:  # a rank's own folder
         final.unlink(missing_ok=True)
         final.symlink_to(saved)
 

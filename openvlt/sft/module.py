@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,19 +34,19 @@ class SFTModule(StepModule):
         super().__init__(vlm, optimisation, steps)
         self.micro_batch = micro_batch
 
-    def split(self, batch: SFTBatch) -> Iterator[tuple[SFTBatch, int]]:
-        """Yields this rank's micro-batches, each with the response tokens of the whole step.
-
-        Rows of like length stand together, so that little is computed for padding.
-        """
-        tokens = int(batch.mask_NT.sum())
+    def rows(self, batch: SFTBatch) -> list[Tensor]:
+        """See `StepModule`. Rows of like length stand together, so that little is computed for padding."""
         order = (batch.prompts.mask_PL.sum(1) + batch.mask_NT.sum(1)).argsort(descending=True)
         mine = order[distributed.rank() :: distributed.world_size()]
         # a short last batch may leave a rank without rows
-        for rows in mine.split(self.micro_batch) if len(mine) else ():
-            width = int(batch.mask_NT[rows].sum(1).max())
-            columns = (column[rows, :width].to(self.device) for column in (batch.ids_NT, batch.mask_NT))
-            yield SFTBatch(batch.prompts.select(rows.tolist()).to(self.device), *columns), tokens
+        return list(mine.split(self.micro_batch)) if len(mine) else []
+
+    def part(self, batch: SFTBatch, rows: Tensor) -> tuple[SFTBatch, int]:
+        """See `StepModule`. The second value are the response tokens of the whole step."""
+        width = int(batch.mask_NT[rows].sum(1).max())
+        columns = (column[rows, :width].to(self.device) for column in (batch.ids_NT, batch.mask_NT))
+        prompts = batch.prompts.select(rows.tolist()).to(self.device)
+        return SFTBatch(prompts, *columns), int(batch.mask_NT.sum())
 
     def step_loss(self) -> StepLoss:
         """See `StepModule`; it is the same at every step."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,10 +32,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from openvlt import distributed
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
-from openvlt.storage.atomic import atomic_write
+from openvlt.model.load import VLM
+from openvlt.model.shard import shard_model
+from openvlt.model.strategy import Strategy
+from openvlt.trainer.checkpoint import find_checkpoint
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
 from openvlt.trainer.not_finite import NotFinite, stop_sentence
+from openvlt.trainer.strategies import make_strategy
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
@@ -46,7 +50,7 @@ class TrainingLoop:
     """`conf/trainer/*.yaml`: trains a module; writes a resumable `last.ckpt` every `checkpoint_every` steps.
 
     `devices` is a number of GPUs (or CPU processes) of this machine, or `auto`
-    (`openvlt.distributed.process_count`): one process each, weights replicated, gradients summed. `workers`
+    (`openvlt.distributed.process_count`): one process each; `strategy` says what they share. `workers`
     (on Linux) prepare ahead of time what doesn't depend on the policy: SFT's batches, or (one worker) the
     images of GRPO's next rollout. `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
     """
@@ -54,6 +58,7 @@ class TrainingLoop:
     accelerator: str = "auto"
     devices: int | str = 1
     precision: str = "32-true"
+    strategy: Strategy = field(default_factory=Strategy)
     checkpoint_every: int = 20
     workers: int = 0
     progress: bool = True
@@ -79,11 +84,9 @@ class TrainingLoop:
         Checkpoints fall on multiples of `boundary` steps. With `ahead`, workers may make batches before they
         are due.
         """
-        last = folder / "last.ckpt"
-        if last.is_file() and not zipfile.is_zipfile(last):  # its directory stands at its end
-            raise UserError(
-                f"{last} is cut off; put it back, or remove it, and the stage starts from its beginning"
-            )
+        self.cut(module.vlm)
+        last = Path(distributed.broadcast(str(folder.absolute()))) / "last.ckpt"  # of the main rank
+        start = find_checkpoint(last.parent)
         # workers are forked: other start methods would pickle the processor and rows that `make_batch` holds
         workers = self.workers if ahead and sys.platform == "linux" else 0
         loader = DataLoader(
@@ -99,7 +102,7 @@ class TrainingLoop:
         trainer = self._trainer([*callbacks, _ProgressBar(title)] if self.progress else callbacks)
         handler = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(module, loader, ckpt_path=last if last.is_file() else None, weights_only=False)
+            trainer.fit(module, loader, ckpt_path=start)
         except NotFinite as error:
             raise UserError(stop_sentence(error, title, error.save(folder))) from error
         except SystemExit as stop:  # what Lightning raises at Ctrl-C
@@ -107,6 +110,16 @@ class TrainingLoop:
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal after the first one
+
+    def cut(self, *models: VLM | None) -> None:
+        """Cuts models over this run's processes in place, as `strategy` says; with one process does nothing.
+
+        `auto` is settled before a run begins (`openvlt.cli.train`); here it cuts nothing.
+        """
+        if distributed.world_size() > 1 and self.strategy.shard in ("weights", "gradients"):
+            for vlm in models:
+                if vlm is not None:
+                    shard_model(vlm, self.strategy)
 
     def check(self) -> None:
         """Raises UserError when these settings can't work on this machine, before anything else runs."""
@@ -136,11 +149,16 @@ class TrainingLoop:
         ):
             warnings.filterwarnings("ignore", message=message)
         on_gpu = torch.cuda.is_available() and self.accelerator != "cpu"
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        accelerator = self.accelerator if self.accelerator != "auto" else "gpu" if on_gpu else "cpu"
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
+        alone = [device.index] if on_gpu else 1
         return lightning.Trainer(
-            accelerator=self.accelerator,
-            devices=[torch.cuda.current_device()] if on_gpu else 1,
+            accelerator=accelerator,
+            devices=alone if distributed.world_size() == 1 else ranks,
+            num_nodes=distributed.world_size() // ranks,
             precision=cast("_PRECISION_INPUT", self.precision),
-            strategy="auto",
+            strategy=make_strategy(device),
             max_epochs=1,
             callbacks=callbacks,
             logger=list(self.loggers) if distributed.is_main() else [],
@@ -198,9 +216,8 @@ class _SaveCheckpoint(Callback):
         self.file, self.every = file, every
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
-        if module.version % self.every == 0 and distributed.is_main():
-            with atomic_write(self.file) as aside:
-                trainer.save_checkpoint(aside)
+        if module.version % self.every == 0:  # on every rank: each writes its shards
+            trainer.save_checkpoint(self.file)
 
 
 class _ProgressBar(Callback):

@@ -9,12 +9,13 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from openvlt import distributed
 from openvlt.storage.atomic import atomic_write
 from openvlt.trainer.module import StepModule
 
 
 class MetricsFile(Callback):
-    """Appends each step's metrics to a file and passes them to Lightning's loggers.
+    """Appends each step's metrics to a file, on the main rank, and passes them to Lightning's loggers.
 
     After a restart, rows past the checkpoint are removed first.
     """
@@ -24,11 +25,12 @@ class MetricsFile(Callback):
         self.columns: list[str] = []
 
     def on_train_start(self, trainer: lightning.Trainer, module: StepModule) -> None:
-        if self.file.is_file():
+        if distributed.is_main() and self.file.is_file():
             self._rewrite([row for row in read_metrics(self.file) if row["step"] <= module.version])
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
-        self._append({"step": module.version, **module.metrics})
+        if distributed.is_main():
+            self._append({"step": module.version, **module.metrics})
         for logger in trainer.loggers:
             logger.log_metrics(module.metrics, module.version)
 

@@ -6,8 +6,11 @@ A step is split into micro-batches and ranks; the split doesn't change its gradi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning
@@ -18,6 +21,7 @@ from torch.optim import Optimizer
 from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
+from openvlt.model.shard import add_up_gradients, match_parts, pass_through, plain_copy, to_whole
 from openvlt.trainer.not_finite import NotFinite, StepLoss, to_cpu
 from openvlt.trainer.optimizer import make_schedule
 
@@ -62,9 +66,25 @@ class StepModule(lightning.LightningModule):
         self.metrics: dict[str, float] = {}
         self._random = torch.random.get_rng_state()
 
-    def split(self, batch: Any) -> Iterable[Any]:
-        """Splits one optimiser step's batch into this rank's micro-batches."""
+    def configure_model(self) -> None:
+        """Does nothing: `TrainingLoop` has cut the model already. Lightning asks for it."""
+
+    def on_train_start(self) -> None:
+        """Lets a rank end when its launcher asks; Lightning's handler would note the signal and go on."""
+        if distributed.world_size() > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def rows(self, batch: Any) -> list[Tensor]:
+        """The rows of one optimiser step's batch in each of this process's micro-batches."""
         raise NotImplementedError
+
+    def part(self, batch: Any, rows: Tensor) -> Any:
+        """The micro-batch of these rows, on the model's device."""
+        raise NotImplementedError
+
+    def split(self, batch: Any) -> Iterator[Any]:
+        """This process's micro-batches of one optimiser step's batch."""
+        return (self.part(batch, rows) for rows in self.rows(batch))
 
     def step_loss(self) -> StepLoss:
         """The loss of the present step, as a function that can be saved: model and part in, shares out.
@@ -90,13 +110,15 @@ class StepModule(lightning.LightningModule):
             raise batch
         self._random = torch.random.get_rng_state()
         sums: dict[str, Tensor] = {}
-        for part in self.split(batch):
-            loss, shares = self.loss(part)
-            self.manual_backward(loss)
-            add_logged(sums, {"loss": loss.detach(), **shares})
+        first_row = torch.zeros(1, dtype=torch.long)
+        for rows, factor in match_parts(self.model, self.rows(batch), filler=first_row):
+            loss, shares = pass_through(self.model, partial(self.loss, self.part(batch, rows)))
+            self.manual_backward(loss * factor)
+            if factor:
+                add_logged(sums, {"loss": loss.detach(), **shares})
         # also without a part: ranks and schedules stay in step, and weights without gradient stay as they are
-        distributed.all_reduce_gradients(self._trainable())
-        norm = torch.nn.utils.clip_grad_norm_(self._trainable(), self.optimisation.max_grad_norm)
+        add_up_gradients(self.model)
+        norm = to_whole(torch.nn.utils.clip_grad_norm_(self._trainable(), self.optimisation.max_grad_norm))
         own, self.metrics = {name: float(value) for name, value in sums.items()}, {}
         for part in distributed.all_gather([own]):
             add_logged(self.metrics, part)
@@ -116,7 +138,7 @@ class StepModule(lightning.LightningModule):
             step=self.version + 1,
             values=values,
             learning_rates=sorted({group["lr"] for one in optimizers for group in one.param_groups}),
-            vlm=self.vlm,
+            vlm=plain_copy(self.vlm),
             loss=self.step_loss(),
             parts=distributed.all_gather([to_cpu(part) for part in self.split(batch)]),
             random=self._random,

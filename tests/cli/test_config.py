@@ -111,7 +111,7 @@ def test_the_other_scripts_compose_and_build(name: str) -> None:
 
 
 def test_the_groups_are_the_architectures() -> None:
-    known = "scale model adapter data rollout reward grpo sft distill benchmark iteration optimizer scheduler trainer logger paths"
+    known = "scale model adapter data rollout reward grpo sft distill benchmark iteration optimizer scheduler strategy trainer logger paths"
     assert set(GROUPS) <= {*known.split(), "experiment", "recipe", "hydra"}
     assert {"tiny", "7b"} <= {file.stem for file in (CONF / "scale").glob("*.yaml")}
 

@@ -6,13 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+from openvlt import distributed
 from openvlt.data.rows.schema import store_images
 from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.types import ScoredRollouts
 
 
 class Transcripts:
-    """Writes `per_rollout` groups of each rollout batch: one JSON line per completion, Parquet at the end."""
+    """Writes `per_rollout` groups of each rollout batch: one JSON line per completion, Parquet at the end.
+
+    The main rank does; on others nothing happens.
+    """
 
     def __init__(self, folder: Path, per_rollout: int) -> None:
         self.lines, self.table = folder / "rollouts.jsonl", folder / "rollouts.parquet"
@@ -22,6 +26,8 @@ class Transcripts:
         """Removes the rollouts of steps that a restart makes again, also after `close`."""
         from pyarrow import parquet
 
+        if not distributed.is_main():
+            return
         closed = not self.lines.is_file() and self.table.is_file()
         rows = parquet.read_table(self.table).to_pylist() if closed else read_lines(self.lines)
         aside = self.lines.with_suffix(".tmp")
@@ -31,6 +37,8 @@ class Transcripts:
 
     def add(self, rollouts: ScoredRollouts, step: int) -> None:
         """Appends the first groups of a rollout batch."""
+        if not distributed.is_main():
+            return
         rows = []
         for row, group in enumerate(rollouts.group_N.tolist()):
             if group < self.per_rollout:
@@ -42,6 +50,8 @@ class Transcripts:
         import pyarrow as arrow
         from pyarrow import parquet
 
+        if not distributed.is_main():
+            return
         if rows := read_lines(self.lines):
             aside = self.table.with_suffix(".tmp")
             parquet.write_table(arrow.Table.from_pylist(rows), aside)

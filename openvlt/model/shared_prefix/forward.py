@@ -15,13 +15,14 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from openvlt.errors import UserError
 from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.attention import ATTENTION_NAME, Attend, PackedAttention
 from openvlt.model.shared_prefix.packing import Packing, pack
-from openvlt.model.shared_prefix.vision_features import image_features, vision_inputs
+from openvlt.model.shared_prefix.vision_features import blank_features, image_features, vision_inputs
 from openvlt.types import Prompts
 
 SHARED_PREFIX_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -64,6 +65,8 @@ def encode_prompts(vlm: VLM, prompts: Prompts, *, recompute: bool = False) -> Pr
     if prompts.vision:
         features, deep = image_features(vlm, prompts, recompute=recompute)
         embeds_SD = embeds_SD.masked_scatter(image_S[:, None], features.to(embeds_SD.dtype))
+    elif torch.is_grad_enabled() and isinstance(model.model.visual, FSDPModule):
+        embeds_SD = embeds_SD + blank_features(vlm).to(embeds_SD.dtype)
     positions_3PL, _ = model.model.get_rope_index(
         prompts.ids_PL,
         mm_token_type_ids=prompts.token_type_PL,

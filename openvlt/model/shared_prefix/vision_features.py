@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
 from openvlt.model.load import VLM
@@ -32,19 +33,38 @@ def image_features(
     """Features (image tokens, D) of all images in reading order, and those of DeepStack's layers.
 
     Few families have DeepStack; the tuple is empty for the others. Stored features are taken where there are
-    any. With `recompute` a trained tower keeps no activations and runs again in the backward pass.
+    any. With `recompute` a trained tower keeps no activations and runs again in the backward pass; one that
+    is cut over processes always does, so that all of them send the same messages.
     """
     if FEATURES in prompts.vision:
         names = [name for name in prompts.vision if name.startswith("deep_")]
         names.sort(key=lambda name: int(name[5:]))
         return prompts.vision[FEATURES], tuple(prompts.vision[name] for name in names)
     run = partial(vlm.core.get_image_features, **vision_inputs(prompts))
+    recompute = recompute or isinstance(vlm.core.model.visual, FSDPModule)
     if recompute and torch.is_grad_enabled() and is_vision_trained(vlm):
         output = checkpoint(run, use_reentrant=False)
     else:
         output = run()
     deep = getattr(output, "deepstack_features", None) or ()
     return _concatenate(output.pooler_output), tuple(_concatenate(layer) for layer in deep)
+
+
+def blank_features(vlm: VLM) -> Tensor:
+    """Zero, computed by the vision tower from a blank image of the smallest size.
+
+    A pass without an image adds it where the tower is cut over processes: those with images wait for it.
+    """
+    config = vlm.core.config.vision_config
+    side = config.spatial_merge_size
+    values = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    pixels = torch.zeros(side**2, values, device=vlm.device)
+    grid = torch.tensor([[1, side, side]], device=vlm.device)
+    run = partial(vlm.core.get_image_features, pixel_values=pixels, image_grid_thw=grid)
+    output = checkpoint(run, use_reentrant=False)
+    deep = getattr(output, "deepstack_features", None) or ()
+    layers = (output.pooler_output, *deep)
+    return torch.stack([_concatenate(layer).sum() * 0.0 for layer in layers]).sum()
 
 
 def is_vision_trained(vlm: VLM) -> bool:
