@@ -47,9 +47,11 @@ def _adopt_cluster() -> None:
     from lightning.fabric.plugins.environments.mpi import MPIEnvironment
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-    found = next(
-        (kind() for kind in (SLURMEnvironment, LSFEnvironment, MPIEnvironment) if kind.detect()), None
-    )
+    kinds = (SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+    try:
+        found = next((kind() for kind in kinds if kind.detect()), None)
+    except RuntimeError as error:  # options of srun
+        raise UserError(f"{error} Or start one task on each machine, and set trainer.devices.") from error
     if found is None or found.world_size() == 1:
         return
     machines = int(os.environ.get("SLURM_NNODES", "1"))

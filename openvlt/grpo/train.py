@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def train_grpo(
             f"{title}: grpo.prompts_per_rollout={grpo.prompts_per_rollout} is larger than the data "
             f"({len(problems)} problems); lower it or give more problems"
         )
-    grpo.fit.cut(vlm, reference)
+    grpo.fit.prepare(vlm, reference)
     experience, sampler = Experience(grpo, vlm, reference), grpo.sampler(problems, seed)
     resampling = {"resampling": grpo.resampling} if isinstance(grpo.resampling, Stateful) else {}
     module = GRPOModule(vlm, grpo, {"sampler": sampler, **resampling})
@@ -71,10 +72,8 @@ def train_grpo(
         return waiting[step % grpo.updates]
 
     vlm.model.train()
-    try:
+    with contextlib.closing(loader):
         grpo.fit.run(module, next_batch, folder, title=title, boundary=grpo.updates)
-    finally:
-        loader.close()
     transcripts.close()
 
 

@@ -175,7 +175,7 @@ def _grpo_phases(
     if (
         grpo.needs_reference and vlm.model is vlm.core
     ):  # under an adapter, the reference is the model without it
-        reference = _bytes(build_meta_vlm(settings, None, "32-true").model.parameters())
+        reference = _bytes(build_meta_vlm(settings, None, grpo.fit.precision).model.parameters())
     always, update, step = _training_phases(vlm, grpo.optimizer, sizes, reference)
     training = {"GRPO": update, "GRPO step": step}
     if not isinstance(grpo.generator, PrefixGenerator):

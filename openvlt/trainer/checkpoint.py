@@ -136,16 +136,20 @@ class TrainedState:
     ) -> None:
         for number, (optimizer, other) in enumerate(zip(self.optimizers, others, strict=True)):
             keys = dict(self._weight_keys(optimizer))
+            groups = optimizer.param_groups
+            counts_there = any(group.get("fused") or group.get("capturable") for group in groups)
             start = f"optimizer{number}."
             for name, value in {**tensors, **other["state"]}.items():
                 if not name.startswith(start):
                     continue
                 owner, _, slot = name.removeprefix(start).rpartition(".")
+                if counts_there and isinstance(value, Tensor) and not value.ndim:
+                    value = value.to(keys[owner].device)  # the number of steps, as torch's optimisers want it
                 if slot == "master":
                     keys[owner].copy_(value)
                 else:
                     optimizer.state[keys[owner]][slot] = value
-            for group, saved in zip(optimizer.param_groups, other["groups"], strict=True):
+            for group, saved in zip(groups, other["groups"], strict=True):
                 group.update(saved)
 
 

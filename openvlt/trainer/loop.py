@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import lightning
 import torch
@@ -33,7 +33,7 @@ from openvlt import distributed
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.model.shard import shard_model
+from openvlt.model.shard import is_sharded, shard_model
 from openvlt.model.strategy import Strategy
 from openvlt.trainer.checkpoint import find_checkpoint
 from openvlt.trainer.metrics import MetricsFile
@@ -41,8 +41,13 @@ from openvlt.trainer.module import StepModule
 from openvlt.trainer.not_finite import NotFinite, stop_sentence
 from openvlt.trainer.strategies import make_strategy
 
-if TYPE_CHECKING:
-    from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
+PRECISIONS = {
+    "32-true": None,
+    "64-true": torch.float64,
+    "bf16-true": torch.bfloat16,
+    "16-true": torch.float16,
+}
+"""What training turns the weights into; 32-true leaves them as the model was loaded."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class TrainingLoop:
     `devices` is a number of GPUs (or CPU processes) of this machine, or `auto`
     (`openvlt.distributed.process_count`): one process each; `strategy` says what they share. `workers`
     (on Linux) prepare ahead of time what doesn't depend on the policy: SFT's batches, or (one worker) the
-    images of GRPO's next rollout. `accelerator`, `precision`, `loggers` and `callbacks` are Lightning's.
+    images of GRPO's next rollout. `precision` is one of `PRECISIONS`; `accelerator`, `loggers` and
+    `callbacks` are Lightning's.
     """
 
     accelerator: str = "auto"
@@ -84,7 +90,7 @@ class TrainingLoop:
         Checkpoints fall on multiples of `boundary` steps. With `ahead`, workers may make batches before they
         are due.
         """
-        self.cut(module.vlm)
+        self.prepare(module.vlm)
         last = Path(distributed.broadcast(str(folder.absolute()))) / "last.ckpt"  # of the main rank
         start = find_checkpoint(last.parent)
         # workers are forked: other start methods would pickle the processor and rows that `make_batch` holds
@@ -111,15 +117,18 @@ class TrainingLoop:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal after the first one
 
-    def cut(self, *models: VLM | None) -> None:
-        """Cuts models over this run's processes in place, as `strategy` says; with one process does nothing.
+    def prepare(self, *models: VLM | None) -> None:
+        """Puts models into `precision`, and cuts them over this run's processes as `strategy` says, in place.
 
-        `auto` is settled before a run begins (`openvlt.cli.train`); here it cuts nothing.
+        With one process nothing is cut, nor by `auto`, which is settled before a run begins
+        (`openvlt.cli.train`).
         """
-        if distributed.world_size() > 1 and self.strategy.shard in ("weights", "gradients"):
-            for vlm in models:
-                if vlm is not None:
-                    shard_model(vlm, self.strategy)
+        cuts = distributed.world_size() > 1 and self.strategy.shard in ("weights", "gradients")
+        for vlm in filter(None, models):
+            if (dtype := PRECISIONS[self.precision]) is not None and not is_sharded(vlm.model):
+                vlm.model.to(dtype)
+            if cuts:
+                shard_model(vlm, self.strategy)
 
     def check(self) -> None:
         """Raises UserError when these settings can't work on this machine, before anything else runs."""
@@ -131,11 +140,13 @@ class TrainingLoop:
                 "log-probabilities they are compared with: the ratio of an unchanged policy isn't 1; "
                 "use 32-true or bf16-true"
             )
+        if self.precision not in PRECISIONS:
+            raise UserError(f"trainer.precision={self.precision}; choose from {', '.join(PRECISIONS)}")
         try:
             self._trainer([])
         except (ValueError, MisconfigurationException) as error:
             raise UserError(
-                f"trainer (accelerator={self.accelerator}, precision={self.precision}) "
+                f"trainer (accelerator={self.accelerator}) "
                 f"doesn't work here: {error}; trainer.accelerator=auto takes what there is"
             ) from error
 
@@ -157,7 +168,8 @@ class TrainingLoop:
             accelerator=accelerator,
             devices=alone if distributed.world_size() == 1 else ranks,
             num_nodes=distributed.world_size() // ranks,
-            precision=cast("_PRECISION_INPUT", self.precision),
+            # not `precision`: Lightning's would make new tensors in 16 bits, and can't convert our batches
+            precision="32-true",
             strategy=make_strategy(device),
             max_epochs=1,
             callbacks=callbacks,

@@ -152,7 +152,7 @@ def test_a_rank_reports_unless_another_one_has(monkeypatch: pytest.MonkeyPatch, 
     assert not claim(1, other)
 
 
-SLURM = {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_NNODES": "2", "SLURM_JOB_ID": "77", "SLURM_NODELIST": "n[1-2]", "SLURM_JOB_NAME": "train"}  # fmt: skip
+SLURM = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_NNODES": "2", "SLURM_JOB_ID": "77", "SLURM_NODELIST": "n[1-2]", "SLURM_JOB_NAME": "train"}  # fmt: skip
 
 
 @pytest.mark.parametrize("tasks", ["4", "1"])
@@ -179,6 +179,18 @@ def test_tasks_of_slurm_are_the_ranks_and_a_single_one_is_none(
         found = {name: os.environ[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR")}  # fmt: skip
         assert found == {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1"}  # fmt: skip
         assert int(os.environ["MASTER_PORT"]) > 1023
+
+
+def test_tasks_that_slurm_has_not_placed_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from openvlt import distributed
+    from openvlt.errors import UserError
+
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="--ntasks-per-node"):
+        distributed.is_launched()
 
 
 def test_a_job_starts_its_own_overrides_in_its_own_folder(

@@ -124,7 +124,7 @@ def grpo(folder: Path, case: str, shard: str) -> dict[str, Any]:
 def rollouts(folder: Path, shard: str, amount: int) -> dict[str, Any]:
     """Completions of so many problems, of unequal length, with their log-probabilities."""
     vlm = tiny_model(torch.float32)
-    loop(shard).cut(vlm)
+    loop(shard).prepare(vlm)
     prompts = Renderer(vlm.processor, PromptStyle()).prompts(questions(amount))
     sampling = Sampling(n=2, max_new_tokens=24, stop=("e",))
     done = generate_on_ranks(PrefixGenerator(max_rows=2), vlm, questions(amount), prompts, sampling, 3)
@@ -138,7 +138,7 @@ def rollouts(folder: Path, shard: str, amount: int) -> dict[str, Any]:
 def flags(folder: Path, shard: str) -> dict[str, Any]:
     """Whether every group adds its gradients up; and that whole weights may be asked for twice."""
     vlm = tiny_model(torch.float32)
-    loop(shard).cut(vlm)
+    loop(shard).prepare(vlm)
     groups = [part for part in vlm.model.modules() if isinstance(part, FSDPModule)]
     held = [group._get_fsdp_state()._fsdp_param_group for group in groups]
     with whole_weights(vlm.model):
@@ -156,7 +156,7 @@ def copied(folder: Path, shard: str) -> dict[str, Any]:
     """A plain copy of a sharded model: parameters, buffers, and what is trained."""
     vlm = tiny_model(torch.float32)
     freeze(vlm.model, ["vision"])
-    loop(shard).cut(vlm)
+    loop(shard).prepare(vlm)
     plain = plain_copy(vlm)
     if not distributed.is_main():
         return {}

@@ -254,3 +254,26 @@ def test_more_prompts_than_problems_is_one_clear_sentence(fresh, problems, tmp_p
 def test_settings_that_cannot_be_are_one_clear_sentence(change, words):
     with pytest.raises(UserError, match=words):
         replace(grpo_settings(1), **change)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("bf16-true", torch.bfloat16), ("64-true", torch.float64), ("32-true", torch.float32)],
+)
+def test_training_has_the_precision_that_is_set(sft, precision, dtype):
+    """Of the weights, and of nothing else: the numbers that are logged stay exact."""
+    model, folder = sft("whole", precision=precision)
+    assert {value.dtype for value in model.model.parameters()} == {dtype}
+    assert torch.get_default_dtype() == torch.float32
+    rows = read_metrics(folder / "metrics.csv")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    with pytest.raises(Killed):
+        sft("cut", dies=3, precision=precision)
+    same((model, folder), sft("cut", precision=precision))
+
+
+def test_an_unknown_precision_is_one_sentence():
+    with pytest.raises(
+        UserError, match=r"trainer.precision=bf32; choose from 32-true, 64-true, bf16-true, 16-true"
+    ):
+        TrainingLoop(precision="bf32").check()
