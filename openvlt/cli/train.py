@@ -14,7 +14,7 @@ from openvlt.config.build import build
 from openvlt.iteration.context import make_context
 from openvlt.iteration.runner import Study, check_stages
 from openvlt.iteration.stages import GRPOStage, SFTStage
-from openvlt.memory.estimate import describe_memory
+from openvlt.memory.estimate import choose_strategy, describe_memory
 from openvlt.report.figures import iterations_figure
 from openvlt.report.page import write_page
 from openvlt.report.table import results_table
@@ -28,6 +28,7 @@ def train(config: DictConfig) -> None:
         return
     settings = command_line_overrides() if config.resume is None else []
     written, (config, folder) = config, open_run(config)
+    settle_strategy(config)
     study: Study = build(config.iteration, "iteration")
     context = make_context(config)
     with start_run(config, folder) as home:
@@ -42,6 +43,26 @@ def train(config: DictConfig) -> None:
     if distributed.is_main():
         print(results_table(results, home))
         draw_report(home)
+
+
+def settle_strategy(config: DictConfig) -> None:
+    """Replaces `strategy.shard=auto` by what this run's devices and the memory estimate say, and prints it.
+
+    With one process there is nothing to choose.
+    """
+    count = distributed.world_size()
+    if count == 1 or config.strategy.shard != "auto":
+        return
+    import torch
+
+    on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory if on_gpu else None
+    config.strategy.shard, why = choose_strategy(config, memory, count)
+    # a run's own copy holds the values, not references
+    for place in ("trainer", "sft.fit", "grpo.fit"):
+        OmegaConf.update(config, f"{place}.strategy.shard", config.strategy.shard)
+    if distributed.is_main():
+        print(why, flush=True)
 
 
 def unreached_settings(config: DictConfig, settings: Sequence[str]) -> list[str]:

@@ -19,16 +19,18 @@ from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.plan import largest_draw, largest_group
 from openvlt.memory.rollout import rollout_bytes
+from openvlt.memory.shares import Shares, byte_count
 from openvlt.memory.tracker import PassSizes, head_bytes, micro_batch_bytes
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.model.shared_prefix.forward import SHARED_PREFIX_FAMILIES
+from openvlt.model.strategy import Strategy
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
 
 GPU_SIZES = (24, 40, 80, 141)  # GB, as they are sold
 SPARE = 0.05  # of a GPU: the driver's own memory and what lies between tensors
-PURPOSES = ("weights", "reference", "gradients", "optimiser", "cache", "activations", "logits")
+PURPOSES = ("weights", "gathered", "reference", "gradients", "optimiser", "cache", "activations", "logits")
 TITLES = {"cache": "keys and values"}
 
 
@@ -50,21 +52,60 @@ class ExpectedSizes:
             )
 
 
-def describe_memory(config: DictConfig) -> str:
-    """The memory estimate as text. Raises UserError where the configuration leaves a size open."""
+Phases = dict[str, dict[str, int]]  # bytes by time and purpose
+
+
+def choose_strategy(config: DictConfig, memory: int | None, count: int) -> tuple[str, str]:
+    """What `strategy.shard=auto` means for a run on `count` devices of so many bytes, and why, in a sentence.
+
+    `memory` is None where there is no GPU.
+    """
+    if memory is None:
+        return "none", "strategy: whole weights on every process, as there is no GPU"
+    needed = _peak_bytes(config, Strategy("none"), count)
+    if needed <= memory * (1 - SPARE):
+        there = f"{needed / 2**30:.1f} of {memory / 2**30:.1f} GiB"
+        return "none", f"strategy: whole weights on every GPU, since they need {there}"
+    cut = _peak_bytes(config, Strategy("weights"), count)
+    return "weights", (
+        f"strategy: weights cut over {count} GPUs, since whole ones need {needed / 2**30:.1f} of "
+        f"{memory / 2**30:.1f} GiB, shards {cut / 2**30:.1f}"
+    )
+
+
+def _peak_bytes(config: DictConfig, strategy: Strategy, count: int) -> int:
+    """Bytes at the worst time of a run."""
+    return max(sum(phase.values()) for phase in _phases(config, strategy, count)[0].values())
+
+
+def _phases(config: DictConfig, strategy: Strategy, count: int) -> tuple[Phases, VLM, int]:
+    """Bytes by time and purpose under a strategy, the model without weights, and an image's side."""
     settings, sft, grpo = build(config.model, "model"), build(config.sft, "sft"), build(config.grpo, "grpo")
     expected, adapter = build(config.expected, "expected"), build(config.adapter, "adapter") or None
-    count = distributed.process_count(config.trainer.devices)
-    vlm = build_meta_vlm(settings, adapter, config.trainer.precision)
+    vlm, shares = build_meta_vlm(settings, adapter, config.trainer.precision), Shares.of(strategy, count)
     side = image_side(settings, vlm) if expected.images else 0
-    phases = {**_sft_phases(vlm, sft, expected, side)}
-    phases |= _grpo_phases(settings, vlm, grpo, expected, side, count)
+    phases = {**_sft_phases(vlm, sft, expected, side, shares)}
+    return phases | _grpo_phases(settings, vlm, grpo, expected, side, count, shares), vlm, side
+
+
+def describe_memory(config: DictConfig) -> str:
+    """The memory estimate as text. Raises UserError where the configuration leaves a size open."""
+    sft, grpo, expected = (
+        build(config.sft, "sft"),
+        build(config.grpo, "grpo"),
+        build(config.expected, "expected"),
+    )
+    count = distributed.process_count(config.trainer.devices)
+    strategy: Strategy = build(config.strategy, "strategy")
+    shown = Strategy("none") if strategy.shard == "auto" else strategy
+    phases, vlm, side = _phases(config, shown, count)
     parameters = list(vlm.model.parameters())
     total = sum(value.numel() for value in parameters)
     trained = sum(value.numel() for value in parameters if value.requires_grad)
+    devices = f"{count} device{'s' if count > 1 else ''}{_describe_shares(shown, count)}"
     head = [
         f"{config.model.get('path') or 'the embedded tiny model'}: {total / 1e6:,.1f} M parameters, "
-        f"{trained / 1e6:,.1f} M trained, {count} device{'s' if count > 1 else ''} with the same weights",
+        f"{trained / 1e6:,.1f} M trained, {devices}",
         f"prompts of {expected.text} tokens and {expected.images} image(s) of {side * side}; completions of "
         f"{grpo.max_new_tokens} (SFT: {sft.max_tokens}) tokens, the longest there may be",
     ]
@@ -73,7 +114,24 @@ def describe_memory(config: DictConfig) -> str:
             f"what {type(grpo.generator).__name__} needs for its rollouts isn't known here: "
             "only rollout=prefix is planned"
         )
-    return "\n".join([*head, "", *_table(phases), *_summary(phases)])
+    return "\n".join([*head, "", *_table(phases), *_summary(phases), *_compare(config, count)])
+
+
+def _describe_shares(strategy: Strategy, count: int) -> str:
+    """How devices hold the weights, after their number."""
+    if count == 1:
+        return ""
+    words = {"none": "with the same weights", "gradients": "that share gradients and optimiser states"}
+    return " " + words.get(strategy.shard, "that share the weights")
+
+
+def _compare(config: DictConfig, count: int) -> list[str]:
+    """What each strategy needs at its worst time, where there are several devices."""
+    if count == 1:
+        return []
+    names = {"replicate": "none", "gradients": "gradients", "shard": "weights"}
+    needs = {name: _peak_bytes(config, Strategy(shard), count) / 2**30 for name, shard in names.items()}
+    return ["at most, by strategy: " + ", ".join(f"{name} {need:.1f} GiB" for name, need in needs.items())]
 
 
 def build_meta_vlm(settings: PretrainedModel, adapter: Any, precision: str) -> VLM:
@@ -102,10 +160,6 @@ def image_side(settings: PretrainedModel, vlm: VLM) -> int:
     return max(1, isqrt(area) // (vision.patch_size * vision.spatial_merge_size))
 
 
-def _bytes(values: Any) -> int:
-    return sum(value.numel() * value.element_size() for value in values)
-
-
 def _trained_parameters(vlm: VLM) -> dict[str, nn.Parameter]:
     return {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
 
@@ -131,41 +185,44 @@ def optimizer_bytes(vlm: VLM, make_optimizer: Callable[..., Any]) -> tuple[int, 
         masters = getattr(optimizer, "masters", [])
         freed = [] if stand_in.grad is not None else [stand_in]
         times = value.numel() // stand_in.numel()
-        kept += times * _bytes([*state, *masters])
-        added += times * (_bytes(masters) - _bytes(freed))
+        kept += times * byte_count([*state, *masters])
+        added += times * (byte_count(masters) - byte_count(freed))
     return kept, added
 
 
 def _training_phases(
-    vlm: VLM, make_optimizer: Callable[..., Any], sizes: PassSizes, reference: int
+    vlm: VLM, make_optimizer: Callable[..., Any], sizes: PassSizes, reference: int, shares: Shares
 ) -> tuple[dict[str, int], ...]:
     """Bytes by purpose at three times: always, during a micro-batch, during the optimiser's step."""
-    kept, added = optimizer_bytes(vlm, make_optimizer)
-    always = {
-        "weights": _bytes([*vlm.model.parameters(), *vlm.model.buffers()]),
-        "reference": reference,
-        "optimiser": kept,
-    }
-    gradients = _bytes(_trained_parameters(vlm).values())
+    kept, added = (-(-part // shares.processes) for part in optimizer_bytes(vlm, make_optimizer))
+    always = {"weights": shares.bytes_at_rest(vlm), "reference": reference, "optimiser": kept}
+    gradients = -(-byte_count(_trained_parameters(vlm).values()) // shares.processes)
     activations, peak = micro_batch_bytes(vlm, sizes)
     logits = head_bytes(vlm, sizes)
     if activations + logits >= peak:
         update = {"activations": activations, "logits": logits}
     else:
         update = {"activations": peak}
+    update["gathered"] = shares.bytes_in_step(vlm)
     return always, {**always, "gradients": gradients, **update}, {**always, "gradients": gradients + added}
 
 
-def _sft_phases(vlm: VLM, sft: SFT, expected: ExpectedSizes, side: int) -> dict[str, dict[str, int]]:
+def _sft_phases(vlm: VLM, sft: SFT, expected: ExpectedSizes, side: int, shares: Shares) -> Phases:
     prompts = min(sft.micro_batch, sft.batch_size)
     sizes = PassSizes(prompts, 1, sft.max_tokens, expected.text, expected.images, side)
-    _, update, step = _training_phases(vlm, sft.optimizer, sizes, 0)
+    _, update, step = _training_phases(vlm, sft.optimizer, sizes, 0, shares)
     return {"SFT": update, "SFT step": step}
 
 
 def _grpo_phases(
-    settings: PretrainedModel, vlm: VLM, grpo: GRPO, expected: ExpectedSizes, side: int, count: int
-) -> dict[str, dict[str, int]]:
+    settings: PretrainedModel,
+    vlm: VLM,
+    grpo: GRPO,
+    expected: ExpectedSizes,
+    side: int,
+    count: int,
+    shares: Shares,
+) -> Phases:
     group, drawn = (
         largest(grpo.rollout_plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw)
     )
@@ -175,13 +232,15 @@ def _grpo_phases(
     if (
         grpo.needs_reference and vlm.model is vlm.core
     ):  # under an adapter, the reference is the model without it
-        reference = _bytes(build_meta_vlm(settings, None, grpo.fit.precision).model.parameters())
-    always, update, step = _training_phases(vlm, grpo.optimizer, sizes, reference)
+        other = build_meta_vlm(settings, None, grpo.fit.precision)
+        reference = shares.bytes_at_rest(other) - byte_count(other.model.buffers())
+    always, update, step = _training_phases(vlm, grpo.optimizer, sizes, reference, shares)
     training = {"GRPO": update, "GRPO step": step}
     if not isinstance(grpo.generator, PrefixGenerator):
         return training
     sizes = replace(sizes, prompts=-(-grpo.prompts_per_rollout // count), group=drawn)
     sampling = Sampling(drawn, grpo.max_new_tokens, grpo.temperature, grpo.top_p)
+    always["gathered"] = shares.bytes_in_rollout(vlm)
     rollout = {**always, **rollout_bytes(vlm, sizes, sampling, grpo.generator)}
     return {"rollout": rollout, **training}
 

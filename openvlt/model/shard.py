@@ -59,7 +59,7 @@ def shard_model(vlm: VLM, strategy: Strategy) -> None:
     if vlm.core.dtype.itemsize > 2:
         del options["mp_policy"]
     ignored: set[nn.Parameter] = set()
-    groups = _layers(vlm.core)
+    groups = decoder_layers(vlm.core)
     if tower is not None and cut:
         groups += [*getattr(tower, "blocks", ()), tower]
     elif tower is not None:
@@ -109,7 +109,7 @@ def _is_cut(tower: nn.Module, strategy: Strategy) -> bool:
     return trained or strategy.tower == "cut"
 
 
-def _layers(core: HFModel) -> list[nn.Module]:
+def decoder_layers(core: HFModel) -> list[nn.Module]:
     """The decoder layers."""
     return list(cast(nn.ModuleList, core.model.language_model.layers))
 

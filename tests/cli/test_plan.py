@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from openvlt.config.build import build
 from openvlt.memory import estimate
+from openvlt.memory.shares import Shares
 from openvlt.memory.tracker import PassSizes
 from tests.helpers.configs import compose
 from tests.helpers.entry_scripts import FIGURES, Cli
@@ -67,11 +69,37 @@ def test_devices_that_are_not_there_can_be_planned(cli: Cli) -> None:
     assert "8 devices with the same weights" in started.out and not started.err
 
 
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [(8, {"replicate": 146.9, "gradients": 61.8, "shard": 61.8}), (2, {"replicate": 146.9, "shard": 104.4})],
+)
+def test_a_plan_compares_the_strategies(devices: int, expected: dict[str, float]) -> None:
+    """Of the paper's model; by hand for eight: 3.0 of shards, 14.2 gathered, 3.0 reference, 10.6 of AdamW, 29.7 keys and values, 1.2 logits."""
+    text = estimate.describe_memory(compose("scale=7b", f"trainer.devices={devices}", "strategy=shard"))
+    found = dict(re.findall(r"(\w+) ([\d.]+) GiB", text.splitlines()[-1]))
+    assert "devices that share the weights" in text
+    for name, most in expected.items():
+        assert float(found[name]) == pytest.approx(most, abs=0.1), name
+
+
+@pytest.mark.parametrize(
+    ("memory", "shard", "why"),
+    [
+        (None, "none", "whole weights on every process, as there is no GPU"),
+        (80 * 2**30, "weights", "whole ones need 146.9 of 80.0 GiB, shards 61.8"),
+        (192 * 2**30, "none", "since they need 146.9 of 192.0 GiB"),
+    ],
+)
+def test_auto_is_what_fits(memory: int | None, shard: str, why: str) -> None:
+    chosen, sentence = estimate.choose_strategy(compose("scale=7b"), memory, 8)
+    assert chosen == shard and why in sentence and "\n" not in sentence
+
+
 def test_a_plan_counts_what_is_asked_of_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """NoisyRollout's 6 completions from noisy images are learned from together with the 6 others, and decoded apart from them."""
     passes: list[PassSizes] = []
     monkeypatch.setattr(
-        estimate, "_training_phases", lambda vlm, make, sizes, reference: passes.append(sizes) or ({}, {}, {})
+        estimate, "_training_phases", lambda vlm, make, sizes, *rest: passes.append(sizes) or ({}, {}, {})
     )
     monkeypatch.setattr(
         estimate,
@@ -86,6 +114,7 @@ def test_a_plan_counts_what_is_asked_of_a_problem(monkeypatch: pytest.MonkeyPatc
             estimate.ExpectedSizes(),
             4,
             1,
+            Shares(),
         )
     assert [(sizes.prompts, sizes.group) for sizes in passes] == [(10, 12), (32, 6), (21, 6), (32, 6)]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from openvlt.errors import UserError
+from openvlt.memory.shares import Shares, byte_count
 from openvlt.model.load import VLM
 from openvlt.model.shard import shard_model
 from openvlt.model.strategy import Strategy
@@ -84,6 +85,20 @@ def test_a_process_holds_half_of_everything_before_and_after(few: Found) -> None
     assert trained <= 1.05 * whole / 2 and found["bytes after"] == trained and found["bytes whole"] == whole
     assert few[2]["flags"]["rest"] == trained and few[2]["flags"]["whole"] == whole
     assert few[2]["rollouts 3"]["at rest"] == trained
+
+
+def test_the_plan_knows_what_a_process_holds(few: Found) -> None:
+    made = algorithms.tiny_model(torch.float32)
+    buffers = byte_count(made.model.buffers())
+    for number in (1, 2):
+        held = few[number]["sft weights"]["bytes"][1]
+        assert Shares(number).bytes_at_rest(made) - buffers == pytest.approx(
+            held, rel=0.02
+        )  # uneven rows are padded
+    whole = few[2]["flags"]["whole"]
+    assert Shares(2).bytes_in_rollout(made) == whole and Shares().bytes_in_rollout(made) == 0
+    assert 0 < Shares(2).bytes_in_step(made) <= Shares(2, whole_in_step=True).bytes_in_step(made)
+    assert Shares().bytes_in_step(made) == 0
 
 
 def test_gradients_are_added_up_in_every_group(few: Found) -> None:
