@@ -46,9 +46,12 @@ def test_a_step_split_any_way_has_the_same_gradient(case: str, start: VLM, two_r
         parts, also = algorithms.gradient(settings, vlm, batch, rows)
         same(whole, parts)
         assert also == pytest.approx(logged, rel=1e-6, abs=1e-9)
-    shared, also = two_ranks[case]
-    same(whole, shared)
-    assert also == pytest.approx(logged, rel=1e-6, abs=1e-9)
+    for shared, also in two_ranks[case].values():
+        same(whole, shared)
+        assert also == pytest.approx(logged, rel=1e-6, abs=1e-9)
+    cut = two_ranks[case]
+    for shard in ("gradients", "weights"):
+        assert (cut[shard][0] - cut["none"][0]).norm() <= 1e-14 * cut["none"][0].norm(), shard
 
 
 @pytest.mark.slow

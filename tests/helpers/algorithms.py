@@ -35,6 +35,8 @@ from openvlt.grpo.collect.experience import Experience
 from openvlt.grpo.module import GRPOModule
 from openvlt.grpo.train import build_tasks, train_grpo
 from openvlt.model.load import VLM
+from openvlt.model.shard import add_up_gradients, match_parts, pass_through, shard_model, to_whole
+from openvlt.model.strategy import Strategy
 from openvlt.model.tiny import TinyConfig, make_vlm
 from openvlt.reward import reward
 from openvlt.trainer.metrics import read_metrics
@@ -150,18 +152,26 @@ def rolled(case: str, start: VLM) -> tuple[GRPO, VLM, GRPOBatch]:
     return settings, vlm, batches[1]
 
 
-def gradient(settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int) -> tuple[Tensor, dict[str, float]]:
+def gradient(
+    settings: GRPO, vlm: VLM, batch: GRPOBatch, micro_batch: int, shard: str = "none"
+) -> tuple[Tensor, dict[str, float]]:
     """Every parameter's gradient in one vector, and what is logged, as a step of this many rows at a time finds them."""
+    vlm.model.zero_grad(set_to_none=True)
+    if shard != "none":
+        vlm = VLM(copy.deepcopy(vlm.model), vlm.processor, vlm.path)
+        shard_model(vlm, Strategy(shard))
     module, logged = GRPOModule(vlm, replace(settings, micro_batch=micro_batch)), {}
     module.version = 1
-    vlm.model.zero_grad(set_to_none=True)
-    for part in module.split(batch):
-        loss, shares = module.loss(part)
-        loss.backward()
-        add_logged(logged, {name: float(value.detach()) for name, value in {"loss": loss, **shares}.items()})
-    distributed.all_reduce_gradients(list(vlm.model.parameters()))
+    for rows, factor in match_parts(vlm.model, module.rows(batch), torch.zeros(1, dtype=torch.long)):
+        loss, shares = pass_through(vlm.model, functools.partial(module.loss, module.part(batch, rows)))
+        (loss * factor).backward()
+        if factor:
+            values = {"loss": loss, **shares}
+            add_logged(logged, {name: float(value.detach()) for name, value in values.items()})
+    add_up_gradients(vlm.model)
     found = [
-        torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in vlm.model.parameters()
+        torch.zeros(p.shape, dtype=p.dtype).flatten() if p.grad is None else to_whole(p.grad).flatten()
+        for p in vlm.model.parameters()
     ]
     together: dict[str, float] = {}
     for part in distributed.all_gather([logged]):
@@ -222,13 +232,20 @@ def golden_run(file: Path) -> None:
     )
 
 
+def shared_gradients(
+    settings: GRPO, vlm: VLM, batch: GRPOBatch
+) -> dict[str, tuple[Tensor, dict[str, float]]]:
+    """The gradient as two ranks find it, by what they cut."""
+    return {shard: gradient(settings, vlm, batch, 6, shard) for shard in ("none", "gradients", "weights")}
+
+
 def one_rank(number: int, folder: Path) -> None:
     """All cases' gradients as two gloo processes find them together."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2
     )
     start = tiny_model()
-    found = {case: gradient(*rolled(case, start), 6) for case in CASES}
+    found = {case: shared_gradients(*rolled(case, start)) for case in CASES}
     if number == 0:
         torch.save(found, folder / "found.pt")
     torch.distributed.destroy_process_group()
