@@ -86,13 +86,18 @@ def _run(model: nn.Module, function: Callable[[], Any]) -> Any:
     return function()
 
 
-def _make_mesh(device: str, replicas: int) -> DeviceMesh:
-    """The processes in a row, or `replicas` rows of them that hold the same shards."""
-    processes = distributed.world_size()
+def check_replicas(replicas: int, processes: int) -> None:
+    """Raises UserError where the processes don't make so many equal groups."""
     if processes % replicas:
         raise UserError(
             f"strategy.replicas={replicas}, but the number of processes is {processes}; give a divisor of it"
         )
+
+
+def _make_mesh(device: str, replicas: int) -> DeviceMesh:
+    """The processes in a row, or `replicas` rows of them that hold the same shards."""
+    processes = distributed.world_size()
+    check_replicas(replicas, processes)
     if replicas == 1:
         return init_device_mesh(device, (processes,))
     sizes, names = (replicas, processes // replicas), ("replicas", "shards")

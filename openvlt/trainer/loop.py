@@ -33,7 +33,7 @@ from openvlt import distributed
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
-from openvlt.model.shard import is_sharded, shard_model
+from openvlt.model.shard import check_replicas, is_sharded, shard_model
 from openvlt.model.strategy import Strategy
 from openvlt.trainer.checkpoint import find_checkpoint
 from openvlt.trainer.metrics import MetricsFile
@@ -132,7 +132,10 @@ class TrainingLoop:
 
     def check(self) -> None:
         """Raises UserError when these settings can't work on this machine, before anything else runs."""
+        processes = max(distributed.process_count(self.devices), distributed.world_size())
         distributed.check_devices(distributed.process_count(self.devices), self.accelerator)
+        if processes > 1 and self.strategy.shard in ("weights", "gradients"):
+            check_replicas(self.strategy.replicas, processes)
         # Lightning takes the short names for mixed precision
         if self.precision in ("16", "bf16") or self.precision.endswith("-mixed"):
             raise UserError(

@@ -16,6 +16,7 @@ from openvlt.memory.shares import Shares, byte_count
 from openvlt.model.load import VLM
 from openvlt.model.shard import shard_model
 from openvlt.model.strategy import Strategy
+from openvlt.trainer.loop import TrainingLoop
 from tests.helpers import algorithms, sharded
 
 CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}
@@ -210,3 +211,5 @@ def test_a_trained_tower_cannot_stay_whole(fresh: Any) -> None:
 def test_replicas_divide_the_processes(vlm: VLM) -> None:
     with pytest.raises(UserError, match=r"strategy\.replicas=3.*processes is 1"):
         shard_model(vlm, Strategy("weights", replicas=3))
+    with pytest.raises(UserError, match=r"strategy\.replicas=3.*processes is 4"):  # before a run begins
+        TrainingLoop(accelerator="cpu", devices=4, strategy=Strategy("weights", replicas=3)).check()
