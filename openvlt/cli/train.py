@@ -14,7 +14,8 @@ from openvlt.config.build import build
 from openvlt.iteration.context import make_context
 from openvlt.iteration.runner import Study, check_stages
 from openvlt.iteration.stages import GRPOStage, SFTStage
-from openvlt.memory.estimate import choose_strategy, describe_memory
+from openvlt.memory.advice import choose_strategy
+from openvlt.memory.describe import describe_memory
 from openvlt.report.figures import iterations_figure
 from openvlt.report.page import write_page
 from openvlt.report.table import results_table

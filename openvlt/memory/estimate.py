@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from math import isqrt
 from typing import Any
 
@@ -13,7 +14,6 @@ from omegaconf import DictConfig
 from torch import nn
 from transformers import ProcessorMixin
 
-from openvlt import distributed
 from openvlt.config.build import build
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
@@ -27,11 +27,6 @@ from openvlt.model.strategy import Strategy
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.sft.module import SFT
-
-GPU_SIZES = (24, 40, 80, 141)  # GB, as they are sold
-SPARE = 0.05  # of a GPU: the driver's own memory and what lies between tensors
-PURPOSES = ("weights", "gathered", "reference", "gradients", "optimiser", "cache", "activations", "logits")
-TITLES = {"cache": "keys and values"}
 
 
 @dataclass(frozen=True)
@@ -55,83 +50,104 @@ class ExpectedSizes:
 Phases = dict[str, dict[str, int]]  # bytes by time and purpose
 
 
-def choose_strategy(config: DictConfig, memory: int | None, count: int) -> tuple[str, str]:
-    """What `strategy.shard=auto` means for a run on `count` devices of so many bytes, and why, in a sentence.
+@dataclass(frozen=True, eq=False)
+class MemoryPlan:
+    """What a configuration would run, built once and without weights; `side` is the largest image's.
 
-    `memory` is None where there is no GPU.
+    What was measured is kept, so that `replace` makes a plan with other sizes that is known at once.
     """
-    if memory is None:
-        return "none", "strategy: whole weights on every process, as there is no GPU"
-    needed = _peak_bytes(config, Strategy("none"), count)
-    if needed <= memory * (1 - SPARE):
-        there = f"{needed / 2**30:.1f} of {memory / 2**30:.1f} GiB"
-        return "none", f"strategy: whole weights on every GPU, since they need {there}"
-    cut = _peak_bytes(config, Strategy("weights"), count)
-    return "weights", (
-        f"strategy: weights cut over {count} GPUs, since whole ones need {needed / 2**30:.1f} of "
-        f"{memory / 2**30:.1f} GiB, shards {cut / 2**30:.1f}"
-    )
 
+    settings: PretrainedModel
+    vlm: VLM
+    sft: SFT
+    grpo: GRPO
+    expected: ExpectedSizes
+    side: int
+    _optimizer_bytes: Callable[..., tuple[int, int]] = field(default_factory=lambda: cache(optimizer_bytes))
+    _pass_bytes: Callable[..., tuple[int, int]] = field(default_factory=lambda: cache(micro_batch_bytes))
+    _rollout_bytes: Callable[..., dict[str, int]] = field(default_factory=lambda: cache(rollout_bytes))
 
-def _peak_bytes(config: DictConfig, strategy: Strategy, count: int) -> int:
-    """Bytes at the worst time of a run."""
-    return max(sum(phase.values()) for phase in _phases(config, strategy, count)[0].values())
+    @classmethod
+    def of(cls, config: DictConfig) -> MemoryPlan:
+        """The plan of a run. Raises UserError where the configuration leaves a size open."""
+        settings, adapter = build(config.model, "model"), build(config.adapter, "adapter") or None
+        sft, grpo, expected = (build(config[name], name) for name in ("sft", "grpo", "expected"))
+        vlm = build_meta_vlm(settings, adapter, config.trainer.precision)
+        return cls(settings, vlm, sft, grpo, expected, image_side(settings, vlm) if expected.images else 0)
 
+    def peak_bytes(self, strategy: Strategy, count: int) -> int:
+        """Bytes at the worst time of a run, on each of `count` devices."""
+        return max(sum(phase.values()) for phase in self.phases(strategy, count).values())
 
-def _phases(config: DictConfig, strategy: Strategy, count: int) -> tuple[Phases, VLM, int]:
-    """Bytes by time and purpose under a strategy, the model without weights, and an image's side."""
-    settings, sft, grpo = build(config.model, "model"), build(config.sft, "sft"), build(config.grpo, "grpo")
-    expected, adapter = build(config.expected, "expected"), build(config.adapter, "adapter") or None
-    vlm, shares = build_meta_vlm(settings, adapter, config.trainer.precision), Shares.of(strategy, count)
-    side = image_side(settings, vlm) if expected.images else 0
-    phases = {**_sft_phases(vlm, sft, expected, side, shares)}
-    return phases | _grpo_phases(settings, vlm, grpo, expected, side, count, shares), vlm, side
+    def phases(self, strategy: Strategy, count: int) -> Phases:
+        """Bytes by time and purpose, on each of `count` devices under a strategy that isn't `auto`."""
+        shares = Shares.of(strategy, count)
+        return {**self._sft_phases(shares), **self._grpo_phases(shares, count)}
 
+    def _sft_phases(self, shares: Shares) -> Phases:
+        prompts = min(self.sft.micro_batch, self.sft.batch_size)
+        sizes = self._sizes(prompts, 1, self.sft.max_tokens)
+        _, update, step = self._training_phases(self.sft.optimizer, sizes, 0, shares)
+        return {"SFT": update, "SFT step": step}
 
-def describe_memory(config: DictConfig) -> str:
-    """The memory estimate as text. Raises UserError where the configuration leaves a size open."""
-    sft, grpo, expected = (
-        build(config.sft, "sft"),
-        build(config.grpo, "grpo"),
-        build(config.expected, "expected"),
-    )
-    count = distributed.process_count(config.trainer.devices)
-    strategy: Strategy = build(config.strategy, "strategy")
-    shown = Strategy("none") if strategy.shard == "auto" else strategy
-    phases, vlm, side = _phases(config, shown, count)
-    parameters = list(vlm.model.parameters())
-    total = sum(value.numel() for value in parameters)
-    trained = sum(value.numel() for value in parameters if value.requires_grad)
-    devices = f"{count} device{'s' if count > 1 else ''}{_describe_shares(shown, count)}"
-    head = [
-        f"{config.model.get('path') or 'the embedded tiny model'}: {total / 1e6:,.1f} M parameters, "
-        f"{trained / 1e6:,.1f} M trained, {devices}",
-        f"prompts of {expected.text} tokens and {expected.images} image(s) of {side * side}; completions of "
-        f"{grpo.max_new_tokens} (SFT: {sft.max_tokens}) tokens, the longest there may be",
-    ]
-    if "rollout" not in phases:
-        head.append(
-            f"what {type(grpo.generator).__name__} needs for its rollouts isn't known here: "
-            "only rollout=prefix is planned"
+    def _grpo_phases(self, shares: Shares, count: int) -> Phases:
+        grpo = self.grpo
+        group, drawn = (
+            largest(grpo.rollout_plan, grpo.group_size, grpo.steps)
+            for largest in (largest_group, largest_draw)
         )
-    return "\n".join([*head, "", *_table(phases), *_summary(phases), *_compare(config, count)])
+        prompts = max(1, min(grpo.micro_batch // group, -(-grpo.prompts_per_update // count)))
+        sizes = self._sizes(prompts, group, grpo.max_new_tokens)
+        always, update, step = self._training_phases(
+            grpo.optimizer, sizes, self._reference_bytes(shares), shares
+        )
+        training = {"GRPO": update, "GRPO step": step}
+        if not isinstance(grpo.generator, PrefixGenerator):
+            return training
+        prompts = min(-(-grpo.prompts_per_rollout // count), max(1, grpo.generator.max_rows // drawn))
+        sizes = self._sizes(prompts, drawn, grpo.max_new_tokens)
+        sampling = Sampling(drawn, grpo.max_new_tokens, grpo.temperature, grpo.top_p)
+        always["gathered"] = shares.bytes_in_rollout(self.vlm)
+        return {
+            "rollout": {**always, **self._rollout_bytes(self.vlm, sizes, sampling, grpo.generator)},
+            **training,
+        }
 
+    def _sizes(self, prompts: int, group: int, tokens: int) -> PassSizes:
+        return PassSizes(prompts, group, tokens, self.expected.text, self.expected.images, self.side)
 
-def _describe_shares(strategy: Strategy, count: int) -> str:
-    """How devices hold the weights, after their number."""
-    if count == 1:
-        return ""
-    words = {"none": "with the same weights", "gradients": "that share gradients and optimiser states"}
-    return " " + words.get(strategy.shard, "that share the weights")
+    def _reference_bytes(self, shares: Shares) -> int:
+        if (other := self._reference) is None:
+            return 0
+        return shares.bytes_at_rest(other) - byte_count(other.model.buffers())
 
+    @cached_property
+    def _reference(self) -> VLM | None:
+        """The second model that a run needs. Under an adapter the model without it is the reference."""
+        needed = self.grpo.needs_reference and self.vlm.model is self.vlm.core
+        return build_meta_vlm(self.settings, None, self.grpo.fit.precision) if needed else None
 
-def _compare(config: DictConfig, count: int) -> list[str]:
-    """What each strategy needs at its worst time, where there are several devices."""
-    if count == 1:
-        return []
-    names = {"replicate": "none", "gradients": "gradients", "shard": "weights"}
-    needs = {name: _peak_bytes(config, Strategy(shard), count) / 2**30 for name, shard in names.items()}
-    return ["at most, by strategy: " + ", ".join(f"{name} {need:.1f} GiB" for name, need in needs.items())]
+    def _training_phases(
+        self, make_optimizer: Callable[..., Any], sizes: PassSizes, reference: int, shares: Shares
+    ) -> tuple[dict[str, int], ...]:
+        """Bytes by purpose at three times: always, during a micro-batch, during the optimiser's step."""
+        kept, added = (
+            -(-part // shares.processes) for part in self._optimizer_bytes(self.vlm, make_optimizer)
+        )
+        always = {"weights": shares.bytes_at_rest(self.vlm), "reference": reference, "optimiser": kept}
+        gradients = -(-byte_count(trained_parameters(self.vlm).values()) // shares.processes)
+        activations, peak = self._pass_bytes(self.vlm, sizes)
+        logits = head_bytes(self.vlm, sizes)
+        if activations + logits >= peak:
+            update = {"activations": activations, "logits": logits}
+        else:
+            update = {"activations": peak}
+        update["gathered"] = shares.bytes_in_step(self.vlm)
+        return (
+            always,
+            {**always, "gradients": gradients, **update},
+            {**always, "gradients": gradients + added},
+        )
 
 
 def build_meta_vlm(settings: PretrainedModel, adapter: Any, precision: str) -> VLM:
@@ -160,7 +176,8 @@ def image_side(settings: PretrainedModel, vlm: VLM) -> int:
     return max(1, isqrt(area) // (vision.patch_size * vision.spatial_merge_size))
 
 
-def _trained_parameters(vlm: VLM) -> dict[str, nn.Parameter]:
+def trained_parameters(vlm: VLM) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
     return {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
 
 
@@ -171,7 +188,7 @@ def optimizer_bytes(vlm: VLM, make_optimizer: Callable[..., Any]) -> tuple[int, 
     dimension.
     """
     kept = added = 0
-    for name, value in _trained_parameters(vlm).items():
+    for name, value in trained_parameters(vlm).items():
         stand_in = nn.Parameter(torch.ones((2,) * value.ndim, dtype=value.dtype))
         stand_in.grad = torch.ones_like(stand_in)
         (optimizer,) = make_optimizer([(name, stand_in)])
@@ -188,86 +205,3 @@ def optimizer_bytes(vlm: VLM, make_optimizer: Callable[..., Any]) -> tuple[int, 
         kept += times * byte_count([*state, *masters])
         added += times * (byte_count(masters) - byte_count(freed))
     return kept, added
-
-
-def _training_phases(
-    vlm: VLM, make_optimizer: Callable[..., Any], sizes: PassSizes, reference: int, shares: Shares
-) -> tuple[dict[str, int], ...]:
-    """Bytes by purpose at three times: always, during a micro-batch, during the optimiser's step."""
-    kept, added = (-(-part // shares.processes) for part in optimizer_bytes(vlm, make_optimizer))
-    always = {"weights": shares.bytes_at_rest(vlm), "reference": reference, "optimiser": kept}
-    gradients = -(-byte_count(_trained_parameters(vlm).values()) // shares.processes)
-    activations, peak = micro_batch_bytes(vlm, sizes)
-    logits = head_bytes(vlm, sizes)
-    if activations + logits >= peak:
-        update = {"activations": activations, "logits": logits}
-    else:
-        update = {"activations": peak}
-    update["gathered"] = shares.bytes_in_step(vlm)
-    return always, {**always, "gradients": gradients, **update}, {**always, "gradients": gradients + added}
-
-
-def _sft_phases(vlm: VLM, sft: SFT, expected: ExpectedSizes, side: int, shares: Shares) -> Phases:
-    prompts = min(sft.micro_batch, sft.batch_size)
-    sizes = PassSizes(prompts, 1, sft.max_tokens, expected.text, expected.images, side)
-    _, update, step = _training_phases(vlm, sft.optimizer, sizes, 0, shares)
-    return {"SFT": update, "SFT step": step}
-
-
-def _grpo_phases(
-    settings: PretrainedModel,
-    vlm: VLM,
-    grpo: GRPO,
-    expected: ExpectedSizes,
-    side: int,
-    count: int,
-    shares: Shares,
-) -> Phases:
-    group, drawn = (
-        largest(grpo.rollout_plan, grpo.group_size, grpo.steps) for largest in (largest_group, largest_draw)
-    )
-    prompts = max(1, min(grpo.micro_batch // group, -(-grpo.prompts_per_update // count)))
-    sizes = PassSizes(prompts, group, grpo.max_new_tokens, expected.text, expected.images, side)
-    reference = 0
-    if (
-        grpo.needs_reference and vlm.model is vlm.core
-    ):  # under an adapter, the reference is the model without it
-        other = build_meta_vlm(settings, None, grpo.fit.precision)
-        reference = shares.bytes_at_rest(other) - byte_count(other.model.buffers())
-    always, update, step = _training_phases(vlm, grpo.optimizer, sizes, reference, shares)
-    training = {"GRPO": update, "GRPO step": step}
-    if not isinstance(grpo.generator, PrefixGenerator):
-        return training
-    sizes = replace(sizes, prompts=-(-grpo.prompts_per_rollout // count), group=drawn)
-    sampling = Sampling(drawn, grpo.max_new_tokens, grpo.temperature, grpo.top_p)
-    always["gathered"] = shares.bytes_in_rollout(vlm)
-    rollout = {**always, **rollout_bytes(vlm, sizes, sampling, grpo.generator)}
-    return {"rollout": rollout, **training}
-
-
-def _table(phases: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """One row per purpose, one column per phase."""
-    most = max(sum(phase.values()) for phase in phases.values())
-    unit, name = (2**30, "GiB") if most >= 2**30 else (2**20, "MiB")
-
-    def line(title: str, values: list[int]) -> str:
-        return f"{title:<22}" + "".join(
-            f"{value / unit:>11.1f}" if value else f"{'-':>11}" for value in values
-        )
-
-    head = f"{name + ' per device':<22}" + "".join(f"{phase:>11}" for phase in phases)
-    rows = [line(TITLES.get(row, row), [phase.get(row, 0) for phase in phases.values()]) for row in PURPOSES]
-    return [head, *rows, line("together", [sum(phase.values()) for phase in phases.values()])]
-
-
-def _summary(phases: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """The phase that needs most, and the GPUs it fits on."""
-    needed = {phase: sum(parts.values()) for phase, parts in phases.items()}
-    worst = max(needed, key=lambda phase: needed[phase])
-    fits = ", ".join(
-        f"{size} GB {'yes' if needed[worst] <= size * 2**30 * (1 - SPARE) else 'no'}" for size in GPU_SIZES
-    )
-    return [
-        f"most in: {worst}. Fits on a GPU of {fits} "
-        f"({100 * SPARE:.0f} % are left for the driver and for gaps)"
-    ]

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from openvlt.config.build import build
-from openvlt.memory import estimate
-from openvlt.memory.shares import Shares
+from openvlt.memory.advice import STRATEGIES, choose_strategy, fits, fitting_settings, plan_variants
+from openvlt.memory.describe import describe_memory
+from openvlt.memory.estimate import MemoryPlan
 from openvlt.memory.tracker import PassSizes
+from openvlt.model.strategy import Strategy
 from tests.helpers.configs import compose
 from tests.helpers.entry_scripts import FIGURES, Cli
+
+
+@functools.cache
+def papers_variants() -> list[Any]:
+    """The paper's run, whole and under LoRA."""
+    return plan_variants(MemoryPlan.of(compose("scale=7b")))
 
 
 def numbers(out: str) -> dict[str, list[str]]:
@@ -34,6 +44,7 @@ def test_the_papers_model_is_planned_without_weights_or_network(cli: Cli) -> Non
         (51 * 474 + 255 * (2048 + 1024 / 28)) * 57344 / 2**30, abs=0.05
     )
     assert "24 GB no, 40 GB no, 80 GB yes, 141 GB yes" in out
+    assert "1 x  80 GB  as it is" in out and "2 x  80 GB  strategy=replicate\n" in out
 
 
 def test_a_plan_loads_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
@@ -73,13 +84,18 @@ def test_devices_that_are_not_there_can_be_planned(cli: Cli) -> None:
     ("devices", "expected"),
     [(8, {"replicate": 146.9, "gradients": 61.8, "shard": 61.8}), (2, {"replicate": 146.9, "shard": 104.4})],
 )
-def test_a_plan_compares_the_strategies(devices: int, expected: dict[str, float]) -> None:
-    """Of the paper's model; by hand for eight: 3.0 of shards, 14.2 gathered, 3.0 reference, 10.6 of AdamW, 29.7 keys and values, 1.2 logits."""
-    text = estimate.describe_memory(compose("scale=7b", f"trainer.devices={devices}", "strategy=shard"))
-    found = dict(re.findall(r"(\w+) ([\d.]+) GiB", text.splitlines()[-1]))
-    assert "devices that share the weights" in text
+def test_what_the_papers_model_needs_by_strategy(devices: int, expected: dict[str, float]) -> None:
+    """By hand for eight: 3.0 of shards, 14.2 gathered, 3.0 reference, 10.6 of AdamW, 29.7 keys and values, 1.2 logits."""
+    plan = papers_variants()[0][1]
     for name, most in expected.items():
-        assert float(found[name]) == pytest.approx(most, abs=0.1), name
+        assert plan.peak_bytes(STRATEGIES[name], devices) / 2**30 == pytest.approx(most, abs=0.1), name
+
+
+def test_a_plan_compares_the_strategies() -> None:
+    text = describe_memory(compose("scale=tiny", "trainer.devices=2", "strategy=shard"))
+    assert "2 devices that share the weights" in text
+    needs = re.findall(r"(\w+) [\d.]+ GiB", text.splitlines()[-1])
+    assert needs == ["replicate", "gradients", "shard"]
 
 
 @pytest.mark.parametrize(
@@ -91,32 +107,53 @@ def test_a_plan_compares_the_strategies(devices: int, expected: dict[str, float]
     ],
 )
 def test_auto_is_what_fits(memory: int | None, shard: str, why: str) -> None:
-    chosen, sentence = estimate.choose_strategy(compose("scale=7b"), memory, 8)
+    chosen, sentence = choose_strategy(compose("scale=7b"), memory, 8)
     assert chosen == shard and why in sentence and "\n" not in sentence
 
 
-def test_a_plan_counts_what_is_asked_of_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("count", "size", "settings"),
+    [
+        (1, 24, ["adapter=lora", "rollout.max_rows=32", "grpo.micro_batch=5"]),
+        (8, 40, ["strategy=shard", "rollout.max_rows=32", "grpo.micro_batch=5"]),
+        (8, 80, ["strategy=shard"]),
+        (2, 80, ["strategy=replicate", "adapter=lora"]),
+    ],
+)
+def test_advice_is_what_fits_when_it_is_followed(count: int, size: int, settings: list[str]) -> None:
+    assert fitting_settings(papers_variants(), size, count) == settings
+    config = compose("scale=7b", f"trainer.devices={count}", *settings)
+    strategy = STRATEGIES["shard" if "strategy=shard" in settings else "replicate"]
+    assert fits(MemoryPlan.of(config).peak_bytes(strategy, count), size)
+
+
+def test_what_fits_as_it_is_gets_no_advice_and_what_never_fits_gets_none() -> None:
+    assert fitting_settings(papers_variants(), 192, 1) == []
+    assert fitting_settings(papers_variants(), 8, 2) is None
+
+
+def test_a_plan_counts_what_is_asked_of_a_problem() -> None:
     """NoisyRollout's 6 completions from noisy images are learned from together with the 6 others, and decoded apart from them."""
     passes: list[PassSizes] = []
-    monkeypatch.setattr(
-        estimate, "_training_phases", lambda vlm, make, sizes, *rest: passes.append(sizes) or ({}, {}, {})
-    )
-    monkeypatch.setattr(
-        estimate,
-        "rollout_bytes",
-        lambda vlm, sizes, sampling, generator: passes.append(sizes) or {"cache": sampling.n},
-    )
+
+    def pass_bytes(vlm: Any, sizes: PassSizes, *rest: Any) -> tuple[int, int]:
+        passes.append(sizes)
+        return 0, 0
+
+    def rollout_bytes(vlm: Any, sizes: PassSizes, *rest: Any) -> dict[str, int]:
+        passes.append(sizes)
+        return {"cache": 0}
+
     for more in ((), ("~grpo.rollout_plan",)):
-        estimate._grpo_phases(
-            None,
-            None,
-            build(compose("+recipe=noisy_rollout", *more).grpo, "grpo"),
-            estimate.ExpectedSizes(),
-            4,
-            1,
-            Shares(),
-        )
-    assert [(sizes.prompts, sizes.group) for sizes in passes] == [(10, 12), (32, 6), (21, 6), (32, 6)]
+        plan = MemoryPlan.of(compose("+recipe=noisy_rollout", "scale=tiny", *more))
+        plan = replace(plan, _pass_bytes=pass_bytes, _rollout_bytes=rollout_bytes)
+        plan.phases(Strategy("none"), 1)
+    assert [(sizes.prompts, sizes.group) for sizes in passes[1:3] + passes[4:]] == [
+        (10, 12),
+        (32, 6),
+        (21, 6),
+        (32, 6),
+    ]
 
 
 @pytest.mark.parametrize(
