@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openvlt import distributed
 from openvlt.benchmark.results.statistics import wilson
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.data.prompts import PromptStyle
@@ -61,7 +62,7 @@ class HeldoutEvaluation:
         )
         completions = [completion for _, batch in batches for completion in batch]
         verdicts = verify_completions(problems, completions, workers=self.workers, deadline_s=self.deadline_s)
-        if rows is not None:
+        if rows is not None and distributed.is_main():
             write_heldout_rows(rows, problems, completions, verdicts)
         return {
             **summarise_heldout(problems, completions, verdicts),

@@ -16,9 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 from openvlt import distributed
 from openvlt.cli.arguments import normalise_arguments
 from openvlt.cli.errors import DISK_ERRORS, report_errors
-from openvlt.cli.launch import job_command, join_ranks, launch
+from openvlt.cli.launch import adopt_cluster, job_command, launch
+from openvlt.cli.ranks import join_ranks
 from openvlt.config.resolvers import CONF, load_config
 from openvlt.errors import UserError
+from openvlt.trainer.devices import check_devices, process_count
 
 
 def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
@@ -38,10 +40,11 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
 
     def run_job(config: DictConfig) -> None:
         with report_errors(mendable, DISK_ERRORS):
-            # a memory estimate needs no device
-            processes, accelerator = (1, "cpu") if config.get("plan") else _processes_and_accelerator(config)
+            adopt_cluster()
+            alone = config.get("plan") or config.get("inspect")  # they train nothing
+            processes, accelerator = (1, "cpu") if alone else _processes_and_accelerator(config)
             if not distributed.is_launched() and processes > 1:
-                distributed.check_devices(processes, accelerator)
+                check_devices(processes, accelerator)
                 folder = Path(config.paths.run)
                 if status := launch(job_command(CONF.parent / f"{name}.py", folder), processes, folder):
                     sys.exit(status)
@@ -78,4 +81,4 @@ def _processes_and_accelerator(config: DictConfig) -> tuple[int, str]:
     if config.resume is not None and saved.is_file():
         trainer = load_config(saved).trainer
     devices = config.trainer.devices if given else trainer.devices
-    return distributed.process_count(devices), trainer.accelerator
+    return process_count(devices), trainer.accelerator

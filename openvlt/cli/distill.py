@@ -10,6 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from openvlt import distributed
 from openvlt.config.build import build
 from openvlt.data.sources.base import Source
 from openvlt.distill.card import draw_lengths, render_card
@@ -107,12 +108,13 @@ def inspect_run(
     distillation: Distillation, vlm: VLM | None, problems: Sequence[Problem], folder: Path, seed: int
 ) -> str:
     """The page about a run as far as it has come. Makes no call and changes nothing in the run's folder."""
-    with (
-        tempfile.TemporaryDirectory() as aside
-    ):  # this adds verdicts to ledgers, and the run may be under way
-        copy_ledgers(folder, Path(aside))
-        with DistillationRun(distillation, vlm, Path(aside), seed) as run:
-            return describe_run(run.verify_and_select(problems), folder)
+    with tempfile.TemporaryDirectory() as own:  # this adds verdicts to ledgers; the run may be under way
+        aside = Path(distributed.broadcast(own))
+        copy_ledgers(folder, aside)
+        with DistillationRun(distillation, vlm, aside, seed) as run:
+            text = describe_run(run.verify_and_select(problems), folder)
+        distributed.barrier()  # no rank reads it any more
+        return text
 
 
 def check_reuse(reuse: str | None) -> None:
@@ -126,6 +128,8 @@ def check_reuse(reuse: str | None) -> None:
 
 def copy_ledgers(source: Path, target: Path) -> None:
     """Copies the stages' ledgers that `target` lacks, each whole or not at all."""
+    if not distributed.is_main():
+        return
     for name in (f"{stage}.jsonl" for stage in LEDGERS):
         if (source / name).is_file() and not (target / name).exists():
             with atomic_write(target / name) as aside:
@@ -147,6 +151,8 @@ def write_dataset(
     with DistillationRun(distillation, vlm, folder, config.seed) as run:
         distilled = run.verify_and_select(problems)
         statistics = write_dataset_files(distilled, folder, build(config.prompt, "prompt"))
+    if not distributed.is_main():
+        return
     settings = OmegaConf.create(
         {name: config[name] for name in ("seed", "select", "prompt", "distill", "data")}
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from yaml import MarkedYAMLError
 
-from openvlt.cli.launch import claim_report
+from openvlt.cli.ranks import claim_report
 from openvlt.cli.unknown_keys import explain_unknown_key
 from openvlt.data.errors import (
     BadRows,

@@ -145,9 +145,10 @@ def _run_benchmark(
     config: DictConfig, runner: BenchmarkRunner, folder: Path, *, several: bool
 ) -> dict[str, Any]:
     """The result of one benchmark. One of several has its own folder and results, and isn't run again."""
-    folder.mkdir(exist_ok=True)
+    if distributed.is_main():
+        folder.mkdir(exist_ok=True)
     file = folder / "results.json"
-    if several and file.is_file():
+    if several and distributed.broadcast(file.is_file()):
         return read_json_file(file)
     if config.responses:
         result = runner.score_file(config.responses, config.response_column, folder)
@@ -255,7 +256,7 @@ def find_unfinished_run(config: DictConfig, folder: Path, locks: ExitStack) -> P
     """
     found = distributed.broadcast(_lock_unfinished(config, folder, locks) if distributed.is_main() else None)
     if found is not None:
-        with suppress(OSError):  # there may be none, or something of the user's in it
+        with suppress(OSError):  # another rank was first, there may be none, or something of the user's in it
             folder.rmdir()
         print(f"continuing {found}", flush=True)
         return found

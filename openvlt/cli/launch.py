@@ -12,21 +12,15 @@ import shlex
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from openvlt import distributed
+from openvlt.cli.ranks import STATUS_VARIABLE
+from openvlt.errors import UserError
 
-_STATUS_VARIABLE = (
-    "OPENVLT_STATUS"  # names the file in which the rank that reports an error leaves its status
-)
-_REPORTED = "openvlt/reported"  # key in the ranks' store; its value: the rank that reported the end
-_KILLED_FIRST_S = 3
-_MAIN_FIRST_S = 10  # how long another rank's error waits for the main one's
+_CLUSTER_MARKS = ("SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def launch(command: Sequence[str], processes: int, folder: Path) -> int:
@@ -45,8 +39,7 @@ def launch(command: Sequence[str], processes: int, folder: Path) -> int:
         status = Path(place) / "status"
         variables = {
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-            distributed.FOLDERS_VARIABLE: place,
-            _STATUS_VARIABLE: str(status),
+            STATUS_VARIABLE: str(status),
         }
         settings = LaunchConfig(
             min_nodes=1,
@@ -105,46 +98,32 @@ def _describe_end(rank: int, status: int, script: str, folder: Path) -> str:
     return f"error: process {rank} of this run ended by {how}{memory}{rest}"
 
 
-def join_ranks(accelerator: str) -> None:
-    """Makes a launched process one of the ranks. Only the main rank's output is shown, and one error report.
+def adopt_cluster() -> None:
+    """Sets torch's variables from those of a cluster whose tasks are the ranks. A single task is no rank.
 
-    Raises UserError when there is no GPU for each rank, unless `accelerator` is cpu.
+    Knows Slurm, LSF and MPI by Lightning's environments. Raises UserError for tasks that aren't placed.
     """
-    if not distributed.join_process_group(accelerator):
+    if "RANK" in os.environ or not any(mark in os.environ for mark in _CLUSTER_MARKS):
         return
-    sys.excepthook = _report_exception
-    if not distributed.is_main():
-        # at Ctrl-C the main rank says how to go on; it may be waiting for this one, which ends at once
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open as long as the process lives
+    from lightning.fabric.plugins.environments.lsf import LSFEnvironment
+    from lightning.fabric.plugins.environments.mpi import MPIEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-
-def claim_report(status: int, variables: Mapping[str, str] = os.environ) -> bool:
-    """Whether this rank is the first to report how the run ends, with this exit status.
-
-    The others then stay silent: they met the same error, or its effect. A rank other than the main one first
-    waits a moment for that one, because the main rank's message names the run's own folder.
-    """
-    if (store := distributed.shared_store()) is None:
-        return True
-    if distributed.is_main():
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # another rank may end now, and the launcher all of them
+    kinds = (SLURMEnvironment, LSFEnvironment, MPIEnvironment)
     try:
-        until = time.monotonic() + (0 if distributed.is_main() else _MAIN_FIRST_S)
-        while not store.check([_REPORTED]) and time.monotonic() < until:
-            time.sleep(0.05)  # the store's own wait warns on stderr when its time is up
-        mine = str(distributed.rank())
-        first = store.compare_set(_REPORTED, "", mine) == mine.encode()
-    except RuntimeError:  # the store is gone with the process that held it
-        return True
-    if first and (file := variables.get(_STATUS_VARIABLE)):
-        Path(file).write_text(str(status))
-    return first
-
-
-def _report_exception(*error: Any) -> None:
-    time.sleep(_KILLED_FIRST_S)  # another rank's death breaks the connection: the launcher ends this one then
-    if claim_report(1):
-        sys.__excepthook__(*error)
+        found = next((kind() for kind in kinds if kind.detect()), None)
+    except RuntimeError as error:  # options of srun
+        raise UserError(f"{error} Or start one task on each machine, and set trainer.devices.") from error
+    if found is None or found.world_size() == 1:
+        return
+    machines = int(os.environ.get("SLURM_NNODES", "1"))
+    variables = {
+        "WORLD_SIZE": found.world_size(),
+        "RANK": found.global_rank(),
+        "LOCAL_RANK": found.local_rank(),
+        "LOCAL_WORLD_SIZE": found.world_size() // machines,
+        "NODE_RANK": found.node_rank(),
+        "MASTER_ADDR": found.main_address,
+        "MASTER_PORT": found.main_port,
+    }
+    os.environ.update({name: str(value) for name, value in variables.items()})

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from openvlt import distributed
 from openvlt.data.rows.own_files import sign_rows
 from openvlt.data.rows.schema import check_unique_ids, problem_row
 from openvlt.distill.run import DistillationRun, DistilledProblem, count_outcomes
@@ -29,7 +30,8 @@ def run_distillation(
     UserError if no trace is left.
     """
     check_unique_ids(problems, "distillation")
-    folder.mkdir(parents=True, exist_ok=True)
+    if distributed.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
     with DistillationRun(settings, vlm, folder, seed) as run:
         run.check_ledgers()
         if run.has_unanswered(problems):

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from openvlt import distributed
 from openvlt.data.prompts import conversation_text
 from openvlt.distill.settings import Distillation
 from openvlt.distill.writers.base import Question
@@ -88,10 +89,12 @@ class DistillationRun:
     ledgers: dict[str, Ledger] = field(init=False)
 
     def __enter__(self) -> DistillationRun:
-        """Raises UserError if another process works in the folder."""
+        """Raises UserError if another process works in the folder. All ranks enter together."""
+        distributed.barrier()  # an earlier run's rows are all written
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(lock_folder(self.folder))
+                if distributed.is_main():
+                    stack.enter_context(lock_folder(self.folder))
             except BlockingIOError:
                 raise UserError(
                     f"another process is distilling in {self.folder}; wait for its end, or start a new run"
@@ -99,6 +102,7 @@ class DistillationRun:
             self.ledgers = {
                 name: stack.enter_context(Ledger(self.folder / f"{name}.jsonl")) for name in LEDGERS
             }
+            distributed.barrier()  # every rank has read the same rows
             self._opened = stack.pop_all()
         return self
 

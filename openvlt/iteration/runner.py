@@ -51,7 +51,9 @@ class Study:
 
         A finished run does nothing. Raises UserError, before the first stage, for what a later one lacks.
         """
-        previous = self._find_previous(folder, runs, context.seed)
+        # one rank looks for all: a run may end in between
+        found = self._find_previous(folder, runs, context.seed) if distributed.is_main() else None
+        previous = distributed.broadcast(found)
         folders = {} if previous is None else dict(finished_stages(Path(previous)))
         own = self._homes(folder)
         self._check_inputs(replace(context, folders=folders), own)
@@ -94,9 +96,9 @@ class Study:
     def _find_previous(self, folder: Path, runs: Path, seed: int) -> str | None:
         """The folder of the run that this one continues; a resumed run keeps the one it started with."""
         note = folder / PREVIOUS
-        if not note.is_file():  # one rank looks for all: a run may end in between
-            found = previous_run(self.previous, runs, seed) if distributed.is_main() else None
-            return distributed.broadcast(None if found is None else str(found))
+        if not note.is_file():
+            found = previous_run(self.previous, runs, seed)
+            return None if found is None else str(found)
         previous = read_json_file(note)
         if not Path(previous).is_dir() and not (folder / "results.json").is_file():
             raise UserError(
@@ -125,14 +127,17 @@ def _load_or_run(stage: Stage, context: StageContext, name: str, home: Path, see
     Everything random in the stage follows from `seed`.
     """
     file = home / "results.json"
-    if file.is_file():
+    if distributed.broadcast(file.is_file()):
         print(f"{name:<14} finished before: skipped", flush=True)
         return read_json_file(file)
-    home.mkdir(parents=True, exist_ok=True)
+    if distributed.is_main():
+        home.mkdir(parents=True, exist_ok=True)
+    distributed.barrier()
     lightning.seed_everything(seed, verbose=False)
     result = run_stage(stage, context, name, home, seed)
     write_json(file, result)
     remove_checkpoint(home)
+    distributed.barrier()  # the other ranks read what the main one has written
     print(f"{name:<14} {_summarise(result)}", flush=True)
     for sentence in _list_findings(result):
         print(f"warning: {name}: {sentence}", flush=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from openvlt import distributed
 from openvlt.config.validate import check_values
 from openvlt.data.rows.schema import read_traces
 from openvlt.data.sources.base import Selection
@@ -185,7 +186,8 @@ class GRPOStage:
 def _training_findings(folder: Path) -> list[str]:
     """What the metrics of all steps say, those before a restart included."""
     file = folder / "metrics.csv"
-    return training_findings(read_metrics(file)) if file.is_file() else []
+    there = distributed.is_main() and file.is_file()
+    return distributed.broadcast(training_findings(read_metrics(file)) if there else [])
 
 
 Stage = EvaluateBase | DistillStage | SFTStage | GRPOStage

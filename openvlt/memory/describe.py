@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from omegaconf import DictConfig
 
-from openvlt import distributed
 from openvlt.config.build import build
 from openvlt.memory.advice import GPU_SIZES, SPARE, STRATEGIES, fits, fitting_settings, plan_variants
 from openvlt.memory.estimate import MemoryPlan
 from openvlt.model.strategy import Strategy
+from openvlt.trainer.devices import process_count
 
 PURPOSES = ("weights", "gathered", "reference", "gradients", "optimiser", "cache", "activations", "logits")
 TITLES = {"cache": "keys and values"}
@@ -20,7 +20,7 @@ COUNTS = (1, 2, 4, 8)  # of devices, for which advice is given
 def describe_memory(config: DictConfig) -> str:
     """The memory estimate as text. Raises UserError where the configuration leaves a size open."""
     plan = MemoryPlan.of(config)
-    count = distributed.process_count(config.trainer.devices)
+    count = process_count(config.trainer.devices)
     strategy: Strategy = build(config.strategy, "strategy")
     shown = Strategy("none") if strategy.shard == "auto" else strategy
     phases = plan.phases(shown, count)

@@ -211,8 +211,17 @@ def add_up_gradients(model: nn.Module) -> None:
     """Makes the gradients of a step those of all processes. Those of a sharded model are summed already."""
     if is_sharded(model):
         close_weights(model)
-    else:
-        distributed.all_reduce_gradients([weight for weight in model.parameters() if weight.requires_grad])
+        return
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    if distributed.world_size() == 1 or not learned:
+        return
+    used = torch.tensor([float(weight.grad is not None) for weight in learned], device=learned[0].device)
+    distributed.all_reduce([used])
+    # one without a gradient on any process keeps None, so that an optimiser skips it as with one process
+    touched = [weight for weight, processes in zip(learned, used.tolist(), strict=True) if processes]
+    for weight in touched:
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    distributed.all_reduce(cast(Tensor, weight.grad) for weight in touched)
 
 
 def _has_adapter(model: nn.Module) -> bool:

@@ -220,31 +220,33 @@ class TinyModel(PretrainedModel):
         folder = Path(self.cache).absolute() / f"tiny-{self._key(corpus, lessons)}"
         if distributed.broadcast(folder.is_dir()):
             return str(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-            saved = Path(aside) / "model"
-            vlm = make_vlm(corpus, self.sizes, self.seed)
-            if lessons and training is not None:
-                size = sum(parameter.numel() for parameter in vlm.model.parameters()) / 1e6
-                print(
-                    f"making the embedded base model ({size:.2f} M parameters), once per seed: {folder}",
-                    flush=True,
-                )
-                self._pretrain(vlm, lessons, folder)
-            if distributed.is_main():
-                vlm.save(saved)
-                _move_to_cache(saved, folder)
-        return distributed.broadcast(str(folder))
+        vlm = make_vlm(corpus, self.sizes, self.seed)
+        if distributed.is_main():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        if lessons and training is not None:
+            size = sum(parameter.numel() for parameter in vlm.model.parameters()) / 1e6
+            print(
+                f"making the embedded base model ({size:.2f} M parameters), once per seed: {folder}",
+                flush=True,
+            )
+            self._pretrain(vlm, lessons, folder)
+        if distributed.is_main():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+                vlm.save(Path(aside) / "model")
+                _move_to_cache(Path(aside) / "model", folder)
+        distributed.barrier()  # the other ranks load it
+        return str(folder)
 
     def _pretrain(self, vlm: VLM, lessons: Sequence[Trace], base: Path) -> None:
         """Trains in a folder beside the base's, which stays only where training left a step to replay."""
-        folder = Path(tempfile.mkdtemp(dir=base.parent, prefix=f"{base.name}-training-"))
+        main, start = distributed.is_main(), f"{base.name}-training-"
+        folder = Path(distributed.broadcast(tempfile.mkdtemp(dir=base.parent, prefix=start) if main else ""))
         # it is small, and the same under every strategy
         training = replace(self.training, fit=replace(self.training.fit, strategy=Strategy("none")))
         try:
             training.train(vlm, lessons, folder=folder, seed=self.seed, title="base")
         finally:
-            if not any(folder.glob("*.pt")):
+            if main and not any(folder.glob("*.pt")):
                 shutil.rmtree(folder)
 
     def _key(self, corpus: Sequence[str], lessons: Sequence[Trace]) -> str:

@@ -48,10 +48,7 @@ def save_model(vlm: VLM, folder: Path) -> None:
             os.replace(aside, final)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    saved = Path(distributed.broadcast(str(final.absolute())))  # received once the model is there
-    if final.absolute() != saved:  # a rank's own folder
-        final.unlink(missing_ok=True)
-        final.symlink_to(saved)
+    distributed.barrier()  # the other ranks load it
 
 
 def probe_logits(vlm: VLM) -> Tensor:

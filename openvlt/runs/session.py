@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import platform
+import secrets
 import shlex
 import shutil
 import sys
@@ -53,15 +55,16 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
 def start_run(config: DictConfig, folder: Path) -> Iterator[Path]:
     """Yields the folder to work in, a new run's with config.yaml, overrides and manifest.json in it.
 
-    Other ranks than the main one get a folder of their own. Prints on Ctrl-C how to continue the run, and
+    Every rank works in it, and the main one alone writes. Prints on Ctrl-C how to continue the run, and
     closes Weights & Biases at the end. After a user's mistake it removes a new run's folder without results,
-    because `resume=latest` would find it.
+    because `resume=latest` would find it. Raises UserError where a rank can't see the folder.
     """
     new = distributed.is_main() and not (folder / "config.yaml").is_file()
     if new:
         _write_start(config, folder)
     try:
-        yield distributed.rank_folder(folder)
+        _check_sight(folder)
+        yield folder
     except UserError:
         results = (path for path in folder.rglob("*") if path.is_file() and path.name not in START_FILES)
         if new and not any(results):
@@ -79,6 +82,25 @@ def start_run(config: DictConfig, folder: Path) -> Iterator[Path]:
     finally:
         if "wandb" in sys.modules:
             sys.modules["wandb"].finish()
+
+
+def _check_sight(folder: Path) -> None:
+    """Raises UserError where a rank, on another machine, doesn't see what the main rank writes."""
+    if distributed.world_size() == 1:
+        return
+    token = distributed.broadcast(f".seen-{secrets.token_hex(4)}")
+    if distributed.is_main():
+        (folder / token).touch()
+    distributed.barrier()
+    place = f"process {distributed.rank()} on {platform.node()}"
+    blind = distributed.all_gather([] if (folder / token).exists() else [place])
+    if distributed.is_main():
+        (folder / token).unlink()
+    if blind:
+        raise UserError(
+            f"{blind[0]} can't see {folder.absolute()}, where the main process writes; put paths.runs on a "
+            "file system that all machines share"
+        )
 
 
 def check_seed(config: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: aside first, then renamed."""
+"""Files written whole or not at all: aside first, then renamed. Of a run's ranks only the main one writes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from openvlt import distributed
 from openvlt.errors import UserError
 
 
@@ -17,8 +18,12 @@ def atomic_write(file: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yields a path beside `file` to write to, which replaces `file` if the block ends without an error.
 
     A kill leaves at most the file aside, which the next writer overwrites. With `shared` several processes
-    may write the same file at once: each has a file aside of its own, and the last one wins.
+    may write the same file at once: each has a file aside of its own, and the last one wins. What another
+    rank than the main one writes goes nowhere.
     """
+    if not distributed.is_main():
+        yield Path(os.devnull)
+        return
     number = f".{os.getpid()}" if shared else ""
     aside = file.with_name(f".{file.name}{number}.tmp")
     try:

@@ -7,11 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from openvlt import distributed
 from openvlt.errors import UserError
 
 
 def append_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows at the end, one JSON object per line. A half-written last line is cut off first."""
+    """Adds rows at the end, one JSON object per line. A half-written last line is cut off first.
+
+    Other ranks than the main one write nothing.
+    """
+    if not distributed.is_main():
+        return
     with file.open("ab") as lines:
         drop_partial_line(file)
         lines.writelines(f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
+from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.storage.jsonl import drop_partial_line
 from openvlt.storage.locks import hold_lock
@@ -31,15 +33,20 @@ class Ledger:
 
     A half-written last line is cut off. Rows stay on disk: memory is 16 bytes a row. The first row of a key
     counts. Several processes may append to one file at a time: each holds the file's lock while it writes,
-    and reads the others' rows first.
+    and reads the others' rows first. A rank other than the main one writes nothing: it keeps the file's rows
+    and its own in memory.
     """
 
     def __init__(self, file: Path) -> None:
         import numpy as np
 
-        file.parent.mkdir(parents=True, exist_ok=True)
         self.file = file
-        self._handle = file.open("a+b")
+        self._handle: BinaryIO
+        if distributed.is_main():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = file.open("a+b")
+        else:
+            self._handle = io.BytesIO(file.read_bytes() if file.is_file() else b"")
         self._keys, self._places = np.empty(0, np.uint64), np.empty(0, np.uint64)
         self._recent: dict[int, int] = {}
         self._end = self._lines = 0
@@ -77,6 +84,7 @@ class Ledger:
         line = json.dumps({"key": key, **row}, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._lock():
             if key not in self:
+                self._handle.seek(0, io.SEEK_END)
                 self._handle.write(line)
                 self._handle.flush()
                 self._note(key, self._end)
@@ -84,14 +92,19 @@ class Ledger:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows, with their keys, in the order of `append`; one that is being written is left out."""
-        with self.file.open("rb") as lines:
+        with self._open_again() as lines:
             yield from (self._read(line) for line in lines if line.endswith(b"\n"))
+
+    def _open_again(self) -> BinaryIO:
+        """Reads what `append` has written, from the beginning."""
+        memory = self._handle
+        return io.BytesIO(memory.getvalue()) if isinstance(memory, io.BytesIO) else self.file.open("rb")
 
     def _read(self, line: bytes) -> dict[str, Any]:
         try:
             return json.loads(line)
         except ValueError as error:
-            with self.file.open("rb") as lines:
+            with self._open_again() as lines:
                 number = next(number for number, each in enumerate(lines, 1) if each == line)
             raise UserError(
                 f"{self.file}, line {number} is not valid JSON ({error}); "
@@ -101,6 +114,12 @@ class Ledger:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         """Holds the file's lock, notes the rows of others, and cuts off a line that a killed process left."""
+        if isinstance(self._handle, io.BytesIO):
+            if not self._end:
+                self._handle.truncate(self._handle.getvalue().rfind(b"\n") + 1)
+                self._scan()
+            yield
+            return
         with hold_lock(self._handle):
             self._handle.flush()  # forgets what was read ahead
             if os.fstat(self._handle.fileno()).st_size != self._end:

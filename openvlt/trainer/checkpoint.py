@@ -168,7 +168,9 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Removes `last.ckpt` from a stage's folder, and what a kill left of it."""
+    """Removes `last.ckpt` from a stage's folder, and what a kill left of it; the main rank does."""
+    if not distributed.is_main():
+        return
     last = folder / "last.ckpt"
     for place in (last, _old(last), _aside(last)):
         shutil.rmtree(place, ignore_errors=True)

@@ -36,6 +36,7 @@ from openvlt.model.load import VLM
 from openvlt.model.shard import check_replicas, is_sharded, shard_model
 from openvlt.model.strategy import Strategy
 from openvlt.trainer.checkpoint import find_checkpoint
+from openvlt.trainer.devices import check_devices, process_count
 from openvlt.trainer.metrics import MetricsFile
 from openvlt.trainer.module import StepModule
 from openvlt.trainer.not_finite import NotFinite, stop_sentence
@@ -55,7 +56,7 @@ class TrainingLoop:
     """`conf/trainer/*.yaml`: trains a module; writes a resumable `last.ckpt` every `checkpoint_every` steps.
 
     `devices` is a number of GPUs (or CPU processes) of this machine, or `auto`
-    (`openvlt.distributed.process_count`): one process each; `strategy` says what they share. `workers`
+    (`openvlt.trainer.devices.process_count`): one process each; `strategy` says what they share. `workers`
     (on Linux) prepare ahead of time what doesn't depend on the policy: SFT's batches, or (one worker) the
     images of GRPO's next rollout. `precision` is one of `PRECISIONS`; `accelerator`, `loggers` and
     `callbacks` are Lightning's.
@@ -91,8 +92,7 @@ class TrainingLoop:
         are due.
         """
         self.prepare(module.vlm)
-        last = Path(distributed.broadcast(str(folder.absolute()))) / "last.ckpt"  # of the main rank
-        start = find_checkpoint(last.parent)
+        start = find_checkpoint(folder)
         # workers are forked: other start methods would pickle the processor and rows that `make_batch` holds
         workers = self.workers if ahead and sys.platform == "linux" else 0
         loader = DataLoader(
@@ -104,7 +104,8 @@ class TrainingLoop:
             worker_init_fn=_ignore_termination if workers else None,
         )
         every = max(1, self.checkpoint_every // boundary) * boundary
-        callbacks = [MetricsFile(folder / "metrics.csv"), _SaveCheckpoint(last, every), *self.callbacks]
+        saving = _SaveCheckpoint(folder / "last.ckpt", every)
+        callbacks = [MetricsFile(folder / "metrics.csv"), saving, *self.callbacks]
         trainer = self._trainer([*callbacks, _ProgressBar(title)] if self.progress else callbacks)
         handler = signal.getsignal(signal.SIGINT)
         try:
@@ -132,8 +133,8 @@ class TrainingLoop:
 
     def check(self) -> None:
         """Raises UserError when these settings can't work on this machine, before anything else runs."""
-        processes = max(distributed.process_count(self.devices), distributed.world_size())
-        distributed.check_devices(distributed.process_count(self.devices), self.accelerator)
+        processes = max(process_count(self.devices), distributed.world_size())
+        check_devices(process_count(self.devices), self.accelerator)
         if processes > 1 and self.strategy.shard in ("weights", "gradients"):
             check_replicas(self.strategy.replicas, processes)
         # Lightning takes the short names for mixed precision

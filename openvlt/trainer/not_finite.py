@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.storage.atomic import atomic_write
@@ -60,8 +61,9 @@ class NotFinite(UserError):
 
     def save(self, folder: Path) -> Path:
         """Writes model, batch and loss of the step, for `replay_step`; returns the file."""
-        with atomic_write(folder / FILE) as aside:
-            torch.save(self.content, aside)
+        if distributed.is_main():
+            with atomic_write(folder / FILE) as aside:
+                torch.save(self.content, aside)
         return folder / FILE
 
 

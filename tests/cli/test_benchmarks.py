@@ -16,6 +16,7 @@ from openvlt.data.images import open_images
 from openvlt.errors import UserError
 from openvlt.types import Problem
 from tests.helpers.entry_scripts import FIGURES, Cli
+from tests.helpers.readers import run_watched
 
 SUBJECTS = ("algebra", "counting", "logic")
 SMALL = [*FIGURES, "batch=2"]
@@ -411,3 +412,13 @@ def test_a_wrong_file_of_answers(
     error = cli("evaluate.py", "benchmark=mathvision", f"responses={file}").error
     for part in said:
         assert part in error, error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", ["blank_image", "caption"])
+def test_only_the_main_rank_writes_to_a_benchmarks_folder(
+    cli: Cli, rows: Callable[..., Path], tmp_path: Path, view: str
+) -> None:
+    words = ["benchmark=mathvision", f"data_dir={rows()}", f"view={view}", "limit=4", "batch=2"]
+    folder = run_watched(cli, tmp_path, "evaluate.py", *words)
+    assert (folder / "rows.parquet").is_file()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from openvlt.trainer.metrics import read_metrics
 from tests.helpers.entry_scripts import ITER1, ROOT, Cli, environment
+from tests.helpers.readers import run_watched
 
 CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}
 
@@ -94,14 +95,14 @@ RANKS = """
 import sys
 from pathlib import Path
 from openvlt import distributed
-from openvlt.cli import launch
+from openvlt.cli import launch, ranks
 from openvlt.cli.errors import report_errors
 from openvlt.errors import UserError
 
 if not distributed.is_launched():
     sys.exit(launch.launch(sys.argv, 2, Path(sys.argv[0]).parent))
-launch._MAIN_FIRST_S = launch._KILLED_FIRST_S = 0  # nothing may depend on how long a rank waits
-launch.join_ranks("cpu")
+ranks._MAIN_FIRST_S = ranks._KILLED_FIRST_S = 0  # nothing may depend on how long a rank waits
+ranks.join_ranks("cpu")
 with report_errors((UserError,), ()):
     if sys.argv[1] in ("both", f"only {distributed.rank()}"):
         raise UserError("a mistake")
@@ -130,25 +131,25 @@ def test_a_rank_reports_unless_another_one_has(monkeypatch: pytest.MonkeyPatch, 
     import torch
 
     from openvlt import distributed
-    from openvlt.cli import launch
+    from openvlt.cli import ranks
 
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     other = torch.distributed.TCPStore("127.0.0.1", store.port)
-    monkeypatch.setattr(launch, "_MAIN_FIRST_S", 0)
+    monkeypatch.setattr(ranks, "_MAIN_FIRST_S", 0)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    status = {launch._STATUS_VARIABLE: str(tmp_path / "status")}
+    status = {ranks.STATUS_VARIABLE: str(tmp_path / "status")}
 
     def claim(rank: int, where: torch.distributed.TCPStore, end: int = 2) -> bool:
         monkeypatch.setattr(distributed, "rank", lambda: rank)
-        monkeypatch.setattr(distributed, "shared_store", lambda: where)
-        return launch.claim_report(end, status)
+        monkeypatch.setattr(ranks, "_shared_store", lambda: where)
+        return ranks.claim_report(end, status)
 
     assert claim(1, other, 130)  # the main one didn't come
     assert not claim(0, store) and not claim(2, other)
     assert (tmp_path / "status").read_text() == "130"  # which the launcher ends with
-    store.delete_key(launch._REPORTED)
+    store.delete_key(ranks._REPORTED)
     assert claim(0, store)
-    monkeypatch.setattr(launch, "_MAIN_FIRST_S", 3600)  # no wait where it has reported
+    monkeypatch.setattr(ranks, "_MAIN_FIRST_S", 3600)  # no wait where it has reported
     assert not claim(1, other)
 
 
@@ -160,6 +161,7 @@ def test_tasks_of_slurm_are_the_ranks_and_a_single_one_is_none(
     monkeypatch: pytest.MonkeyPatch, tasks: str
 ) -> None:
     from openvlt import distributed
+    from openvlt.cli.launch import adopt_cluster
 
     for name in (
         "WORLD_SIZE",
@@ -174,6 +176,7 @@ def test_tasks_of_slurm_are_the_ranks_and_a_single_one_is_none(
         monkeypatch.delenv(name)
     for name, value in (SLURM | {"SLURM_NTASKS": tasks}).items():
         monkeypatch.setenv(name, value)
+    adopt_cluster()
     assert distributed.is_launched() == (tasks == "4")
     if tasks == "4":
         found = {name: os.environ[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR")}  # fmt: skip
@@ -182,7 +185,7 @@ def test_tasks_of_slurm_are_the_ranks_and_a_single_one_is_none(
 
 
 def test_tasks_that_slurm_has_not_placed_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from openvlt import distributed
+    from openvlt.cli.launch import adopt_cluster
     from openvlt.errors import UserError
 
     for name, value in SLURM.items():
@@ -190,7 +193,7 @@ def test_tasks_that_slurm_has_not_placed_are_one_sentence(monkeypatch: pytest.Mo
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(UserError, match="--ntasks-per-node"):
-        distributed.is_launched()
+        adopt_cluster()
 
 
 def test_a_job_starts_its_own_overrides_in_its_own_folder(
@@ -209,6 +212,23 @@ def test_a_job_starts_its_own_overrides_in_its_own_folder(
     assert script == "/x/train.py" and words[:2] == ["seed=2", "trainer.devices=2"]
     parsed = {one.key_or_group: one.value() for one in OverridesParser.create().parse_overrides(words)}
     assert parsed["hydra.run.dir"] == str(folder) and parsed["hydra.mode"] == "RUN"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train.py", "+experiment=smoke", "strategy=shard", "trainer.checkpoint_every=1"),
+        ("distill.py", "distill=gold", "select.amount=6"),
+        ("evaluate.py",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_only_the_main_rank_writes_to_the_run_folder(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    folder = run_watched(cli, tmp_path, *words)
+    assert (folder / "results.json").is_file() and not list(folder.glob(".seen-*"))
 
 
 @pytest.mark.slow
@@ -269,14 +289,14 @@ def test_devices_is_a_number_or_auto(cli: Cli, devices: str) -> None:
 def test_auto_is_two_processes_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from openvlt import distributed
+    from openvlt.trainer.devices import process_count
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for cores, processes in ((16, 2), (2, 2), (1, 1), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
-        assert distributed.process_count("auto") == processes
+        assert process_count("auto") == processes
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert distributed.process_count("auto") == 8
+    assert process_count("auto") == 8
 
 
 @pytest.mark.parametrize(
@@ -294,21 +314,22 @@ def test_more_processes_than_gpus_is_said_before_any_starts(
 ) -> None:
     import torch
 
-    from openvlt import distributed
     from openvlt.errors import UserError
+    from openvlt.trainer.devices import check_devices
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     if said is None:
-        distributed.check_devices(4, accelerator)
+        check_devices(4, accelerator)
         return
     with pytest.raises(UserError, match=said):
-        distributed.check_devices(4, accelerator)
+        check_devices(4, accelerator)
 
 
 def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from openvlt import distributed
+    from openvlt.cli import ranks
     from openvlt.errors import UserError
 
     begun = []
@@ -318,30 +339,13 @@ def test_ranks_on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         torch.distributed, "init_process_group", lambda backend, timeout: begun.append(backend)
     )
-    monkeypatch.setattr(distributed.atexit, "register", lambda *_: None)
+    monkeypatch.setattr(ranks.atexit, "register", lambda *_: None)
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "is_main", lambda: True)
-    distributed.join_process_group("cpu")
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # to be put back afterwards
+    ranks.join_ranks("cpu")
     assert begun == ["gloo"]
     with pytest.raises(UserError, match=r"trainer\.devices=2, but this machine has 1 GPU"):
-        distributed.join_process_group("auto")
+        ranks.join_ranks("auto")
     assert begun == ["gloo"]  # before the second GPU is asked for
-
-
-def test_small_tensors_travel_together_and_a_large_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from openvlt import distributed
-
-    monkeypatch.setattr(distributed, "_BUCKET_SIZE", 10)
-    sizes = [
-        (4, torch.float32),
-        (6, torch.float32),
-        (1, torch.float32),
-        (3, torch.bfloat16),
-        (12, torch.float32),
-        (2, torch.float32),
-    ]
-    buckets = distributed._buckets(torch.zeros(size, dtype=kind) for size, kind in sizes)
-    assert [[len(tensor) for tensor in bucket] for bucket in buckets] == [[4, 6], [1], [3], [12], [2]]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from openvlt import distributed
 from openvlt.config.resolvers import load_config
 from openvlt.errors import UserError
 from openvlt.iteration.runner import _check_outputs
 from openvlt.iteration.stages import GRPOStage, SFTStage, _read_stage_traces
-from openvlt.runs.session import _check_start, start_run
+from openvlt.runs.session import _check_sight, _check_start, start_run
 from tests.helpers.configs import compose
 
 
@@ -88,3 +89,34 @@ def test_a_finished_stage_whose_output_is_gone(tmp_path: Path) -> None:
                 _read_stage_traces(folders["traces"])
     assert len(_read_stage_traces(folders["traces"])) == 2
     _check_outputs(SFTStage(("traces",)), folders)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_rank_that_does_not_see_the_run_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    """As a second machine, whose disk isn't shared, would find it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def broadcast(token: str) -> str:
+        if seen:
+            (folder / token).touch()  # by the main rank
+        return token
+
+    for name, value in {
+        "world_size": lambda: 2,
+        "rank": lambda: 1,
+        "is_main": lambda: False,
+        "broadcast": broadcast,
+        "barrier": lambda: None,
+        "all_gather": list,
+    }.items():
+        monkeypatch.setattr(distributed, name, value)
+    if seen:
+        _check_sight(folder)
+        return
+    with pytest.raises(
+        UserError, match=r"process 1 on .* can't see .*run, .* put paths.runs on a file system"
+    ):
+        _check_sight(folder)

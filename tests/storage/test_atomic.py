@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from openvlt import distributed
 from openvlt.storage.atomic import atomic_write, write_json, write_text
+from openvlt.storage.jsonl import append_lines
 
 
 @pytest.fixture
@@ -81,3 +83,10 @@ def test_json_is_indented_text_in_utf_8(tmp_path: Path) -> None:
     write_json(tmp_path / "results.json", {"name": "é", "scores": [1]})
     text = (tmp_path / "results.json").read_bytes().decode("utf-8")
     assert text == '{\n  "name": "é",\n  "scores": [\n    1\n  ]\n}\n'
+
+
+def test_what_another_rank_writes_goes_nowhere(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    write_text(file, "new")
+    append_lines(file, [{"a": 1}])
+    assert file.read_text() == "old" and names(file.parent) == {"report.txt"}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.storage.ledger import Ledger, content_key
 from openvlt.storage.locks import lock_folder
@@ -162,3 +163,21 @@ def test_memory_is_that_of_the_keys_not_of_the_rows(tmp_path):
         used = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
     assert used < 1e6  # 4 MB of rows
+
+
+def test_another_rank_reads_the_file_and_keeps_its_own_rows_in_memory(tmp_path, monkeypatch):
+    file, (one, two) = tmp_path / "calls.jsonl", (content_key(1), content_key(2))
+    with Ledger(file) as ledger:
+        ledger.append(one, {"a": "学"})
+    text = file.read_bytes() + b'{"key": "half'
+    file.write_bytes(text)
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    with Ledger(file) as ledger:
+        ledger.append(two, {"b": 2})
+        ledger.append(two, {"b": 3})
+        assert len(ledger) == 2 and ledger.get(one) == {"a": "学"} and ledger.get(two) == {"b": 2}
+        assert [row["key"] for row in ledger.rows()] == [one, two]
+    with Ledger(tmp_path / "none" / "calls.jsonl") as ledger:
+        ledger.append(one, {"a": 1})
+        assert one in ledger
+    assert file.read_bytes() == text and not (tmp_path / "none").exists()

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 
 from PIL import Image
 
+from openvlt import distributed
 from openvlt.benchmark.prompts import fill_template
 from openvlt.benchmark.run.answers import AnswerGenerator
 from openvlt.data.image_places import hide_images
@@ -75,9 +76,11 @@ class BlankImage:
         """Reads only the headers of image files, and writes one white image per size to `folder/blank`."""
         sizes = [[image_size(image, problem.id) for image in problem.images] for problem in problems]
         place = folder / "blank"
-        place.mkdir(parents=True, exist_ok=True)
-        for size in {size for row in sizes for size in row}:
-            Image.new("L", size, "white").save(_blank_file(place, size))
+        if distributed.is_main():
+            place.mkdir(parents=True, exist_ok=True)
+            for size in {size for row in sizes for size in row}:
+                Image.new("L", size, "white").save(_blank_file(place, size))
+        distributed.barrier()
         return [
             replace(problem, images=tuple(_blank_file(place, size) for size in row))
             for problem, row in zip(problems, sizes, strict=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from openvlt import distributed
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.data.row_check import RowCheck, require_usable
 from openvlt.errors import UserError
@@ -44,7 +45,7 @@ class AnswerGenerator:
         progress. Raises UserError when the file holds answers to other rows, and BadRows, before the first
         question, for rows that the model can't be shown.
         """
-        rows, n = read_lines(file), self.sampling.n
+        rows, n = distributed.broadcast(read_lines(file) if distributed.is_main() else []), self.sampling.n
         if [row["id"] for row in rows] != [problem.id for problem in problems for _ in range(n)][: len(rows)]:
             raise UserError(f"{file} holds answers to other rows; remove it, or start a new run")
         if rows:

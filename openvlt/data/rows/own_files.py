@@ -16,6 +16,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from openvlt import distributed
 from openvlt.storage.atomic import write_json
 
 SIGNATURES = "signatures.json"
@@ -23,7 +24,7 @@ SIGNATURES = "signatures.json"
 
 def sign_rows(*files: Path) -> None:
     """Signs files of rows of one folder, in its `signatures.json`; does nothing where no key can be kept."""
-    key = _key()
+    key = _key() if distributed.is_main() else None
     if key is not None:
         note = files[0].parent / SIGNATURES
         write_json(note, _read(note) | {file.name: _signature(file, key) for file in files})

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from openvlt import distributed
 from openvlt.data.errors import MissingColumn
 from openvlt.data.image_places import place_images
 from openvlt.data.images import ImageSource, open_image
@@ -263,8 +264,9 @@ def _store_image(image: ImageSource, row: str, index: int, folder: Path) -> str:
     """The image's path relative to `folder`. Links are resolved first, since `..` means the real parent."""
     if not isinstance(image, Path):
         name = Path("images") / f"{_file_name(row)}-{index}.png"
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        open_image(image, row).save(folder / name)
+        if distributed.is_main():
+            (folder / "images").mkdir(parents=True, exist_ok=True)
+            open_image(image, row).save(folder / name)
         return name.as_posix()
     parent = os.path.relpath(os.path.realpath(image.parent), os.path.realpath(folder))
     return (Path(parent) / image.name).as_posix()
