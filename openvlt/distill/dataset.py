@@ -13,11 +13,11 @@ from typing import Any
 
 from openvlt.data.image_places import PLACE
 from openvlt.data.prompts import PromptStyle
-from openvlt.data.rows.own_files import sign_rows
 from openvlt.data.rows.schema import problem_row
 from openvlt.distill.pipeline import trace_rows
 from openvlt.distill.run import DistilledProblem
 from openvlt.storage.atomic import atomic_write
+from openvlt.storage.own_files import sign_files
 from openvlt.types import Problem
 
 ROWS_AT_ONCE = 2048
@@ -156,7 +156,7 @@ def write_dataset_files(
                 for name, conversation_row in conversations.items():
                     turns = conversation_row(row, distilled.problem, prompt)
                     lines[name].write(json.dumps(turns, ensure_ascii=False) + "\n")
-    sign_rows(*(folder / name for name in names))
+    sign_files(*(folder / name for name in names))
     return statistics
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from openvlt import distributed
-from openvlt.data.rows.own_files import sign_rows
 from openvlt.data.rows.schema import check_unique_ids, problem_row
 from openvlt.distill.run import DistillationRun, DistilledProblem, count_outcomes
 from openvlt.distill.settings import Distillation
@@ -17,6 +16,7 @@ from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.serving.protocol import describe_failures
 from openvlt.storage.atomic import atomic_write
+from openvlt.storage.own_files import sign_files
 from openvlt.types import Problem
 
 
@@ -56,7 +56,7 @@ def _write_traces(run: DistillationRun, problems: Sequence[Problem]) -> dict[str
             words += sum(len(response.split()) for response in distilled.kept)
         if not traces:
             raise UserError(_explain_no_trace(run, counts))
-    sign_rows(run.folder / "traces.jsonl")
+    sign_files(run.folder / "traces.jsonl")
     return {"traces": traces, "mean_words": words / traces, **counts}
 
 

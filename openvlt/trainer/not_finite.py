@@ -15,6 +15,7 @@ from openvlt import distributed
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.storage.atomic import atomic_write
+from openvlt.storage.own_files import is_own_file, sign_files
 
 # model and part in; the part's share of the step's loss, and of values to log, out
 StepLoss = Callable[[VLM, Any], tuple[Tensor, Mapping[str, Tensor]]]
@@ -60,10 +61,11 @@ class NotFinite(UserError):
         return f"step {self.step}: {broken} (learning rate {rates})"
 
     def save(self, folder: Path) -> Path:
-        """Writes model, batch and loss of the step, for `replay_step`; returns the file."""
+        """Writes model, batch and loss of the step, signed, for `replay_step`; returns the file."""
         if distributed.is_main():
             with atomic_write(folder / FILE) as aside:
                 torch.save(self.content, aside)
+            sign_files(folder / FILE)
         return folder / FILE
 
 
@@ -106,12 +108,18 @@ class PartResult:
 def replay_step(file: Path) -> tuple[Mapping[str, Any], list[PartResult]]:
     """What the file holds, and loss and gradient of each micro-batch, computed again.
 
-    The file holds Python objects: open only one that you made. Raises UserError where there is none.
+    Raises UserError where there is none, and for a file that no run of this user wrote: it holds Python
+    objects, and reading another one's could run any code.
     """
     if not file.is_file():
         raise UserError(f"{file}: there is no such file; a stage that stopped leaves {FILE} in its folder")
+    if not is_own_file(file):
+        raise UserError(
+            f"{file} wasn't written by a run of this user, or was changed since; it isn't opened, because it "
+            "could run any code; replay it where the run was made"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    content = torch.load(file, map_location=device, weights_only=False)
+    content = torch.load(file, map_location=device, weights_only=False)  # signed by this user's key
     model = content["vlm"].model
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(content["random"].cpu())

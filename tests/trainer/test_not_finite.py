@@ -73,7 +73,9 @@ def stop(train: Callable[[], Any], folder: Path) -> tuple[str, list]:
     message = str(error.value)
     file = folder / "not_finite.pt"
     assert "\n" not in message and f"python -m openvlt.trainer.replay {file}" in message
-    assert {path.name for path in folder.iterdir()} <= {"not_finite.pt", "metrics.csv", "rollouts.jsonl"}
+    assert {path.name for path in folder.iterdir()} <= {
+        *("not_finite.pt", "signatures.json", "metrics.csv", "rollouts.jsonl")
+    }
     content, results = replay_step(file)
     assert not all(result.finite for result in results)
     assert f"step {content['step']}: the " in message
@@ -198,3 +200,21 @@ def test_rollouts_of_a_model_of_nan_are_refused(fresh, mixed, render, generator,
         vlm.core.model.language_model.norm.weight[0] = torch.nan
     with pytest.raises(UserError, match="the model's outputs are not numbers.*too large for float32"):
         generator.generate(vlm, mixed, render(mixed), Sampling(max_new_tokens=4, greedy=greedy), 0)
+
+
+class Planted:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.place,)
+
+
+def test_a_file_that_no_run_wrote_is_not_opened(tmp_path, capsys):
+    file = tmp_path / "not_finite.pt"
+    torch.save(Planted(tmp_path / "opened"), file)
+    assert replay([str(file)]) == 2
+    assert "wasn't written by a run of this user" in capsys.readouterr().err
+    assert not (tmp_path / "opened").exists()

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from openvlt.data.rows.files import read_rows
-from openvlt.data.rows.own_files import is_own_file
 from openvlt.data.rows.schema import Columns, to_problem
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.selection import filter_problems
 from openvlt.data.sources.splits import find_rows, select_share
 from openvlt.errors import UserError
+from openvlt.storage.own_files import is_own_file
 from openvlt.types import Problem
 
 GRADES = ("samples", "right", "pass_rate", "reward_variance", "mean_words", "mean_tokens")

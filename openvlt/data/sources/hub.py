@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from openvlt.data.errors import UnavailableDataSet, UnknownSplit
 from openvlt.data.rows.cells import Row
-from openvlt.data.rows.own_files import is_own_file
 from openvlt.data.rows.schema import Columns, to_problems
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.hub_files import find_row_files, read_row_files
@@ -24,6 +23,7 @@ from openvlt.data.sources.splits import (
     select_share,
 )
 from openvlt.errors import UserError
+from openvlt.storage.own_files import is_own_file
 from openvlt.types import Problem
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from openvlt.data.rows.cells import Row
 from openvlt.data.rows.files import read_rows, unit
-from openvlt.data.rows.own_files import is_own_file
 from openvlt.data.rows.schema import Columns, to_problems
 from openvlt.data.sources.base import Selection
 from openvlt.data.sources.splits import find_rows, select_share
+from openvlt.storage.own_files import is_own_file
 from openvlt.types import Problem
 
 

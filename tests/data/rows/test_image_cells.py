@@ -15,8 +15,8 @@ from PIL import Image
 from openvlt.data.errors import ImageOutside
 from openvlt.data.images import open_image
 from openvlt.data.rows.image_cells import read_image_cell
-from openvlt.data.rows.own_files import is_own_file, sign_rows
 from openvlt.errors import UserError
+from openvlt.storage.own_files import is_own_file, sign_files
 
 FORMS = ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"]
 
@@ -230,8 +230,8 @@ def test_only_what_this_user_wrote_and_nobody_changed_is_an_own_file(tmp_path, m
     for file in files:
         file.write_bytes(b"rows of " + file.name.encode())
     assert not is_own_file(files[0])
-    sign_rows(files[0])
-    sign_rows(files[1])
+    sign_files(files[0])
+    sign_files(files[1])
     assert all(map(is_own_file, files))
     assert (tmp_path / "state" / "openvlt" / "key").stat().st_mode & 0o77 == 0
     files[0].write_bytes(b"other rows")
@@ -249,7 +249,7 @@ def test_without_a_home_nothing_is_signed_and_broken_notes_are_none(tmp_path, mo
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "no folder"))
     file = tmp_path / "traces.jsonl"
     file.write_text("{}")
-    sign_rows(file)
+    sign_files(file)
     assert not is_own_file(file) and not (tmp_path / "signatures.json").exists()
     for content in ("", "[]", '{"traces.jsonl": 3}'):
         (tmp_path / "signatures.json").write_text(content)

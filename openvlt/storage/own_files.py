@@ -1,8 +1,8 @@
-"""Signatures of the files of rows that this user's runs wrote.
+"""Signatures of the files that this user's runs wrote, for what must not be taken from anyone else.
 
-A run's rows name pictures relative to the run's folder, mostly outside of it. They were checked when the run
-read its data, so they are not checked again. That holds for files that nobody changed since: each is signed
-with a key that never leaves the user's home, and anyone can write a file that merely looks like a run's.
+Rows of a run name pictures anywhere on the disk, which were checked when the run read its data; a step that
+is kept for its replay holds Python objects, and reading those can run code. Each file is signed with a key
+that never leaves the user's home, since anyone can write a file that merely looks like a run's.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from openvlt.storage.atomic import write_json
 SIGNATURES = "signatures.json"
 
 
-def sign_rows(*files: Path) -> None:
-    """Signs files of rows of one folder, in its `signatures.json`; does nothing where no key can be kept."""
+def sign_files(*files: Path) -> None:
+    """Signs files of one folder, in its `signatures.json`; does nothing where no key can be kept."""
     key = _key() if distributed.is_main() else None
     if key is not None:
         note = files[0].parent / SIGNATURES
