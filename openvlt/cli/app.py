@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +23,9 @@ from openvlt.cli.ranks import join_ranks
 from openvlt.config.resolvers import CONF, load_config
 from openvlt.errors import UserError
 from openvlt.trainer.devices import check_devices, process_count
+
+# at once, for a launcher's workers too: our files of hydra/launcher are merged with the launchers' own
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
 
 
 def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
@@ -39,7 +44,7 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
     mendable = (UserError, HydraException, OmegaConfBaseException, YAMLError)
 
     def run_job(config: DictConfig) -> None:
-        with report_errors(mendable, DISK_ERRORS):
+        with _status_as_error(), report_errors(mendable, DISK_ERRORS):
             adopt_cluster()
             alone = config.get("plan") or config.get("inspect")  # they train nothing
             processes, accelerator = (1, "cpu") if alone else _processes_and_accelerator(config)
@@ -60,7 +65,40 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
     # before the job begins, any trouble with a file is one with the place to run in
     with report_errors((*mendable, OSError), ()):
         sys.argv[1:] = normalise_arguments(sys.argv[1:], CONF)
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run_job)()
+        with _known_launchers():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run_job)()
+
+
+@contextlib.contextmanager
+def _status_as_error() -> Iterator[None]:
+    """Inside, a job that ends with a status raises a UserError where a sweep's launcher runs it elsewhere.
+
+    The launcher sends that to the sweep, and runs the other jobs; a worker that exits would be its own error.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        hydra = HydraConfig.get()
+        if hydra.mode != RunMode.MULTIRUN or hydra.launcher._target_.endswith(".BasicLauncher"):
+            raise
+        raise UserError(
+            f"job {hydra.job.num} of this sweep ended with status {end.code}; what it said stands above, or "
+            f"with submitit in {hydra.sweep.dir}/.submitit"
+        ) from None
+
+
+@contextlib.contextmanager
+def _known_launchers() -> Iterator[None]:
+    """Inside, a launcher of sweeps that isn't installed is a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("Unknown plugin class"):
+            raise
+        raise UserError(
+            "hydra/launcher: this launcher of sweeps isn't installed; python -m pip install -r "
+            "requirements-sweep.txt, or leave it out: jobs then run one after the other"
+        ) from error
 
 
 def _remove_empty_folder(config: DictConfig) -> None:

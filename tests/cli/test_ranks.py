@@ -231,22 +231,50 @@ def test_only_the_main_rank_writes_to_the_run_folder(
     assert (folder / "results.json").is_file() and not list(folder.glob(".seen-*"))
 
 
-@pytest.mark.slow
-def test_each_job_of_a_sweep_has_its_own_ranks_and_folder(cli: Cli, tmp_path: Path) -> None:
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}  # and the package of each
+
+
+def sweep(cli: Cli, runs: Path, launcher: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Two jobs with two ranks each."""
+    if launcher != "basic":
+        pytest.importorskip(
+            f"hydra_plugins.hydra_{LAUNCHERS[launcher]}_launcher",
+            reason="python -m pip install -r requirements-sweep.txt",
+        )
     arguments = cli.argv(
-        "train.py",
-        "+experiment=smoke",
-        "-m",
-        "seed=1,2",
-        f"paths.runs={tmp_path / 'runs'}",
-        "trainer.devices=2",
+        *("train.py", "+experiment=smoke", "-m", "seed=1,2", "trainer.devices=2"),
+        *(f"hydra/launcher={launcher}", f"paths.runs={runs}", *words),
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", *LAUNCHERS])
+def test_each_job_of_a_sweep_has_its_own_ranks_and_folder(cli: Cli, tmp_path: Path, launcher: str) -> None:
+    done = sweep(cli, tmp_path / "runs", launcher)
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stdout + done.stderr
     folders = sorted((tmp_path / "runs" / "smoke").glob("*/results.json"))
-    assert [json.loads(file.read_text())["seed"] for file in folders] == [1, 2]
+    assert sorted(json.loads(file.read_text())["seed"] for file in folders) == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_mistake_in_jobs_that_run_elsewhere_is_one_sentence(
+    cli: Cli, tmp_path: Path, launcher: str
+) -> None:
+    done = sweep(cli, tmp_path / "runs", launcher, "data=jsonl", f"data.path={tmp_path / 'none.jsonl'}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "error: job 0 of this sweep ended with status 2; what it said stands above" in done.stderr
+    logs = [file.read_text() for file in (tmp_path / "runs").glob("smoke/.submitit/*/*.err")]
+    said = "".join([done.stdout, done.stderr, *logs])
+    assert said.count(f"error: data file {tmp_path / 'none.jsonl'} does not exist") == 2
+
+
+def test_a_launcher_that_is_not_installed_is_one_sentence(cli: Cli) -> None:
+    said = cli("train.py", "-m", "seed=1,2", "hydra.launcher._target_=hydra_plugins.none.Launcher").error
+    assert "pip install -r requirements-sweep.txt" in said
 
 
 @pytest.mark.slow
