@@ -33,7 +33,7 @@ def launch(command: Sequence[str], processes: int, folder: Path) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    _silence("torch.distributed.elastic")
     threads = max(1, (os.cpu_count() or 1) // processes)
     with tempfile.TemporaryDirectory(prefix="openvlt-ranks-") as place:
         status = Path(place) / "status"
@@ -70,6 +70,13 @@ def launch(command: Sequence[str], processes: int, folder: Path) -> int:
             os.environ.update(before)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+
+def _silence(package: str) -> None:
+    """Lets a package's loggers say nothing less than critical: each of torch's has a level of its own."""
+    for name in [package, *logging.root.manager.loggerDict]:
+        if name.startswith(package):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def job_command(script: Path, folder: Path) -> list[str]:
