@@ -32,7 +32,7 @@ GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 FILES = [  # benchmarks belong to evaluate.py alone: tests/benchmark builds them; what is in `shared` is a part of a choice and none itself
     f"{group}={file.relative_to(CONF / group).with_suffix('')}"
     for group in GROUPS
-    if group != "benchmark"
+    if group not in ("benchmark", "hydra")  # Hydra's own are tests/cli/test_ranks.py's
     for file in sorted((CONF / group).rglob("*.yaml"))
     if "shared" not in file.parts
 ]

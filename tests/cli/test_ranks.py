@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from openvlt.config.resolvers import CONF
 from openvlt.trainer.metrics import read_metrics
 from tests.helpers.entry_scripts import ITER1, ROOT, Cli, environment
 from tests.helpers.readers import run_watched
@@ -270,6 +271,33 @@ def test_a_mistake_in_jobs_that_run_elsewhere_is_one_sentence(
     logs = [file.read_text() for file in (tmp_path / "runs").glob("smoke/.submitit/*/*.err")]
     said = "".join([done.stdout, done.stderr, *logs])
     assert said.count(f"error: data file {tmp_path / 'none.jsonl'} does not exist") == 2
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("hydra/launcher/*.yaml")), ids=lambda file: file.stem)
+def test_a_launchers_file_composes_and_sets_what_the_launcher_has(file: Path) -> None:
+    import dataclasses
+    import importlib
+
+    import hydra
+    from omegaconf import OmegaConf
+
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        words = [f"hydra/launcher={file.stem}", "trainer.devices=4"]
+        composed = hydra.compose("train", overrides=words, return_hydra_config=True).hydra.launcher
+    package = composed._target_.rpartition(".")[0].rpartition(".")[0]
+    if file.stem == "submitit_slurm":
+        assert composed.gpus_per_node == 4  # those of the run
+    if package.endswith("_ray_launcher"):
+        pytest.importorskip(package)  # it isn't installed for the tests
+        return
+    settings = importlib.import_module(f"{package}.config")
+    known = {
+        field.name
+        for kind in vars(settings).values()
+        if dataclasses.is_dataclass(kind)
+        for field in dataclasses.fields(kind)
+    }
+    assert set(OmegaConf.load(file)) - {"_target_"} <= known
 
 
 def test_a_launcher_that_is_not_installed_is_one_sentence(cli: Cli) -> None:

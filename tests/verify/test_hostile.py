@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import secrets
+import shutil
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,8 +27,18 @@ SAMPLE = slice(0, None, 7)
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, str]]:
-    return list(inputs(str(tmp_path_factory.mktemp("canary") / "bird")))
+def canary() -> Iterator[Path]:
+    """A place for code to write to; a digit in its path could be the gold answer, as in pytest's twelfth folder."""
+    letters = bytes(97 + byte % 26 for byte in secrets.token_bytes(12)).decode()
+    folder = Path(tempfile.gettempdir()) / f"canary-{letters}"
+    folder.mkdir()
+    yield folder / "bird"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def hostile(canary: Path) -> list[tuple[str, str, str]]:
+    return list(inputs(str(canary)))
 
 
 @pytest.fixture(scope="module", autouse=True)
