@@ -104,7 +104,8 @@ class MemoryPlan:
         training = {"GRPO": update, "GRPO step": step}
         if not isinstance(grpo.generator, PrefixGenerator):
             return training
-        prompts = min(-(-grpo.prompts_per_rollout // count), max(1, grpo.generator.max_rows // drawn))
+        # as many as a batch holds: the same for every count that has more, and measured once
+        prompts = min(-(-grpo.prompts_per_rollout // count), grpo.generator.problems_at_once(drawn))
         sizes = self._sizes(prompts, drawn, grpo.max_new_tokens)
         sampling = Sampling(drawn, grpo.max_new_tokens, grpo.temperature, grpo.top_p)
         always["gathered"] = shares.bytes_in_rollout(self.vlm)
@@ -135,7 +136,7 @@ class MemoryPlan:
             -(-part // shares.processes) for part in self._optimizer_bytes(self.vlm, make_optimizer)
         )
         always = {"weights": shares.bytes_at_rest(self.vlm), "reference": reference, "optimiser": kept}
-        gradients = -(-byte_count(trained_parameters(self.vlm).values()) // shares.processes)
+        gradients = -(-byte_count(_trained_parameters(self.vlm).values()) // shares.processes)
         activations, peak = self._pass_bytes(self.vlm, sizes)
         logits = head_bytes(self.vlm, sizes)
         if activations + logits >= peak:
@@ -176,8 +177,7 @@ def image_side(settings: PretrainedModel, vlm: VLM) -> int:
     return max(1, isqrt(area) // (vision.patch_size * vision.spatial_merge_size))
 
 
-def trained_parameters(vlm: VLM) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name."""
+def _trained_parameters(vlm: VLM) -> dict[str, nn.Parameter]:
     return {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
 
 
@@ -188,7 +188,7 @@ def optimizer_bytes(vlm: VLM, make_optimizer: Callable[..., Any]) -> tuple[int, 
     dimension.
     """
     kept = added = 0
-    for name, value in trained_parameters(vlm).items():
+    for name, value in _trained_parameters(vlm).items():
         stand_in = nn.Parameter(torch.ones((2,) * value.ndim, dtype=value.dtype))
         stand_in.grad = torch.ones_like(stand_in)
         (optimizer,) = make_optimizer([(name, stand_in)])

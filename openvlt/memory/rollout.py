@@ -22,7 +22,7 @@ def rollout_bytes(
     A batch has at most `sizes.prompts` problems. The prompts' pass counts where it needs more than what
     follows it.
     """
-    prompts = min(sizes.prompts, max(1, generator.max_rows // sampling.n))
+    prompts = min(sizes.prompts, generator.problems_at_once(sampling.n))
     sizes = replace(sizes, prompts=prompts, group=sampling.n)
     prefill = prefill_bytes(vlm, sizes)
     decoding = {"cache": kv_cache_bytes(vlm, sizes), "logits": sampling_bytes(vlm, sizes.rows, sampling)}

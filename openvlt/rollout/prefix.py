@@ -34,6 +34,10 @@ class PrefixGenerator:
 
     max_rows: int = 256
 
+    def problems_at_once(self, n: int) -> int:
+        """How many problems a decoding batch holds when each has `n` completions."""
+        return max(1, self.max_rows // n)
+
     def generate(
         self, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
     ) -> list[Completion]:
@@ -42,7 +46,7 @@ class PrefixGenerator:
             raise UserError(
                 f"rollout=prefix doesn't know model type {vlm.core.config.model_type!r}; use rollout=hf"
             )
-        per_batch = max(1, self.max_rows // sampling.n)
+        per_batch = self.problems_at_once(sampling.n)
         completions: list[Completion] = []
         with generating(vlm.model), prepack_weights(vlm.core):
             for start in range(0, len(problems), per_batch):

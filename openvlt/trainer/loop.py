@@ -133,8 +133,9 @@ class TrainingLoop:
 
     def check(self) -> None:
         """Raises UserError when these settings can't work on this machine, before anything else runs."""
-        processes = max(process_count(self.devices), distributed.world_size())
-        check_devices(process_count(self.devices), self.accelerator)
+        devices = process_count(self.devices)
+        check_devices(devices, self.accelerator)
+        processes = max(devices, distributed.world_size())
         if processes > 1 and self.strategy.shard in ("weights", "gradients"):
             check_replicas(self.strategy.replicas, processes)
         # Lightning takes the short names for mixed precision
