@@ -25,6 +25,7 @@ from openvlt.grpo.algorithm import GRPO
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.runs.directory import find_saved_model, model_of_run
 from openvlt.sft.module import SFT
+from openvlt.trainer.loop import TrainingLoop
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,17 @@ class StageContext:
         if self.adapter is not None:
             self.model.prepare(self.model.build_on_meta(), copy.deepcopy(self.adapter))
 
-    def load(self, name: str, *, adapter: bool = False) -> VLM:
-        """A model to train or to sample from, with the configured adapter on top if `adapter`."""
-        own = copy.deepcopy(self.adapter) if adapter else None
-        return self.model.load(self.checkpoint(name), adapter=own)
+    def load(self, name: str) -> VLM:
+        """A model to sample from."""
+        return self.model.load(self.checkpoint(name))
+
+    def load_to_train(self, name: str, loop: TrainingLoop) -> VLM:
+        """A model that `loop` will train, with the configured adapter on top."""
+        return loop.load(self.model, self.checkpoint(name), adapter=copy.deepcopy(self.adapter))
+
+    def load_reference(self, name: str, loop: TrainingLoop) -> VLM:
+        """A model that stays as it is beside one that `loop` trains."""
+        return loop.load(self.model, self.checkpoint(name))
 
     def check_rows(
         self, folder: Path, title: str, styles: Sequence[PromptStyle] = (), *, read_only: bool = False

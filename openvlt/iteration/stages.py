@@ -126,7 +126,8 @@ class SFTStage:
             )
 
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
-        sft, vlm = override_fields(context.sft, self.settings, name), context.load(self.start, adapter=True)
+        sft = override_fields(context.sft, self.settings, name)
+        vlm = context.load_to_train(self.start, sft.fit)
         traces = self._read_traces(context)
         if self.shrink_batches:
             sft = shrink_batches(sft, len(traces), name)
@@ -169,8 +170,10 @@ class GRPOStage:
     kind: ClassVar[str] = "grpo"
 
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
-        grpo, vlm = override_fields(context.grpo, self.settings, name), context.load(self.start, adapter=True)
-        reference = context.load(self.start) if grpo.needs_reference and context.adapter is None else None
+        grpo = override_fields(context.grpo, self.settings, name)
+        vlm, reference = context.load_to_train(self.start, grpo.fit), None
+        if grpo.needs_reference and context.adapter is None:
+            reference = context.load_reference(self.start, grpo.fit)
         problems = context.source.problems(self.select, seed)
         if self.difficulty_filter is not None:
             problems = self.difficulty_filter(vlm, problems, seed)

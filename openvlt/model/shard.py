@@ -47,12 +47,17 @@ def shard_model(vlm: VLM, strategy: Strategy) -> None:
     to a model that is cut already. Raises UserError for a model whose tower can't be cut, and for a number of
     processes that `strategy.replicas` doesn't divide.
     """
-    if is_sharded(vlm.model):
-        return
+    if not is_sharded(vlm.model):
+        cut_model(vlm, strategy, vlm.device.type)
+        begin_sharded(vlm.model)
+
+
+def cut_model(vlm: VLM, strategy: Strategy, device: str) -> None:
+    """The first half of `shard_model`, which weights on the meta device may go through; `device` computes."""
     model, tower = vlm.model, _find_tower(vlm.core)
     keep, cut = strategy.shard == "gradients", tower is not None and _is_cut(tower, strategy)
     options: dict[str, Any] = {
-        "mesh": _make_mesh(vlm.device.type, strategy.replicas),
+        "mesh": _make_mesh(device, strategy.replicas),
         # of weights in 16 bits: the sums over processes are in 32
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
     }
@@ -77,6 +82,10 @@ def shard_model(vlm: VLM, strategy: Strategy) -> None:
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
         part.set_reshard_after_backward(not keep, recurse=False)
+
+
+def begin_sharded(model: nn.Module) -> None:
+    """The second half of `shard_model`, when the weights are there."""
     with torch.no_grad():
         pass_through(model, lambda: None)  # FSDP2 makes the first module that runs its outermost one
     close_weights(model)

@@ -32,8 +32,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from openvlt import distributed
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.errors import UserError
-from openvlt.model.load import VLM
+from openvlt.model.load import VLM, PretrainedModel
 from openvlt.model.shard import check_replicas, is_sharded, shard_model
+from openvlt.model.shard_load import load_shards
 from openvlt.model.strategy import Strategy
 from openvlt.trainer.checkpoint import find_checkpoint
 from openvlt.trainer.devices import check_devices, process_count
@@ -118,18 +119,31 @@ class TrainingLoop:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal after the first one
 
+    def load(self, model: PretrainedModel, path: str, *, adapter: Any = None) -> VLM:
+        """Loads a checkpoint that is trained here, or a reference; where processes cut it, already cut.
+
+        The main process alone reads it then.
+        """
+        if not self._cuts:
+            return model.load(path, adapter=adapter)
+        dtype = PRECISIONS[self.precision]
+        return load_shards(model, path, adapter=adapter, strategy=self.strategy, dtype=dtype)
+
     def prepare(self, *models: VLM | None) -> None:
         """Puts models into `precision`, and cuts them over this run's processes as `strategy` says, in place.
 
         With one process nothing is cut, nor by `auto`, which is settled before a run begins
         (`openvlt.cli.train`).
         """
-        cuts = distributed.world_size() > 1 and self.strategy.shard in ("weights", "gradients")
         for vlm in filter(None, models):
             if (dtype := PRECISIONS[self.precision]) is not None and not is_sharded(vlm.model):
                 vlm.model.to(dtype)
-            if cuts:
+            if self._cuts:
                 shard_model(vlm, self.strategy)
+
+    @property
+    def _cuts(self) -> bool:
+        return distributed.world_size() > 1 and self.strategy.shard in ("weights", "gradients")
 
     def check(self) -> None:
         """Raises UserError when these settings can't work on this machine, before anything else runs."""

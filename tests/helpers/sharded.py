@@ -22,8 +22,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from openvlt import distributed
 from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.errors import UserError
 from openvlt.grpo.train import train_grpo
-from openvlt.model.load import VLM, add_adapter, freeze
+from openvlt.model.load import VLM, PretrainedModel, add_adapter, freeze
 from openvlt.model.shard import is_sharded, local_bytes, plain_copy, to_whole, whole_weights
 from openvlt.model.strategy import Strategy
 from openvlt.rollout.base import Sampling, generating
@@ -168,6 +169,61 @@ def copied(folder: Path, shard: str) -> dict[str, Any]:
     }
 
 
+def loaded(
+    folder: Path, shard: str, *, tied: bool = True, adapter: bool = False, dtype: str = "float32",
+    frozen: Sequence[str] = (), replicas: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """A checkpoint that is read by one process and cut at once: all that the model holds, and what it computes."""
+    path = folder / "checkpoint"
+    if distributed.is_main():
+        vlm = tiny_model(getattr(torch, dtype))
+        if not tied:
+            vlm.core.config.tie_word_embeddings = vlm.core.config.text_config.tie_word_embeddings = False
+            vlm.core.lm_head.weight = torch.nn.Parameter(vlm.core.lm_head.weight.detach().flip(0))
+        vlm.core.generation_config.max_new_tokens = 7
+        vlm.save(path)
+    distributed.barrier()
+    replicas = min(replicas, distributed.world_size())
+    read: list[str] = []
+
+    class Counted(PretrainedModel):
+        def load(self, path: Any = None, *, adapter: Any = None) -> VLM:
+            read.append(str(path))
+            return super().load(path, adapter=adapter)
+
+    torch.manual_seed(distributed.rank())
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "qkv"], init_lora_weights="gaussian") if adapter else None  # fmt: skip
+    if adapter and distributed.world_size() == 1:
+        torch.manual_seed(0)
+    model = Counted(str(path), dtype=dtype, freeze=tuple(frozen), device="cpu")
+    vlm = loop(shard, replicas).load(model, str(path), adapter=settings)
+    prompts = Renderer(vlm.processor, PromptStyle()).prompts(questions(2))
+    with generating(vlm.model), torch.no_grad():
+        logits = vlm.core(input_ids=prompts.ids_PL[:, :4]).logits
+        features = vlm.core.get_image_features(**prompts.vision).pooler_output
+    buffers = [
+        {name: value.clone() for name, value in one.items()}
+        for one in distributed.all_gather([dict(vlm.model.named_buffers())])
+    ]
+    for wrong in ("there/is/none", str(folder)):
+        try:
+            loop(shard, replicas).load(model, wrong)
+        except UserError as error:
+            refused = str(error)
+    return {
+        "read": distributed.all_gather(read[:1]),
+        "state": state(vlm),
+        "trained": {name: value.requires_grad for name, value in vlm.model.named_parameters()},
+        "buffers": buffers,
+        "logits": logits,
+        "features": torch.cat(list(features)),
+        "generation": distributed.all_gather([vlm.core.generation_config.max_new_tokens]),
+        "attention": distributed.all_gather([vlm.core.config._attn_implementation]),
+        "mode": distributed.all_gather([vlm.model.training]),
+        "refused": distributed.all_gather([refused]),
+    }
+
+
 class Killed(Exception):
     pass
 
@@ -208,10 +264,15 @@ CHECKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     **{f"rollouts {amount}": partial(rollouts, shard="weights", amount=amount) for amount in (1, 3)},
     "flags": partial(flags, shard="weights"),
     "copied": partial(copied, shard="weights"),
+    "loaded": partial(loaded, shard="weights"),
+    "loaded untied": partial(loaded, shard="weights", tied=False),
+    "loaded frozen": partial(loaded, shard="gradients", frozen=["vision"]),
+    "loaded half": partial(loaded, shard="weights", dtype="bfloat16", adapter=True),
+    "loaded hybrid": partial(loaded, shard="weights", replicas=2),
     "whole run": partial(resumed, shard="weights", dies=None),
 }  # fmt: skip
-FEW = ["sft weights", "grpo paper weights", "rollouts 3", "flags", "copied", "whole run"]
-HYBRID = ["sft hybrid"]  # two replicas of two shards each
+FEW = ["sft weights", "grpo paper weights", "rollouts 3", "flags", "copied", "loaded", "whole run"]
+HYBRID = ["sft hybrid", "loaded hybrid"]  # two replicas of two shards each
 UNEVEN = ["sft weights", "sft muon", "sft lora", "rollouts 1", "grpo replay weights"]
 
 
@@ -269,5 +330,5 @@ if __name__ == "__main__":  # python tests/helpers/sharded.py FOLDER few|all
     together(process, 1, here, [*chosen, "resume 2"])
     together(process, 2, here, [*chosen, *(["resume 1", "resume 2"] if every else [])])
     if every:
-        together(process, 3, here, UNEVEN)
+        together(process, 3, here, [*UNEVEN, "loaded untied"])
         together(process, 4, here, HYBRID)

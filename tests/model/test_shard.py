@@ -121,6 +121,38 @@ def test_a_plain_copy_is_the_model_in_every_parameter_and_buffer(few: Found) -> 
     assert one["trained"] == two["trained"] and set(one["trained"].values()) == {True, False}
 
 
+def check_loaded(many: dict, one: dict, processes: int) -> None:
+    for name in ("state", "trained"):
+        assert many[name].keys() == one[name].keys()
+    assert all(torch.equal(value, one["state"][name]) for name, value in many["state"].items())
+    assert many["trained"] == one["trained"]
+    for buffers in many["buffers"]:
+        assert buffers.keys() == one["buffers"][0].keys() and any("inv_freq" in name for name in buffers)
+        assert all(torch.equal(value, one["buffers"][0][name]) for name, value in buffers.items())
+    assert torch.equal(many["logits"], one["logits"]) and torch.equal(many["features"], one["features"])
+    assert len(many["read"]) == 1, "the main process alone reads a checkpoint"
+    for name in ("generation", "attention", "mode"):
+        assert many[name] == one[name] * processes
+    assert one["generation"] == [7]
+    assert len(many["refused"]) == processes and all("no config.json" in text for text in many["refused"])
+
+
+def test_one_process_reads_a_model_and_each_holds_its_shards(few: Found) -> None:
+    check_loaded(few[2]["loaded"], few[1]["loaded"], 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", ["untied", "frozen", "half"])
+def test_every_kind_of_model_is_read_by_one_process(every: Found, check: str) -> None:
+    check_loaded(every[2][f"loaded {check}"], every[1][f"loaded {check}"], 2)
+
+
+@pytest.mark.slow
+def test_uneven_shards_and_replicas_are_read_by_one_process(every: Found) -> None:
+    check_loaded(every[3]["loaded untied"], every[1]["loaded untied"], 3)
+    check_loaded(every[4]["loaded hybrid"], every[1]["loaded hybrid"], 4)
+
+
 def test_one_process_goes_on_where_two_were_killed(few: Found, start: dict) -> None:
     assert distance(few[1]["resume 2"]["weights"], few[1]["whole run"]["weights"], start) < 1e-3
 

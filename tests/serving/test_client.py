@@ -91,7 +91,7 @@ def test_several_endpoints_share_the_work_and_one_that_dies_loses_nothing(tmp_pa
         stub_server(tmp_path / "one", together=4) as one,
         stub_server(tmp_path / "two", together=4) as two,
     ):
-        stream = server(one, two, concurrency=8).stream(asks(1000))  # more than are read: no request waits for company
+        stream = server(one, two, concurrency=8).stream(asks(1000))  # so none waits for company
         assert len(list(itertools.islice(stream, 96))) == 96
         stream.close()
         shares = [requests(tmp_path / name).total() for name in ("one", "two")]
