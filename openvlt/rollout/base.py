@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -70,6 +70,25 @@ class Generator(Protocol):
         depend on the others in its batch.
         """
         ...
+
+
+@runtime_checkable
+class ServedGenerator(Protocol):
+    """A generator whose weights lie elsewhere: it is given those of the model before it generates."""
+
+    def sync(self, vlm: VLM) -> None:
+        """Brings the weights to where they are used; all processes take part."""
+        ...
+
+    def rest(self) -> None:
+        """Gives memory back until the next `sync`; all processes take part."""
+        ...
+
+
+def rest_servers(generator: Generator) -> None:
+    """Lets a generator's servers give their memory back, where it has some; all processes take part."""
+    if isinstance(generator, ServedGenerator):
+        generator.rest()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from itertools import islice
 
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM
-from openvlt.rollout.base import Generator, Sampling
+from openvlt.rollout.base import Generator, Sampling, rest_servers
 from openvlt.rollout.distributed import generate_on_ranks
 from openvlt.types import Completion, Problem
 
@@ -30,3 +30,4 @@ def generate_in_batches(
     renderer, waiting = Renderer(vlm.processor, style), iter(problems)
     while part := list(islice(waiting, batch)):
         yield part, generate_on_ranks(generator, vlm, part, renderer.prompts(part), sampling, seed)
+    rest_servers(generator)

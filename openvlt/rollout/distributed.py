@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from openvlt import distributed
 from openvlt.model.load import VLM
 from openvlt.model.shard import whole_weights
-from openvlt.rollout.base import Generator, Sampling
+from openvlt.rollout.base import Generator, Sampling, ServedGenerator
 from openvlt.types import Completion, Problem, Prompts
 
 
@@ -25,6 +25,8 @@ def generate_on_ranks(
     """
     mine = distributed.take_share(range(len(problems)))
     with whole_weights(vlm.model):  # also on a rank without a problem: all gather them together
+        if isinstance(generator, ServedGenerator):
+            generator.sync(vlm)
         if len(mine) == len(problems):
             part = generator.generate(vlm, problems, prompts, sampling, seed)
         else:

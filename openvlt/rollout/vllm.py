@@ -1,0 +1,230 @@
+"""Generation by vLLM servers: new weights go to them before a rollout, and every answer is checked."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from openvlt import distributed
+from openvlt.config.validate import check_positive
+from openvlt.errors import UserError
+from openvlt.model.export import has_adapter, merged_weights, weights_digest, write_untied_model
+from openvlt.model.load import VLM
+from openvlt.model.shard import whole_weights
+from openvlt.rollout.base import Sampling
+from openvlt.rollout.vllm_requests import make_requests, prompt_ids, read_completions
+from openvlt.rollout.vllm_weights import AdapterRoute, FileRoute, GroupRoute, adapter_version
+from openvlt.serving.vllm.client import VLLMServer
+from openvlt.serving.vllm.process import ServerOptions, ServerProcess, await_server, start_servers
+from openvlt.types import Completion, Problem, Prompts
+
+ROUTES = ("files", "group", "adapter")
+BACKENDS = ("gloo", "nccl")
+
+
+@dataclass(frozen=True)
+class VLLMGenerator:
+    """`conf/rollout/vllm.yaml`: asks vLLM servers, those at `urls` or, with `start`, some of the run's own.
+
+    Process r asks `urls[r % len(urls)]`. With `start` each process has a server on its own GPU, or all share
+    those on `gpus` of each machine; on a CPU there is one. `weights` says how new ones travel; `folder` is
+    where files for a server are written. With `sleep` a server gives its memory back while the model learns.
+    """
+
+    urls: Sequence[str] = ()
+    start: bool = False
+    gpus: Sequence[int] | None = None
+    server: ServerOptions = field(default_factory=ServerOptions)
+    weights: str = "files"
+    backend: str = "gloo"
+    folder: str | None = None
+    sleep: bool = False
+    concurrency: int = 256
+    deadline_s: float = 3600.0
+    wait_s: float = 600.0
+    _state: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_positive(self, "rollout", "concurrency", "deadline_s", "wait_s")
+        for name, words in (("weights", ROUTES), ("backend", BACKENDS)):
+            if getattr(self, name) not in words:
+                raise UserError(f"rollout.{name}={getattr(self, name)}; choose from {', '.join(words)}")
+        if bool(self.urls) == self.start:
+            raise UserError(
+                "rollout=vllm needs either rollout.start=true, which starts its own servers, or the "
+                "addresses of some (python -m openvlt.serving <model folder>): rollout.urls=[http://127.0.0.1:8000]"
+            )
+
+    # --- weights --------------------------------------------------------------------------------------------
+
+    def sync(self, vlm: VLM) -> None:
+        """Makes every server hold the weights of `vlm`; all processes take part.
+
+        A version is a hash of the weights themselves. So nothing is sent twice, and a server that was started
+        again, or that another run uses, is seen.
+        """
+        with whole_weights(vlm.model):
+            self._connect(vlm)
+            server: VLLMServer = self._state["server"]
+            if self.sleep and self._state["leads"]:
+                server.wake()
+            alone = self.weights == "adapter" and has_adapter(vlm.model)
+            with vlm.model.disable_adapter() if alone else contextlib.nullcontext():
+                self._send_weights(vlm, server)
+            self._state["model"] = None
+            if alone:
+                version = adapter_version(vlm)
+                self._state["model"] = f"adapter-{version}"
+                if self._state["leads"] and f"adapter-{version}" not in server.adapters():
+                    self._state["adapter"].send(vlm, server, version)
+                distributed.barrier()
+
+    def _send_weights(self, vlm: VLM, server: VLLMServer) -> None:
+        version = self._state["version"] = weights_digest(merged_weights(vlm))
+        stale = self._state["leads"] and server.version() != version
+        if not any(distributed.all_gather([stale])):
+            return
+        route: FileRoute | GroupRoute = self._state["route"]
+        try:
+            if self._state["writes"]:
+                route.prepare(vlm, version)
+            distributed.barrier()
+            if stale:
+                route.send(vlm, server, version)
+            distributed.barrier()
+        finally:
+            if self._state["writes"]:
+                route.clean(version)
+
+    def rest(self) -> None:
+        """Lets this run's servers give their memory back until the next `sync`; all processes take part."""
+        if self.sleep and "server" in self._state:
+            distributed.barrier()  # another process may still be asking
+            if self._state["leads"]:
+                self._state["server"].sleep()
+
+    # --- servers --------------------------------------------------------------------------------------------
+
+    def _connect(self, vlm: VLM) -> None:
+        """Finds or starts this process's server, once."""
+        key = _architecture(vlm)
+        if self._state.get("key") == key:
+            return
+        local = int(os.environ.get("LOCAL_RANK", distributed.rank()))
+        urls, number = list(self.urls), distributed.rank()
+        if self.start:
+            urls, number = self._own_servers(vlm, key, local), local
+        server = VLLMServer(
+            urls[number % len(urls)], deadline_s=self.deadline_s, concurrency=self.concurrency
+        )
+        server.wait(self.wait_s)
+        name = distributed.broadcast(f"openvlt-{secrets.token_hex(4)}")
+        place = self._place()
+        route = GroupRoute(self.backend) if self.weights == "group" else FileRoute(place, name)
+        adapter = AdapterRoute(place, name)
+        atexit.register(adapter.clean)
+        self._state.update(
+            key=key,
+            server=server,
+            config=server.config(),
+            leads=number < len(urls),
+            writes=local == 0 if self.start else distributed.is_main(),
+            route=route,
+            adapter=adapter,
+        )
+
+    def _own_servers(self, vlm: VLM, key: str, local: int) -> list[str]:
+        """The addresses of this machine's own servers; the machine's first process starts them."""
+        machine = distributed.rank() - local
+        started: list[tuple[int, list[str]]] = []
+        if local == 0:
+            started.append((machine, _started_here(vlm, f"{key}{self.gpus}{self.server}", self)))
+        return dict(distributed.all_gather(started))[machine]
+
+    def start_here(self, vlm: VLM) -> list[tuple[str, ServerProcess]]:
+        """Starts this machine's servers with the weights of `vlm`, and waits until they are ready."""
+        folder = Path(tempfile.mkdtemp(prefix="openvlt-server-", dir=self._place()))
+        on_gpu, world = (
+            vlm.device.type == "cuda",
+            int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size())),
+        )
+        gpus = [None] if not on_gpu else list(range(world)) if self.gpus is None else list(self.gpus)
+        adapters = self.weights == "adapter" and hasattr(vlm.model, "peft_config")
+        rank = max(settings.r for settings in vlm.model.peft_config.values()) if adapters else 0  # type: ignore[attr-defined]
+        options = replace(
+            self.server, dtype=str(vlm.core.dtype).removeprefix("torch."), lora_rank=rank, sleep=self.sleep
+        )
+        try:
+            write_untied_model(vlm, folder)
+            servers = start_servers(str(folder), options, gpus)
+            for url, process in servers:
+                atexit.register(process.stop)
+                await_server(url, process, self.wait_s)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return servers
+
+    def _place(self) -> Path:
+        """Where files for a server are written: memory, if the system offers it as a folder."""
+        if self.folder is not None:
+            return Path(self.folder)
+        return Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
+
+    # --- generating -----------------------------------------------------------------------------------------
+
+    def generate(
+        self, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
+    ) -> list[Completion]:
+        """See `Generator`; `sync` comes first. Raises UserError for an answer that doesn't fit."""
+        if "version" not in self._state:
+            raise RuntimeError("VLLMGenerator.generate before sync; use generate_on_ranks")
+        server, ids = self._state["server"], [prompt_ids(prompts, row) for row in range(len(problems))]
+        self._check_room(max(map(len, ids), default=0), sampling.max_new_tokens)
+        requests = make_requests(vlm, problems, prompts, sampling, seed)
+        if (model := self._state["model"]) is not None:
+            requests = [{**request, "model": model} for request in requests]
+        answers = server.generate(requests)
+        version = self._state["version"]
+        return [
+            completion
+            for problem, own, answer in zip(problems, ids, answers, strict=True)
+            for completion in read_completions(vlm, problem, own, answer, sampling, version)
+        ]
+
+    def _check_room(self, prompt: int, response: int) -> None:
+        length = self._state["config"]["model_config"]["max_model_len"]
+        if prompt + response > length:
+            setting = "rollout.server.max_model_len=" if self.start else "--max-model-len "
+            raise UserError(
+                f"{self._state['server'].url} was started with max_model_len {length}, less than prompt "
+                f"{prompt} + response {response}; start it with {setting}{prompt + response} or more"
+            )
+
+
+_servers: dict[str, list[tuple[str, ServerProcess]]] = {}  # of this process, for all its generators
+
+
+def _started_here(vlm: VLM, key: str, generator: VLLMGenerator) -> list[str]:
+    """The addresses of servers that this process has started for models of this kind, or starts now."""
+    if key not in _servers or not all(process.is_running() for _, process in _servers[key]):
+        _servers[key] = generator.start_here(vlm)
+    return [url for url, _ in _servers[key]]
+
+
+def _architecture(vlm: VLM) -> str:
+    """A hash of what a server must share with a model to hold its weights: config, type and image sizes."""
+    config = {**vlm.core.config.to_dict(), "_name_or_path": "", "tie_word_embeddings": None}  # type: ignore[attr-defined]
+    images = getattr(vlm.processor, "image_processor", None)
+    settings = "" if images is None else images.to_json_string()
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.blake2b(f"{text}{settings}{vlm.core.dtype}".encode(), digest_size=8).hexdigest()

@@ -1,0 +1,72 @@
+"""Starts vLLM servers as rollout=vllm needs them: `python -m openvlt.serving <model folder>`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from openvlt.errors import UserError
+from openvlt.serving.vllm.process import ServerOptions, ServerProcess, await_server, start_servers
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs servers until Ctrl-C or until one ends; returns the exit status."""
+    options = _parse(arguments)
+    settings = ServerOptions(
+        python=options.python,
+        dtype=options.dtype,
+        max_model_len=options.max_model_len,
+        max_num_seqs=options.max_num_seqs,
+        memory=options.memory,
+        lora_rank=options.lora_rank,
+        sleep=options.sleep,
+        arguments=tuple(options.rest),
+    )
+    gpus = [None] if options.gpus == "none" else [int(gpu) for gpu in options.gpus.split(",")]
+    ports = range(options.port, options.port + len(gpus))
+    started: list[tuple[str, ServerProcess]] = []
+    try:
+        started = start_servers(options.model, settings, gpus, ports=ports, host=options.host)
+        for url, process in started:
+            await_server(url, process, options.wait_s)
+        urls = ",".join(url.replace("127.0.0.1", options.host) for url, _ in started)
+        print(f"ready: rollout=vllm 'rollout.urls=[{urls}]'", flush=True)
+        while all(process.is_running() for _, process in started):
+            time.sleep(0.5)
+        ended = next(process for _, process in started if not process.is_running())
+        print(f"error: a server ended: {ended.last_words()}", file=sys.stderr)
+        return 1
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        for _, process in started:
+            process.stop()
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m openvlt.serving", description=__doc__)
+    parser.add_argument("model", help="a Hugging Face folder or hub id")
+    parser.add_argument("--gpus", default="0", help="one server on each: 0,1,2; none for a CPU (default 0)")
+    parser.add_argument("--port", type=int, default=8000, help="of the first server; the others follow")
+    parser.add_argument("--host", default="127.0.0.1", help="another needs a key in OPENVLT_SERVER_KEY")
+    parser.add_argument("--python", help="of the environment with vLLM (default: this one)")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--max-model-len", type=int)
+    parser.add_argument("--max-num-seqs", type=int, default=256)
+    parser.add_argument("--memory", type=float, default=0.9, help="share of a GPU's that a server may fill")
+    parser.add_argument(
+        "--lora-rank", type=int, default=0, help="the largest of adapters, for rollout.weights=adapter"
+    )
+    parser.add_argument("--sleep", action="store_true", help="for rollout.sleep=true")
+    parser.add_argument("--wait-s", type=float, default=600.0)
+    parser.add_argument("rest", nargs="*", help="after --, more options of vLLM's")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
