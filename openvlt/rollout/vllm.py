@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from openvlt.model.shard import whole_weights
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.vllm_requests import make_requests, prompt_ids, read_completions
 from openvlt.rollout.vllm_weights import AdapterRoute, FileRoute, GroupRoute, adapter_version
-from openvlt.serving.vllm.client import VLLMServer
+from openvlt.serving.vllm.client import LostServer, VLLMServer
 from openvlt.serving.vllm.process import ServerOptions, ServerProcess, await_server, start_servers
 from openvlt.types import Completion, Problem, Prompts
 
@@ -73,9 +73,10 @@ class VLLMGenerator:
         A version is a hash of the weights themselves. So nothing is sent twice, and a server that was started
         again, or that another run uses, is seen.
         """
-        with whole_weights(vlm.model):
+        with whole_weights(vlm.model), contextlib.ExitStack() as block:
             self._connect(vlm)
             server: VLLMServer = self._state["server"]
+            block.enter_context(_last_words(server.url))
             if self.sleep and self._state["leads"]:
                 server.wake()
             alone = self.weights == "adapter" and has_adapter(vlm.model)
@@ -193,7 +194,8 @@ class VLLMGenerator:
         requests = make_requests(vlm, problems, prompts, sampling, seed)
         if (model := self._state["model"]) is not None:
             requests = [{**request, "model": model} for request in requests]
-        answers = server.generate(requests)
+        with _last_words(server.url):
+            answers = server.generate(requests)
         version = self._state["version"]
         return [
             completion
@@ -219,6 +221,18 @@ def _started_here(vlm: VLM, key: str, generator: VLLMGenerator) -> list[str]:
     if key not in _servers or not all(process.is_running() for _, process in _servers[key]):
         _servers[key] = generator.start_here(vlm)
     return [url for url, _ in _servers[key]]
+
+
+@contextlib.contextmanager
+def _last_words(url: str) -> Iterator[None]:
+    """Inside, the loss of a server that this process has started names its own error and its log."""
+    try:
+        yield
+    except LostServer as error:
+        own = [process for servers in _servers.values() for there, process in servers if there == url]
+        if not own:
+            raise
+        raise LostServer(f"{error}; it said: {own[0].last_words()} (log: {own[0].log})") from error
 
 
 def _architecture(vlm: VLM) -> str:

@@ -30,7 +30,7 @@ from openvlt.rollout.hf import HFGenerator
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.rollout.vllm import VLLMGenerator
 from openvlt.serving.vllm.client import LostServer, VLLMServer
-from openvlt.serving.vllm.process import ServerProcess
+from openvlt.serving.vllm.process import CPU_BATCH_TOKENS, ServerProcess
 from openvlt.types import Completion, Problem
 from tests.helpers import vllm_ranks
 from tests.helpers.vllm_server import running_server, stir, untied, vllm_python
@@ -143,6 +143,16 @@ def test_new_weights_reach_prompts_and_images_that_are_cached(
     for seed in (1, 2):
         stir(policy, seed, parts)
         assert scored(policy, render, long, generate(generator, policy, long, Sampling(2, 8)), 1.0) < 1e-4
+
+
+def test_more_prompts_than_a_step_of_the_server_takes(url, policy, mixed, render, generate):
+    """vLLM on a CPU ends where a prompt with a seed is read in two parts."""
+    many = [
+        replace(mixed[n % 4], id=f"p{n}", question="What is red + green + blue? " * 100) for n in range(48)
+    ]
+    assert 2 * render(many).mask_PL.sum() > 2 * CPU_BATCH_TOKENS
+    done = generate(VLLMGenerator([url]), policy, many, Sampling(2, 4))
+    assert scored(policy, render, many[:8], done[:16], 1.0) < 1e-4
 
 
 def test_fifty_updates_do_not_drift(url, policy, mixed, render, generate):

@@ -21,6 +21,7 @@ from openvlt.serving.vllm.client import KEY_VARIABLE, VLLMServer
 
 MODEL_NAME = "policy"
 CPU_CACHE_BYTES = 256 << 20
+CPU_BATCH_TOKENS = 32768
 _ROOT = Path(__file__).parents[3]  # for the worker extension
 _SITE = Path(__file__).parent / "site"
 _END_S = 20.0
@@ -69,7 +70,9 @@ def server_command(
         switches.append("--enable-lora")
     if gpu is None:
         flags["--kv-cache-memory-bytes"] = CPU_CACHE_BYTES
-        switches.append("--enforce-eager")
+        # a prompt in two parts ends vLLM 0.32 on a CPU: it wants to turn back a seeded generator, which can't
+        flags["--max-num-batched-tokens"] = max(CPU_BATCH_TOKENS, options.max_model_len or 0)
+        switches += ["--enforce-eager", "--no-enable-chunked-prefill"]
     else:
         flags["--gpu-memory-utilization"] = options.memory
         switches += ["--enable-sleep-mode"] * options.sleep
@@ -125,13 +128,16 @@ class ServerProcess:
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """Ends the server; waits for its end."""
+        """Ends the server; waits for its end. The log of one that had ended by itself stays."""
+        ended = not self.is_running()
         if self.process.stdin is not None:
             self.process.stdin.close()
         try:
             self.process.wait(_END_S + 5)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        if ended:
+            return
         self.log.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # others' logs are there
             self.log.parent.rmdir()
