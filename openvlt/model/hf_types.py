@@ -80,7 +80,6 @@ class HFModel(nn.Module):
     generate: Callable[..., Tensor]
     save_pretrained: Callable[..., Any]
     set_attn_implementation: Callable[[dict[str, str]], None]
-    activation_checkpointing_enable: Callable[[dict[str, Any]], None]
     get_base_model: Callable[[], HFModel]
     merge_and_unload: Callable[[], HFModel]
     disable_adapter: Callable[[], Any]

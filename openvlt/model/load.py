@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from openvlt.errors import UserError, first_line
 from openvlt.model.hf_types import HFModel
 from openvlt.model.processor import load_processor, save_processor
+from openvlt.model.transformers_range import enable_checkpointing
 from openvlt.model.weights import check_finite, check_takes_images, load_weights
 
 transformers_logging.disable_progress_bar()  # one bar a stage is enough
@@ -173,7 +174,7 @@ class PretrainedModel:
         """Prepares a loaded model for training: freezes parts, sets checkpointing, adds the adapter."""
         freeze(model, self.freeze)
         if self.gradient_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model)
         return add_adapter(model, adapter)
 
     @property

@@ -8,11 +8,11 @@ from typing import Any
 
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoProcessor,
     AutoTokenizer,
     ProcessorMixin,
     Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessorPil,
 )
 
 from openvlt.errors import UserError, first_line
@@ -80,7 +80,7 @@ def _load(path: str | Path) -> ProcessorMixin:
         tokenizer = AutoTokenizer.from_pretrained(texts)
         if "<|image_pad|>" not in tokenizer.get_vocab():
             raise ValueError("its tokenizer is missing, or has no <|image_pad|>")
-        image_processor = AutoImageProcessor.from_pretrained(images, backend="pil")
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(images)
         # of the processor's own files, chat_template.json included, as transformers reads them
         template = ProcessorMixin.get_processor_dict(texts)[0].get("chat_template")
         return ImageOnlyProcessor(

@@ -18,6 +18,7 @@ from openvlt.memory.rollout import rollout_bytes
 from openvlt.memory.tracker import PassSizes, head_bytes, micro_batch_bytes
 from openvlt.model.load import VLM, add_adapter, freeze
 from openvlt.model.shared_prefix.logprob import completion_logp
+from openvlt.model.transformers_range import enable_checkpointing
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.trainer.optimizer import adamw, muon
@@ -53,7 +54,7 @@ def variant(vlm: VLM, name: str) -> VLM:
     if name == "frozen":
         freeze(model, ("vision", "projector"))
     if name == "checkpointing":
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model)
     if name == "bfloat16":
         model = model.bfloat16()
     adapter = (

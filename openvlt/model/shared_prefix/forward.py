@@ -23,10 +23,10 @@ from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.attention import ATTENTION_NAME, Attend, PackedAttention
 from openvlt.model.shared_prefix.packing import Packing, pack
 from openvlt.model.shared_prefix.vision_features import blank_features, image_features, vision_inputs
+from openvlt.model.transformers_range import NEWEST, OLDEST
 from openvlt.types import Prompts
 
 SHARED_PREFIX_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-TESTED_TRANSFORMERS = "5.23"
 
 
 def shares_prefix(model: HFModel) -> bool:
@@ -157,7 +157,7 @@ def _broken_hook_message(model: HFModel, what: str) -> str:
     return (
         f"transformers {transformers.__version__} changed a hook that the shared-prefix path of "
         f"{model.config.model_type} needs ({what}); "
-        f"install transformers {TESTED_TRANSFORMERS}, the version it is tested with"
+        f"install transformers {OLDEST} to {NEWEST}, which it is tested with"
     )
 
 

@@ -18,6 +18,7 @@ from openvlt.model.shared_prefix import forward, vision_features
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.model.shared_prefix.packing import pack
 from openvlt.model.tiny import make_processor
+from openvlt.model.transformers_range import NEWEST, OLDEST, enable_checkpointing
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.hf import HFGenerator
 from openvlt.rollout.prefix import PrefixGenerator
@@ -135,7 +136,7 @@ def test_in_float32(request, batch, gradients, same_gradients, family):
 def test_under_checkpointing(request, batch, gradients, same_gradients, family):
     model = copied(request.getfixturevalue(family))
     model.model.train()
-    model.model.activation_checkpointing_enable({"use_reentrant": False})
+    enable_checkpointing(model.model)
     compare(model, batch, gradients, same_gradients, 1e-6, 0.1)
 
 
@@ -263,7 +264,7 @@ def test_a_hook_that_broke_is_one_clear_error(vlm, batch, monkeypatch):
     monkeypatch.setattr(layers[1], "forward", lambda *args, attend=None, **rest: plain(*args, **rest))
     with pytest.raises(
         UserError,
-        match=r"transformers .* changed a hook .* \(only 1 of 2 layers asked .*install transformers 5\.23",
+        match=r"transformers .* changed a hook .* \(only 1 of 2 layers asked .*install transformers 5\.16 to 5\.23",
     ):
         completion_logp(model, *batch[0])
     monkeypatch.undo()
@@ -272,10 +273,16 @@ def test_a_hook_that_broke_is_one_clear_error(vlm, batch, monkeypatch):
         completion_logp(model, *batch[0])
 
 
-def test_the_version_that_the_error_names_is_the_pinned_one():
-    """And the one that all tests here run with."""
-    pinned = re.search(r"^transformers==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[1]
-    assert pinned.startswith(forward.TESTED_TRANSFORMERS + ".") and transformers.__version__ == pinned
+def test_the_versions_that_the_error_names_are_those_that_are_tested():
+    """The range of requirements.txt, whose ends the lock file and `make test-oldest` install."""
+    low, high = re.search(
+        r"^transformers>=(\S+),<(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE
+    ).groups()
+    major, minor = NEWEST.split(".")
+    assert (low, high) == (OLDEST, f"{major}.{int(minor) + 1}")
+    assert f"transformers=={OLDEST}." in (ROOT / "Makefile").read_text()
+    assert f"transformers=={NEWEST}." in (ROOT / "requirements.lock").read_text()
+    assert transformers.__version__.startswith((f"{OLDEST}.", f"{NEWEST}."))
 
 
 def test_other_families_warn_that_they_are_slow(vlm, batch, monkeypatch):

@@ -16,6 +16,7 @@ from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model.load import VLM, add_adapter, freeze
 from openvlt.model.shared_prefix import forward, logprob
 from openvlt.model.shared_prefix.logprob import completion_logp, token_logp
+from openvlt.model.transformers_range import enable_checkpointing
 from openvlt.types import Problem
 
 LENGTHS = [3, 7, 1, 5, 4, 6, 2, 3]
@@ -221,7 +222,7 @@ def test_gradient_checkpointing_changes_nothing(fresh, scored, gradients, same_g
     model = fresh(torch.float64)
     model.model.train()
     expected = gradients(model.model, loss_of(model, scored))
-    model.model.activation_checkpointing_enable({"use_reentrant": False})
+    enable_checkpointing(model.model)
     same_gradients(expected, gradients(model.model, loss_of(model, scored)), 1e-9)
 
 

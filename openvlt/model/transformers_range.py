@@ -1,0 +1,17 @@
+"""The versions of transformers that the project works with, and calls whose names differ between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openvlt.model.hf_types import HFModel
+
+OLDEST, NEWEST = "5.16", "5.23"  # `make test-oldest` runs the tests of models and rollouts with the oldest
+
+
+def enable_checkpointing(model: HFModel) -> None:
+    """Has every layer keep its input only, and compute the rest again in the backward pass."""
+    named: Any = model
+    # before 5.20 it had the older name
+    enable = getattr(named, "activation_checkpointing_enable", None) or named.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
