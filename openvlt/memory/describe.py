@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import DictConfig
 
 from openvlt.config.build import build
 from openvlt.memory.advice import GPU_SIZES, SPARE, STRATEGIES, fits, fitting_settings, plan_variants
-from openvlt.memory.estimate import MemoryPlan
+from openvlt.memory.estimate import MemoryPlan, Phases
 from openvlt.model.strategy import Strategy
+from openvlt.rollout.vllm import VLLMGenerator
 from openvlt.trainer.devices import process_count
 
 PURPOSES = ("weights", "gathered", "reference", "gradients", "optimiser", "cache", "activations", "logits")
@@ -26,14 +28,27 @@ def describe_memory(config: DictConfig) -> str:
     phases = plan.phases(shown, count)
     head = _head(config, plan, f"{count} device{'s' if count > 1 else ''}{_describe_shares(shown, count)}")
     if "rollout" not in phases:
-        head.append(
-            f"what {type(plan.grpo.generator).__name__} needs for its rollouts isn't known here: "
-            "only rollout=prefix is planned"
-        )
+        head.append(_describe_unknown_rollout(plan.grpo.generator, phases))
     text = [*head, "", *_table(phases), *_summary(phases), *_compare(plan, count)]
     if max(sum(phase.values()) for phase in phases.values()) >= 2**30:
         text += ["", *_advice(plan)]
     return "\n".join(text)
+
+
+def _describe_unknown_rollout(generator: Any, phases: Phases) -> str:
+    """Why there is no column for rollouts; beside a vLLM server, what share of a GPU it may have."""
+    if not isinstance(generator, VLLMGenerator) or not generator.start or generator.gpus is not None:
+        return (
+            f"what {type(generator).__name__} needs for its rollouts isn't known here: "
+            "only rollout=prefix is planned"
+        )
+    peak = max(sum(phase.values()) for phase in phases.values())
+    shares = {size: 1 - SPARE - peak / (size * 2**30) for size in GPU_SIZES}
+    most = [f"{share:.2f} on {size} GB" for size, share in shares.items() if share > 0]
+    return (
+        f"a vLLM server beside each process fills rollout.server.memory={generator.server.memory:g} of its GPU; "
+        f"this run leaves it at most {', '.join(most) or 'nothing on any GPU known here'}"
+    )
 
 
 def _head(config: DictConfig, plan: MemoryPlan, devices: str) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from openvlt.config.build import build
+from openvlt.config.resolvers import CONF
 from openvlt.memory.advice import STRATEGIES, choose_strategy, fits, fitting_settings, plan_variants
 from openvlt.memory.describe import describe_memory
 from openvlt.memory.estimate import MemoryPlan
@@ -130,6 +132,31 @@ def test_advice_is_what_fits_when_it_is_followed(count: int, size: int, settings
 def test_what_fits_as_it_is_gets_no_advice_and_what_never_fits_gets_none() -> None:
     assert fitting_settings(papers_variants(), 192, 1) == []
     assert fitting_settings(papers_variants(), 8, 2) is None
+
+
+@pytest.mark.parametrize("name", ["8x80", "lora_80gb", "lora_24gb", "3b"])
+def test_the_papers_experiments_fit_the_hardware_that_they_name(name: str) -> None:
+    """At their true sizes, built without memory; the header's figure is the plan's."""
+    head = (CONF / "experiment" / f"openvlthinker_{name}.yaml").read_text()
+    count, size, peak = re.search(r"Hardware: +(\d+) x (\d+) GB: at most ([\d.]+) GiB", head).groups()
+    server = [f"distill.reason.server.endpoints.{key}" for key in ("urls=[http://127.0.0.1/v1]", "model=r1")]
+    config = compose(f"+experiment=openvlthinker_{name}", *server)
+    assert str(config.trainer.devices) == count
+    plan, strategy = MemoryPlan.of(config), build(config.strategy, "strategy")
+    needed = plan.peak_bytes(Strategy("none") if strategy.shard == "auto" else strategy, int(count))
+    assert f"{needed / 2**30:.1f}" == peak and fits(needed, int(size))
+    stages = build(config.iteration, "iteration").stages
+    assert [stage for stage in stages if stage.startswith("grpo")] == ["grpo1", "grpo2", "grpo3"]
+
+
+def test_a_plan_says_what_share_of_a_gpu_a_server_beside_may_have() -> None:
+    words = ["scale=7b", "trainer.devices=8", "strategy=shard", "rollout=vllm", "rollout.start=true"]
+    shares = re.search(
+        r"rollout.server.memory=0.9 of its GPU; .* at most (.*)", describe_memory(compose(*words))
+    )[1]
+    assert shares == "0.47 on 80 GB, 0.68 on 141 GB"
+    words.append("rollout.gpus=[0]")
+    assert "what VLLMGenerator needs for its rollouts isn't known" in describe_memory(compose(*words))
 
 
 def test_a_plan_counts_what_is_asked_of_a_problem() -> None:
