@@ -19,6 +19,7 @@ from openvlt.memory.describe import describe_memory
 from openvlt.report.figures import iterations_figure
 from openvlt.report.page import write_page
 from openvlt.report.table import results_table
+from openvlt.rollout.base import check_servers
 from openvlt.runs.session import announce_run, command_line_overrides, data_title, open_run, start_run
 
 
@@ -37,6 +38,7 @@ def train(config: DictConfig) -> None:
         for sentence in unreached_settings(written, settings):
             print(sentence, flush=True)
         if not study.is_finished(home):
+            check_servers(context.grpo.generator)
             styles = (context.sft.prompt, context.grpo.prompt, context.evaluation.prompt)
             context = context.check_rows(home, data_title(config), styles)
             check_stages(study.stages, context)

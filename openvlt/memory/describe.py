@@ -46,8 +46,8 @@ def _describe_unknown_rollout(generator: Any, phases: Phases) -> str:
     shares = {size: 1 - SPARE - peak / (size * 2**30) for size in GPU_SIZES}
     most = [f"{share:.2f} on {size} GB" for size, share in shares.items() if share > 0]
     return (
-        f"a vLLM server beside each process fills rollout.server.memory={generator.server.memory:g} of its GPU; "
-        f"this run leaves it at most {', '.join(most) or 'nothing on any GPU known here'}"
+        f"a vLLM server beside each process fills rollout.server.memory={generator.server.memory:g} of its "
+        f"GPU; this run leaves it at most {', '.join(most) or 'nothing on any GPU known here'}"
     )
 
 

@@ -76,6 +76,10 @@ class Generator(Protocol):
 class ServedGenerator(Protocol):
     """A generator whose weights lie elsewhere: it is given those of the model before it generates."""
 
+    def check(self) -> None:
+        """Raises UserError, before a run begins, when it can't work."""
+        ...
+
     def sync(self, vlm: VLM) -> None:
         """Brings the weights to where they are used; all processes take part."""
         ...
@@ -83,6 +87,12 @@ class ServedGenerator(Protocol):
     def rest(self) -> None:
         """Gives memory back until the next `sync`; all processes take part."""
         ...
+
+
+def check_servers(generator: Generator) -> None:
+    """Raises UserError when a generator's servers, where it has some, can't be used."""
+    if isinstance(generator, ServedGenerator):
+        generator.check()
 
 
 def rest_servers(generator: Generator) -> None:

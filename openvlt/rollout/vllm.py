@@ -25,7 +25,13 @@ from openvlt.rollout.base import Sampling
 from openvlt.rollout.vllm_requests import make_requests, prompt_ids, read_completions
 from openvlt.rollout.vllm_weights import AdapterRoute, FileRoute, GroupRoute, adapter_version
 from openvlt.serving.vllm.client import LostServer, VLLMServer
-from openvlt.serving.vllm.process import ServerOptions, ServerProcess, await_server, start_servers
+from openvlt.serving.vllm.process import (
+    ServerOptions,
+    ServerProcess,
+    await_server,
+    check_python,
+    start_servers,
+)
 from openvlt.types import Completion, Problem, Prompts
 
 ROUTES = ("files", "group", "adapter")
@@ -64,6 +70,24 @@ class VLLMGenerator:
                 "rollout=vllm needs either rollout.start=true, which starts its own servers, or the "
                 "addresses of some (python -m openvlt.serving <model folder>): rollout.urls=[http://127.0.0.1:8000]"
             )
+
+    def check(self) -> None:
+        """Raises UserError when no server can be started, or none answers at this process's address."""
+        if self.start:
+            check_python(self.server.python)
+            return
+        server = self._make_server(list(self.urls), distributed.rank())
+        server.config()
+
+    def _make_server(self, urls: Sequence[str], number: int) -> VLLMServer:
+        """One of the servers, waited for."""
+        server = VLLMServer(
+            urls[number % len(urls)], deadline_s=self.deadline_s, concurrency=self.concurrency
+        )
+        if not self.start and not server.is_ready() and distributed.is_main():
+            print(f"waiting up to {self.wait_s:g} s for the vLLM server at {server.url}", flush=True)
+        server.wait(self.wait_s)
+        return server
 
     # --- weights --------------------------------------------------------------------------------------------
 
@@ -125,10 +149,7 @@ class VLLMGenerator:
         urls, number = list(self.urls), distributed.rank()
         if self.start:
             urls, number = self._own_servers(vlm, key, local), local
-        server = VLLMServer(
-            urls[number % len(urls)], deadline_s=self.deadline_s, concurrency=self.concurrency
-        )
-        server.wait(self.wait_s)
+        server = self._make_server(urls, number)
         name = distributed.broadcast(f"openvlt-{secrets.token_hex(4)}")
         place = self._place()
         route = GroupRoute(self.backend) if self.weights == "group" else FileRoute(place, name)
@@ -168,6 +189,8 @@ class VLLMGenerator:
         try:
             write_untied_model(vlm, folder)
             servers = start_servers(str(folder), options, gpus)
+            many = f"{len(servers)} vLLM servers" if len(servers) > 1 else "a vLLM server"
+            print(f"starting {many}, which takes a minute or more (log: {servers[0][1].log})", flush=True)
             for url, process in servers:
                 atexit.register(process.stop)
                 await_server(url, process, self.wait_s)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from openvlt.errors import UserError
 from openvlt.serving.vllm.process import ServerOptions, ServerProcess, await_server, start_servers
@@ -24,10 +26,11 @@ def main(arguments: Sequence[str]) -> int:
         sleep=options.sleep,
         arguments=tuple(options.rest),
     )
-    gpus = [None] if options.gpus == "none" else [int(gpu) for gpu in options.gpus.split(",")]
+    gpus = options.gpus
     ports = range(options.port, options.port + len(gpus))
     started: list[tuple[str, ServerProcess]] = []
     try:
+        _check_model(options.model)
         started = start_servers(options.model, settings, gpus, ports=ports, host=options.host)
         for url, process in started:
             await_server(url, process, options.wait_s)
@@ -48,10 +51,23 @@ def main(arguments: Sequence[str]) -> int:
             process.stop()
 
 
+def _check_model(model: str) -> None:
+    """Raises UserError for a folder that isn't there."""
+    if not Path(model).is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise UserError(f"{model}: there is no such folder; give a Hugging Face model folder or a hub id")
+
+
+def _read_gpus(text: str) -> list[int | None]:
+    """The numbers in `0,1,2`; for `none` a CPU. argparse shows what it raises."""
+    if not re.fullmatch(r"none|\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: give the numbers of GPUs, as 0,1,2, or none for a CPU")
+    return [None] if text == "none" else [int(gpu) for gpu in text.split(",")]
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m openvlt.serving", description=__doc__)
     parser.add_argument("model", help="a Hugging Face folder or hub id")
-    parser.add_argument("--gpus", default="0", help="one server on each: 0,1,2; none for a CPU (default 0)")
+    parser.add_argument("--gpus", default="0", type=_read_gpus, help="one server on each: 0,1,2; none: CPU")
     parser.add_argument("--port", type=int, default=8000, help="of the first server; the others follow")
     parser.add_argument("--host", default="127.0.0.1", help="another needs a key in OPENVLT_SERVER_KEY")
     parser.add_argument("--python", help="of the environment with vLLM (default: this one)")

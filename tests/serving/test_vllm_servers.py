@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,9 @@ from pathlib import Path
 import pytest
 
 from openvlt.errors import UserError
+from openvlt.rollout.vllm import VLLMGenerator
+from openvlt.serving.__main__ import main
+from openvlt.serving.vllm import process
 from openvlt.serving.vllm.client import KEY_VARIABLE, LostServer, VLLMServer
 from openvlt.serving.vllm.process import (
     ServerOptions,
@@ -58,6 +62,7 @@ def test_a_servers_variables_are_its_own(monkeypatch):
 
 
 def test_another_address_needs_a_key(monkeypatch, tmp_path):
+    monkeypatch.setattr(process, "check_python", lambda _: None)
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(
         UserError, match=f"host=0.0.0.0 lets other machines replace .* export {KEY_VARIABLE}="
@@ -156,13 +161,43 @@ def test_a_server_that_ends_while_it_starts_says_why(tmp_path):
         await_server("http://127.0.0.1:9", silent, 60)
 
 
+def test_a_warning_that_mentions_an_error_is_not_the_cause(tmp_path):
+    words = "WARNING errors such as OSError: [Errno 24] Too many open files can come"
+    server = started(tmp_path, f"print('{words}', flush=True); raise KeyError('the cause')")
+    with pytest.raises(UserError, match="while it started: KeyError: 'the cause'"):
+        await_server("http://127.0.0.1:9", server, 60)
+
+
+@pytest.mark.parametrize(
+    ("python", "sentence"),
+    [("/no/python", "can't be run"), (sys.executable, "no vLLM in the environment of")],
+)
+def test_a_python_without_vllm_is_refused_before_a_run(python, sentence):
+    with pytest.raises(UserError, match=sentence):
+        VLLMGenerator(start=True, server=ServerOptions(python=python)).check()
+
+
 def test_serving_without_vllm_is_one_sentence(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "openvlt.serving", str(tmp_path), "--gpus", "none", "--port", "9"],
         capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "No module named 'vllm'" in done.stderr
+    assert "there is no vLLM in the environment of this python; install it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["/no/where"], "/no/where: there is no such folder; give"),
+        (["m", "--gpus", "x"], "'x': give the numbers of GPUs, as 0,1,2, or none for a CPU"),
+        (["m", "--gpus", "none", "--python", "/no/python"], "server.python=/no/python can't be run"),
+    ],
+)
+def test_mistakes_in_serving_are_one_sentence(words, sentence, capsys):
+    with contextlib.suppress(SystemExit):  # argparse's
+        assert main(words) == 2
+    assert sentence in capsys.readouterr().err
 
 
 # --- what servers say ---------------------------------------------------------------------------------------------------

@@ -46,6 +46,24 @@ class ServerOptions:
     arguments: tuple[str, ...] = ()
 
 
+def check_python(python: str | None) -> None:
+    """Raises UserError when there is no vLLM in the environment of this python (None: in this one)."""
+    find = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    try:
+        found = subprocess.run([python or sys.executable, "-c", find], capture_output=True).returncode == 0
+    except OSError as error:
+        raise UserError(
+            f"server.python={python} can't be run ({error.strerror}); give the python of an "
+            "environment with vLLM"
+        ) from error
+    if not found:
+        raise UserError(
+            f"there is no vLLM in the environment of {python or 'this python'}; install it (on GPUs: "
+            "python -m pip install -r requirements-gpu.txt; on a CPU: make vllm-env), or name the python of "
+            "another environment (rollout.server.python, --python)"
+        )
+
+
 def server_command(
     folder: str, port: int, options: ServerOptions, *, gpu: int | None, host: str = "127.0.0.1"
 ) -> list[str]:
@@ -145,11 +163,11 @@ class ServerProcess:
     def last_words(self) -> str:
         """Why it ended: the first error that it names, or its last line."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        errors = [match[1] for line in lines if (match := _ERROR.search(line))]
+        errors = [match[1] for line in lines if "WARN" not in line and (match := _ERROR.search(line))]
         return (errors or lines or ["it said nothing"])[0 if errors else -1].strip()[-300:]
 
 
-_ERROR = re.compile(r"((?:\w+Error|\w*error): .+)")
+_ERROR = re.compile(r"(?:^| )((?:\w+Error|\w*error): .+)")
 
 
 def start_servers(
@@ -166,6 +184,7 @@ def start_servers(
     Raises UserError for an address that others reach without a key in the environment: whoever reaches a
     server can replace its weights and call its methods.
     """
+    check_python(options.python)
     if host not in ("127.0.0.1", "localhost") and not os.environ.get(KEY_VARIABLE):
         raise UserError(
             f"host={host} lets other machines replace the server's weights and call its methods; set a key "
