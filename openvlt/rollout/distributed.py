@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from openvlt import distributed
@@ -23,10 +24,11 @@ def generate_on_ranks(
 
     That is so because a completion doesn't depend on the others in its batch.
     """
-    mine = distributed.take_share(range(len(problems)))
-    with whole_weights(vlm.model):  # also on a rank without a problem: all gather them together
-        if isinstance(generator, ServedGenerator):
-            generator.sync(vlm)
+    mine, block = distributed.take_share(range(len(problems))), whole_weights(vlm.model)
+    if isinstance(generator, ServedGenerator):
+        generator.sync(vlm)
+        block = contextlib.nullcontext()  # this process needs none of the others' shards meanwhile
+    with block:  # also on a rank without a problem: all gather the weights together
         if len(mine) == len(problems):
             part = generator.generate(vlm, problems, prompts, sampling, seed)
         else:

@@ -18,6 +18,7 @@ import torch
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.train import train_grpo
 from openvlt.model.load import PretrainedModel
+from openvlt.model.shard import local_bytes
 from openvlt.model.strategy import Strategy
 from openvlt.reward import reward
 from openvlt.rollout.base import Sampling
@@ -46,6 +47,17 @@ class GreedyGRPO(GRPO):
         return Sampling(1, self.max_new_tokens, greedy=True)
 
 
+class Watched(VLLMGenerator):
+    """Notes what the process holds of the policy and the reference while the server generates."""
+
+    def generate(self, vlm, *rest):
+        HELD.append(local_bytes(vlm.model.parameters()))
+        return super().generate(vlm, *rest)
+
+
+HELD: list[int] = []
+
+
 def verify_sum(
     problems: Sequence[Problem], completions: Sequence[Completion], **_: object
 ) -> tuple[Verdict, ...]:
@@ -63,7 +75,9 @@ def train(folder: Path, generator: object) -> list[dict[str, float]]:
     path = str(folder / "model")
     vlm, reference = (loop.load(PretrainedModel(path, device="cpu"), path) for _ in range(2))
     reward.verify_completions = verify_sum  # all first tokens are alike here
+    rest = local_bytes(vlm.model.parameters())
     train_grpo(settings, vlm, questions(12), reference=reference, folder=folder, seed=1)
+    assert set(HELD) <= {rest}, "weights of other processes lay here while the server generated"
     return read_metrics(folder / "metrics.csv")
 
 
@@ -78,8 +92,8 @@ def rank(number: int, world: int, folder: Path, url: str) -> None:
     found = {}
     for name, generator in {
         "prefix": PrefixGenerator(),
-        "files": VLLMGenerator([url]),
-        "group": VLLMGenerator([url], weights="group"),
+        "files": Watched([url]),
+        "group": Watched([url], weights="group"),
     }.items():
         place = folder / name
         place.mkdir(exist_ok=True)
@@ -87,6 +101,7 @@ def rank(number: int, world: int, folder: Path, url: str) -> None:
             (place / "model").symlink_to(folder / "model")
         torch.distributed.barrier()
         found[name] = train(place, generator)
+    assert len(HELD) >= 4
     if number == 0:
         torch.save(found, folder / "found.pt")
     torch.distributed.destroy_process_group()
