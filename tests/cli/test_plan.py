@@ -17,7 +17,7 @@ from openvlt.memory.describe import describe_memory
 from openvlt.memory.estimate import MemoryPlan
 from openvlt.memory.tracker import PassSizes
 from openvlt.model.strategy import Strategy
-from tests.helpers.configs import compose
+from tests.helpers.configs import NEEDED, compose
 from tests.helpers.entry_scripts import FIGURES, Cli
 
 
@@ -139,8 +139,7 @@ def test_the_papers_experiments_fit_the_hardware_that_they_name(name: str) -> No
     """At their true sizes, built without memory; the header's figure is the plan's."""
     head = (CONF / "experiment" / f"openvlthinker_{name}.yaml").read_text()
     count, size, peak = re.search(r"Hardware: +(\d+) x (\d+) GB: at most ([\d.]+) GiB", head).groups()
-    server = [f"distill.reason.server.endpoints.{key}" for key in ("urls=[http://127.0.0.1/v1]", "model=r1")]
-    config = compose(f"+experiment=openvlthinker_{name}", *server)
+    config = compose(f"+experiment=openvlthinker_{name}", *NEEDED[f"experiment=openvlthinker_{name}"])
     assert str(config.trainer.devices) == count
     plan, strategy = MemoryPlan.of(config), build(config.strategy, "strategy")
     needed = plan.peak_bytes(Strategy("none") if strategy.shard == "auto" else strategy, int(count))

@@ -12,16 +12,21 @@ from omegaconf import DictConfig
 
 from openvlt.config.resolvers import CONF
 
+_REASONER = ["reasoner={_target_: openvlt.distill.reason.write_chain, _partial_: true}"]
+_SERVER = [
+    f"distill.reason.server.endpoints.{setting}"
+    for setting in ("urls=http://localhost:8000/v1", "model=name")
+]
 NEEDED = {  # what a file leaves for the user to say
     "data=jsonl": ["data.path=rows.jsonl"],
     "data=hub": ["data.path=owner/name"],
     "data=graded": ["data.path=problems.parquet"],
     "model=pretrained": ["model.path=owner/name"],
-    "scale=7b": ["reasoner={_target_: openvlt.distill.reason.write_chain, _partial_: true}"],
-    "distill=served": [
-        "distill.reason.server.endpoints.urls=http://localhost:8000/v1",
-        "distill.reason.server.endpoints.model=name",
-    ],
+    "scale=7b": _REASONER,
+    "scale=3b": _REASONER,
+    "distill=served": _SERVER,
+    **{f"experiment=openvlthinker_{name}": _SERVER for name in ("8x80", "lora_80gb", "lora_24gb", "3b")},
+    "rollout=vllm": ["rollout.start=true"],
     "recipe=vogue": [
         *("grpo.advantage_shaping.uncertainty.weight=0.1", "grpo.advantage_shaping.uncertainty.limit=0.5"),
         *("grpo.advantage_shaping.entropy.weight=0.01", "grpo.rollout_plan.more.noisy.n.end=1"),
