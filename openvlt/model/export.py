@@ -11,12 +11,12 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from openvlt.errors import UserError
 from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM, is_tied
 from openvlt.model.processor import save_processor
+from openvlt.model.shard import plain_class
 
 FILE_BYTES = 2 << 30
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -55,7 +55,7 @@ def _without_adapter(module: nn.Module, name: str) -> tuple[nn.Module, bool]:
     from peft.utils.other import ModulesToSaveWrapper
 
     if isinstance(module, BaseTunerLayer):
-        if module.disable_adapters or not module.active_adapters or module.merged:
+        if not _is_active(module):
             return module.get_base_layer(), False
         merged: Any = copy.deepcopy(module)
         merged.merge()
@@ -113,21 +113,22 @@ def write_untied_model(vlm: VLM, folder: Path) -> None:
     config = copy.deepcopy(vlm.core.config)
     for part in (config, config.get_text_config()):
         part.tie_word_embeddings = False
-    cast(Any, config).architectures = [_plain_class(vlm.core).__name__]
+    cast(Any, config).architectures = [plain_class(vlm.core).__name__]
     cast(Any, config).save_pretrained(folder)
     vlm.core.generation_config.save_pretrained(folder)
     save_processor(vlm.processor, folder)
     write_weights(merged_weights(vlm), folder)
 
 
-def _plain_class(model: HFModel) -> type:
-    """The model's class, without what sharding mixes in."""
-    return next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
-
-
 def has_adapter(model: HFModel) -> bool:
     """Whether a PEFT adapter is on the model and switched on."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [part for part in cast(nn.Module, model).modules() if isinstance(part, BaseTunerLayer)]
-    return any(not layer.disable_adapters and layer.active_adapters and not layer.merged for layer in layers)
+    return any(
+        isinstance(part, BaseTunerLayer) and _is_active(part) for part in cast(nn.Module, model).modules()
+    )
+
+
+def _is_active(layer: Any) -> bool:
+    """Whether an adapter's layer adds to its base layer's output."""
+    return bool(not layer.disable_adapters and layer.active_adapters and not layer.merged)

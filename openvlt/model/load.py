@@ -158,11 +158,16 @@ class PretrainedModel:
         """
         path = str(path or self.base_path())
         processor = self.load_processor(path)
-        device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation).to(device)
+        model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation)
+        model = model.to(self.torch_device())
         check_finite_weights(model, path)
         check_vocabulary(VLM(model, processor, path))
         return VLM(self.prepare(model, adapter), processor, path)
+
+    def torch_device(self) -> torch.device:
+        """Where the weights go: `device`, of which auto is the first GPU, or the CPU without one."""
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(auto if self.device == "auto" else self.device)
 
     def load_processor(self, path: str | Path | None = None) -> ProcessorMixin:
         """Loads the processor of the base model or of a later checkpoint, with this model's image sizes."""

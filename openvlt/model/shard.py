@@ -242,6 +242,11 @@ def _has_adapter(model: nn.Module) -> bool:
     return any(isinstance(part, BaseTunerLayer) for part in model.modules())
 
 
+def plain_class(model: HFModel) -> type:
+    """The model's class, without what sharding mixes in."""
+    return next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+
+
 def plain_copy(vlm: VLM) -> VLM:
     """On the main process a copy of a sharded model with plain whole weights, on the CPU; all take part.
 
@@ -253,7 +258,7 @@ def plain_copy(vlm: VLM) -> VLM:
     state = gather_state(source)
     if not distributed.is_main():
         return vlm
-    original: Any = next(kind for kind in type(vlm.core).__mro__ if not issubclass(kind, FSDPModule))
+    original: Any = plain_class(vlm.core)
     model = original(copy.deepcopy(vlm.core.config))
     if source is not vlm.core:
         from peft import get_peft_model

@@ -34,12 +34,12 @@ def load_shards(
     assert isinstance(outline, _Outline) and not isinstance(source, str)
     vlm = VLM(model.prepare(outline.build(), adapter), model.load_processor(path), path)
     outline.set_dtypes(vlm.model)
-    device = torch.device(model.device if model.device != "auto" else _own_device())
+    device = model.torch_device()
     cut_model(vlm, strategy, device.type)
     vlm.model.to_empty(device=device)
     cast(Any, vlm.core).tie_weights()
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(vlm.model, source.state_dict() if source is not None else {}, options=options)
+    set_model_state_dict(vlm.model, source.model.state_dict() if source is not None else {}, options=options)
     with torch.no_grad():
         for name, value in vlm.model.named_buffers():
             value.copy_(outline.buffers[name])
@@ -48,17 +48,15 @@ def load_shards(
     return vlm
 
 
-def _own_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _read(model: PretrainedModel, path: str, adapter: Any, dtype: torch.dtype | None) -> HFModel | str:
+def _read(model: PretrainedModel, path: str, adapter: Any, dtype: torch.dtype | None) -> VLM | str:
     """The prepared model in this process's memory, or the sentence that says why there is none."""
     try:
-        whole = replace(model, device="cpu").load(path, adapter=adapter).model
+        whole = replace(model, device="cpu").load(path, adapter=adapter)
     except UserError as error:
         return str(error)
-    return whole if dtype is None else whole.to(dtype)
+    if dtype is not None:
+        whole.model.to(dtype)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -85,13 +83,12 @@ class _Outline:
             value.data = value.data.to(self.dtypes[name])
 
 
-def _outline(model: HFModel) -> _Outline:
-    core = VLM(model, cast(Any, None), "").core
+def _outline(vlm: VLM) -> _Outline:
     return _Outline(
-        type(core),
-        core.config,
-        core.generation_config,
-        model.training,
-        {name: value.dtype for name, value in model.named_parameters()},
-        dict(model.named_buffers()),
+        type(vlm.core),
+        vlm.core.config,
+        vlm.core.generation_config,
+        vlm.model.training,
+        {name: value.dtype for name, value in vlm.model.named_parameters()},
+        dict(vlm.model.named_buffers()),
     )

@@ -23,7 +23,7 @@ from openvlt.model.load import VLM
 from openvlt.model.shard import whole_weights
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.vllm_requests import make_requests, prompt_ids, read_completions
-from openvlt.rollout.vllm_weights import AdapterRoute, FileRoute, GroupRoute, adapter_version
+from openvlt.rollout.vllm_weights import AdapterRoute, FileRoute, GroupRoute, adapter_version, new_folder
 from openvlt.serving.vllm.client import LostServer, VLLMServer
 from openvlt.serving.vllm.process import (
     ServerOptions,
@@ -175,19 +175,18 @@ class VLLMGenerator:
 
     def start_here(self, vlm: VLM) -> list[tuple[str, ServerProcess]]:
         """Starts this machine's servers with the weights of `vlm`, and waits until they are ready."""
-        folder = Path(tempfile.mkdtemp(prefix="openvlt-server-", dir=self._place()))
-        on_gpu, world = (
-            vlm.device.type == "cuda",
-            int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size())),
-        )
-        gpus = [None] if not on_gpu else list(range(world)) if self.gpus is None else list(self.gpus)
+        folder = self._place() / f"openvlt-server-{secrets.token_hex(4)}"
+        world = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
+        own = range(world) if self.gpus is None else self.gpus
+        gpus = list(own) if vlm.device.type == "cuda" else [None]
         adapters = self.weights == "adapter" and hasattr(vlm.model, "peft_config")
         rank = max(settings.r for settings in vlm.model.peft_config.values()) if adapters else 0  # type: ignore[attr-defined]
         options = replace(
             self.server, dtype=str(vlm.core.dtype).removeprefix("torch."), lora_rank=rank, sleep=self.sleep
         )
         try:
-            write_untied_model(vlm, folder)
+            with new_folder(folder):
+                write_untied_model(vlm, folder)
             servers = start_servers(str(folder), options, gpus)
             many = f"{len(servers)} vLLM servers" if len(servers) > 1 else "a vLLM server"
             print(f"starting {many}, which takes a minute or more (log: {servers[0][1].log})", flush=True)
@@ -219,12 +218,7 @@ class VLLMGenerator:
             requests = [{**request, "model": model} for request in requests]
         with _last_words(server.url):
             answers = server.generate(requests)
-        version = self._state["version"]
-        return [
-            completion
-            for problem, own, answer in zip(problems, ids, answers, strict=True)
-            for completion in read_completions(vlm, problem, own, answer, sampling, version)
-        ]
+        return read_completions(vlm, problems, ids, answers, sampling, self._state["version"])
 
     def _check_room(self, prompt: int, response: int) -> None:
         length = self._state["config"]["model_config"]["max_model_len"]

@@ -125,16 +125,36 @@ def _pictures(vlm: VLM, problems: Sequence[Problem], prompts: Prompts) -> list[I
 
 def read_completions(
     vlm: VLM,
-    problem: Problem,
-    ids: Sequence[int],
-    answer: Mapping[str, Any],
+    problems: Sequence[Problem],
+    ids: Sequence[Sequence[int]],
+    answers: Sequence[Mapping[str, Any]],
     sampling: Sampling,
     version: str,
 ) -> list[Completion]:
-    """The completions of one problem. Raises UserError for an answer that isn't one to this prompt or policy.
+    """The completions of all problems, of which `ids` are the prompts, problem by problem.
 
     Log-probabilities are passed on where top_p and top_k cut nothing off: those of vLLM are of what is left.
+    Raises UserError for an answer that isn't one to its prompt or to this version of the weights.
     """
+    banned_V, stops = vlm.banned_V().cpu(), StopConditions(vlm, sampling.stop)
+    keep_logp = sampling.greedy or (sampling.top_p == 1 and sampling.top_k == 0)
+    completions = []
+    for problem, own, answer in zip(problems, ids, answers, strict=True):
+        for choice in _sorted_choices(problem, own, answer, sampling.n):
+            _check_version(choice, version)
+            tokens = [int(token) for token in choice["token_ids"]]
+            logp = [float(entry["logprob"]) for entry in (choice["logprobs"] or {}).get("content") or []]
+            finished = _check_end(problem.id, choice, tokens, sampling, stops)
+            _check_tokens(problem.id, tokens, logp, banned_V)
+            text = vlm.tokenizer.decode(tokens, skip_special_tokens=True)
+            completions.append(Completion(tuple(tokens), text, finished, tuple(logp) if keep_logp else ()))
+    return completions
+
+
+def _sorted_choices(
+    problem: Problem, ids: Sequence[int], answer: Mapping[str, Any], amount: int
+) -> list[Mapping[str, Any]]:
+    """An answer's completions by sample. Raises UserError for another prompt or another number of them."""
     theirs = answer.get("prompt_token_ids") or []
     if list(theirs) != list(ids):
         raise UserError(
@@ -142,22 +162,11 @@ def read_completions(
             "its processor or its image sizes differ from the model's; start it with the model's own folder"
         )
     choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-    if len(choices) != sampling.n:
+    if len(choices) != amount:
         raise UserError(
-            f"row {problem.id!r}: the server gave {len(choices)} completions, asked were {sampling.n}"
+            f"row {problem.id!r}: the server gave {len(choices)} completions, asked were {amount}"
         )
-    banned_V, stops = vlm.banned_V().cpu(), StopConditions(vlm, sampling.stop)
-    keep_logp = sampling.greedy or (sampling.top_p == 1 and sampling.top_k == 0)
-    completions = []
-    for choice in choices:
-        _check_version(choice, version)
-        tokens = [int(token) for token in choice["token_ids"]]
-        logp = [float(entry["logprob"]) for entry in (choice["logprobs"] or {}).get("content") or []]
-        finished = _check_end(problem.id, choice, tokens, sampling, stops)
-        _check_tokens(problem.id, tokens, logp, banned_V)
-        text = vlm.tokenizer.decode(tokens, skip_special_tokens=True)
-        completions.append(Completion(tuple(tokens), text, finished, tuple(logp) if keep_logp else ()))
-    return completions
+    return choices
 
 
 def _check_version(choice: Mapping[str, Any], version: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +25,21 @@ from openvlt.serving.vllm.worker import join_group
 VISION_PARTS = (".visual.", ".vision_tower.", ".vision_model.")
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Makes a folder for the block to write in. Raises UserError, and leaves none, where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{folder}: the weights can't be written there ({why}); give "
+            "rollout.folder=<a folder with room for the whole model>"
+        ) from error
+
+
 @dataclass
 class FileRoute:
     """Weights as safetensors files in a folder that the server reads. `place` is where folders are made."""
@@ -33,16 +49,8 @@ class FileRoute:
 
     def prepare(self, vlm: VLM, version: str) -> None:
         """Writes the files: called on one process of each machine before `send`, on any server's process."""
-        folder = self._folder(version)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        with new_folder(self._folder(version)) as folder:
             write_weights(merged_weights(vlm), folder)
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(
-                f"{folder}: the weights can't be written there ({error.strerror or error}); give "
-                "rollout.folder=<a folder with room for the whole model>"
-            ) from error
 
     def send(self, vlm: VLM, server: VLLMServer, version: str) -> None:
         """Has a server read the files."""
@@ -132,7 +140,8 @@ class AdapterRoute:
     def send(self, vlm: VLM, server: VLLMServer, version: str) -> None:
         """Loads the adapter into a server and forgets the one before."""
         folder = self.place / f"{self.name}-{version}-{server.url.rpartition(':')[2]}"
-        write_adapter(vlm, folder)
+        with new_folder(folder):
+            write_adapter(vlm, folder)
         server.load_adapter(f"adapter-{version}", str(folder))
         before = self._sent.get(server.url)
         self._sent[server.url] = (f"adapter-{version}", folder)
@@ -173,9 +182,8 @@ def adapter_weights(vlm: VLM) -> dict[str, Tensor]:
 
 
 def write_adapter(vlm: VLM, folder: Path) -> None:
-    """Writes the active adapter as PEFT's folder."""
+    """Writes the active adapter into a folder, as PEFT does."""
     weights = {name: value.contiguous().cpu() for name, value in adapter_weights(vlm).items()}
-    folder.mkdir(parents=True, exist_ok=True)
     settings: Mapping[str, Any] = vlm.model.peft_config  # type: ignore[attr-defined]
     settings["default"].save_pretrained(str(folder))
     save_file(weights, folder / "adapter_model.safetensors")

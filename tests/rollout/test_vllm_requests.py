@@ -106,12 +106,12 @@ def answer(vlm, prompt: list[int]) -> dict:
 
 
 def test_a_good_answer_is_read_in_the_order_of_its_samples(vlm, mixed):
-    first, second = read_completions(vlm, mixed[0], [5, 6], answer(vlm, [5, 6]), SAMPLING, "v")
+    first, second = read_completions(vlm, mixed[:1], [[5, 6]], [answer(vlm, [5, 6])], SAMPLING, "v")
     assert (first.token_ids, first.finished, first.logp) == ((70, 71, 72, 73), False, (-1.0,) * 4)
     assert second.finished and second.logp == (-2.0, -2.0)
     assert second.text == vlm.tokenizer.decode([70])
     cut = Sampling(2, 4, top_p=0.9)
-    assert read_completions(vlm, mixed[0], [5, 6], answer(vlm, [5, 6]), cut, "v")[0].logp == ()
+    assert read_completions(vlm, mixed[:1], [[5, 6]], [answer(vlm, [5, 6])], cut, "v")[0].logp == ()
 
 
 def break_prompt(found: dict) -> None:
@@ -171,7 +171,7 @@ def test_a_wrong_answer_is_refused(vlm, mixed, damage: Callable, sentence: str):
     found = answer(vlm, [5, 6])
     damage(found)
     with pytest.raises(UserError, match=sentence):
-        read_completions(vlm, mixed[0], [5, 6], found, SAMPLING, "v")
+        read_completions(vlm, mixed[:1], [[5, 6]], [found], SAMPLING, "v")
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,13 @@ def test_a_wrong_answer_is_refused(vlm, mixed, damage: Callable, sentence: str):
 def test_settings_that_cannot_be_are_one_sentence(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         VLLMGenerator(**settings)
+
+
+def test_a_folder_for_servers_that_cannot_be_is_one_sentence(vlm):
+    with pytest.raises(
+        UserError, match=r"/proc/no/openvlt-server-\w+: the weights can't be written there \(No such"
+    ):
+        VLLMGenerator(start=True, folder="/proc/no").start_here(vlm)
 
 
 def test_only_generators_with_servers_are_asked_to_sync():
