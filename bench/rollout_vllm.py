@@ -10,7 +10,6 @@ Writes bench/results/rollout_vllm.json.
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import statistics
 import sys
@@ -24,8 +23,10 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 import torch  # noqa: E402
 from shapes import Setting, make_model, make_problems, renderer, write  # noqa: E402
 
+from openvlt.model.export import write_untied_model  # noqa: E402
 from openvlt.model.load import VLM  # noqa: E402
 from openvlt.rollout.base import Sampling  # noqa: E402
+from openvlt.rollout.distributed import generate_on_ranks  # noqa: E402
 from openvlt.rollout.prefix import PrefixGenerator  # noqa: E402
 from openvlt.rollout.vllm import VLLMGenerator  # noqa: E402
 from openvlt.serving.vllm.process import ServerOptions, await_server, start_servers  # noqa: E402
@@ -75,20 +76,35 @@ def take_round(vlm: VLM, generator: Any, problems: Any, prompts: Any, seed: int)
     }
 
 
+def check_equal(vlm: VLM, arms: dict[str, Any], problems: Any, prompts: Any) -> None:
+    """Ends the program unless all arms say the same, greedily."""
+    greedy = Sampling(1, SETTING.new_tokens, greedy=True)
+    answers = {
+        name: [one.token_ids for one in generate_on_ranks(generator, vlm, problems, prompts, greedy, 1)]
+        for name, generator in arms.items()
+    }
+    equal = {
+        name: sum(a == b for a, b in zip(found, answers["prefix"], strict=True))
+        for name, found in answers.items()
+    }
+    if min(equal.values()) < len(problems):
+        sys.exit(f"greedy tokens differ: {equal} of {len(problems)} are as with prefix")
+
+
 def main(rounds: int, python: str) -> None:
     """Compares, then measures, the arms in turns."""
     torch.set_num_threads(1)
     vlm: VLM = make_model(SETTING)
     vlm = VLM(vlm.model, vlm.processor, vlm.path)
-    vlm.core.config.tie_word_embeddings = vlm.core.config.text_config.tie_word_embeddings = False
-    vlm.core.lm_head.weight = torch.nn.Parameter(copy.deepcopy(vlm.core.lm_head.weight.detach()))  # type: ignore[attr-defined]
     problems = make_problems(SETTING)
     prompts = renderer(vlm).prompts(problems)
     rows: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        vlm.save(Path(folder) / "model")
+        model = Path(folder) / "model"
+        model.mkdir()
+        write_untied_model(vlm, model)
         options = ServerOptions(python=python, dtype="float32", max_model_len=1024)
-        ((url, process),) = start_servers(f"{folder}/model", options, [None], logs=Path(folder) / "logs")
+        ((url, process),) = start_servers(str(model), options, [None], logs=Path(folder) / "logs")
         try:
             await_server(url, process, 600)
             arms = {
@@ -96,20 +112,7 @@ def main(rounds: int, python: str) -> None:
                 "vllm, files": VLLMGenerator([url]),
                 "vllm, group": VLLMGenerator([url], weights="group"),
             }
-            greedy = Sampling(1, SETTING.new_tokens, greedy=True)
-            answers = {}
-            for name, generator in arms.items():
-                if isinstance(generator, VLLMGenerator):
-                    generator.sync(vlm)
-                answers[name] = [
-                    one.token_ids for one in generator.generate(vlm, problems, prompts, greedy, 1)
-                ]
-            equal = {
-                name: sum(a == b for a, b in zip(found, answers["prefix"], strict=True))
-                for name, found in answers.items()
-            }
-            if min(equal.values()) < len(problems):
-                sys.exit(f"greedy tokens differ: {equal} of {len(problems)} are as with prefix")
+            check_equal(vlm, arms, problems, prompts)
             for number in range(rounds):
                 for name, generator in arms.items():
                     stir(vlm, 10 * number + len(name))
