@@ -153,14 +153,16 @@ def micro_batch_bytes(vlm: VLM, sizes: PassSizes) -> tuple[int, int]:
 def head_bytes(vlm: VLM, sizes: PassSizes) -> int:
     """Bytes of the head at its peak.
 
-    Logits of one chunk three times over, gradients of the hidden states and of the head's own weight.
+    Logits of one chunk three times over, gradients of the hidden states and of the head's own weight. The
+    latter is summed in 32 bits and then copied to a narrower weight's precision, when the logits are gone.
     """
     weight_VD = vlm.core.get_output_embeddings().weight
     (vocabulary, width), size, tokens = weight_VD.shape, weight_VD.element_size(), sizes.rows * sizes.tokens
     logits = min(tokens, max(1, CHUNK_LOGITS // vocabulary)) * vocabulary
     narrow = 2 * size if size < 4 else 0  # the products come and go in the weights' own precision
-    weight_gradient = weight_VD.numel() * 4 if weight_VD.requires_grad else 0
-    return logits * (12 + narrow) + tokens * width * size + weight_gradient
+    learned = weight_VD.numel() if weight_VD.requires_grad else 0
+    copied = learned * size if size < 4 else 0
+    return max(logits * (12 + narrow), copied) + tokens * width * size + 4 * learned
 
 
 def prefill_bytes(vlm: VLM, sizes: PassSizes) -> int:

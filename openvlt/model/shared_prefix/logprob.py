@@ -15,7 +15,7 @@ from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.forward import completion_hidden
 from openvlt.types import Prompts
 
-CHUNK_LOGITS = 1 << 23  # logits in memory at a time: 32 MiB in float32, twice
+CHUNK_LOGITS = 1 << 23  # logits in memory at a time: 32 MiB in float32, at most three times
 
 
 def completion_logp(
@@ -128,8 +128,9 @@ class _LinearHead(torch.autograd.Function):
             entropy_M[part] = log_m - torch.linalg.vecdot(e_mV, z_mV) / sum_m
             if early is not None and slope_M is not None:
                 slope_m = slope_M[part].to(exact)
-                slope_mV = e_mV.mul_((-slope_m / sum_m)[:, None])
-                early.add(part, slope_mV.scatter_add_(1, ids_M[part, None], slope_m[:, None]))
+                e_mV.mul_((-slope_m / sum_m)[:, None])
+                early.add(part, e_mV.scatter_add_(1, ids_M[part, None], slope_m[:, None]))
+            del z_mV, e_mV  # before the next chunk's are made
         ctx.save_for_backward(hidden_MD, weight_VD, ids_M, banned, total_M, entropy_M, slope_M)
         ctx.temperature, ctx.exact, ctx.early = temperature, exact, early
         ctx.set_materialize_grads(False)
@@ -151,16 +152,14 @@ class _LinearHead(torch.autograd.Function):
             z_mV.sub_(total_M[part, None])  # log-probabilities
             scale_m = torch.zeros_like(total_M[part]) if logp_grad_M is None else -logp_grad_M[part]
             if entropy_grad_M is None:
-                slope_mV = z_mV.exp_().mul_(scale_m[:, None])
+                z_mV.exp_().mul_(scale_m[:, None])
             else:
                 p_mV = z_mV.exp()
-                slope_mV = (
-                    z_mV.add_(entropy_M[part, None])
-                    .mul_(-entropy_grad_M[part, None])
-                    .add_(scale_m[:, None])
-                    .mul_(p_mV)
-                )
-            gradients.add(part, slope_mV.scatter_add_(1, ids_M[part, None], -scale_m[:, None]))
+                z_mV.add_(entropy_M[part, None]).mul_(-entropy_grad_M[part, None])
+                z_mV.add_(scale_m[:, None]).mul_(p_mV)
+                del p_mV
+            gradients.add(part, z_mV.scatter_add_(1, ids_M[part, None], -scale_m[:, None]))
+            del z_mV  # before the next chunk's is made
         return *gradients.scale_by(1.0), None, None, None, None
 
 
