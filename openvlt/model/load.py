@@ -78,10 +78,18 @@ class VLM:
         size = self.core.get_output_embeddings().weight.shape[0]
         banned_V = torch.zeros(size, dtype=torch.bool, device=self.device)
         banned_V[len(self.tokenizer) :] = True
-        known = self.tokenizer.get_vocab()
-        for token_id in [known[token] for token in VISION_TOKENS if token in known] + [self.pad_id]:
+        for token_id in [*self._vision_ids(), self.pad_id]:
             banned_V[token_id] = token_id not in self.stop_ids
         return banned_V
+
+    def _vision_ids(self) -> list[int]:
+        """Ids of those `VISION_TOKENS` that the tokenizer has.
+
+        They are looked up one by one: the whole vocabulary as a dict takes longer than a small model's step.
+        """
+        names, to_id = self.tokenizer.convert_ids_to_tokens, self.tokenizer.convert_tokens_to_ids
+        found = [(token, to_id(token)) for token in VISION_TOKENS]
+        return [number for token, number in found if number is not None and names(number) == token]
 
     def merge_adapter(self) -> HFModel:
         """Merges an adapter into the weights, in place, and returns the plain model."""
