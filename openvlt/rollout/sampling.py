@@ -52,8 +52,9 @@ def _invert(weight_NV: Tensor, uniform_N: Tensor) -> Tensor:
         # weights of NaN lead behind the last token; `check_outputs` then raises, indexing must not
         return torch.searchsorted(cumulative_NV, target_N1, right=True)[:, 0].clamp(max=tokens - 1)
     whole = tokens // BLOCK * BLOCK
-    sums_NB = weight_NV[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
-    sums_NB = torch.cat([sums_NB, weight_NV[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
+    # a block's sum in 32 bits: in 64, torch would first copy all weights to 64 bits
+    sums_NB = weight_NV[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)
+    sums_NB = torch.cat([sums_NB, weight_NV[:, whole:].sum(-1, keepdim=True)], 1).double()
     cumulative_NB = sums_NB.cumsum(-1)
     target_N1 = uniform_N[:, None].clamp(max=1 - 1e-12) * cumulative_NB[:, -1:]
     block_N1 = torch.searchsorted(cumulative_NB, target_N1, right=True).clamp(max=sums_NB.shape[1] - 1)
