@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 from peft import LoraConfig
 from PIL import Image
-from torch.profiler import ProfilerActivity, profile
 
 from openvlt.memory.estimate import optimizer_bytes
 from openvlt.memory.rollout import rollout_bytes
@@ -23,6 +21,7 @@ from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.trainer.optimizer import adamw, muon
 from openvlt.types import Problem
+from tests.helpers.peak_memory import peak_bytes
 
 PROMPTS, GROUP, TOKENS, SIDE = 6, 5, 70, 4
 
@@ -33,20 +32,6 @@ class Forced(VLM):
     @property
     def stop_ids(self) -> tuple[int, ...]:
         return (-1,)
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that lies in memory during `work`, beyond what lay there before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        work()
-    now = most = 0
-    for event in sorted(
-        (e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"),
-        key=lambda e: e.start_ns(),
-    ):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
 
 
 def variant(vlm: VLM, name: str) -> VLM:
