@@ -1,11 +1,9 @@
 """What a GRPO step costs against group size, prompt, image tokens, completion length and vocabulary.
 
 Command: `python bench/scaling.py`, about two minutes on one core. One size changes at a time. Beside each
-measurement stands a count of multiply-adds of the weights and of attention, twice each: vision tower and
-prompt once per problem, every completion token once; a training pass is three times its forward, and the
-tower's forward runs once more. One rate for rollouts and one for updates, fitted on all points, turn counts
-into seconds: where points leave the line, something else than products costs time. Writes
-bench/results/scaling.json and docs/scaling.png.
+measurement stands the count that `plan=true` makes its hours of (openvlt/duration/work.py). One rate for
+rollouts and one for updates, fitted on all points, turn counts into seconds: where points leave the line,
+something else than products costs time. Writes bench/results/scaling.json and docs/scaling.png.
 """
 
 from __future__ import annotations
@@ -22,7 +20,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 import torch  # noqa: E402
 from grpo_step import Ours  # noqa: E402
 from shapes import ROOT, Setting, clock, write  # noqa: E402
-from torch import nn  # noqa: E402
+
+from openvlt.duration.work import Shapes, Texts, answer_flop, prompt_flop, tower_flop, update_flop  # noqa: E402
 
 BASE = Setting(prompts=1, group=4, new_tokens=32, side=504, words=26, vocabulary=32000)
 AXES = {
@@ -45,31 +44,15 @@ def products(arm: Ours, setting: Setting, prompt: int) -> dict[str, float]:
 
     `naive` runs prompt and images once per completion.
     """
-    core = arm.vlm.core
-    text, vision = core.model.language_model, core.model.visual
-    head = core.get_output_embeddings().weight.numel()
-    patches, rows = (setting.side // 14) ** 2, setting.prompts * setting.group
-    generated = rows * setting.new_tokens
-    tower = (
-        2
-        * setting.prompts
-        * patches
-        * (_weights(vision.blocks) + _weights(vision.patch_embed) + _weights(vision.merger) / 4)
-    )
-    width = 4 * text.config.num_hidden_layers * text.config.hidden_size
-    shared = 2 * setting.prompts * prompt * _weights(text.layers) + width * setting.prompts * prompt**2 / 2
-    attended = prompt + setting.new_tokens / 2
-    own = 2 * generated * (_weights(text.layers) + head) + width * generated * attended
-    return {
-        "rollout": (tower + shared + own) / 1e9,
-        "update": (4 * tower + 3 * (shared + own)) / 1e9,
-        "naive rollout": (setting.group * (tower + shared) + own) / 1e9,
-        "naive update": 3 * (setting.group * (tower + shared) + own) / 1e9,
-    }
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(value.numel() for value in module.parameters() if value.ndim > 1)
+    shapes = Shapes.of(arm.vlm, recomputes=False)
+    image = (setting.side // 28) ** 2
+    shared = Texts(setting.prompts, setting.group, prompt, image, setting.new_tokens, setting.new_tokens)
+    naive = replace(shared, problems=shared.rows, group=1)
+    counted: dict[str, float] = {}
+    for name, texts in (("", shared), ("naive ", naive)):
+        rollout = tower_flop(shapes, texts) + prompt_flop(shapes, texts) + answer_flop(shapes, texts)
+        counted |= {f"{name}rollout": rollout / 1e9, f"{name}update": update_flop(shapes, texts) / 1e9}
+    return counted
 
 
 def points() -> Iterator[tuple[str, Setting]]:

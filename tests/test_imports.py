@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "openvlt"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = """types errors findings distributed config storage verify data serving model rollout reward trainer sft grpo
-distill benchmark memory runs iteration report cli""".split()
+distill benchmark memory runs iteration duration report cli""".split()
 SUBROOMS = {  # what is in the room's own folder comes last
     "verify": "parse denial_words denials options extract grade".split(),
     "grpo": "parts".split(),

@@ -11,11 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from openvlt import distributed
 from openvlt.config.build import build
+from openvlt.duration.describe import describe_time
 from openvlt.iteration.context import make_context
 from openvlt.iteration.runner import Study, check_stages
 from openvlt.iteration.stages import GRPOStage, SFTStage
 from openvlt.memory.advice import choose_strategy
-from openvlt.memory.describe import describe_memory
+from openvlt.memory.describe import describe_memory, needs_gpu
+from openvlt.memory.estimate import MemoryPlan
 from openvlt.report.figures import iterations_figure
 from openvlt.report.page import write_page
 from openvlt.report.table import results_table
@@ -24,9 +26,9 @@ from openvlt.runs.session import announce_run, command_line_overrides, data_titl
 
 
 def train(config: DictConfig) -> None:
-    """Runs a study in its run folder and draws its report; with `plan=true`, prints the memory estimate."""
+    """Runs a study in its run folder and draws its report; with `plan=true`, prints memory and time."""
     if config.plan:
-        print(describe_memory(config if config.resume is None else open_run(config)[0]))
+        print_plan(config if config.resume is None else open_run(config)[0])
         return
     settings = command_line_overrides() if config.resume is None else []
     written, (config, folder) = config, open_run(config)
@@ -46,6 +48,14 @@ def train(config: DictConfig) -> None:
     if distributed.is_main():
         print(results_table(results, home))
         draw_report(home)
+
+
+def print_plan(config: DictConfig) -> None:
+    """Prints the memory that each device needs and, for models that no CPU trains, the time."""
+    plan = MemoryPlan.of(config)
+    print(describe_memory(config, plan))
+    if needs_gpu(plan):
+        print("\n" + describe_time(config, plan))
 
 
 def settle_strategy(config: DictConfig) -> None:

@@ -19,9 +19,8 @@ TITLES = {"cache": "keys and values"}
 COUNTS = (1, 2, 4, 8)  # of devices, for which advice is given
 
 
-def describe_memory(config: DictConfig) -> str:
-    """The memory estimate as text. Raises UserError where the configuration leaves a size open."""
-    plan = MemoryPlan.of(config)
+def describe_memory(config: DictConfig, plan: MemoryPlan) -> str:
+    """The memory estimate of a configuration and its plan as text."""
     count = process_count(config.trainer.devices)
     strategy: Strategy = build(config.strategy, "strategy")
     shown = Strategy("none") if strategy.shard == "auto" else strategy
@@ -30,9 +29,14 @@ def describe_memory(config: DictConfig) -> str:
     if "rollout" not in phases:
         head.append(_describe_unknown_rollout(plan.grpo.generator, phases))
     text = [*head, "", *_table(phases), *_summary(phases), *_compare(plan, count)]
-    if max(sum(phase.values()) for phase in phases.values()) >= 2**30:
+    if needs_gpu(plan):
         text += ["", *_advice(plan)]
     return "\n".join(text)
+
+
+def needs_gpu(plan: MemoryPlan) -> bool:
+    """Whether a run needs a GiB of memory or more, alone on one device."""
+    return plan.peak_bytes(STRATEGIES["replicate"], 1) >= 2**30
 
 
 def _describe_unknown_rollout(generator: Any, phases: Phases) -> str:

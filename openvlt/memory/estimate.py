@@ -33,13 +33,24 @@ from openvlt.sft.module import SFT
 class ExpectedSizes:
     """The prompt that an estimate assumes: `text` tokens beside its `images`.
 
-    Images are taken as large, and completions as long, as the configuration allows.
+    Images are taken as large, and for memory completions as long, as the configuration allows. For time, a
+    completion has `length` of its limit on average, and `kept` of the problems leave a trace. `gpu` is the
+    kind of GPU whose hours are shown by stage, `price` what an hour of one costs, in any currency.
     """
 
     text: int = 150
     images: int = 1
+    length: float = 0.25
+    kept: float = 0.5
+    gpu: str = "H100"
+    price: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("length", "kept"):
+            if not 0 < (value := getattr(self, name)) <= 1:
+                raise UserError(f"expected.{name}={value} is a share; give more than 0 and at most 1")
+        if self.price is not None and self.price < 0:
+            raise UserError(f"expected.price={self.price}; give what an hour of a GPU costs, or null")
         if self.text < 1 or self.images < 0:
             raise UserError(
                 f"expected.text={self.text} and expected.images={self.images}: "

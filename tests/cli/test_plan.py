@@ -27,6 +27,12 @@ def papers_variants() -> list[Any]:
     return plan_variants(MemoryPlan.of(compose("scale=7b")))
 
 
+def memory_text(*words: str) -> str:
+    """The memory estimate of a configuration."""
+    config = compose(*words)
+    return describe_memory(config, MemoryPlan.of(config))
+
+
 def numbers(out: str) -> dict[str, list[str]]:
     """The table's rows: by their first word, the numbers."""
     return {line.split()[0]: line[22:].split() for line in out.splitlines() if line[22:].split()}
@@ -94,7 +100,7 @@ def test_what_the_papers_model_needs_by_strategy(devices: int, expected: dict[st
 
 
 def test_a_plan_compares_the_strategies() -> None:
-    text = describe_memory(compose("scale=tiny", "trainer.devices=2", "strategy=shard"))
+    text = memory_text("scale=tiny", "trainer.devices=2", "strategy=shard")
     assert "2 devices that share the weights" in text
     needs = re.findall(r"(\w+) [\d.]+ GiB", text.splitlines()[-1])
     assert needs == ["replicate", "gradients", "shard"]
@@ -150,12 +156,10 @@ def test_the_papers_experiments_fit_the_hardware_that_they_name(name: str) -> No
 
 def test_a_plan_says_what_share_of_a_gpu_a_server_beside_may_have() -> None:
     words = ["scale=7b", "trainer.devices=8", "strategy=shard", "rollout=vllm", "rollout.start=true"]
-    shares = re.search(
-        r"rollout.server.memory=0.9 of its GPU; .* at most (.*)", describe_memory(compose(*words))
-    )[1]
+    shares = re.search(r"rollout.server.memory=0.9 of its GPU; .* at most (.*)", memory_text(*words))[1]
     assert shares == "0.47 on 80 GB, 0.68 on 141 GB"
     words.append("rollout.gpus=[0]")
-    assert "what VLLMGenerator needs for its rollouts isn't known" in describe_memory(compose(*words))
+    assert "what VLLMGenerator needs for its rollouts isn't known" in memory_text(*words)
 
 
 def test_a_plan_counts_what_is_asked_of_a_problem() -> None:

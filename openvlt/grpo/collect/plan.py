@@ -99,6 +99,11 @@ def largest_draw(rollout_plan: RolloutPlan, group_size: int, steps: int) -> int:
     return max(spec.n for specs in _ends(rollout_plan, group_size, steps) for spec in specs)
 
 
+def total_draw(rollout_plan: RolloutPlan, group_size: int, steps: int) -> int:
+    """Completions of one problem that are generated in all views, at a run's first or last step."""
+    return max(sum(spec.n for spec in specs) for specs in _ends(rollout_plan, group_size, steps))
+
+
 def _ends(rollout_plan: RolloutPlan, group_size: int, steps: int) -> list[Collection[ViewSpec]]:
     return [
         resolve_schedules(rollout_plan, step, steps).specs(group_size).values() for step in (0, steps - 1)
