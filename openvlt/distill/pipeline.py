@@ -60,6 +60,30 @@ def _write_traces(run: DistillationRun, problems: Sequence[Problem]) -> dict[str
     return {"traces": traces, "mean_words": words / traces, **counts}
 
 
+def write_released_traces(problems: Sequence[Problem], folder: Path) -> dict[str, Any]:
+    """Writes `traces.jsonl` of rows with a whole response, and returns the counts.
+
+    Raises UserError for a row that has a bare answer only.
+    """
+    check_unique_ids(problems, "released traces")
+    if bare := [problem.id for problem in problems if "reply" not in problem.meta]:
+        raise UserError(
+            f"{len(bare)} of {len(problems)} rows have a bare answer instead of a response, {bare[0]} first; "
+            "traces end a conversation, or stand where the answer does, and have tags or a solution in words"
+        )
+    with (
+        atomic_write(folder / "traces.jsonl") as aside,
+        aside.open("w", encoding="utf-8", newline="\n") as lines,
+    ):
+        for problem in problems:
+            row = problem_row(problem, folder) | {"response": problem.meta["reply"]}
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    sign_files(folder / "traces.jsonl")
+    words = sum(len(problem.meta["reply"].split()) for problem in problems)
+    count = len(problems)
+    return {"problems": count, "traces": count, "mean_words": words / max(1, count)}
+
+
 def _explain_no_trace(run: DistillationRun, counts: Mapping[str, int]) -> str:
     """Why no trace is left, and what helps: where requests failed, the server's own words."""
     if run.usage.failed == run.usage.requests > 0:

@@ -66,6 +66,8 @@ def describe_time(config: DictConfig, plan: MemoryPlan) -> str:
     plan_of_time = TimePlan(
         plan, study, build(config.evaluation, "evaluation"), build(config.strategy, "strategy")
     )
+    if not any(stage.phases for stage in plan_of_time.work(Strategy("none"), 1)):
+        return "no time is planned: no stage names the amount of its rows"
     return "\n".join([*_stage_table(plan_of_time, gpu, count), "", *_gpu_table(plan_of_time, count)])
 
 

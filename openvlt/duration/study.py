@@ -22,7 +22,15 @@ from openvlt.duration.work import (
 )
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.plan import largest_group, total_draw
-from openvlt.iteration.stages import DistillStage, EvaluateBase, GRPOStage, SFTStage, Stage, override_fields
+from openvlt.iteration.stages import (
+    DistillStage,
+    EvaluateBase,
+    GRPOStage,
+    ReleasedTraces,
+    SFTStage,
+    Stage,
+    override_fields,
+)
 from openvlt.memory.estimate import MemoryPlan
 from openvlt.model.strategy import Strategy
 from openvlt.rollout.hf import HFGenerator
@@ -74,10 +82,17 @@ class StudyWork:
             traces[name] = None if amount is None else amount * self.plan.expected.kept
             self._distill(work, stage, amount)
             return work
+        if isinstance(stage, ReleasedTraces):
+            traces[name] = stage.select.limit
+            return work
         if isinstance(stage, SFTStage):
             self._sft(work, override_fields(self.plan.sft, stage.settings, name), _add_up(stage, traces))
         elif isinstance(stage, GRPOStage):
-            self._grpo(work, override_fields(self.plan.grpo, stage.settings, name))
+            grpo, there = override_fields(self.plan.grpo, stage.settings, name), stage.select.limit
+            if stage.episodes is not None and there is None:
+                work.left_out.append("GRPO: how many problems an episode has isn't known")
+            else:
+                self._grpo(work, replace(grpo, steps=stage.count_steps(grpo, there or 0)))
             if stage.difficulty_filter is not None:
                 self._ask(work, "filter", stage.difficulty_filter, stage.select)
         else:

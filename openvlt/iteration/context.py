@@ -60,9 +60,13 @@ class StageContext:
         """The checkpoint of `base` or of a finished stage."""
         return self.model.base_path() if name == "base" else str(find_saved_model(self.folder(name)))
 
-    def check_adapter(self) -> None:
-        """Raises UserError for an adapter that doesn't go with the model; no weight is read or made."""
-        if self.adapter is not None:
+    def with_frozen(self, parts: Sequence[str] | None) -> StageContext:
+        """The same, with a model of which these parts stay fixed; None leaves `model.freeze` as it is."""
+        return self if parts is None else replace(self, model=replace(self.model, freeze=tuple(parts)))
+
+    def check_model(self) -> None:
+        """Raises UserError for an adapter or frozen parts that the model can't have; no weight is read."""
+        if self.adapter is not None or self.model.freeze:
             self.model.prepare(self.model.build_on_meta(), copy.deepcopy(self.adapter))
 
     def load(self, name: str) -> VLM:

@@ -182,7 +182,9 @@ def check_stages(stages: Mapping[str, Stage], context: StageContext) -> None:
             override_fields(context.sft, stage.settings, name)
         elif isinstance(stage, GRPOStage):
             override_fields(context.grpo, stage.settings, name)
-    context.check_adapter()
+    named = [parts for stage in stages.values() if (parts := getattr(stage, "freeze", None)) is not None]
+    for parts in (None, *named):
+        context.with_frozen(parts).check_model()
     selections = [
         (select, stage_seed(context.seed, number))
         for number, stage in enumerate(stages.values())

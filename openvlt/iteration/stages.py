@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from openvlt import distributed
-from openvlt.config.validate import check_values
+from openvlt.config.validate import check_positive, check_values
 from openvlt.data.rows.schema import read_traces
 from openvlt.data.sources.base import Selection
-from openvlt.distill.pipeline import run_distillation
+from openvlt.distill.pipeline import run_distillation, write_released_traces
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError
 from openvlt.findings import distillation_findings, training_findings
@@ -104,12 +104,25 @@ class DistillStage:
 
 
 @dataclass(frozen=True)
+class ReleasedTraces:
+    """Takes traces that others wrote: the rows of `select`, whose answers stand in a whole response."""
+
+    select: Selection
+    kind: ClassVar[str] = "distill"
+
+    def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
+        problems = context.source.problems(self.select, seed)
+        counts = write_released_traces(problems, folder)
+        return {"distillation": counts, "skipped_rows": getattr(context.source, "skipped", {})}
+
+
+@dataclass(frozen=True)
 class SFTStage:
     """Fine-tunes the model of stage `start` on the traces of earlier stages.
 
     `settings` change fields of `sft` for this stage. `amount` caps the traces (the first ones in the seed's
     order), so that a control run can train on exactly as many. With `shrink_batches`, batches are at most as
-    large as the data.
+    large as the data. `freeze` replaces `model.freeze` for this stage.
     """
 
     traces: tuple[str, ...]
@@ -117,6 +130,7 @@ class SFTStage:
     amount: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     shrink_batches: bool = False
+    freeze: tuple[str, ...] | None = None
     kind: ClassVar[str] = "sft"
 
     def __post_init__(self) -> None:
@@ -127,6 +141,7 @@ class SFTStage:
 
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
         sft = override_fields(context.sft, self.settings, name)
+        context = context.with_frozen(self.freeze)
         vlm = context.load_to_train(self.start, sft.fit)
         traces = self._read_traces(context)
         if self.shrink_batches:
@@ -159,7 +174,8 @@ class GRPOStage:
     """Trains the model of stage `start` by GRPO on the problems of `select`.
 
     With a `difficulty_filter`, only on those it keeps. `settings` change fields of `grpo` for this stage, and
-    `shrink_batches` is as in `SFTStage`.
+    `shrink_batches` and `freeze` are as in `SFTStage`. `episodes` take the place of `grpo.steps`: so many
+    times all problems, without those that no longer fill a rollout batch.
     """
 
     start: str
@@ -167,10 +183,28 @@ class GRPOStage:
     difficulty_filter: DifficultyFilter | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     shrink_batches: bool = False
+    freeze: tuple[str, ...] | None = None
+    episodes: int | None = None
     kind: ClassVar[str] = "grpo"
+
+    def __post_init__(self) -> None:
+        if self.episodes is not None:
+            check_positive(self, "stage", "episodes")
+            if "steps" in self.settings:
+                raise UserError(
+                    f"a GRPO stage has episodes={self.episodes} and settings.steps={self.settings['steps']}; "
+                    "give one of them"
+                )
+
+    def count_steps(self, grpo: GRPO, problems: int) -> int:
+        """The stage's optimiser steps on so many problems."""
+        if self.episodes is None:
+            return grpo.steps
+        return self.episodes * max(1, problems // grpo.prompts_per_rollout) * grpo.updates
 
     def run(self, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:
         grpo = override_fields(context.grpo, self.settings, name)
+        context = context.with_frozen(self.freeze)
         vlm, reference = context.load_to_train(self.start, grpo.fit), None
         if grpo.needs_reference and context.adapter is None:
             reference = context.load_reference(self.start, grpo.fit)
@@ -179,6 +213,7 @@ class GRPOStage:
             problems = self.difficulty_filter(vlm, problems, seed)
         if self.shrink_batches:
             grpo = shrink_batches(grpo, len(problems), name)
+        grpo = replace(grpo, steps=self.count_steps(grpo, len(problems)))
         train_grpo(grpo, vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
         save_model(vlm, folder)
         training = {"steps": grpo.steps, "problems": len(problems), "group_size": grpo.group_size}
@@ -193,7 +228,7 @@ def _training_findings(folder: Path) -> list[str]:
     return distributed.broadcast(training_findings(read_metrics(file)) if there else [])
 
 
-Stage = EvaluateBase | DistillStage | SFTStage | GRPOStage
+Stage = EvaluateBase | DistillStage | ReleasedTraces | SFTStage | GRPOStage
 
 
 def run_stage(stage: Stage, context: StageContext, name: str, folder: Path, seed: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from openvlt.data.rows.choices import name_choice, read_choices
 from openvlt.data.rows.columns import Columns
 from openvlt.data.rows.conversations import read_conversation, read_turn_cell
 from openvlt.data.rows.files import read_rows, unit
-from openvlt.data.rows.golds import read_gold
+from openvlt.data.rows.golds import LONGEST_TEXT, read_gold
 from openvlt.data.rows.image_cells import read_image_cell
 from openvlt.errors import UserError
 from openvlt.types import Problem, Trace
@@ -71,6 +71,7 @@ def to_problem(
         source=source,
         level=_level(row, columns, where),
         turns=turns,
+        meta=_reply(row, columns, answer),
         place=where,
     )
 
@@ -173,6 +174,15 @@ def _answer(row: Row, columns: Columns, where: str) -> tuple[str, tuple[str, ...
             as_text = find_cell(row, columns.answer_type)[1] == "text"
             text = name_choice(find_cell(row, columns.answer)[1], text, choices, labels, as_text)
     return text, choices
+
+
+def _reply(row: Row, columns: Columns, answer: str) -> dict[str, str]:
+    """The whole text that the gold answer was read out of, as `reply`, where it is a response or solution."""
+    cell = find_cell(row, columns.answer)[1]
+    if not isinstance(cell, str) or cell.strip() == answer:
+        return {}
+    marked = any(mark in cell for mark in ("</think>", "</answer>"))
+    return {"reply": cell} if marked or len(cell.split()) > LONGEST_TEXT else {}
 
 
 def _choice_cell(row: Row, columns: Columns) -> Any:
