@@ -37,6 +37,11 @@ class StopConditions:
         """Whether the last token ends the row."""
         return row[-1] in self.ids or (bool(self.strings) and self._has_stop_string(row[-self.window :]))
 
+    def is_passed_over(self, row: Sequence[int]) -> bool:
+        """Whether an earlier token than the last should have ended the row."""
+        earlier = row[:-1]
+        return not self.ids.isdisjoint(earlier) or (bool(self.strings) and self._has_stop_string(earlier))
+
     def _has_stop_string(self, tokens: Sequence[int]) -> bool:
         text = self.decode(tokens, skip_special_tokens=True)
         return any(string in text for string in self.strings)

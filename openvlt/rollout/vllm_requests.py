@@ -195,6 +195,11 @@ def _check_end(
             f"row {name!r}: the server ended it by {choice['finish_reason']!r}, but no stop token or string "
             "is at its end: its tokenizer differs from the model's; start it with the model's own folder"
         )
+    if stops.is_passed_over(tokens):
+        raise UserError(
+            f"row {name!r}: the server went on after a stop token or string; its generation settings or its "
+            "tokenizer differ from the model's; start it with the model's own folder"
+        )
     return finished
 
 

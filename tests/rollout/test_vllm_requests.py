@@ -174,6 +174,17 @@ def test_a_wrong_answer_is_refused(vlm, mixed, damage: Callable, sentence: str):
         read_completions(vlm, mixed[:1], [[5, 6]], [found], SAMPLING, "v")
 
 
+@pytest.mark.parametrize("stop", [(), ("GHI",)], ids=["token", "string"])
+def test_an_answer_that_went_on_after_its_end_is_refused(vlm, mixed, stop: tuple[str, ...]):
+    """By a stop token in its midst, or by a stop string that a later token left behind."""
+    found, sampling = answer(vlm, [5, 6]), Sampling(2, 4, stop=stop)
+    text = vlm.tokenizer.encode("GHI", add_special_tokens=False)[:3] if stop else [70, vlm.stop_ids[0], 71]
+    found["choices"][1]["token_ids"] = [*text, 70, 71, 72][:4]
+    assert not stop or vlm.tokenizer.decode(text) == "GHI"
+    with pytest.raises(UserError, match="row 'one': the server went on after a stop token or string"):
+        read_completions(vlm, mixed[:1], [[5, 6]], [found], sampling, "v")
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
