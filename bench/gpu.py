@@ -1,13 +1,16 @@
 """A GRPO step of Qwen2.5-VL's real shapes on one GPU, with random weights: right, how fast, how much memory?
 
-Command: `python bench/gpu.py [--sizes 3b 7b] [--rounds N] [--out FILE]`; some minutes on an H100 or H200.
-For each size, in this order:
+Command: `python bench/gpu.py [--sizes 3b 7b] [--rounds N] [--minutes M] [--out FILE]`; docs/gpu.md says what
+the machine needs. For each size, in this order:
 
 1. log-probabilities of the shared-prefix forward against transformers' own forward, in bfloat16 and float32;
 2. rollouts by our generator and by Hugging Face's `generate`, in turns;
-3. scoring and backward of a step, with gradient checkpointing.
+3. whole optimiser steps with gradient checkpointing, under LoRA and (3B) of all weights, and their peak of
+   memory against what `plan=true` says.
 
-Peak memory is taken of 2 and 3. Completions have a fixed length. Writes bench/results/gpu.json.
+Completions have a fixed length. A part that doesn't begin within the minutes, or can't run here, is written
+down with the reason. The status is 1 when an equality is broken. `--short` does the same with a small model,
+on a CPU as well, in less than a minute: it shows that the file works, and its times mean nothing.
 """
 
 from __future__ import annotations
@@ -20,29 +23,56 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
+import hydra  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from shapes import BENCH, ROOT, WORDS, Forced, Setting, commit, make_problems, renderer  # noqa: E402
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration  # noqa: E402
 
+from openvlt.config.build import build  # noqa: E402
+from openvlt.config.resolvers import CONF  # noqa: E402
 from openvlt.data.prompts import pad_right  # noqa: E402
-from openvlt.model.load import VLM  # noqa: E402
+from openvlt.memory.estimate import MemoryPlan  # noqa: E402
+from openvlt.model.load import VLM, add_adapter, freeze  # noqa: E402
 from openvlt.model.shared_prefix.logprob import completion_logp  # noqa: E402
-from openvlt.model.tiny import make_processor, make_tokenizer  # noqa: E402
+from openvlt.model.tiny import make_config, make_processor, make_tokenizer  # noqa: E402
 from openvlt.model.transformers_range import enable_checkpointing  # noqa: E402
 from openvlt.rollout.base import Sampling, generating  # noqa: E402
 from openvlt.rollout.hf import HFGenerator  # noqa: E402
 from openvlt.rollout.prefix import PrefixGenerator  # noqa: E402
 from openvlt.types import Prompts  # noqa: E402
 
-SETTING = Setting(prompts=8, group=8, new_tokens=256, side=504, words=60, vocabulary=0)
 GENERATORS = {"prefix": PrefixGenerator(), "hf": HFGenerator()}
 GIB = 2**30
+BOUNDS = {  # of log-probabilities; transformers' own bfloat16 error is about 0.025 at these sizes
+    "float32_largest_difference": 1e-3,
+    "bfloat16_mean_difference": 0.1,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and with which sizes everything runs."""
+
+    device: str
+    setting: Setting
+    rounds: int
+    deadline: float
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+
+LONG = Setting(prompts=8, group=8, new_tokens=256, side=504, words=60, vocabulary=0)
+SHORT = Setting(prompts=2, group=2, new_tokens=16, side=112, words=20, vocabulary=0)
 
 
 class Fixed(Forced):
@@ -54,38 +84,49 @@ class Fixed(Forced):
         return banned_V
 
 
-def make_model(size: str) -> VLM:
-    """Qwen2.5-VL of this size with random bfloat16 weights on the GPU, and a processor that fits it."""
+def model_config(size: str, tokenizer: Any) -> Any:
+    """Qwen2.5-VL's config of this size, or that of the benchmarks' small model."""
+    if size == "small":
+        return make_config(tokenizer, BENCH)
     config = AutoConfig.from_pretrained(ROOT / "openvlt" / "model" / "shapes" / f"qwen2_5_vl_{size}")
-    tokenizer = make_tokenizer(WORDS * 20, BENCH.vocabulary)
     for name, mark in {"image": "image_pad", "video": "video_pad"}.items():
         setattr(config, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{mark}|>"))
     for name in ("vision_start", "vision_end"):
         setattr(config, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
+    return config
+
+
+def make_model(size: str, place: Place) -> VLM:
+    """A model of this size with random bfloat16 weights, and a processor that fits it."""
+    tokenizer = make_tokenizer(WORDS * 20, BENCH.vocabulary)
+    config = model_config(size, tokenizer)
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
+    with torch.device(place.device):
         model = Qwen2_5_VLForConditionalGeneration(config)
     torch.set_default_dtype(torch.float32)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     processor = make_processor(tokenizer, BENCH)
-    area = {"shortest_edge": SETTING.side**2, "longest_edge": SETTING.side**2}
-    processor.image_processor.size = area
+    area = place.setting.side**2
+    processor.image_processor.size = {"shortest_edge": area, "longest_edge": area}
     return Fixed(model, processor, size)
 
 
-def measure(work: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Seconds, peak GiB of GPU memory, and the result."""
+def measure(place: Place, work: Callable[[], Any]) -> tuple[float, float | None, Any]:
+    """Seconds, peak GiB of GPU memory (None without one), and the result."""
     gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    torch.cuda.synchronize()
+    if place.on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
     began = time.perf_counter()
     result = work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began, torch.cuda.max_memory_allocated() / GIB, result
+    if place.on_gpu:
+        torch.cuda.synchronize()
+    took = time.perf_counter() - began
+    return took, torch.cuda.max_memory_allocated() / GIB if place.on_gpu else None, result
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -95,13 +136,14 @@ def spread(values: list[float]) -> dict[str, float]:
     }
 
 
-def rows_of(vlm: VLM, prompts: Prompts, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def rows_of(vlm: VLM, prompts: Prompts, setting: Setting) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Random completions of the full length: ids and mask (N,T), and each row's prompt (N,)."""
     rng = torch.Generator().manual_seed(1)
-    rows = len(prompts) * group
-    ids = torch.randint(0, 150_000, (rows, SETTING.new_tokens), generator=rng).tolist()
+    allowed = (~vlm.banned_V()).nonzero()[:, 0].cpu()
+    picked = torch.randint(len(allowed), (len(prompts) * setting.group, setting.new_tokens), generator=rng)
+    ids = allowed[picked].tolist()
     ids_NT, mask_NT = pad_right(ids, vlm.pad_id)
-    return ids_NT, mask_NT, torch.arange(len(prompts)).repeat_interleave(group)
+    return ids_NT, mask_NT, torch.arange(len(prompts)).repeat_interleave(setting.group)
 
 
 def plain_logp(vlm: VLM, prompts: Prompts, ids_NT: torch.Tensor) -> torch.Tensor:
@@ -122,10 +164,11 @@ def plain_logp(vlm: VLM, prompts: Prompts, ids_NT: torch.Tensor) -> torch.Tensor
     return logits.log_softmax(-1).gather(2, ids_NT[..., None])[..., 0]
 
 
-def check_scoring(vlm: VLM) -> dict[str, float]:
+def check_scoring(vlm: VLM, place: Place) -> dict[str, Any]:
     """How far both forwards in bfloat16 are from each other, and each from float32 on the same weights."""
-    prompts = renderer(vlm).prompts(make_problems(SETTING)[:1])
-    ids_NT, mask_NT, group_N = (value.to(vlm.device) for value in rows_of(vlm, prompts, 2))
+    prompts = renderer(vlm).prompts(make_problems(place.setting)[:1])
+    two = replace(place.setting, group=2)
+    ids_NT, mask_NT, group_N = (value.to(vlm.device) for value in rows_of(vlm, prompts, two))
     there, found = prompts.to(vlm.device), {}
     with torch.no_grad(), generating(vlm.model):
         for kind in (torch.bfloat16, torch.float32):
@@ -135,74 +178,151 @@ def check_scoring(vlm: VLM) -> dict[str, float]:
             found[kind] = shared.float(), naive.float()
     vlm.model.to(torch.bfloat16)
     (shared, naive), (exact, exact_naive) = found[torch.bfloat16], found[torch.float32]
-    return {
+    differences = {
         "float32_largest_difference": float((exact - exact_naive).abs().max()),
         "bfloat16_mean_difference": float((shared - naive).abs().mean()),
         "bfloat16_error_shared": float((shared - exact).abs().mean()),
         "bfloat16_error_transformers": float((naive - exact).abs().mean()),
     }
+    broken = [name for name, bound in BOUNDS.items() if not differences[name] <= bound]
+    return {**differences, "broken": broken}
 
 
-def time_rollouts(vlm: VLM, rounds: int) -> dict[str, Any]:
+def time_rollouts(vlm: VLM, place: Place) -> dict[str, Any]:
     """Tokens per second and peak memory of both generators, in turns."""
-    problems = make_problems(SETTING)
+    setting = place.setting
+    problems = make_problems(setting)
     prompts = renderer(vlm).prompts(problems)
-    sampling = Sampling(SETTING.group, SETTING.new_tokens)
-    seconds, peaks = {name: [] for name in GENERATORS}, dict.fromkeys(GENERATORS, 0.0)
-    for turn in range(rounds + 1):
+    sampling = Sampling(setting.group, setting.new_tokens)
+    seconds, peaks = {name: [] for name in GENERATORS}, {name: [] for name in GENERATORS}
+    for turn in range(place.rounds + 1):
         for name in sorted(GENERATORS, reverse=bool(turn % 2)):
             work = GENERATORS[name]
-            took, peak, _ = measure(lambda: work.generate(vlm, problems, prompts, sampling, turn))  # noqa: B023
+            took, peak, _ = measure(
+                place,
+                lambda: work.generate(vlm, problems, prompts, sampling, turn),  # noqa: B023
+            )
             if turn:
                 seconds[name].append(took)
-                peaks[name] = max(peaks[name], peak)
-    tokens = SETTING.prompts * SETTING.group * SETTING.new_tokens
+                peaks[name].append(peak)
+    tokens = setting.prompts * setting.group * setting.new_tokens
+    return {name: summarise(values, peaks[name], tokens) for name, values in seconds.items()}
+
+
+def summarise(seconds: list[float], peaks: list[float | None], tokens: int) -> dict[str, Any]:
+    """Seconds, tokens per second, and the highest peak where there is a GPU."""
+    known = [peak for peak in peaks if peak is not None]
     return {
-        name: {
-            "seconds": spread(values),
-            "tokens_per_s": round(tokens / statistics.median(values)),
-            "peak_gib": round(peaks[name], 2),
-        }
-        for name, values in seconds.items()
+        "seconds": spread(seconds),
+        "tokens_per_s": round(tokens / statistics.median(seconds)),
+        "peak_gib": round(max(known), 2) if known else None,
     }
 
 
-def time_update(vlm: VLM, rounds: int) -> dict[str, Any]:
-    """Scoring and backward of all completions, two prompts' groups at a time, with gradient checkpointing."""
-    prompts = renderer(vlm).prompts(make_problems(SETTING))
-    ids_NT, mask_NT, group_N = rows_of(vlm, prompts, SETTING.group)
-    enable_checkpointing(vlm.model)
+def compose_run(size: str, place: Place, lora: bool) -> DictConfig:
+    """The settings of a GRPO run at this size with our prompts and completions."""
+    setting = place.setting
+    words = [
+        f"scale={'tiny' if size == 'small' else size}",
+        f"grpo.group_size={setting.group}",
+        f"grpo.prompts_per_rollout={setting.prompts}",
+        f"grpo.prompts_per_update={setting.prompts}",
+        f"grpo.micro_batch={2 * setting.group}",
+        f"grpo.max_new_tokens={setting.new_tokens}",
+        "grpo.kl=0",
+        f"++model.max_pixels={setting.side**2}",
+        f"expected.text={setting.words + 40}",
+        *(["adapter=lora"] if lora else []),
+        *(f"++model.sizes.{name}={value}" for name, value in vars(BENCH).items() if size == "small"),
+    ]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("train", words)
+
+
+def planned_gib(config: DictConfig) -> float:
+    """What `plan=true` says for the update and the optimiser's step, whichever needs more."""
+    phases = MemoryPlan.of(config).phases(build(OmegaConf.create(NO_CUT), "strategy"), 1)
+    return max(sum(phases[name].values()) for name in ("GRPO", "GRPO step")) / GIB
+
+
+NO_CUT = {"_target_": "openvlt.model.strategy.Strategy", "shard": "none"}
+
+
+def time_steps(vlm: VLM, place: Place, size: str, lora: bool) -> dict[str, Any]:
+    """Optimiser steps on all completions, two prompts' groups at a time; the vision tower is fixed."""
+    config, setting = compose_run(size, place, lora), place.setting
+    freeze(vlm.core, ("vision", "projector"))
+    if lora:
+        vlm = Fixed(add_adapter(vlm.model, build(config.adapter, "adapter")), vlm.processor, vlm.path)
+    enable_checkpointing(vlm.core)
     vlm.model.train()
+    prompts = renderer(vlm).prompts(make_problems(setting))
+    ids_NT, mask_NT, group_N = rows_of(vlm, prompts, setting)
+    learned = [(name, value) for name, value in vlm.model.named_parameters() if value.requires_grad]
+    optimizers = build(config.grpo.optimizer, "grpo.optimizer")(learned)
 
     def step() -> None:
-        for first in range(0, SETTING.prompts, 2):
+        for first in range(0, setting.prompts, 2):
             rows = (group_N >= first) & (group_N < first + 2)
             part = prompts.select([first, first + 1]).to(vlm.device)
             columns = (value.to(vlm.device) for value in (ids_NT[rows], mask_NT[rows], group_N[rows] - first))
             completion_logp(vlm, part, *columns)[0].mean().backward()
-        vlm.model.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
-    runs = [measure(step) for _ in range(rounds + 1)][1:]
-    tokens = SETTING.prompts * SETTING.group * SETTING.new_tokens
-    seconds = [took for took, _, _ in runs]
-    return {
-        "seconds": spread(seconds),
-        "tokens_per_s": round(tokens / statistics.median(seconds)),
-        "peak_gib": round(max(peak for _, peak, _ in runs), 2),
+    before = [value.detach().clone() for _, value in learned[:8]]
+    runs = [measure(place, step) for _ in range(place.rounds + 1)][1:]
+    moved = any(not torch.equal(old, value) for old, (_, value) in zip(before, learned[:8], strict=True))
+    tokens = setting.prompts * setting.group * setting.new_tokens
+    found = summarise([took for took, _, _ in runs], [peak for _, peak, _ in runs], tokens)
+    planned = planned_gib(config)
+    peak = found["peak_gib"]
+    found |= {"planned_gib": round(planned, 2), "peak_to_plan": peak and round(peak / planned, 2)}
+    return {**found, "broken": [] if moved else ["no weight moved"]}
+
+
+def bench(size: str, place: Place) -> dict[str, Any]:
+    """All parts of one size; a part that can't run has `skipped` with the reason."""
+    parts: dict[str, Callable[[VLM], dict[str, Any]]] = {
+        "scoring": lambda vlm: check_scoring(vlm, place),
+        "rollout": lambda vlm: time_rollouts(vlm, place),
+        "lora_steps": lambda vlm: time_steps(vlm, place, size, lora=True),
+        "full_steps": lambda vlm: time_steps(vlm, place, size, lora=False),
     }
-
-
-def bench(size: str, rounds: int) -> dict[str, Any]:
-    """All measurements of one size."""
-    vlm = make_model(size)
-    weights = sum(value.numel() * value.element_size() for value in vlm.model.parameters()) / GIB
-    found: dict[str, Any] = {"weights_gib": round(weights, 2), "scoring": check_scoring(vlm)}
-    print(size, found, flush=True)
-    found["rollout"] = time_rollouts(vlm, rounds)
-    print(size, found["rollout"], flush=True)
-    found["update"] = time_update(vlm, rounds)
-    print(size, found["update"], flush=True)
+    found: dict[str, Any] = {}
+    for name, part in parts.items():
+        if name == "full_steps" and size == "7b":
+            found[name] = {"skipped": "all weights of a 7B model need several GPUs (plan=true)"}
+        elif time.monotonic() > place.deadline:
+            found[name] = {"skipped": "the minutes were over"}
+        else:
+            found[name] = run_part(part, size, place)
+        print(f"{size} {name}: {json.dumps(found[name])}", flush=True)
     return found
+
+
+def run_part(part: Callable[[VLM], dict[str, Any]], size: str, place: Place) -> dict[str, Any]:
+    """One part on a model of its own, which is freed afterwards."""
+    try:
+        return part(make_model(size, place))
+    except torch.OutOfMemoryError as error:
+        return {"skipped": f"out of memory: {str(error).splitlines()[0]}"}
+    finally:
+        gc.collect()
+        if place.on_gpu:
+            torch.cuda.empty_cache()
+
+
+def find_broken(record: dict[str, Any]) -> list[str]:
+    """The equalities that don't hold, with their size and part."""
+    sizes = {size: parts for size, parts in record.items() if size in ("3b", "7b", "small")}
+    return [
+        f"{size} {name}: {what}"
+        for size, parts in sizes.items()
+        for name, part in parts.items()
+        for what in part.get("broken", ())
+    ]
 
 
 def main() -> None:
@@ -211,16 +331,20 @@ def main() -> None:
     )
     parser.add_argument("--sizes", nargs="+", default=["3b", "7b"], choices=["3b", "7b"])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "gpu.json")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no part begins after these")
+    parser.add_argument("--out", type=Path, help="bench/results/gpu.json unless --short")
+    parser.add_argument("--short", action="store_true")
     parser.add_argument("--commit", help="its short name, where the folder is no git checkout")
     settings = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit(
-            "bench/gpu.py needs a GPU that torch sees; bench/rollout.py and bench/grpo_step.py run on a CPU"
-        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not settings.short:
+        raise SystemExit("bench/gpu.py needs a GPU that torch sees; on a CPU, --short shows that it works")
+    setting, rounds = (SHORT, 1) if settings.short else (LONG, settings.rounds)
+    place = Place(device, setting, rounds, time.monotonic() + 60 * settings.minutes)
+    out = settings.out or (None if settings.short else ROOT / "bench" / "results" / "gpu.json")
     record: dict[str, Any] = {
-        "setting": dict(vars(SETTING)),
-        "hardware": torch.cuda.get_device_name(0),
+        "setting": dict(vars(setting)),
+        "hardware": torch.cuda.get_device_name(0) if place.on_gpu else "CPU",
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -229,11 +353,12 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "commit": settings.commit or commit(),
     }
-    for size in settings.sizes:
-        record[size] = bench(size, settings.rounds)
-        settings.out.write_text(json.dumps(record, indent=1) + "\n")
-        gc.collect()
-        torch.cuda.empty_cache()
+    for size in ["small"] if settings.short else settings.sizes:
+        record[size] = bench(size, place)
+        if out is not None:
+            out.write_text(json.dumps(record, indent=1) + "\n")
+    if broken := find_broken(record):
+        raise SystemExit("broken: " + "; ".join(broken))
 
 
 if __name__ == "__main__":
