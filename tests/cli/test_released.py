@@ -44,13 +44,13 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def study_words(folder: Path) -> list[str]:
     """The experiment's stages and data at the embedded model's size."""
-    selection = "_target_: openvlt.data.sources.base.Selection"
-    places = {"sft_iter3": "traces", "medium": "medium", "hard": "hard"}
     return [
         "iteration=v1_2",
         "data=openvlthinker_v1_2",
-        *(f"data.sources.{name}.path={folder / name / 'rows.jsonl'}" for name in places),
-        *(f"+cycles.v1_2.{stage}={{{selection}, sources: {{{name}: 1}}}}" for name, stage in places.items()),
+        *(
+            f"data.sources.{name}.path={folder / name / 'rows.jsonl'}"
+            for name in ("sft_iter3", "medium", "hard")
+        ),
         "evaluation.selection.sources={hard: 1}",
         "evaluation.selection.amount=1",
         *MODEL,
@@ -101,9 +101,8 @@ def test_episodes_count_whole_rollout_batches() -> None:
 
 
 def test_rows_with_bare_answers_are_no_traces(cli: Cli, released: Path) -> None:
-    wrong = "+cycles.v1_2.traces={_target_: openvlt.data.sources.base.Selection, sources: {medium: 1}}"
-    words = [word for word in study_words(released) if not word.startswith("+cycles.v1_2.traces")]
-    error = cli("train.py", *words, wrong, "name=bare").error
+    wrong = ["~iteration.stages.traces.select.sources", "+iteration.stages.traces.select.sources={medium: 1}"]
+    error = cli("train.py", *study_words(released), *wrong, "name=bare").error
     assert "23 of 23 rows have a bare answer instead of a response, medium/" in error
 
 
