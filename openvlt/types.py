@@ -173,17 +173,27 @@ class Prompts:
         )
 
     def _select_images(self, value: Tensor, rows: Sequence[int]) -> Tensor:
-        """The rows of `value` for these problems' images: one per image, or its share of the patches."""
+        """The rows of `value` for these problems' images: one per image, or a share as of the image tokens.
+
+        The share is that of the patches where a grid counts them. Raises ValueError where there is neither.
+        """
         import torch
 
-        images = self.images_P.tolist()
-        sizes = torch.ones(sum(images), dtype=torch.long)
-        grid = self.vision.get("image_grid_thw")
-        if grid is not None and value.shape[0] != len(sizes):
-            patches = grid.prod(-1).cpu()
-            # features are fewer than patches, by a factor that all images share
-            sizes = patches * len(value) // patches.sum()
-        parts = value.split([int(part.sum()) for part in sizes.split(images)])
+        images_P, grid = self.images_P.cpu(), self.vision.get("image_grid_thw")
+        if len(value) == int(images_P.sum()):
+            weight_P = images_P
+        elif grid is not None:
+            patches = grid.prod(-1).cpu().split(images_P.tolist())
+            weight_P = torch.stack([part.sum() for part in patches])
+        else:
+            weight_P = self.token_type_PL.sum(1).cpu()
+        total = int(weight_P.sum())
+        if total == 0 or bool((weight_P * len(value) % total).any()):
+            raise ValueError(
+                f"Prompts: {len(value)} rows of vision inputs can't be shared out to prompts with "
+                f"{images_P.tolist()} images and {weight_P.tolist()} image tokens"
+            )
+        parts = value.split((weight_P * len(value) // total).tolist())
         return torch.cat([parts[int(row)] for row in rows]) if len(rows) else value[:0]
 
 

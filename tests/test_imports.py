@@ -21,7 +21,7 @@ SUBROOMS = {  # what is in the room's own folder comes last
     "verify": "parse denial_words denials options extract grade".split(),
     "grpo": "parts".split(),
     "data": "errors pixels images image_places rows sources synthetic".split(),
-    "model": "hf_types transformers_range checkpoint_files processor weights load shared_prefix".split(),
+    "model": "hf_types transformers_range families checkpoint_files processor weights load shared_prefix".split(),
     "distill": "writers".split(),
 }
 STANDARD = {"__future__", "collections", "dataclasses", "functools", "math", "typing"}

@@ -106,6 +106,11 @@ class Renderer:
                 f"its turns are {', '.join(role for role, _ in problem.turns)}, user: leave the row out"
             ) from error
 
+    def begins_itself(self, text: str) -> bool:
+        """Whether the chat template wrote the token that a tokenizer may set at the beginning."""
+        begin = self.processor.tokenizer.bos_token
+        return begin is not None and text.startswith(begin)
+
     def prompts(self, problems: Sequence[Problem]) -> Prompts:
         """Left-padded prompts of these problems.
 
@@ -115,11 +120,13 @@ class Renderer:
         for problem, row in zip(problems, images, strict=True):
             count_image_tokens(self.processor, problem, [image.size for image in row])
         flat = [image for row in images for image in row]
+        texts = [self.text(problem) for problem in problems]
         batch = self.processor(
-            text=[self.text(problem) for problem in problems],
+            text=texts,
             images=flat or None,
             padding=True,
             return_tensors="pt",
+            add_special_tokens=not self.begins_itself(texts[0]),
         )
         ids_PL, mask_PL = batch.pop("input_ids"), batch.pop("attention_mask")
         types_PL = batch.pop("mm_token_type_ids", torch.zeros_like(ids_PL))

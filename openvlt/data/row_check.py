@@ -63,7 +63,9 @@ def check_prompt(renderer: Renderer, problem: Problem, sizes: Sequence[ImageSize
     text = renderer.text(problem)
     image_tokens = count_image_tokens(renderer.processor, problem, sizes)
     if image_tokens is not None:  # the text holds one mark per image already
-        length = len(renderer.processor.tokenizer(text).input_ids) + image_tokens - len(sizes)
+        special = not renderer.begins_itself(text)
+        tokens = renderer.processor.tokenizer(text, add_special_tokens=special).input_ids
+        length = len(tokens) + image_tokens - len(sizes)
         if length <= renderer.style.max_tokens:
             return
     try:

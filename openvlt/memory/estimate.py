@@ -21,8 +21,8 @@ from openvlt.grpo.collect.plan import largest_draw, largest_group
 from openvlt.memory.rollout import rollout_bytes
 from openvlt.memory.shares import Shares, byte_count
 from openvlt.memory.tracker import PassSizes, head_bytes, micro_batch_bytes
+from openvlt.model.families import FAMILIES, find_family, shares_prefix
 from openvlt.model.load import VLM, PretrainedModel
-from openvlt.model.shared_prefix.forward import SHARED_PREFIX_FAMILIES
 from openvlt.model.strategy import Strategy
 from openvlt.rollout.base import Sampling
 from openvlt.rollout.prefix import PrefixGenerator
@@ -165,9 +165,10 @@ class MemoryPlan:
 def build_meta_vlm(settings: PretrainedModel, adapter: Any, precision: str) -> VLM:
     """The model that training would load, without weights and with an empty processor."""
     model = settings.build_on_meta()
-    if model.config.model_type not in SHARED_PREFIX_FAMILIES:
+    if not (shares_prefix(model) and find_family(model.config).has_grid):
+        known = [name for name, family in FAMILIES.items() if family.shares_prefix and family.has_grid]
         raise UserError(
-            f"plan=true knows {', '.join(SHARED_PREFIX_FAMILIES)}, not {model.config.model_type!r}; "
+            f"plan=true knows {', '.join(known)}, not {model.config.model_type!r}; "
             "try a few steps with +experiment=smoke"
         )
     if settings.dtype != "auto":

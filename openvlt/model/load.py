@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,22 +17,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
 from openvlt.errors import UserError, first_line
+from openvlt.model import families
+from openvlt.model.families import MODEL_PARTS, find_family, part_parameters
 from openvlt.model.hf_types import HFModel
-from openvlt.model.processor import load_processor, save_processor
+from openvlt.model.processor import ImageOnlyProcessor, load_processor, save_processor
 from openvlt.model.transformers_range import enable_checkpointing
-from openvlt.model.weights import check_finite, check_takes_images, load_weights
+from openvlt.model.weights import check_finite, check_takes_images, choose_attention, load_weights
 
 transformers_logging.disable_progress_bar()  # one bar a stage is enough
-
-VISION_TOKENS = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-    "<image>",
-    "<|im_start|>",
-)
 
 
 @dataclass(frozen=True)
@@ -78,17 +71,20 @@ class VLM:
         size = self.core.get_output_embeddings().weight.shape[0]
         banned_V = torch.zeros(size, dtype=torch.bool, device=self.device)
         banned_V[len(self.tokenizer) :] = True
-        for token_id in [*self._vision_ids(), self.pad_id]:
+        config = self.core.config
+        named = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
+        known = [mark for mark in named if mark is not None and mark < size]
+        for token_id in [*self._mark_ids(), *known, self.pad_id]:
             banned_V[token_id] = token_id not in self.stop_ids
         return banned_V
 
-    def _vision_ids(self) -> list[int]:
-        """Ids of those `VISION_TOKENS` that the tokenizer has.
+    def _mark_ids(self) -> list[int]:
+        """Ids of those of the family's marks that the tokenizer has.
 
         They are looked up one by one: the whole vocabulary as a dict takes longer than a small model's step.
         """
         names, to_id = self.tokenizer.convert_ids_to_tokens, self.tokenizer.convert_tokens_to_ids
-        found = [(token, to_id(token)) for token in VISION_TOKENS]
+        found = [(token, to_id(token)) for token in find_family(self.core.config).marks]
         return [number for token, number in found if number is not None and names(number) == token]
 
     def merge_adapter(self) -> HFModel:
@@ -131,7 +127,8 @@ class PretrainedModel:
     """What `conf/model/*.yaml` builds: where the base model is and how any checkpoint of it is loaded.
 
     `freeze` lists parts that stay fixed, out of vision, projector and language. `dtype` is the name of a
-    torch dtype, or "auto". `shape` is the folder of a shipped config under `openvlt/model/shapes`.
+    torch dtype, or "auto". `attn_implementation` is a name that transformers knows, or "auto": flash-attn
+    where it can be used, else SDPA. `shape` is the folder of a shipped config under `openvlt/model/shapes`.
     """
 
     path: str
@@ -166,7 +163,10 @@ class PretrainedModel:
         """
         path = str(path or self.base_path())
         processor = self.load_processor(path)
-        model = load_weights(path, dtype=self.dtype, attn_implementation=self.attn_implementation)
+        attention = self.attn_implementation
+        if attention == "auto":
+            attention = choose_attention(path, self.dtype, self.torch_device())
+        model = load_weights(path, dtype=self.dtype, attn_implementation=attention)
         model = model.to(self.torch_device())
         check_finite_weights(model, path)
         check_vocabulary(VLM(model, processor, path))
@@ -219,7 +219,8 @@ def check_vocabulary(vlm: VLM) -> None:
         )
     config = vlm.core.config
     known = getattr(config, "image_token_id", None)
-    shown = getattr(vlm.processor, "image_token_id", known)
+    name = "feature_token_id" if isinstance(vlm.processor, ImageOnlyProcessor) else "image_token_id"
+    shown = getattr(vlm.processor, name, known)
     if known != shown:
         raise UserError(
             f"{vlm.path}: images are token {shown} to the tokenizer and {known} to the model (config.json); "
@@ -229,45 +230,23 @@ def check_vocabulary(vlm: VLM) -> None:
 
 def freeze(model: HFModel, parts: Sequence[str]) -> None:
     """Stops gradients of the named parts. Raises UserError for an unknown part or a model without it."""
-    finders = {
-        "vision": _find_vision_tower,
-        "projector": _find_projector,
-        "language": lambda model: model.model.language_model,
-    }
-    if unknown := set(parts) - set(finders):
-        raise UserError(f"model.freeze names {sorted(unknown)}; parts are {sorted(finders)}")
-    for part in parts:
-        finders[part](model).requires_grad_(False)
-    if "vision" in parts and "projector" not in parts and hasattr(_find_vision_tower(model), "merger"):
-        _find_projector(model).requires_grad_(True)
-
-
-def _find_vision_tower(model: HFModel) -> nn.Module:
-    return _find_part(model.model, ("visual", "vision_tower", "vision_model"), "vision tower")
-
-
-def _find_projector(model: HFModel) -> nn.Module:
-    if hasattr(model.model, "visual"):
-        return model.model.visual.merger
-    return _find_part(model.model, ("multi_modal_projector", "connector", "mm_projector"), "projector")
-
-
-def _find_part(module: nn.Module, names: Sequence[str], what: str) -> nn.Module:
-    for name in names:
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise UserError(f"{type(module).__name__} has no {what} under {list(names)}; remove it from model.freeze")
+    if unknown := set(parts) - set(MODEL_PARTS):
+        raise UserError(f"model.freeze names {sorted(unknown)}; parts are {sorted(MODEL_PARTS)}")
+    for weight in [weight for part in parts for weight in part_parameters(model, part)]:
+        weight.requires_grad_(False)
 
 
 def add_adapter(model: HFModel, adapter: Any) -> HFModel:
     """Puts the model under a PEFT adapter (`conf/adapter/lora.yaml`); None leaves it as it is.
 
-    Raises UserError for targets that the model doesn't have, and for one half of a tied head and embedding.
+    A layer's bare name (q_proj) means the language model's layers of that name, where it has any. Raises
+    UserError for targets that the model doesn't have, and for one half of a tied head and embedding.
     """
     if adapter is None:
         return model
     from peft import get_peft_model
 
+    adapter = _keep_to_language(model, adapter)
     shared = model.get_input_embeddings().weight if is_tied(model) else None
     try:
         with _quiet_peft():
@@ -280,6 +259,20 @@ def add_adapter(model: HFModel, adapter: Any) -> HFModel:
     if shared is not None:
         _refuse_tied_targets(wrapped, shared)
     return cast(HFModel, wrapped)
+
+
+def _keep_to_language(model: HFModel, adapter: Any) -> Any:
+    """The adapter, where a target's bare name is one of the language model's layers, only on these."""
+    targets = getattr(adapter, "target_modules", None)
+    if not isinstance(targets, (list, set, tuple)) or getattr(adapter, "exclude_modules", None):
+        return adapter
+    language = {id(module) for module in families.language_model(model).modules()}
+    inner: dict[str, list[str]] = {"inside": [], "outside": []}
+    for name, module in model.named_modules():
+        inner["inside" if id(module) in language else "outside"].append(name)
+    shared = {name.rpartition(".")[2] for name in inner["inside"]} & set(targets)
+    excluded = [name for name in inner["outside"] if name.rpartition(".")[2] in shared]
+    return dataclasses.replace(adapter, exclude_modules=excluded) if excluded else adapter
 
 
 @contextlib.contextmanager

@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    AutoConfig,
-    AutoProcessor,
-    AutoTokenizer,
-    ProcessorMixin,
-    Qwen2_5_VLProcessor,
-    Qwen2VLImageProcessorPil,
-)
+import transformers
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from openvlt.errors import UserError, first_line
 from openvlt.model.checkpoint_files import find_adapter_base
+from openvlt.model.families import FAMILIES, UNKNOWN, Family
+from openvlt.model.transformers_range import pil_processor_class
 from openvlt.storage.atomic import write_json
 
+_Base = ProcessorMixin if TYPE_CHECKING else object
 
-class ImageOnlyProcessor(Qwen2_5_VLProcessor):
-    """Qwen2.5-VL's processor without its video half, which needs torchvision.
 
-    `ProcessorMixin` derives a processor's parts from the arguments of `__init__`: without a `video_processor`
-    there, none is loaded, called or saved.
+class ImageOnlyProcessor(_Base):
+    """A family's processor without its video half, which needs torchvision. See `image_only_class`.
+
+    It is called with all images in reading order. What it returns can be cut into prompts
+    (`Prompts.select`), and `mm_token_type_ids` marks the tokens that stand for image features with 1.
     """
 
-    def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
-    ) -> None:
-        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        super(Qwen2_5_VLProcessor, self).__init__(image_processor, tokenizer, chat_template=chat_template)
+    family: Family
+    image_token: str
+    image_token_ids: Any
+    video_settings: dict[str, Any] | None = None  # of the model's folder, kept for the next one
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """The parts that transformers loads, calls and saves."""
+        return ["image_processor", "tokenizer"]
+
+    def __call__(self, images: Any = None, text: Any = None, **settings: Any) -> Any:
+        """The stock processor's tensors, without those that only its prompts needed."""
+        if images and self.family.images_by_prompt:
+            left = iter(images)
+            images = [[next(left) for _ in range(sample.count(self.image_token))] for sample in text]
+        batch = super().__call__(images=images, text=text, **settings)
+        batch.pop("token_type_ids", None)
+        batch.pop("batch_num_images", None)
+        if self.family.pixels_by_prompt and "pixel_values" in batch:
+            real = batch["pixel_attention_mask"].flatten(2).any(-1)
+            for name in ("pixel_values", "pixel_attention_mask"):
+                batch[name] = batch[name][real]
+        batch["mm_token_type_ids"] = (batch["input_ids"] == self.feature_token_id).long()
+        return batch
+
+    @property
+    def feature_token_id(self) -> int:
+        """The token that stands for one image feature; in Gemma 3 `image_token_id` is another one."""
+        return self.image_token_ids[0]
 
 
-IMAGE_ONLY_TYPES = ("qwen2_vl", "qwen2_5_vl")  # same image tokens and same patch layout
+@functools.cache
+def image_only_class(family: Family) -> Any:
+    """The class of a family's processor without videos; it has the stock class's name, as saved files do."""
+    stock = getattr(transformers, family.stand_in or family.processor)
+    return type(family.processor, (ImageOnlyProcessor, stock), {"family": family})
 
 
 def load_processor(
@@ -67,7 +93,7 @@ def load_processor(
             f"{path}: the processor has no chat template; add chat_template.jinja from the base model"
         )
     processor.tokenizer.padding_side = "left"
-    _bound_pixels(processor.image_processor, min_pixels, max_pixels)
+    _bound_pixels(processor, min_pixels, max_pixels)
     return processor
 
 
@@ -76,16 +102,9 @@ def _load(path: str | Path) -> ProcessorMixin:
     base = find_adapter_base(path)
     texts = path if base is None or (Path(path) / "tokenizer_config.json").is_file() else base
     images = path if base is None or _has_image_settings(Path(path)) else base
-    if AutoConfig.from_pretrained(base or path).model_type in IMAGE_ONLY_TYPES:
-        tokenizer = AutoTokenizer.from_pretrained(texts)
-        if "<|image_pad|>" not in tokenizer.get_vocab():
-            raise ValueError("its tokenizer is missing, or has no <|image_pad|>")
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(images)
-        # of the processor's own files, chat_template.json included, as transformers reads them
-        template = ProcessorMixin.get_processor_dict(texts)[0].get("chat_template")
-        return ImageOnlyProcessor(
-            image_processor, tokenizer, chat_template=template or tokenizer.chat_template
-        )
+    family = FAMILIES.get(AutoConfig.from_pretrained(base or path).model_type, UNKNOWN)
+    if family.processor:
+        return _load_image_only(family, texts, images)
     processor = AutoProcessor.from_pretrained(images)
     if not isinstance(processor, ProcessorMixin):
         raise ValueError(
@@ -94,41 +113,62 @@ def _load(path: str | Path) -> ProcessorMixin:
     return processor
 
 
+def _load_image_only(family: Family, texts: str | Path, images: str | Path) -> ProcessorMixin:
+    """The processor of a known family; tokenizer and chat template of `texts`, the rest of `images`."""
+    tokenizer = AutoTokenizer.from_pretrained(texts)
+    if family.marks[0] not in tokenizer.get_vocab():
+        raise ValueError(f"its tokenizer is missing, or has no {family.marks[0]}")
+    image_processor = pil_processor_class(family.image_processor).from_pretrained(images)
+    # of the processor's own files, chat_template.json included, as transformers reads them
+    template = ProcessorMixin.get_processor_dict(texts)[0].get("chat_template")
+    settings = {
+        **ProcessorMixin.get_processor_dict(images)[0],
+        "chat_template": template or tokenizer.chat_template,
+    }
+    processor = image_only_class(family).from_args_and_dict([image_processor, tokenizer], settings)
+    if family.video_processor:
+        found, _ = BaseVideoProcessor.get_video_processor_dict(images)
+        if found.get("video_processor_type") == family.video_processor:
+            processor.video_settings = found
+    return processor
+
+
 def _has_image_settings(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
 
 
-def _bound_pixels(image_processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
-    size = dict(getattr(image_processor, "size", None) or {})
+def _bound_pixels(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
     if min_pixels is None and max_pixels is None:
         return
-    if "longest_edge" not in size:
+    images = processor.image_processor
+    size = dict(getattr(images, "size", None) or {})
+    if not {"shortest_edge", "longest_edge"} <= size.keys():
         raise UserError(
-            f"{type(image_processor).__name__} sizes images by {sorted(size)}, not by area; "
+            f"{type(images).__name__} sizes images by {sorted(size)}, not by area; "
             "drop min_pixels and max_pixels"
         )
-    low = size["shortest_edge"] if min_pixels is None else min_pixels
-    high = size["longest_edge"] if max_pixels is None else max_pixels
+    factor = getattr(processor, "family", UNKNOWN).area_factor
+    low = size["shortest_edge"] // factor if min_pixels is None else min_pixels
+    high = size["longest_edge"] // factor if max_pixels is None else max_pixels
     if low > high:
         low = high if min_pixels is None else low
     if low > high:
         raise UserError(f"min_pixels={low} is more than max_pixels={high}; swap or equalise them")
-    image_processor.size = {"shortest_edge": low, "longest_edge": high}
+    images.size = {"shortest_edge": low * factor, "longest_edge": high * factor}
 
 
 def save_processor(processor: ProcessorMixin, folder: Path) -> None:
     """Writes the processor under its stock class name, so that plain transformers and vLLM load it.
 
-    The stock class has a video half, which gets the settings of the images.
+    A stock class with a video half gets the settings that the model's folder had for it, else those of the
+    images.
     """
     processor.save_pretrained(folder)
-    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        file = folder / name
-        if file.is_file() and ImageOnlyProcessor.__name__ in (text := file.read_text()):
-            file.write_text(text.replace(ImageOnlyProcessor.__name__, Qwen2_5_VLProcessor.__name__))
-    if isinstance(processor, ImageOnlyProcessor):
+    if isinstance(processor, ImageOnlyProcessor) and (name := processor.family.video_processor):
         file = folder / "processor_config.json"
         settings = json.loads(file.read_text())
-        frames = {**settings["image_processor"], "video_processor_type": "Qwen2VLVideoProcessor"}
-        del frames["image_processor_type"]
-        write_json(file, {**settings, "video_processor": frames})
+        images = {
+            key: value for key, value in settings["image_processor"].items() if key != "image_processor_type"
+        }
+        videos = processor.video_settings or {**images, "video_processor_type": name}
+        write_json(file, {**settings, "video_processor": videos})

@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from openvlt import distributed
 from openvlt.errors import UserError
+from openvlt.model.families import language_model, shares_prefix
 from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM, is_tied
 from openvlt.model.strategy import Strategy
@@ -125,11 +126,12 @@ def _is_cut(tower: nn.Module, strategy: Strategy) -> bool:
 
 def decoder_layers(core: HFModel) -> list[nn.Module]:
     """The decoder layers."""
-    return list(cast(nn.ModuleList, core.model.language_model.layers))
+    return list(cast(nn.ModuleList, language_model(core).layers))
 
 
 def _find_tower(core: HFModel) -> nn.Module | None:
-    return getattr(core.model, "visual", None)
+    # a process without images doesn't call one that runs in the model's own forward: no group of its own
+    return getattr(core.model, "visual", None) if shares_prefix(core) else None
 
 
 def is_sharded(model: nn.Module) -> bool:

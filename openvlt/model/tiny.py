@@ -31,9 +31,10 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from openvlt import distributed
 from openvlt.data.images import open_images
+from openvlt.model.families import QWEN2_5_VL
 from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM, PretrainedModel
-from openvlt.model.processor import ImageOnlyProcessor
+from openvlt.model.processor import ImageOnlyProcessor, image_only_class
 from openvlt.model.strategy import Strategy
 from openvlt.types import Trace
 
@@ -115,7 +116,7 @@ def make_processor(tokenizer: Qwen2Tokenizer, sizes: TinyConfig) -> ImageOnlyPro
     """Makes the processor; images are resized to an area between the bounds of `sizes`."""
     size = {"shortest_edge": sizes.min_pixels, "longest_edge": sizes.max_pixels}
     images = Qwen2VLImageProcessorPil(patch_size=sizes.patch, merge_size=2, temporal_patch_size=2, size=size)
-    return ImageOnlyProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
+    return image_only_class(QWEN2_5_VL)(images, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
 def make_config(tokenizer: Qwen2Tokenizer, sizes: TinyConfig) -> Qwen2_5_VLConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -15,9 +16,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
+from transformers.utils.import_utils import is_flash_attn_2_available
 
+from openvlt import distributed
 from openvlt.errors import UserError, first_line
 from openvlt.model.checkpoint_files import check_model_files, check_model_path, find_adapter_base
+from openvlt.model.families import find_family
 from openvlt.model.hf_types import HFModel
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -34,6 +38,34 @@ LOAD_ERRORS = (
     SafetensorError,
     StrictDataclassError,
 )
+
+
+def choose_attention(path: str, dtype: str, device: torch.device) -> str:
+    """transformers' name of flash-attn where a model can use it, else of SDPA; prints which, once."""
+    config = AutoConfig.from_pretrained(find_adapter_base(path) or path)
+    half = (config.dtype if dtype == "auto" else getattr(torch, dtype, None)) in (
+        torch.float16,
+        torch.bfloat16,
+    )
+    if device.type != "cuda":
+        reason = "there is no GPU"
+    elif not is_flash_attn_2_available():
+        reason = "flash-attn isn't installed"
+    elif not half:
+        reason = "the weights aren't in 16 bits"
+    elif not find_family(cast(Any, config)).flash_attention:
+        reason = f"{config.model_type}'s mask needs it"
+    else:
+        _print_once("attention: flash-attn")
+        return "flash_attention_2"
+    _print_once(f"attention: PyTorch's SDPA, since {reason}")
+    return "sdpa"
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    if distributed.is_main():
+        print(line, flush=True)
 
 
 def load_weights(

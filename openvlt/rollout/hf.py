@@ -9,7 +9,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from openvlt.model.load import VLM
-from openvlt.model.shared_prefix.vision_features import vision_inputs
+from openvlt.model.shared_prefix.vision_features import forward_inputs
 from openvlt.rollout.base import Sampling, generating, row_uniforms
 from openvlt.rollout.sampling import check_outputs, next_tokens
 from openvlt.rollout.stopping import StopConditions
@@ -74,12 +74,10 @@ def _generate(
 ) -> list[Completion]:
     width = prompts.ids_PL.shape[1]
     choose, stops = _ChooseToken(vlm, width, sampling, draws_NT), StopConditions(vlm, sampling.stop)
-    extra = {"mm_token_type_ids": prompts.token_type_PL} if prompts.token_type_PL.any() else {}
     output = vlm.core.generate(
         input_ids=prompts.ids_PL,
         attention_mask=prompts.mask_PL,
-        **extra,
-        **vision_inputs(prompts),
+        **forward_inputs(vlm, prompts),
         do_sample=False,
         max_new_tokens=sampling.max_new_tokens,
         logits_processor=LogitsProcessorList([choose]),

@@ -10,14 +10,10 @@ from torch import Tensor
 
 from openvlt.errors import UserError
 from openvlt.model.cpu_linear import prepack_weights
+from openvlt.model.families import shares_prefix
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.attention import PackedAttention
-from openvlt.model.shared_prefix.forward import (
-    encode_prompts,
-    packed_hidden,
-    run_language_model,
-    shares_prefix,
-)
+from openvlt.model.shared_prefix.forward import encode_prompts, packed_hidden, run_language_model
 from openvlt.model.shared_prefix.packing import pack
 from openvlt.rollout.base import Sampling, generating, row_uniforms
 from openvlt.rollout.kv_cache import PrefixCache

@@ -15,7 +15,7 @@ from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.model.shard import plain_copy
-from openvlt.model.shared_prefix.vision_features import vision_inputs
+from openvlt.model.shared_prefix.vision_features import forward_inputs
 from openvlt.model.weights import load_weights
 from openvlt.rollout.base import generating
 from openvlt.types import Problem
@@ -56,9 +56,8 @@ def probe_logits(vlm: VLM) -> Tensor:
     image = Image.linear_gradient("L").resize((112, 84)).convert("RGB")
     problem = Problem("probe", "How many red bars are there, and what is 2 + 3?", "", images=(image,))
     prompts = Renderer(vlm.processor, PromptStyle()).prompts([problem]).to(vlm.device)
-    types = {"mm_token_type_ids": prompts.token_type_PL} if prompts.token_type_PL.any() else {}
     with generating(vlm.model):
-        inputs = {"attention_mask": prompts.mask_PL, **types, **vision_inputs(prompts)}
+        inputs = {"attention_mask": prompts.mask_PL, **forward_inputs(vlm, prompts)}
         return vlm.core(input_ids=prompts.ids_PL, **inputs).logits[0].float()
 
 

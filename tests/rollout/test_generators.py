@@ -264,7 +264,7 @@ def test_packed_weights_multiply_alike_and_are_given_back(fresh, monkeypatch):
 
 
 def test_an_unknown_family_is_sent_to_the_plain_generator(vlm, mixed, render, monkeypatch):
-    monkeypatch.setattr("openvlt.model.shared_prefix.forward.SHARED_PREFIX_FAMILIES", ())
+    monkeypatch.setattr("openvlt.model.families.FAMILIES", {})
     with pytest.raises(
         UserError, match="rollout=prefix doesn't know model type 'qwen2_5_vl'; use rollout=hf"
     ):

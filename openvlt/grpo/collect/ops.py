@@ -124,8 +124,19 @@ def concat_prompts(parts: Sequence[Prompts]) -> Prompts:
     return Prompts(
         *(join(name) for name in ("ids_PL", "mask_PL", "token_type_PL")),
         images_P=torch.cat([part.images_P for part in parts]),
-        vision={name: torch.cat([vision[name] for vision in with_images]) for name in shared},
+        vision={name: _join_padded([vision[name] for vision in with_images]) for name in shared},
     )
+
+
+def _join_padded(values: Sequence[Tensor]) -> Tensor:
+    """Rows of all tensors, with zeros behind in dimensions in which some are shorter (an image's tiles)."""
+    largest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+
+    def pad(value: Tensor) -> Tensor:
+        missing = [size - own for size, own in zip(largest, value.shape[1:], strict=True)]
+        return torch.nn.functional.pad(value, [side for count in reversed(missing) for side in (0, count)])
+
+    return torch.cat([pad(value) for value in values])
 
 
 def stack_behaviour_logp(completions: Sequence[Completion], mask_NT: Tensor) -> Tensor | None:

@@ -1,13 +1,14 @@
 """Forward passes in which each prompt runs once, however many completions it has.
 
-All use of transformers' hooks is in this file. Families listed in `SHARED_PREFIX_FAMILIES` are driven through
-their public parts (`get_image_features`, `get_rope_index`, `language_model`): a group is one packed sequence,
-so vision tower and prompt run once per problem. Other families go through
-their own `forward`, whole rows at a time, with one warning.
+All use of transformers' hooks is in this file. Families that share prefixes (`openvlt.model.families`) are
+driven through their public parts (`get_image_features`, `get_rope_index`, the language model): a group is one
+packed sequence, so vision tower and prompt run once per problem. Other families go through their own
+`forward`, whole rows at a time, with one warning.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -18,29 +19,24 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from openvlt.errors import UserError
+from openvlt.model import families
 from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.attention import ATTENTION_NAME, Attend, PackedAttention
 from openvlt.model.shared_prefix.packing import Packing, pack
-from openvlt.model.shared_prefix.vision_features import blank_features, image_features, vision_inputs
+from openvlt.model.shared_prefix.vision_features import blank_features, forward_inputs, image_features
 from openvlt.model.transformers_range import NEWEST, OLDEST
 from openvlt.types import Prompts
-
-SHARED_PREFIX_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-
-
-def shares_prefix(model: HFModel) -> bool:
-    """Whether the model is of a family in `SHARED_PREFIX_FAMILIES`."""
-    return model.config.model_type in SHARED_PREFIX_FAMILIES
 
 
 @dataclass(frozen=True)
 class Prefix:
     """Prompts ready for the language model, one after another without padding: S tokens in all.
 
-    `embeds_SD` has image features in place, `positions_3S` are m-rope's, `image_S` marks image tokens. `deep`
-    holds what some families add at image tokens after the first layers (DeepStack; empty elsewhere). `next_P`
-    is the position of each prompt's first completion token.
+    `embeds_SD` has image features in place, `positions_3S` are m-rope's (three times the same where a family
+    has one position per token), `image_S` marks image tokens. `deep` holds what some families add at image
+    tokens after the first layers (DeepStack; empty elsewhere). `next_P` is the position of each prompt's
+    first completion token.
     """
 
     embeds_SD: Tensor
@@ -58,22 +54,30 @@ def encode_prompts(vlm: VLM, prompts: Prompts, *, recompute: bool = False) -> Pr
     """
     model, real_PL = vlm.core, prompts.mask_PL.bool()
     _require(model, ("get_input_embeddings", "get_image_features"), model)
-    _require(model, ("get_rope_index", "language_model"), model.model)
     ids_S = prompts.ids_PL[real_PL]
     embeds_SD, deep = model.get_input_embeddings()(ids_S), ()
     image_S = ids_S == model.config.image_token_id
     if prompts.vision:
         features, deep = image_features(vlm, prompts, recompute=recompute)
         embeds_SD = embeds_SD.masked_scatter(image_S[:, None], features.to(embeds_SD.dtype))
-    elif torch.is_grad_enabled() and isinstance(model.model.visual, FSDPModule):
+    elif torch.is_grad_enabled() and isinstance(getattr(model.model, "visual", None), FSDPModule):
         embeds_SD = embeds_SD + blank_features(vlm).to(embeds_SD.dtype)
+    positions_3PL = _positions(model, prompts)
+    return Prefix(embeds_SD, positions_3PL[:, real_PL], image_S, deep, positions_3PL.amax((0, 2)) + 1)
+
+
+def _positions(model: HFModel, prompts: Prompts) -> Tensor:
+    """Positions (3,P,L) of prompt tokens; those of padding are never the largest."""
+    if not families.find_family(model.config).has_grid:
+        return (prompts.mask_PL.cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
+    _require(model, ("get_rope_index",), model.model)
     positions_3PL, _ = model.model.get_rope_index(
         prompts.ids_PL,
         mm_token_type_ids=prompts.token_type_PL,
         image_grid_thw=prompts.vision.get("image_grid_thw"),
         attention_mask=prompts.mask_PL,
     )
-    return Prefix(embeds_SD, positions_3PL[:, real_PL], image_S, deep, positions_3PL.amax((0, 2)) + 1)
+    return positions_3PL
 
 
 def completion_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tensor, group_N: Tensor) -> Tensor:
@@ -81,7 +85,7 @@ def completion_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tenso
 
     The first token's is that of the prompt's last token, the others' are those of the completion itself.
     """
-    if not shares_prefix(vlm.core):
+    if not families.shares_prefix(vlm.core):
         _warn_whole_rows(vlm.core.config.model_type)
         return _whole_row_hidden(vlm, prompts, ids_NT, mask_NT, group_N)[mask_NT.bool()]
     packing = pack(prompts.mask_PL, mask_NT, group_N)
@@ -124,7 +128,8 @@ def run_language_model(
     Raises UserError when the installed transformers doesn't pass `attend` on to every layer: results would be
     silently wrong.
     """
-    config = model.model.language_model.config
+    decoder, has_grid = families.language_model(model), families.find_family(model.config).has_grid
+    config = decoder.config
     if config._attn_implementation != ATTENTION_NAME:
         model.set_attn_implementation({"text_config": ATTENTION_NAME})
     called: set[int] = set()
@@ -133,9 +138,9 @@ def run_language_model(
         called.add(layer)
         return attend(layer, query, key, value, scale)
 
-    output = model.model.language_model(
+    output = decoder(
         inputs_embeds=embeds_BSD,
-        position_ids=positions_3BS,
+        position_ids=positions_3BS if has_grid else positions_3BS[0],
         attention_mask=embeds_BSD.new_zeros(1, 1, 1, 1),  # of four dimensions: transformers builds no mask
         use_cache=False,
         attend=record_and_attend,
@@ -161,10 +166,11 @@ def _broken_hook_message(model: HFModel, what: str) -> str:
     )
 
 
+@functools.cache  # once: what resets warnings, as PEFT's and Lightning's do, would repeat it every step
 def _warn_whole_rows(model_type: str) -> None:
     warnings.warn(
-        f"model type {model_type!r} isn't one of {', '.join(SHARED_PREFIX_FAMILIES)}: "
-        "every completion runs its own prompt and images, correct but slow",
+        f"a model of type {model_type!r} can't share prefixes: every completion runs its own prompt and "
+        "images, correct but slow (docs/usage.md lists the families that can)",
         stacklevel=3,
     )
 
@@ -173,12 +179,10 @@ def _whole_row_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tenso
     """Hidden states (N,T,D) of whole rows through the model's own forward: slow, but for every family."""
     rows = prompts.select(group_N.tolist())
     width = rows.ids_PL.shape[1]
-    types = torch.cat([rows.token_type_PL, torch.zeros_like(ids_NT[:, :-1])], 1)
     output = vlm.core.model(
         input_ids=torch.cat([rows.ids_PL, ids_NT[:, :-1]], 1),
         attention_mask=torch.cat([rows.mask_PL, mask_NT[:, :-1]], 1),
-        **({"mm_token_type_ids": types} if types.any() else {}),
-        **vision_inputs(rows),
+        **forward_inputs(vlm, rows, ids_NT.shape[1] - 1),
         use_cache=False,
     )
     return output.last_hidden_state[:, width - 1 :]

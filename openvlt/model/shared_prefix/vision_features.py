@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
+from openvlt.model.families import find_family, part_parameters, shares_prefix
 from openvlt.model.load import VLM
 from openvlt.types import Prompts
 
 # name of stored features (image tokens, D) in `Prompts.vision`; DeepStack's follow as deep_0, deep_1, ...
 FEATURES = "features"
-MAX_PATCHES = 1 << 14  # patches of one pass through the tower, when features are computed for later
+MAX_IMAGE_TOKENS = 1 << 12  # of one pass through the tower, when features are computed for later
 
 
 def vision_inputs(prompts: Prompts) -> dict[str, Tensor]:
@@ -25,6 +26,23 @@ def vision_inputs(prompts: Prompts) -> dict[str, Tensor]:
         for name, value in prompts.vision.items()
         if name != FEATURES and not name.startswith("deep_")
     }
+
+
+def _tower_inputs(vlm: VLM, prompts: Prompts) -> dict[str, Tensor]:
+    """The vision tower's inputs as the model takes them."""
+    inputs, family = vision_inputs(prompts), find_family(vlm.core.config)
+    if inputs and family.pixels_by_prompt:  # which prompt's doesn't matter: image tokens have their order
+        inputs = {name: value[None] for name, value in inputs.items()}
+    if inputs and family.counts_images:
+        inputs["batch_num_images"] = prompts.images_P
+    return inputs
+
+
+def forward_inputs(vlm: VLM, prompts: Prompts, more: int = 0) -> dict[str, Tensor]:
+    """What the model's own forward takes of prompts beside ids and mask; `more` text tokens follow them."""
+    name, types = find_family(vlm.core.config).token_types, prompts.token_type_PL
+    types = torch.nn.functional.pad(types, (0, more))
+    return {**({name: types} if name and types.any() else {}), **_tower_inputs(vlm, prompts)}
 
 
 def image_features(
@@ -40,8 +58,8 @@ def image_features(
         names = [name for name in prompts.vision if name.startswith("deep_")]
         names.sort(key=lambda name: int(name[5:]))
         return prompts.vision[FEATURES], tuple(prompts.vision[name] for name in names)
-    run = partial(vlm.core.get_image_features, **vision_inputs(prompts))
-    recompute = recompute or isinstance(vlm.core.model.visual, FSDPModule)
+    run = partial(vlm.core.get_image_features, **_tower_inputs(vlm, prompts))
+    recompute = recompute or isinstance(getattr(vlm.core.model, "visual", None), FSDPModule)
     if recompute and torch.is_grad_enabled() and is_vision_trained(vlm):
         output = checkpoint(run, use_reentrant=False)
     else:
@@ -68,8 +86,9 @@ def blank_features(vlm: VLM) -> Tensor:
 
 
 def is_vision_trained(vlm: VLM) -> bool:
-    """Whether any weight of the vision tower is trained."""
-    return any(value.requires_grad for value in vlm.core.model.visual.parameters())
+    """Whether any weight of vision tower or projector is trained."""
+    parts = (part_parameters(vlm.core, part) for part in ("vision", "projector"))
+    return any(value.requires_grad for part in parts for value in part)
 
 
 def store_vision_features(vlm: VLM, prompts: Prompts) -> Prompts:
@@ -78,14 +97,11 @@ def store_vision_features(vlm: VLM, prompts: Prompts) -> Prompts:
     Returns the prompts unchanged when the tower is trained, when there is no image, and for families that run
     through their own forward.
     """
-    if not prompts.vision or not hasattr(vlm.core.model, "visual") or is_vision_trained(vlm):
+    if not prompts.vision or not shares_prefix(vlm.core) or is_vision_trained(vlm):
         return prompts
     parts = []
-    patches = prompts.vision["image_grid_thw"].prod(-1).tolist()
-    ends = [0, *prompts.images_P.cumsum(0).tolist()]
-    patches_P = [sum(patches[first:last]) for first, last in zip(ends, ends[1:], strict=False)]
     with torch.no_grad():
-        for rows in _split_by_patches(patches_P):
+        for rows in _split_by_tokens(prompts.token_type_PL.sum(1).tolist()):
             some = prompts.select(rows).to(vlm.device)
             if some.vision:
                 features, deep = image_features(vlm, some)
@@ -96,12 +112,12 @@ def store_vision_features(vlm: VLM, prompts: Prompts) -> Prompts:
     return replace(prompts, vision={**prompts.vision, **stored})
 
 
-def _split_by_patches(patches_P: list[int]) -> list[list[int]]:
-    """Consecutive rows of together at most `MAX_PATCHES` patches (a larger row stands alone)."""
+def _split_by_tokens(tokens_P: list[int]) -> list[list[int]]:
+    """Consecutive rows of together at most `MAX_IMAGE_TOKENS` image tokens (a larger row stands alone)."""
     runs: list[list[int]] = []
     total = 0
-    for row, count in enumerate(patches_P):
-        if runs and total + count <= MAX_PATCHES:
+    for row, count in enumerate(tokens_P):
+        if runs and total + count <= MAX_IMAGE_TOKENS:
             runs[-1].append(row)
             total += count
         else:
@@ -111,4 +127,5 @@ def _split_by_patches(patches_P: list[int]) -> list[list[int]]:
 
 
 def _concatenate(features: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    return torch.cat(list(features)) if isinstance(features, (tuple, list)) else features
+    whole = torch.cat(list(features)) if isinstance(features, (tuple, list)) else features
+    return whole.flatten(0, -2)  # some families give (parts of images, tokens of a part, D)

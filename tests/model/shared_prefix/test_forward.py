@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from openvlt.errors import UserError
+from openvlt.model import families
 from openvlt.model.load import VLM, add_adapter, freeze
 from openvlt.model.shared_prefix import forward, vision_features
 from openvlt.model.shared_prefix.logprob import completion_logp
@@ -157,7 +158,7 @@ def test_features_of_a_frozen_tower_are_computed_once(
     freeze(model.model, ("vision", "projector"))
     for value in model.model.model.visual.parameters():
         value.requires_grad_(False)
-    monkeypatch.setattr(vision_features, "MAX_PATCHES", 60)  # a pass or two per problem
+    monkeypatch.setattr(vision_features, "MAX_IMAGE_TOKENS", 15)  # a pass or two per problem
     kept = vision_features.store_vision_features(model, prompts)
     order = [3, 1, 2, 0]
     moved = torch.tensor(order).argsort()[rest[2]]
@@ -286,11 +287,12 @@ def test_the_versions_that_the_error_names_are_those_that_are_tested():
 
 
 def test_other_families_warn_that_they_are_slow(vlm, batch, monkeypatch):
-    monkeypatch.setattr(forward, "SHARED_PREFIX_FAMILIES", ("another",))
+    monkeypatch.setattr(families, "FAMILIES", {})
+    forward._warn_whole_rows.cache_clear()
     with (
         torch.no_grad(),
         pytest.warns(
-            UserWarning, match=re.escape("'qwen2_5_vl' isn't one of another: every completion runs its own")
+            UserWarning, match="type 'qwen2_5_vl' can't share prefixes: every completion runs its own"
         ),
     ):
         completion_logp(vlm, *batch[0])

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from openvlt.data.prompts import PromptStyle, Renderer
+from openvlt.model import families
 from openvlt.model.load import VLM, add_adapter, freeze
 from openvlt.model.shared_prefix import forward, logprob
 from openvlt.model.shared_prefix.logprob import completion_logp, token_logp
@@ -194,7 +195,7 @@ def test_whole_rows_equal_the_shared_prefix(fresh, scored, gradients, same_gradi
     model = fresh(torch.float64)
     shared = loss_of(model, scored)
     expected = gradients(model.model, shared)
-    monkeypatch.setattr(forward, "SHARED_PREFIX_FAMILIES", ())
+    monkeypatch.setattr(families, "FAMILIES", {})
     model.core.model.rope_deltas = torch.full(
         (8, 1), 77
     )  # left behind by a generate(): must not be relied on
