@@ -24,9 +24,8 @@ class TextProcessor:
         return self.tokenizer.apply_chat_template(plain, **settings)
 
     def __call__(self, text: list[str], images: None = None, **settings: Any) -> Any:
-        return self.tokenizer(
-            text, padding_side="left", add_special_tokens=False, return_attention_mask=True, **settings
-        )
+        settings |= {"padding_side": "left", "add_special_tokens": False, "return_attention_mask": True}
+        return self.tokenizer(text, **settings)
 
 
 @dataclass(frozen=True)

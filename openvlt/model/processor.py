@@ -52,6 +52,10 @@ class ImageOnlyProcessor(_Base):
         batch["mm_token_type_ids"] = (batch["input_ids"] == self.feature_token_id).long()
         return batch
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """By its family: a class that was made at run time can't be found by its name."""
+        return _restore_processor, (self.family, self.__dict__)
+
     @property
     def feature_token_id(self) -> int:
         """The token that stands for one image feature; in Gemma 3 `image_token_id` is another one."""
@@ -63,6 +67,13 @@ def image_only_class(family: Family) -> Any:
     """The class of a family's processor without videos; it has the stock class's name, as saved files do."""
     stock = getattr(transformers, family.stand_in or family.processor)
     return type(family.processor, (ImageOnlyProcessor, stock), {"family": family})
+
+
+def _restore_processor(family: Family, state: dict[str, Any]) -> Any:
+    kind = image_only_class(family)
+    processor = kind.__new__(kind)
+    processor.__dict__.update(state)
+    return processor
 
 
 def load_processor(
