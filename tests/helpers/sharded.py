@@ -43,7 +43,9 @@ from tests.helpers.algorithms import (
     tiny_model,
     verdicts_by_parity,
 )
+from tests.helpers.tiny_families import make_tiny
 
+FAMILY = ("gemma3", "llava_onevision")  # whole rows, and shared prefixes with weights that nothing uses
 ADAM, MUON = partial(adamw, learning_rate=1e-3), partial(muon, learning_rate=1e-3, muon_learning_rate=0.01)
 
 
@@ -61,6 +63,12 @@ def traces(amount: int) -> list[Trace]:
     return found
 
 
+def tiny_family(dtype: torch.dtype, name: str) -> VLM:
+    """A random model of a family; its tower isn't a group of its own."""
+    vlm = make_tiny(name)
+    return VLM(vlm.model.to(dtype), vlm.processor, name)
+
+
 def state(vlm: VLM) -> dict[str, torch.Tensor]:
     return {name: to_whole(value.detach()).clone() for name, value in vlm.model.named_parameters()}
 
@@ -68,9 +76,10 @@ def state(vlm: VLM) -> dict[str, torch.Tensor]:
 def sft(
     folder: Path, shard: str, *, optimizer: Callable = ADAM, frozen: Sequence[str] = (), adapter: bool = False,
     dtype: torch.dtype = torch.float32, replicas: int = 1, text_only: bool = False, tied: bool = True, steps: int = 3,
+    model: Callable[[torch.dtype], VLM] = tiny_model,
 ) -> dict[str, Any]:  # fmt: skip
     """Three steps of SFT: weights, norms, and the bytes that this process holds before and after."""
-    vlm = tiny_model(dtype)
+    vlm = model(dtype)
     if replicas > distributed.world_size():
         replicas = 1
     freeze(vlm.model, frozen)
@@ -257,6 +266,7 @@ CHECKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sft lora": partial(sft, shard="weights", adapter=True),
     "sft lora replicate": partial(sft, shard="none", adapter=True),
     "sft untied": partial(sft, shard="weights", tied=False),
+    **{f"sft {name}": partial(sft, shard="weights", model=partial(tiny_family, name=name)) for name in FAMILY},
     "sft text": partial(sft, shard="weights", text_only=True),
     "sft hybrid": partial(sft, shard="weights", optimizer=MUON, replicas=2),
     "sft half": partial(sft, shard="weights", dtype=torch.bfloat16),
@@ -271,7 +281,16 @@ CHECKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "loaded hybrid": partial(loaded, shard="weights", replicas=2),
     "whole run": partial(resumed, shard="weights", dies=None),
 }  # fmt: skip
-FEW = ["sft weights", "grpo paper weights", "rollouts 3", "flags", "copied", "loaded", "whole run"]
+FEW = [
+    "sft weights",
+    *(f"sft {name}" for name in FAMILY),
+    "grpo paper weights",
+    "rollouts 3",
+    "flags",
+    "copied",
+    "loaded",
+    "whole run",
+]
 HYBRID = ["sft hybrid", "loaded hybrid"]  # two replicas of two shards each
 UNEVEN = ["sft weights", "sft muon", "sft lora", "rollouts 1", "grpo replay weights"]
 

@@ -78,6 +78,9 @@ def test_two_processes_train_as_one(few: Found, start: dict) -> None:
     one, two = few[1], few[2]
     check_training(two["sft weights"], one["sft weights"], start)
     check_grpo(two["grpo paper weights"], one["grpo paper weights"], start)
+    for name in sharded.FAMILY:
+        other = dict(sharded.tiny_family(torch.float32, name).model.named_parameters())
+        check_training(two[f"sft {name}"], one[f"sft {name}"], other)
 
 
 def test_a_process_holds_half_of_everything_before_and_after(few: Found) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from openvlt.errors import UserError
 from openvlt.model import families
@@ -24,7 +23,7 @@ from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.attention import ATTENTION_NAME, Attend, PackedAttention
 from openvlt.model.shared_prefix.packing import Packing, pack
-from openvlt.model.shared_prefix.vision_features import blank_features, forward_inputs, image_features
+from openvlt.model.shared_prefix.vision_features import add_blank_features, forward_inputs, image_features
 from openvlt.model.transformers_range import NEWEST, OLDEST
 from openvlt.types import Prompts
 
@@ -60,8 +59,7 @@ def encode_prompts(vlm: VLM, prompts: Prompts, *, recompute: bool = False) -> Pr
     if prompts.vision:
         features, deep = image_features(vlm, prompts, recompute=recompute)
         embeds_SD = embeds_SD.masked_scatter(image_S[:, None], features.to(embeds_SD.dtype))
-    elif torch.is_grad_enabled() and isinstance(getattr(model.model, "visual", None), FSDPModule):
-        embeds_SD = embeds_SD + blank_features(vlm).to(embeds_SD.dtype)
+    embeds_SD = add_blank_features(vlm, prompts, embeds_SD)
     positions_3PL = _positions(model, prompts)
     return Prefix(embeds_SD, positions_3PL[:, real_PL], image_S, deep, positions_3PL.amax((0, 2)) + 1)
 
@@ -185,4 +183,4 @@ def _whole_row_hidden(vlm: VLM, prompts: Prompts, ids_NT: Tensor, mask_NT: Tenso
         **forward_inputs(vlm, rows, ids_NT.shape[1] - 1),
         use_cache=False,
     )
-    return output.last_hidden_state[:, width - 1 :]
+    return add_blank_features(vlm, rows, output.last_hidden_state[:, width - 1 :])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
@@ -68,11 +68,22 @@ def image_features(
     return _concatenate(output.pooler_output), tuple(_concatenate(layer) for layer in deep)
 
 
-def blank_features(vlm: VLM) -> Tensor:
-    """Zero, computed by the vision tower from a blank image of the smallest size.
+def add_blank_features(vlm: VLM, prompts: Prompts, hidden: Tensor) -> Tensor:
+    """The same values, computed in a pass with gradient with all vision weights, where processes share these.
 
-    A pass without an image adds it where the tower is cut over processes: those with images wait for it.
+    A process whose prompts have no image must send the messages, and have the gradients, that others do.
     """
+    if not torch.is_grad_enabled() or not isinstance(vlm.model, FSDPModule):
+        return hidden
+    if isinstance(getattr(vlm.core.model, "visual", None), FSDPModule):  # a group of weights of its own
+        return hidden if prompts.vision else hidden + _blank_features(vlm).to(hidden.dtype)
+    for weight in _vision_weights(vlm):  # in one group with others; some aren't used with an image either
+        hidden = hidden + (weight.sum() * 0.0).to(hidden.dtype) if weight.requires_grad else hidden
+    return hidden
+
+
+def _blank_features(vlm: VLM) -> Tensor:
+    """Zero, computed by the vision tower from a blank image of the smallest size."""
     config = vlm.core.config.vision_config
     side = config.spatial_merge_size
     values = config.in_channels * config.temporal_patch_size * config.patch_size**2
@@ -87,8 +98,11 @@ def blank_features(vlm: VLM) -> Tensor:
 
 def is_vision_trained(vlm: VLM) -> bool:
     """Whether any weight of vision tower or projector is trained."""
-    parts = (part_parameters(vlm.core, part) for part in ("vision", "projector"))
-    return any(value.requires_grad for part in parts for value in part)
+    return any(weight.requires_grad for weight in _vision_weights(vlm))
+
+
+def _vision_weights(vlm: VLM) -> list[nn.Parameter]:
+    return [weight for part in ("vision", "projector") for weight in part_parameters(vlm.core, part)]
 
 
 def store_vision_features(vlm: VLM, prompts: Prompts) -> Prompts:
