@@ -187,6 +187,8 @@ class StudyWork:
         work.phases += [
             phase.repeat(rollouts) for phase in self._generate("rollout", grpo.generator, texts, work)
         ]
+        if grpo.ahead:
+            work.left_out.append("what rollout.ahead=1 saves by learning meanwhile")
         scored = replace(texts, group=learned)
         if passes := len(grpo.scoring_passes) + len(grpo.view_passes):
             flop = forward_flop(self.shapes, scored)

@@ -26,7 +26,7 @@ from openvlt.grpo.parts.traits import has_trait
 from openvlt.grpo.validate import validate_algorithm
 from openvlt.reward.reward import Reward
 from openvlt.reward.services import Encoder, Judge
-from openvlt.rollout.base import Generator, Sampling
+from openvlt.rollout.base import Generator, Sampling, rollouts_ahead
 from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.module import Optimisation
 from openvlt.types import Problem
@@ -90,6 +90,11 @@ class GRPO:
     def updates(self) -> int:
         """Optimiser steps per rollout batch."""
         return self.prompts_per_rollout // self.prompts_per_update
+
+    @property
+    def ahead(self) -> int:
+        """How many rollout batches are generated ahead of the one that is learned from."""
+        return rollouts_ahead(self.generator)
 
     @property
     def losses(self) -> dict[str, AuxiliaryLoss]:

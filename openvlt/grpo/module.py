@@ -36,7 +36,8 @@ class Stateful(Protocol):
 class GRPOModule(StepModule):
     """Minimises the weighted and aggregated token loss plus coefficient x mean of each auxiliary loss.
 
-    `grpo.updates` batches may follow one rollout batch; a batch from an older policy than that stops the run.
+    `grpo.updates` batches may follow one rollout batch, twice as many one that was generated ahead; a batch
+    from an older policy than that stops the run.
     A checkpoint keeps the state of `memories`.
     """
 
@@ -46,10 +47,10 @@ class GRPOModule(StepModule):
         self._resolved: tuple[int, GRPOLoss] | None = None
 
     def rows(self, batch: GRPOBatch) -> list[Tensor]:
-        if not 0 <= self.version - batch.policy_version < self.grpo.updates:
+        if not 0 <= self.version - batch.policy_version < self.grpo.updates * (1 + self.grpo.ahead):
             raise RuntimeError(
                 f"stale rollout: made by policy {batch.policy_version}, now at {self.version}, updates per "
-                f"rollout {self.grpo.updates}"
+                f"rollout {self.grpo.updates}, ahead {self.grpo.ahead}"
             )
         return micro_batches(batch.group_N, self.grpo.micro_batch)
 
@@ -58,7 +59,8 @@ class GRPOModule(StepModule):
 
     def training_step(self, batch: GRPOBatch, index: int) -> None:
         super().training_step(batch, index)
-        self.metrics |= {**batch.metrics, "memory_gib": peak_memory()}
+        age = self.version - 1 - batch.policy_version
+        self.metrics |= {**batch.metrics, "rollout_age": age, "memory_gib": peak_memory()}
 
     def step_loss(self) -> StepLoss:
         """See `StepModule`; with the schedules' values at this step."""

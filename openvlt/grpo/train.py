@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,17 @@ from openvlt import distributed
 from openvlt.data.sources.selection import filter_problems
 from openvlt.errors import UserError
 from openvlt.findings import rollout_findings
+from openvlt.grpo.ahead import RolloutsAhead
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.experience import Experience
 from openvlt.grpo.collect.prompts import PromptLoader, ViewKey, rollout_views
-from openvlt.grpo.collect.sampler import PromptSampler
+from openvlt.grpo.collect.sampler import PromptSampler, SamplerAhead
 from openvlt.grpo.collect.transcripts import Transcripts
 from openvlt.grpo.module import GRPOModule, Stateful
 from openvlt.grpo.parts.traits import has_trait
 from openvlt.model.load import VLM
 from openvlt.rollout.base import rest_servers
-from openvlt.types import GRPOBatch, Problem
+from openvlt.types import GRPOBatch, Problem, ScoredRollouts
 
 
 def train_grpo(
@@ -52,31 +53,42 @@ def train_grpo(
     grpo.fit.prepare(vlm, reference)
     experience, sampler = Experience(grpo, vlm, reference), grpo.sampler(problems, seed)
     resampling = {"resampling": grpo.resampling} if isinstance(grpo.resampling, Stateful) else {}
-    module = GRPOModule(vlm, grpo, {"sampler": sampler, **resampling})
+    memory = SamplerAhead(sampler) if grpo.ahead else sampler
+    module = GRPOModule(vlm, grpo, {"sampler": memory, **resampling})
     transcripts = Transcripts(folder, grpo.transcripts)
     loader = prompt_loader(grpo, experience, sampler, problems, seed)
+    seed_at = partial(rollout_seed, grpo, seed)
+    ahead = RolloutsAhead(experience, loader, memory, seed_at) if isinstance(memory, SamplerAhead) else None
+    collect = partial(_collect, experience, loader, seed_at) if ahead is None else ahead.collect
     waiting, told = list[GRPOBatch](), set[str]()  # batches of the latest rollout, one per update; findings
 
     def next_batch(step: int) -> GRPOBatch:
         if step % grpo.updates == 0:
             if not waiting:
                 transcripts.drop_after(step)
-            draw = partial(loader.next, step, prefetch_more=has_trait(grpo.resampling, "draws_again"))
-            rollouts, waiting[:] = experience.collect(
-                draw(), seed=rollout_seed(grpo, seed, step), version=module.version, step=step, more=draw
-            )
-            rest_servers(grpo.generator)
-            sampler.observe(experience.accuracy)
+            rollouts, waiting[:] = collect(step, module.version)
+            memory.observe(experience.accuracy)
             _warn_once(waiting[0].metrics, told, f"{title}, step {step + 1}")
-            if step + grpo.updates < grpo.steps:
-                loader.prefetch(step + grpo.updates)
+            if (to_come := step + grpo.updates * (1 + grpo.ahead)) < grpo.steps:
+                loader.prefetch(to_come)
             transcripts.add(rollouts, step)
         return waiting[step % grpo.updates]
 
     vlm.model.train()
-    with contextlib.closing(loader):
+    with contextlib.closing(ahead or loader):
         grpo.fit.run(module, next_batch, folder, title=title, boundary=grpo.updates)
     transcripts.close()
+
+
+def _collect(
+    experience: Experience, loader: PromptLoader, seed_at: Callable[[int], int], step: int, version: int
+) -> tuple[ScoredRollouts, list[GRPOBatch]]:
+    """The rollouts of optimiser step `step`, generated now, and one batch per update."""
+    grpo = experience.grpo
+    draw = partial(loader.next, step, prefetch_more=has_trait(grpo.resampling, "draws_again"))
+    collected = experience.collect(draw(), seed=seed_at(step), version=version, step=step, more=draw)
+    rest_servers(grpo.generator)
+    return collected
 
 
 def _warn_once(metrics: Mapping[str, Any], told: set[str], where: str) -> None:

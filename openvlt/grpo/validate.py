@@ -51,6 +51,7 @@ def validate_algorithm(grpo: GRPO) -> None:
     _check_advantage(grpo)
     _check_group_filter(grpo)
     _check_resampling(grpo)
+    _check_ahead(grpo)
     for step in (0, grpo.steps - 1):  # schedules whose values no part takes are found now
         resolve_schedules([getattr(grpo, part) for part in PARTS if part != "kl"], step, grpo.steps)
         resolve_schedules(grpo.losses, step, grpo.steps)
@@ -200,11 +201,12 @@ def _check_loss(grpo: GRPO) -> None:
             f"{_name(grpo.loss)} gives one value per completion, which {_name(grpo.loss_aggregation)} would "
             "count once per token; use loss_aggregation sequence_mean"
         )
-    off_policy = grpo.updates > 1 or has_trait(grpo.resampling, "replays_groups")
+    off_policy = grpo.updates > 1 or grpo.ahead or has_trait(grpo.resampling, "replays_groups")
     if has_trait(grpo.loss, "on_policy_only") and off_policy:
         raise UserError(
-            f"loss {_name(grpo.loss)} takes every completion for the present policy's own; with several "
-            "updates per rollout or replayed groups use clipped_surrogate, sequence_surrogate or cispo"
+            f"loss {_name(grpo.loss)} takes every completion for the present policy's own; with "
+            "rollout.ahead=1, several updates per rollout or replayed groups use clipped_surrogate, "
+            "sequence_surrogate or cispo"
         )
 
 
@@ -273,4 +275,33 @@ def _check_resampling(grpo: GRPO) -> None:
             raise UserError(
                 f"grpo.advantage_shaping.{name} reads the policy's log-probabilities, but those of replayed "
                 "groups are an earlier policy's; use resampling Resample, or leave resampling out"
+            )
+
+
+def _check_ahead(grpo: GRPO) -> None:
+    """Completions of an earlier policy are corrected for, and nothing else needs the servers meanwhile."""
+    if not grpo.ahead:
+        return
+    if grpo.rollout_correction is None:
+        raise UserError(
+            "rollout.ahead=1 learns from completions of an earlier policy, for which nothing corrects; give "
+            "'+grpo.rollout_correction={_target_: "
+            "openvlt.grpo.parts.rollout_correction.RolloutCorrection}', or set rollout.ahead=0"
+        )
+    if grpo.top_p < 1:
+        raise UserError(
+            "rollout.ahead=1 needs the probabilities that tokens were sampled with, which aren't known under "
+            f"grpo.top_p={grpo.top_p}; set grpo.top_p=1, or rollout.ahead=0"
+        )
+    if has_trait(grpo.resampling, "draws_again"):
+        raise UserError(
+            f"grpo.resampling {_name(grpo.resampling)} draws again for the same step, when under "
+            "rollout.ahead=1 the servers generate the next one already; leave it out, take ReplayBuffer, or "
+            "set rollout.ahead=0"
+        )
+    for name, term in grpo.reward.terms.items():
+        if getattr(term, "model", "") == "reference":
+            raise UserError(
+                f"reward.terms.{name} asks the reference, whose weights would replace those with which the "
+                "servers generate under rollout.ahead=1; give the term model=policy, or set rollout.ahead=0"
             )

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -87,6 +87,55 @@ class ServedGenerator(Protocol):
     def rest(self) -> None:
         """Gives memory back until the next `sync`; all processes take part."""
         ...
+
+
+class GenerationRequest(NamedTuple):
+    """What `Generator.generate` is asked for, without the model."""
+
+    problems: Sequence[Problem]
+    prompts: Prompts
+    sampling: Sampling
+    seed: int
+
+
+class PendingCompletions(Protocol):
+    """Completions that are being generated: either `wait` for them, or `cancel`."""
+
+    @property
+    def seconds(self) -> float:
+        """How long they took to generate; known after `wait`."""
+        ...
+
+    def wait(self) -> list[list[Completion]]:
+        """The completions of each request. Raises what generating them raised."""
+        ...
+
+    def cancel(self) -> None:
+        """Gives them up, without waiting for them; afterwards it does nothing."""
+        ...
+
+
+@runtime_checkable
+class AheadGenerator(ServedGenerator, Protocol):
+    """A served generator that can generate while the model learns, with the weights of the last `sync`."""
+
+    @property
+    def ahead(self) -> int:
+        """How many rollout batches are generated ahead of the one that is learned from: 0 or 1."""
+        ...
+
+    def begin(self, vlm: VLM, requests: Sequence[GenerationRequest]) -> PendingCompletions:
+        """Starts to generate what `generate` would give for each request, and returns at once.
+
+        Until the result has come or is cancelled, `sync` refuses other weights. What works beside this thread
+        uses neither the model nor messages between processes.
+        """
+        ...
+
+
+def rollouts_ahead(generator: Generator) -> int:
+    """How many rollout batches a generator works ahead; 0 for one that needs the model itself."""
+    return generator.ahead if isinstance(generator, AheadGenerator) else 0
 
 
 def check_servers(generator: Generator) -> None:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from openvlt import distributed
 from openvlt.model.load import VLM
 from openvlt.model.shard import whole_weights
-from openvlt.rollout.base import Generator, Sampling, ServedGenerator
+from openvlt.rollout.base import (
+    AheadGenerator,
+    GenerationRequest,
+    Generator,
+    PendingCompletions,
+    Sampling,
+    ServedGenerator,
+)
 from openvlt.types import Completion, Problem, Prompts
 
 
@@ -35,3 +43,40 @@ def generate_on_ranks(
             own = [problems[row] for row in mine]
             part = generator.generate(vlm, own, prompts.select(mine), sampling, seed) if own else []
     return distributed.all_gather(part)
+
+
+def begin_on_ranks(
+    generator: AheadGenerator, vlm: VLM, requests: Sequence[GenerationRequest]
+) -> PendingCompletions:
+    """Starts what `generate_on_ranks` does for each request, with the present weights, and returns at once.
+
+    Ranks exchange messages here and in `wait`, which all of them call; in between none does.
+    """
+    generator.sync(vlm)
+    return _SharedCompletions(generator.begin(vlm, [_own_part(request) for request in requests]))
+
+
+def _own_part(request: GenerationRequest) -> GenerationRequest:
+    mine = distributed.take_share(range(len(request.problems)))
+    if len(mine) == len(request.problems):
+        return request
+    own = [request.problems[row] for row in mine]
+    return request._replace(problems=own, prompts=request.prompts.select(mine))
+
+
+@dataclass(frozen=True)
+class _SharedCompletions:
+    """Completions of which this process waits for its share."""
+
+    own: PendingCompletions
+
+    @property
+    def seconds(self) -> float:
+        return self.own.seconds
+
+    def wait(self) -> list[list[Completion]]:
+        parts = distributed.all_gather([self.own.wait()])
+        return [[one for share in shares for one in share] for shares in zip(*parts, strict=True)]
+
+    def cancel(self) -> None:
+        self.own.cancel()

@@ -21,10 +21,10 @@ from openvlt.errors import UserError
 from openvlt.model.export import has_adapter, merged_weights, weights_digest, write_untied_model
 from openvlt.model.load import VLM
 from openvlt.model.shard import whole_weights
-from openvlt.rollout.base import Sampling
+from openvlt.rollout.base import GenerationRequest, Sampling
 from openvlt.rollout.vllm_requests import make_requests, prompt_ids, read_completions
 from openvlt.rollout.vllm_weights import AdapterRoute, FileRoute, GroupRoute, adapter_version, new_folder
-from openvlt.serving.vllm.client import LostServer, VLLMServer
+from openvlt.serving.vllm.client import LostServer, PendingAnswers, VLLMServer
 from openvlt.serving.vllm.process import (
     ServerOptions,
     ServerProcess,
@@ -44,7 +44,8 @@ class VLLMGenerator:
 
     Process r asks `urls[r % len(urls)]`. With `start` each process has a server on its own GPU, or all share
     those on `gpus` of each machine; on a CPU there is one. `weights` says how new ones travel; `folder` is
-    where files for a server are written. With `sleep` a server gives its memory back while the model learns.
+    where files for a server are written. With `sleep` a server gives its memory back while the model learns;
+    with `ahead` 1 it generates the next rollout batch then.
     """
 
     urls: Sequence[str] = ()
@@ -55,6 +56,7 @@ class VLLMGenerator:
     backend: str = "gloo"
     folder: str | None = None
     sleep: bool = False
+    ahead: int = 0
     concurrency: int = 256
     deadline_s: float = 3600.0
     wait_s: float = 600.0
@@ -65,6 +67,16 @@ class VLLMGenerator:
         for name, words in (("weights", ROUTES), ("backend", BACKENDS)):
             if getattr(self, name) not in words:
                 raise UserError(f"rollout.{name}={getattr(self, name)}; choose from {', '.join(words)}")
+        if self.ahead not in (0, 1):
+            raise UserError(
+                f"rollout.ahead={self.ahead}; 1 generates the next rollout batch while this one is learned "
+                "from, 0 doesn't"
+            )
+        if self.ahead and self.sleep:
+            raise UserError(
+                "rollout.ahead=1 has the servers generate while the model learns, when rollout.sleep=true "
+                "lets them rest; leave one of them out"
+            )
         if bool(self.urls) == self.start:
             raise UserError(
                 "rollout=vllm needs either rollout.start=true, which starts its own servers, or the "
@@ -108,17 +120,14 @@ class VLLMGenerator:
                 self._send_weights(vlm, server)
             self._state["model"] = None
             if alone:
-                version = adapter_version(vlm)
-                self._state["model"] = f"adapter-{version}"
-                if self._state["leads"] and f"adapter-{version}" not in server.adapters():
-                    self._state["adapter"].send(vlm, server, version)
-                distributed.barrier()
+                self._send_adapter(vlm, server)
 
     def _send_weights(self, vlm: VLM, server: VLLMServer) -> None:
         version = self._state["version"] = weights_digest(merged_weights(vlm))
         stale = self._state["leads"] and server.version() != version
         if not any(distributed.all_gather([stale])):
             return
+        self._refuse_beside_requests()
         route: FileRoute | GroupRoute = self._state["route"]
         try:
             if self._state["writes"]:
@@ -130,6 +139,24 @@ class VLLMGenerator:
         finally:
             if self._state["writes"]:
                 route.clean(version)
+
+    def _send_adapter(self, vlm: VLM, server: VLLMServer) -> None:
+        version = adapter_version(vlm)
+        self._state["model"] = f"adapter-{version}"
+        missing = self._state["leads"] and f"adapter-{version}" not in server.adapters()
+        if self._state.get("pending") and any(distributed.all_gather([missing])):
+            self._refuse_beside_requests()
+        if missing:
+            self._state["adapter"].send(vlm, server, version)
+        distributed.barrier()
+
+    def _refuse_beside_requests(self) -> None:
+        """Raises UserError where other weights would reach completions that are being generated."""
+        if self._state.get("pending"):
+            raise UserError(
+                "rollout.ahead=1: something asks the servers for another model (a reward term for the "
+                "reference?) while they generate the next rollout batch; leave it out, or set rollout.ahead=0"
+            )
 
     def rest(self) -> None:
         """Lets this run's servers give their memory back until the next `sync`; all processes take part."""
@@ -209,16 +236,35 @@ class VLLMGenerator:
         self, vlm: VLM, problems: Sequence[Problem], prompts: Prompts, sampling: Sampling, seed: int
     ) -> list[Completion]:
         """See `Generator`; `sync` comes first. Raises UserError for an answer that doesn't fit."""
+        server, version = self._current_server()
+        bodies = self._bodies(vlm, GenerationRequest(problems, prompts, sampling, seed))
+        with _last_words(server.url):
+            answers = server.generate(bodies)
+        return read_completions(vlm, problems, _prompt_rows(prompts), answers, sampling, version)
+
+    def begin(self, vlm: VLM, requests: Sequence[GenerationRequest]) -> _PendingRequests:
+        """See `AheadGenerator`; `sync` comes first."""
+        server, version = self._current_server()
+        bodies = [body for request in requests for body in self._bodies(vlm, request)]
+        pending = _PendingRequests(
+            vlm, tuple(requests), version, server.begin(bodies), server.url, self._state
+        )
+        self._state["pending"] = pending
+        return pending
+
+    def _current_server(self) -> tuple[VLLMServer, str]:
+        """This process's server, and the version of the weights that it was sent."""
         if "version" not in self._state:
             raise RuntimeError("VLLMGenerator.generate before sync; use generate_on_ranks")
-        server, ids = self._state["server"], [prompt_ids(prompts, row) for row in range(len(problems))]
-        self._check_room(max(map(len, ids), default=0), sampling.max_new_tokens)
-        requests = make_requests(vlm, problems, prompts, sampling, seed)
-        if (model := self._state["model"]) is not None:
-            requests = [{**request, "model": model} for request in requests]
-        with _last_words(server.url):
-            answers = server.generate(requests)
-        return read_completions(vlm, problems, ids, answers, sampling, self._state["version"])
+        return self._state["server"], self._state["version"]
+
+    def _bodies(self, vlm: VLM, request: GenerationRequest) -> list[dict[str, Any]]:
+        """What the server is sent. Raises UserError where prompt and response are longer than it allows."""
+        longest = max(map(len, _prompt_rows(request.prompts)), default=0)
+        self._check_room(longest, request.sampling.max_new_tokens)
+        bodies = make_requests(vlm, *request)
+        model = self._state["model"]
+        return bodies if model is None else [{**body, "model": model} for body in bodies]
 
     def _check_room(self, prompt: int, response: int) -> None:
         length = self._state["config"]["model_config"]["max_model_len"]
@@ -228,6 +274,42 @@ class VLLMGenerator:
                 f"{self._state['server'].url} was started with max_model_len {length}, less than prompt "
                 f"{prompt} + response {response}; start it with {setting}{prompt + response} or more"
             )
+
+
+@dataclass(frozen=True)
+class _PendingRequests:
+    """Completions that a server generates ahead, with the weights of `version`."""
+
+    vlm: VLM
+    requests: tuple[GenerationRequest, ...]
+    version: str
+    answers: PendingAnswers
+    url: str
+    state: dict[str, Any] = field(repr=False)  # the generator's
+
+    @property
+    def seconds(self) -> float:
+        return self.answers.seconds
+
+    def wait(self) -> list[list[Completion]]:
+        try:
+            with _last_words(self.url):
+                answers = iter(self.answers.wait())
+        finally:
+            self.state["pending"] = None
+        return [self._read(request, [next(answers) for _ in request.problems]) for request in self.requests]
+
+    def _read(self, request: GenerationRequest, answers: list[dict[str, Any]]) -> list[Completion]:
+        ids = _prompt_rows(request.prompts)
+        return read_completions(self.vlm, request.problems, ids, answers, request.sampling, self.version)
+
+    def cancel(self) -> None:
+        self.answers.cancel()
+        self.state["pending"] = None
+
+
+def _prompt_rows(prompts: Prompts) -> list[list[int]]:
+    return [prompt_ids(prompts, row) for row in range(len(prompts))]
 
 
 _servers: dict[str, list[tuple[str, ServerProcess]]] = {}  # of this process, for all its generators

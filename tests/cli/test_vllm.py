@@ -47,14 +47,23 @@ def gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_a_lost_server_ends_the_run_and_resume_goes_on(cli, tmp_path):
+AHEAD = [
+    "rollout.ahead=1",
+    "+grpo.rollout_correction={_target_: openvlt.grpo.parts.rollout_correction.RolloutCorrection}",
+]
+
+
+@pytest.mark.parametrize(("name", "more"), [("in_turn", []), ("ahead", AHEAD)])
+def test_a_lost_server_ends_the_run_and_resume_goes_on(cli, tmp_path, name, more):
     settings = [
         *SETTINGS,
+        *more,
+        f"name={name}",
         f"rollout.server.python={vllm_python()}",
         "iteration.stages.grpo.settings.steps=5",
         f"rollout.folder={tmp_path}",
     ]
-    run = cli.start("train.py", *settings, pause=(cli.work / "runs", "smoke/*/02-grpo/metrics.csv", 2))
+    run = cli.start("train.py", *settings, pause=(cli.work / "runs", f"{name}/*/02-grpo/metrics.csv", 2))
     run.at_pause()
     (server,) = servers(run.pid)
     os.kill(server, signal.SIGKILL)
@@ -63,7 +72,7 @@ def test_a_lost_server_ends_the_run_and_resume_goes_on(cli, tmp_path):
         r"the vLLM server at http://127\.0\.0\.1:\d+ was lost (while it generated|between two rollouts)",
         done.error,
     )
-    folder = cli.newest("smoke")
+    folder = cli.newest(name)
     again = cli.start("train.py", f"resume={folder}", tiny=False, pause=(folder, "02-grpo/metrics.csv", 3))
     again.at_pause()
     (server,) = servers(again.pid)

@@ -16,11 +16,13 @@ from openvlt.grpo.module import GRPOModule
 from openvlt.grpo.parts.auxiliary_losses import EntropyBonus, ReferenceKL
 from openvlt.grpo.parts.loss import clipped_surrogate
 from openvlt.grpo.parts.loss_aggregation import sequence_mean, token_mean
+from openvlt.grpo.parts.rollout_correction import RolloutCorrection
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.trainer.module import add_logged
 from openvlt.types import GRPOBatch, Prompts, Totals
 from tests.helpers import factories
+from tests.helpers.aside import aside
 from tests.helpers.factories import algorithm, grpo_batch
 
 LENGTHS = [3, 5, 1, 4, 2, 6, 3, 2, 5]
@@ -241,6 +243,18 @@ def test_a_stale_batch_stops_the_run(double, batch, version: int, updates: int, 
         assert len(list(made.split(batch))) == 4
     else:
         with pytest.raises(RuntimeError, match=f"stale rollout: made by policy 0, now at {version}"):
+            list(made.split(batch))
+
+
+@pytest.mark.parametrize(("version", "good"), [(3, True), (4, False)])
+def test_a_batch_that_was_generated_ahead_may_be_one_rollout_older(double, batch, version: int, good: bool):
+    goal = replace(objective(token_mean), generator=aside(double), rollout_correction=RolloutCorrection())
+    made = module(double, goal, 1, updates=2)
+    made.version = version
+    if good:
+        assert len(list(made.split(batch))) == 4
+    else:
+        with pytest.raises(RuntimeError, match="made by policy 0, now at 4, updates per rollout 2, ahead 1"):
             list(made.split(batch))
 
 

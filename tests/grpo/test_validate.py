@@ -30,6 +30,7 @@ from openvlt.reward.terms import CaptionSuffices, Overlong
 from openvlt.sft.module import SFT
 from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.optimizer import adamw
+from tests.helpers.aside import Aside
 from tests.helpers.factories import algorithm
 
 
@@ -199,6 +200,37 @@ OVER_BATCH = (advantage.reinforce_pp, advantage.reinforce_pp_baseline, advantage
 def test_a_bundle_that_cannot_be_says_why(changes: dict[str, Any], said: str):
     with pytest.raises(UserError, match=said):
         grpo(**changes)
+
+
+AHEAD = Aside(None)  # its model isn't looked at
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"rollout_correction": None},
+            r"for which nothing corrects; give '\+grpo.rollout_correction={_target_",
+        ),
+        ({"top_p": 0.9}, "aren't known under grpo.top_p=0.9; set grpo.top_p=1, or rollout.ahead=0"),
+        (
+            {"resampling": Resample(), "group_filter": group_filter.drop_zero_variance_groups},
+            "grpo.resampling Resample draws again .* take ReplayBuffer, or set rollout.ahead=0",
+        ),
+        (
+            {"reward": Reward({"seen": CaptionSuffices(model="reference")}, {"seen": 1.0})},
+            "reward.terms.seen asks the reference, whose weights .* model=policy, or set rollout.ahead=0",
+        ),
+        ({"loss": loss.policy_gradient}, "policy_gradient takes every .* with rollout.ahead=1, several"),
+    ],
+)
+def test_what_rollouts_ahead_cannot_have_is_refused(changes: dict[str, Any], said: str):
+    good = {"generator": AHEAD, "rollout_correction": RolloutCorrection()}
+    assert (
+        grpo(**good).ahead == 1 and grpo(**{**good, **changes, "generator": Aside(None, ahead=0)}).ahead == 0
+    )
+    with pytest.raises(UserError, match=said):
+        grpo(**{**good, **changes})
 
 
 def test_what_is_allowed_is_built():

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from openvlt import distributed
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.errors import UserError
+from openvlt.grpo.parts.rollout_correction import RolloutCorrection
 from openvlt.grpo.train import train_grpo
 from openvlt.model.load import VLM, PretrainedModel, add_adapter, freeze
 from openvlt.model.shard import is_sharded, local_bytes, plain_copy, to_whole, whole_weights
@@ -43,6 +44,7 @@ from tests.helpers.algorithms import (
     tiny_model,
     verdicts_by_parity,
 )
+from tests.helpers.aside import aside
 from tests.helpers.tiny_families import make_tiny
 
 FAMILY = ("gemma3", "llava_onevision")  # whole rows, and shared prefixes with weights that nothing uses
@@ -111,7 +113,7 @@ def sft(
     return found
 
 
-def grpo(folder: Path, case: str, shard: str) -> dict[str, Any]:
+def grpo(folder: Path, case: str, shard: str, ahead: bool = False) -> dict[str, Any]:
     """Three steps of GRPO, rollouts and reference included: weights and all metrics."""
     sizes = {
         "steps": 3,
@@ -123,6 +125,8 @@ def grpo(folder: Path, case: str, shard: str) -> dict[str, Any]:
     settings = make_algorithm(case, **sizes, optimizer={"learning_rate": 0.01})
     settings = replace(settings, fit=loop(shard))
     vlm = tiny_model(torch.float32)
+    if ahead:
+        settings = replace(settings, generator=aside(vlm), rollout_correction=RolloutCorrection())
     reference = VLM(copy.deepcopy(vlm.model), vlm.processor, vlm.path) if settings.needs_reference else None
     with verdicts_by_parity():
         train_grpo(settings, vlm, questions(12), reference=reference, folder=folder, seed=1)
@@ -271,6 +275,7 @@ CHECKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sft hybrid": partial(sft, shard="weights", optimizer=MUON, replicas=2),
     "sft half": partial(sft, shard="weights", dtype=torch.bfloat16),
     **{f"grpo {case} {shard}": partial(grpo, case=case, shard=shard) for case in ("paper", "replay") for shard in ("none", "weights")},
+    "grpo ahead": partial(grpo, case="paper", shard="weights", ahead=True),
     **{f"rollouts {amount}": partial(rollouts, shard="weights", amount=amount) for amount in (1, 3)},
     "flags": partial(flags, shard="weights"),
     "copied": partial(copied, shard="weights"),
@@ -285,6 +290,7 @@ FEW = [
     "sft weights",
     *(f"sft {name}" for name in FAMILY),
     "grpo paper weights",
+    "grpo ahead",
     "rollouts 3",
     "flags",
     "copied",

@@ -19,7 +19,7 @@ from openvlt.model.strategy import Strategy
 from openvlt.trainer.loop import TrainingLoop
 from tests.helpers import algorithms, sharded
 
-CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}
+CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib", "wait_s"}
 Found = dict[int, dict[str, dict[str, Any]]]
 
 
@@ -78,6 +78,8 @@ def test_two_processes_train_as_one(few: Found, start: dict) -> None:
     one, two = few[1], few[2]
     check_training(two["sft weights"], one["sft weights"], start)
     check_grpo(two["grpo paper weights"], one["grpo paper weights"], start)
+    check_grpo(two["grpo ahead"], one["grpo ahead"], start)
+    assert [row["rollout_age"] for row in two["grpo ahead"]["rows"]] == [0, 1, 1]
     for name in sharded.FAMILY:
         other = dict(sharded.tiny_family(torch.float32, name).model.named_parameters())
         check_training(two[f"sft {name}"], one[f"sft {name}"], other)

@@ -24,8 +24,8 @@ from openvlt.data.prompts import pad_right
 from openvlt.errors import UserError
 from openvlt.model.load import VLM, add_adapter
 from openvlt.model.shared_prefix.logprob import completion_logp
-from openvlt.rollout.base import Sampling
-from openvlt.rollout.distributed import generate_on_ranks
+from openvlt.rollout.base import GenerationRequest, Sampling
+from openvlt.rollout.distributed import begin_on_ranks, generate_on_ranks
 from openvlt.rollout.hf import HFGenerator
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.rollout.vllm import VLLMGenerator
@@ -230,6 +230,27 @@ def test_another_runs_weights_are_noticed(url, policy, mixed, render):
     VLLMGenerator([url]).sync(policy)  # another run's
     with pytest.raises(UserError, match="answered with weights .* another run uses this server"):
         generator.generate(policy, mixed, render(mixed), GREEDY, 5)
+
+
+def test_what_is_generated_ahead_has_the_weights_of_its_beginning(url, policy, mixed, render, generate):
+    """The policy moves meanwhile; its new weights are sent when nothing is being generated."""
+    generator, sampling = VLLMGenerator([url], ahead=1), Sampling(2, 24)
+    expected = generate(generator, policy, mixed, sampling)
+    requests = [GenerationRequest(mixed, render(mixed), sampling, 5)]
+    pending = begin_on_ranks(generator, policy, requests)
+    stir(policy, 12)
+    with pytest.raises(UserError, match="rollout.ahead=1: something asks the servers for another model"):
+        generator.sync(policy)
+    assert pending.wait() == [expected] and pending.seconds > 0
+    moved = generate(generator, policy, mixed, sampling)
+    assert not same(moved, expected) and scored(policy, render, mixed, moved, 1.0) < 1e-4
+
+
+def test_what_is_given_up_leaves_the_server_as_it_was(url, policy, mixed, render, generate):
+    generator = VLLMGenerator([url], ahead=1)
+    begin_on_ranks(generator, policy, [GenerationRequest(mixed, render(mixed), Sampling(4, 512), 5)]).cancel()
+    stir(policy, 13)
+    assert same(generate(generator, policy, mixed), generate(PrefixGenerator(), policy, mixed))
 
 
 def test_what_does_not_fit_is_one_sentence(url, policy, mixed, render, generate):

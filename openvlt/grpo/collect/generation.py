@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
 from openvlt import distributed
 from openvlt.data.prompts import Renderer, pad_right
+from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.ops import stack_behaviour_logp
-from openvlt.grpo.collect.plan import row_origin, tag_with_view
+from openvlt.grpo.collect.plan import ViewSpec, row_origin, tag_with_view
 from openvlt.grpo.collect.prompts import PLAIN, PromptBatch, PromptCache, view_key
 from openvlt.grpo.collect.scoring import Models
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.vision_features import store_vision_features
-from openvlt.rollout.base import Sampling
-from openvlt.rollout.distributed import generate_on_ranks
+from openvlt.rollout.base import AheadGenerator, GenerationRequest, Sampling
+from openvlt.rollout.distributed import begin_on_ranks, generate_on_ranks
 from openvlt.types import Completion, Origin, Problem, Prompts, Rollouts
 
 
@@ -49,24 +51,100 @@ def generate_rollouts(
     sampling_seed = random.Random(f"draw/{seed}/{draw}").getrandbits(62) if draw else seed
     plain = prompt_cache.get(problems, PLAIN, seed)
     prompts = add_vision_features(vlm, plain.prompts)
-    groups: list[list[_Row]] = [[] for _ in problems]
-    for name, spec in grpo.rollout_plan.specs(grpo.group_size).items():
-        shown = (
-            PromptBatch(problems, prompts)
-            if spec.view is None
-            else prompt_cache.get(problems, view_key(spec), seed)
-        )
+    specs, shown = grpo.rollout_plan.specs(grpo.group_size), PromptBatch(problems, prompts)
+    requests = _requests(grpo, specs, prompt_cache, shown, seed, sampling_seed)
+    answers = [generate_on_ranks(grpo.generator, vlm, *request) for request in requests]
+    groups = _join_views(grpo, specs, prompt_cache.renderer, problems, answers)
+    return _stack(vlm, problems, prompts, groups, version)
+
+
+class PendingRollouts:
+    """A rollout batch that servers generate while another one is learned from.
+
+    They have the weights of `vlm` at this moment, which are those of `version`. `prompt_cache` is its own.
+    """
+
+    def __init__(
+        self,
+        grpo: GRPO,
+        vlm: VLM,
+        prompt_cache: PromptCache,
+        problems: Sequence[Problem],
+        *,
+        seed: int,
+        version: int,
+    ) -> None:
+        self.grpo, self.vlm, self.prompt_cache, self.problems = grpo, vlm, prompt_cache, problems
+        self.version, self.waited = version, 0.0
+        self.specs = grpo.rollout_plan.specs(grpo.group_size)
+        self.shown = prompt_cache.get(problems, PLAIN, seed)
+        requests = list(_requests(grpo, self.specs, prompt_cache, self.shown, seed, seed))
+        self.pending = begin_on_ranks(cast(AheadGenerator, grpo.generator), vlm, requests)
+        self._rollouts: Rollouts | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the completions took to generate."""
+        return self.pending.seconds
+
+    def wait(self) -> Rollouts:
+        """The rollout batch. Raises UserError for a completion whose age can't be corrected for."""
+        if self._rollouts is None:
+            began = time.perf_counter()
+            answers = self.pending.wait()
+            self.waited = time.perf_counter() - began
+            for completion in (one for completions in answers for one in completions):
+                if len(completion.logp) != len(completion.token_ids):
+                    raise UserError(
+                        "rollout.ahead=1 needs the probability that each token was sampled with, and the "
+                        "generator gives none; set rollout.ahead=0"
+                    )
+            renderer = self.prompt_cache.renderer
+            groups = _join_views(self.grpo, self.specs, renderer, self.problems, answers)
+            prompts = add_vision_features(self.vlm, self.shown.prompts)
+            self._rollouts = _stack(self.vlm, self.problems, prompts, groups, self.version)
+        return self._rollouts
+
+    def cancel(self) -> None:
+        """Gives it up."""
+        self.pending.cancel()
+
+
+def _requests(
+    grpo: GRPO,
+    specs: Mapping[str, ViewSpec],
+    prompt_cache: PromptCache,
+    plain: PromptBatch,
+    seed: int,
+    sampling_seed: int,
+) -> Iterator[GenerationRequest]:
+    """What is asked for each view of the rollout plan, one after the other."""
+    for name, spec in specs.items():
+        shown = plain
+        if spec.view is not None:
+            shown = prompt_cache.get(plain.problems, view_key(spec), seed)
         tagged = [tag_with_view(problem, name) for problem in shown.problems]
-        sampling = replace(grpo.sampling, n=spec.n)
-        completions = generate_on_ranks(grpo.generator, vlm, tagged, shown.prompts, sampling, sampling_seed)
+        yield GenerationRequest(tagged, shown.prompts, replace(grpo.sampling, n=spec.n), sampling_seed)
+
+
+def _join_views(
+    grpo: GRPO,
+    specs: Mapping[str, ViewSpec],
+    renderer: Renderer,
+    problems: Sequence[Problem],
+    answers: Sequence[Sequence[Completion]],
+) -> list[list[_Row]]:
+    """The rows of each problem: its completions from every view, and its injected texts."""
+    groups: list[list[_Row]] = [[] for _ in problems]
+    for (name, spec), completions in zip(specs.items(), answers, strict=True):
         for number, completion in enumerate(completions):
             group = number // spec.n
             groups[group].append(_Row(completion, row_origin(problems[group], spec), name))
     for group, problem in zip(groups, problems, strict=True):
         for text in grpo.rollout_plan.inject(problem):
-            completion = injected_completion(prompt_cache.renderer, text)
+            completion = injected_completion(renderer, text)
             group.append(_Row(completion, Origin.INJECTED, "given"))
-    return _stack(vlm, problems, prompts, groups, version)
+    return groups
 
 
 def _stack(

@@ -111,6 +111,12 @@ class PromptCache:
             concat_prompts([part.prompts for part in parts]),
         )
 
+    def take(self) -> PromptCache:
+        """A cache that gets all batches of this one."""
+        taken = PromptCache(self.renderer)
+        taken.batches, self.batches = self.batches, taken.batches
+        return taken
+
     def clear(self) -> None:
         """Forgets all batches."""
         self.batches.clear()

@@ -7,7 +7,9 @@ again when the step comes; so equal states have to give equal draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -109,3 +111,46 @@ class NearHalf(Shuffled):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.draws, self.accuracy = state["draws"], dict(state["accuracy"])
+
+
+class SamplerAhead:
+    """A sampler that has drawn a rollout batch which isn't learned from yet, as a checkpoint keeps it.
+
+    That is its state before the draw, and the accuracy that it has observed since. After a restart the same
+    draw is made again, and then the same is observed: no problem is left out, or learned from twice.
+    """
+
+    def __init__(self, sampler: PromptSampler) -> None:
+        self.sampler = sampler
+        self.before: dict[str, Any] | None = None  # None: nothing is drawn ahead
+        self.observed: dict[str, float] | None = None
+        self._owed: dict[str, float] | None = None  # observed before a restart, after the draw to come
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Inside, the sampler draws a rollout batch ahead."""
+        self.before, self.observed = copy.deepcopy(self.sampler.state_dict()), None
+        yield
+        owed, self._owed = self._owed, None
+        if owed is not None:
+            self.observe(owed)
+
+    def finish(self) -> None:
+        """Nothing is drawn ahead any more."""
+        self.before = self.observed = None
+
+    def observe(self, accuracy: Mapping[str, float]) -> None:
+        """Lets the sampler observe the accuracy of the rollout batch that is learned from."""
+        self.sampler.observe(accuracy)
+        if self.before is not None:
+            self.observed = {**(self.observed or {}), **accuracy}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        state = self.sampler.state_dict() if self.before is None else self.before
+        return {"sampler": state, "observed": self.observed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a checkpoint."""
+        self.sampler.load_state_dict(state["sampler"])
+        self._owed = state["observed"]

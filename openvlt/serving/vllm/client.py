@@ -5,6 +5,7 @@ Unlike `openvlt.serving.client`, nothing is retried: with a server's process its
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,10 @@ class VLLMServer:
         """
         with anyio.from_thread.start_blocking_portal() as portal:
             return portal.call(self._generate_all, requests)
+
+    def begin(self, requests: Sequence[Mapping[str, Any]]) -> PendingAnswers:
+        """Sends what `generate` sends, in a thread of its own, and returns at once."""
+        return PendingAnswers(self, requests)
 
     async def _generate_all(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = [{} for _ in requests]
@@ -197,6 +202,34 @@ class VLLMServer:
         return LostServer(
             f"the vLLM server at {self.url} was lost {when} ({why}); {START_IT}, then go on with resume="
         )
+
+
+class PendingAnswers:
+    """A server's answers to requests that are under way: either `wait` for them, or `cancel` the requests."""
+
+    def __init__(self, server: VLLMServer, requests: Sequence[Mapping[str, Any]]) -> None:
+        self.seconds = 0.0  # from the first request to the last answer
+        self._block = contextlib.ExitStack()
+        portal = self._block.enter_context(anyio.from_thread.start_blocking_portal())
+        self._answers = portal.start_task_soon(self._ask, server, requests)
+
+    async def _ask(self, server: VLLMServer, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        began = time.perf_counter()
+        answers = await server._generate_all(requests)
+        self.seconds = time.perf_counter() - began
+        return answers
+
+    def wait(self) -> list[dict[str, Any]]:
+        """The answers, in the order of their requests. Raises what `VLLMServer.generate` raises."""
+        try:
+            return self._answers.result()
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Ends the requests that are under way, and the thread."""
+        self._answers.cancel()
+        self._block.close()
 
 
 def _cause(error: Exception) -> str:
