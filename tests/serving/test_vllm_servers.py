@@ -150,6 +150,15 @@ def test_a_server_ends_with_its_owner_however_that_ends(tmp_path, number):
     wait_until_gone(pids)
 
 
+def test_the_processes_of_a_server_end_with_it(tmp_path):
+    """vLLM's engine outlives the process that was asked, if nobody ends it."""
+    server = started(tmp_path, "import os" + STAND_IN.replace("child.pid", "os.getpid(), child.pid"))
+    own, engine = children(server.log)
+    os.kill(own, signal.SIGKILL)
+    wait_until_gone([engine])
+    assert server.process.wait() == 1
+
+
 def test_a_server_that_ends_while_it_starts_says_why(tmp_path):
     server = started(tmp_path, "print('INFO hello'); raise ValueError('no room for the cache')")
     with pytest.raises(

@@ -225,7 +225,7 @@ def _guard(command: Sequence[str]) -> int:
     environment = {**os.environ, "PYTHONPATH": os.environ["OPENVLT_SERVER_PATH"]}
     server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
-    def end(number: int, *_: object) -> None:
+    def end(*_: object) -> None:
         for sent in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(server.pid, sent)
@@ -234,12 +234,18 @@ def _guard(command: Sequence[str]) -> int:
                 pass
         os._exit(0)
 
+    def follow(*_: object) -> None:
+        if server.poll() is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # its engine may have outlived it
+            os._exit(1)
+
     signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGCHLD, lambda *_: os._exit(1) if server.poll() is not None else None)
-    if server.poll() is None:
-        sys.stdin.buffer.read()  # returns when the owner is gone
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        end(0)
+    signal.signal(signal.SIGCHLD, follow)
+    follow()
+    sys.stdin.buffer.read()  # returns when the owner is gone
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    end()
     return 1
 
 
