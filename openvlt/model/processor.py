@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import transformers
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers.image_utils import make_flat_list_of_images
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from openvlt.errors import UserError, first_line
@@ -40,16 +42,20 @@ class ImageOnlyProcessor(_Base):
     def __call__(self, images: Any = None, text: Any = None, **settings: Any) -> Any:
         """The stock processor's tensors, without those that only its prompts needed."""
         if images and self.family.images_by_prompt:
-            left = iter(images)
+            left = iter(list(make_flat_list_of_images(images)))  # type: ignore[arg-type]
             images = [[next(left) for _ in range(sample.count(self.image_token))] for sample in text]
         batch = super().__call__(images=images, text=text, **settings)
         batch.pop("token_type_ids", None)
         batch.pop("batch_num_images", None)
-        if self.family.pixels_by_prompt and "pixel_values" in batch:
+        if self.family.pixels_by_prompt and torch.is_tensor(batch.get("pixel_values")):
             real = batch["pixel_attention_mask"].flatten(2).any(-1)
             for name in ("pixel_values", "pixel_attention_mask"):
                 batch[name] = batch[name][real]
-        batch["mm_token_type_ids"] = (batch["input_ids"] == self.feature_token_id).long()
+        ids, mark = batch["input_ids"], self.feature_token_id
+        if torch.is_tensor(ids):
+            batch["mm_token_type_ids"] = (ids == mark).long()
+        else:
+            batch["mm_token_type_ids"] = [[int(token == mark) for token in row] for row in ids]
         return batch
 
     def __reduce_ex__(self, protocol: Any) -> Any:

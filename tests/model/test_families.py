@@ -320,6 +320,20 @@ def test_bounds_of_an_image_are_areas_in_pixels(tmp_path):
         load_processor(tmp_path / "idefics3", max_pixels=60 * 60)
 
 
+def test_processors_give_lists_to_those_who_ask_for_none_of_torchs(family):
+    """Other libraries call them so, TRL's trainer among them."""
+    image = Image.new("RGB", (56, 56), "red")
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "red?"}]}
+    ]
+    settings = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
+    lists = family.processor.apply_chat_template([messages], **settings)
+    tensors = family.processor.apply_chat_template([messages], **settings, return_tensors="pt")
+    assert isinstance(lists["input_ids"][0], list) and sum(lists["mm_token_type_ids"][0]) > 0
+    for name in ("input_ids", "mm_token_type_ids"):
+        assert lists[name] == tensors[name].tolist()
+
+
 def test_a_prompt_begins_with_one_beginning():
     """Gemma's template writes <bos>, and its tokenizer would set another one before it."""
     vlm, problem = make_tiny("gemma3"), Problem("p", "What is red?", "1")
