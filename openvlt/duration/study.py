@@ -63,7 +63,7 @@ class StudyWork:
     @property
     def shapes(self) -> Shapes:
         """Those of the model that is trained."""
-        return Shapes.of(self.plan.vlm, self.plan.settings.gradient_checkpointing)
+        return Shapes.of(self.plan.vlm, self.plan.settings.gradient_checkpointing is True)
 
     @property
     def messages(self) -> Messages:

@@ -117,21 +117,8 @@ AttentionInterface.register(VISION_ATTENTION, wrap_as_fused(sdpa_attention_forwa
 class _FusedAttentionMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is scaled_dot_product_attention:
-            return _FusedAttention.apply(*args[:3])
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3])[0]
         return func(*args, **(kwargs or {}))
-
-
-class _FusedAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query_BHSD: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output_BSHD = query_BHSD.transpose(1, 2).new_empty(query_BHSD.transpose(1, 2).shape)
-        sums = query_BHSD.new_empty(query_BHSD.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query_BHSD, key, value, output_BSHD, sums)
-        return output_BSHD.transpose(1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
 
 
 def micro_batch_bytes(vlm: VLM, sizes: PassSizes) -> tuple[int, int]:
@@ -192,7 +179,7 @@ def _run_pass(vlm: VLM, sizes: PassSizes, keep: bool = False) -> Tensor:
 def _image_features(vlm: VLM, prompts: Prompts, sizes: PassSizes) -> Tensor:
     """The tower's pass, or features stored earlier when it is frozen (see `store_vision_features`)."""
     if is_vision_trained(vlm):
-        return image_features(vlm, prompts)[0]
+        return image_features(vlm, prompts, recompute=sizes.group > 1)[0]
     width = vlm.core.get_input_embeddings().weight.shape[1]
     return torch.empty(sizes.prompts * sizes.images * sizes.side**2, width, device="meta")
 

@@ -129,6 +129,7 @@ class PretrainedModel:
     `freeze` lists parts that stay fixed, out of vision, projector and language. `dtype` is the name of a
     torch dtype, or "auto". `attn_implementation` is a name that transformers knows, or "auto": flash-attn
     where it can be used, else SDPA. `shape` is the folder of a shipped config under `openvlt/model/shapes`.
+    `gradient_checkpointing` is False, True or "selective" (see `enable_checkpointing`).
     """
 
     path: str
@@ -137,9 +138,16 @@ class PretrainedModel:
     freeze: tuple[str, ...] = ()
     min_pixels: int | None = None
     max_pixels: int | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
     device: str = "auto"
     shape: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.gradient_checkpointing not in (True, False, "selective"):
+            raise UserError(
+                f"model.gradient_checkpointing={self.gradient_checkpointing}; choose from false, true (every "
+                "layer is computed twice) and selective (all but matrix products and attention)"
+            )
 
     def build_on_meta(self) -> HFModel:
         """Builds the architecture on the meta device, from the shipped config or else that of `path`.
@@ -187,7 +195,7 @@ class PretrainedModel:
         """Prepares a loaded model for training: freezes parts, sets checkpointing, adds the adapter."""
         freeze(model, self.freeze)
         if self.gradient_checkpointing:
-            enable_checkpointing(model)
+            enable_checkpointing(model, selective=self.gradient_checkpointing == "selective")
         return add_adapter(model, adapter)
 
     @property

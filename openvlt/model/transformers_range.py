@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any
+
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from openvlt.model.hf_types import HFModel
 
@@ -21,9 +24,25 @@ def pil_processor_class(name: str) -> Any:
     )
 
 
-def enable_checkpointing(model: HFModel) -> None:
-    """Has every layer keep its input only, and compute the rest again in the backward pass."""
+def enable_checkpointing(model: HFModel, *, selective: bool = False) -> None:
+    """Has every layer keep only its input, and compute the rest again in the backward pass.
+
+    With `selective` the language model's layers also keep the results of matrix products and attention: the
+    rest is cheap, and comes out to the same bits. A trained vision tower runs again as a whole in any case.
+    """
     named: Any = model
+    if selective:
+        named = named.get_decoder()
     # before 5.20 it had the older name
     enable = getattr(named, "activation_checkpointing_enable", None) or named.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    contexts = partial(create_selective_checkpoint_contexts, _keep_products)
+    enable({"use_reentrant": False, **({"context_fn": contexts} if selective else {})})
+
+
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_", "_flash_attn_", "convolution")
+
+
+def _keep_products(context: Any, operator: Any, *inputs: Any, **settings: Any) -> CheckpointPolicy:
+    name = operator.name().rpartition("::")[2].partition(".")[0]
+    kept = any(name == product or (product[-1] == "_" and name.startswith(product)) for product in _PRODUCTS)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -28,6 +28,7 @@ from openvlt.grpo.train import train_grpo
 from openvlt.model.load import VLM, PretrainedModel, add_adapter, freeze
 from openvlt.model.shard import is_sharded, local_bytes, plain_copy, to_whole, whole_weights
 from openvlt.model.strategy import Strategy
+from openvlt.model.transformers_range import enable_checkpointing
 from openvlt.rollout.base import Sampling, generating
 from openvlt.rollout.distributed import generate_on_ranks
 from openvlt.rollout.prefix import PrefixGenerator
@@ -78,10 +79,12 @@ def state(vlm: VLM) -> dict[str, torch.Tensor]:
 def sft(
     folder: Path, shard: str, *, optimizer: Callable = ADAM, frozen: Sequence[str] = (), adapter: bool = False,
     dtype: torch.dtype = torch.float32, replicas: int = 1, text_only: bool = False, tied: bool = True, steps: int = 3,
-    model: Callable[[torch.dtype], VLM] = tiny_model,
+    model: Callable[[torch.dtype], VLM] = tiny_model, selective: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Three steps of SFT: weights, norms, and the bytes that this process holds before and after."""
     vlm = model(dtype)
+    if selective:
+        enable_checkpointing(vlm.model, selective=True)
     if replicas > distributed.world_size():
         replicas = 1
     freeze(vlm.model, frozen)
@@ -266,6 +269,7 @@ def resumed(folder: Path, shard: str, dies: int | None) -> dict[str, Any]:
 CHECKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     **{f"sft {shard}": partial(sft, shard=shard) for shard in ("none", "gradients", "weights")},
     "sft muon": partial(sft, shard="weights", optimizer=MUON),
+    "sft selective": partial(sft, shard="weights", selective=True),
     "sft frozen": partial(sft, shard="weights", frozen=["vision", "projector"]),
     "sft lora": partial(sft, shard="weights", adapter=True),
     "sft lora replicate": partial(sft, shard="none", adapter=True),

@@ -38,8 +38,8 @@ def variant(vlm: VLM, name: str) -> VLM:
     model = copy.deepcopy(vlm.model).train()
     if name == "frozen":
         freeze(model, ("vision", "projector"))
-    if name == "checkpointing":
-        enable_checkpointing(model)
+    if name in ("checkpointing", "selective"):
+        enable_checkpointing(model, selective=name == "selective")
     if name == "bfloat16":
         model = model.bfloat16()
     adapter = (
@@ -69,7 +69,7 @@ def make_sizes(prompts) -> PassSizes:
     return PassSizes(PROMPTS, GROUP, TOKENS, prompts.ids_PL.shape[1] - SIDE**2, 1, SIDE)
 
 
-@pytest.mark.parametrize("name", ["full", "frozen", "lora", "checkpointing", "bfloat16"])
+@pytest.mark.parametrize("name", ["full", "frozen", "lora", "checkpointing", "selective", "bfloat16"])
 def test_an_updates_memory_is_estimated(vlm, alike, render, ragged, name):
     real = variant(vlm, name)
     plan = without_weights(real)
@@ -88,7 +88,7 @@ def test_an_updates_memory_is_estimated(vlm, alike, render, ragged, name):
     update()
     saved, most = micro_batch_bytes(plan, make_sizes(prompts))
     assert max(most, saved + head_bytes(plan, make_sizes(prompts))) == pytest.approx(
-        peak_bytes(update), rel=0.15
+        peak_bytes(update), rel=0.08
     )
 
 

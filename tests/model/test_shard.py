@@ -164,7 +164,17 @@ def test_one_process_goes_on_where_two_were_killed(few: Found, start: dict) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "check", ["sft none", "sft gradients", "sft weights", "sft muon", "sft frozen", "sft text", "sft untied"]
+    "check",
+    [
+        "sft none",
+        "sft gradients",
+        "sft weights",
+        "sft muon",
+        "sft frozen",
+        "sft text",
+        "sft untied",
+        "sft selective",
+    ],
 )
 def test_every_way_of_training(every: Found, start: dict, check: str) -> None:
     check_training(every[2][check], every[1][check], start)

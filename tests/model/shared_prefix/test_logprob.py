@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig
 from PIL import Image
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from openvlt.data.prompts import PromptStyle, Renderer
 from openvlt.model import families
@@ -219,12 +220,29 @@ def test_gradients_equal_hugging_faces_own(fresh, mixed, scored, gradients, same
     assert theirs["model.language_model.embed_tokens.weight"].abs().max() > 0  # and the tied head
 
 
-def test_gradient_checkpointing_changes_nothing(fresh, scored, gradients, same_gradients):
+@pytest.mark.parametrize("selective", [False, True])
+def test_gradient_checkpointing_changes_nothing(fresh, scored, gradients, same_gradients, selective):
     model = fresh(torch.float64)
     model.model.train()
     expected = gradients(model.model, loss_of(model, scored))
-    enable_checkpointing(model.model)
+    enable_checkpointing(model.model, selective=selective)
     same_gradients(expected, gradients(model.model, loss_of(model, scored)), 1e-9)
+
+
+def test_selective_checkpointing_computes_no_product_twice(fresh, scored):
+    """The same products as without it, to the same bits; with plain checkpointing there are more."""
+    counts, found = {}, {}
+    for name in ("without", "selective", "plain"):
+        model = fresh()
+        model.model.train()
+        if name != "without":
+            enable_checkpointing(model.model, selective=name == "selective")
+        with FlopCounterMode(display=False) as counter:
+            loss_of(model, scored).backward()
+        counts[name] = counter.get_total_flops()
+        found[name] = [value.grad for value in model.model.parameters() if value.grad is not None]
+    assert counts["without"] == counts["selective"] < counts["plain"]
+    assert all(map(torch.equal, found["without"], found["selective"]))
 
 
 def test_a_frozen_vision_tower_gets_no_gradient(fresh, scored):
