@@ -1,8 +1,10 @@
 """One GRPO step against peers: ours, plain Hugging Face row by row, TRL's trainer (two ways).
 
-Command: `python bench/grpo_step.py [--rounds N]`, with `pip install trl==1.16.0` beside requirements.txt
-(bench-only). Same weights, problems and forced lengths. Log-probabilities and gradients are compared first;
-then all arms take turns in one process. Writes bench/results/grpo_step.json.
+Command: `python bench/grpo_step.py [--long] [--rounds N]`, with `pip install trl==1.16.0` beside
+requirements.txt (bench-only). Same weights, problems and forced lengths. Log-probabilities and gradients are
+compared first; then all arms take turns in one process. Writes bench/results/grpo_step.json, or with `--long`
+(one prompt of about 1,190 tokens, 8 completions of 256; ours with and without
+`model.gradient_checkpointing=selective`, and TRL with its label-only head) grpo_step_long.json.
 
 TRL scores label positions only on CUDA; on a CPU its stock code scores every position. `trl_labels` patches
 the CPU run to what CUDA does and is the comparison that counts. Memory is the peak that one update adds,
@@ -43,21 +45,29 @@ from torch import Tensor  # noqa: E402
 from openvlt.data.prompts import pad_right  # noqa: E402
 from openvlt.grpo.collect.ops import micro_batches  # noqa: E402
 from openvlt.model.shared_prefix.logprob import completion_logp  # noqa: E402
+from openvlt.model.transformers_range import enable_checkpointing  # noqa: E402
 from openvlt.rollout.base import Sampling  # noqa: E402
 from openvlt.rollout.hf import HFGenerator  # noqa: E402
 from openvlt.rollout.prefix import PrefixGenerator  # noqa: E402
 
 ARMS = ("ours", "naive", "trl_labels", "trl_stock")
-IN_MEMORY = (*ARMS, "ours_split")
+IN_MEMORY = (*ARMS, "ours_split", "ours_selective")
+LONG = Setting(prompts=1, new_tokens=256, side=924, words=56)
+LONG_ARMS = ("ours", "ours_selective", "trl_labels")
 
 
 class Ours:
-    """What `openvlt.grpo` does with a batch; `rows` per micro-batch."""
+    """What `openvlt.grpo` does with a batch; `rows` per micro-batch.
+
+    `selective` is `model.gradient_checkpointing=selective`.
+    """
 
     generator: Any = PrefixGenerator()
 
-    def __init__(self, setting: Setting, rows: int = 10**6) -> None:
+    def __init__(self, setting: Setting, rows: int = 10**6, selective: bool = False) -> None:
         self.setting, self.rows, self.vlm = setting, rows, make_model(setting)
+        if selective:
+            enable_checkpointing(self.vlm.model, selective=True)
         self.problems, self.renderer = make_problems(setting), renderer(self.vlm)
         self.optimizer = torch.optim.AdamW(self.vlm.model.parameters(), lr=0.0)
         self.vlm.model.train()
@@ -190,6 +200,7 @@ def make(arm: str, setting: Setting) -> Ours:
     makers = {
         "ours": lambda: Ours(setting),
         "ours_split": lambda: Ours(setting, rows=setting.group),
+        "ours_selective": lambda: Ours(setting, selective=True),
         "naive": lambda: Naive(setting),
         "trl_labels": lambda: TRL(setting, labels=True),
         "trl_stock": lambda: TRL(setting, labels=False),
@@ -234,17 +245,17 @@ def equality(setting: Setting) -> dict[str, float]:
     return found
 
 
-def timings(setting: Setting, rounds: int) -> dict[str, Any]:
+def timings(setting: Setting, names: Sequence[str], rounds: int) -> dict[str, Any]:
     """Seconds of all arms, which take turns; the order turns by one each round.
 
     The equality check before has warmed all code up but `naive`'s.
     """
-    arms = {arm: make(arm, setting) for arm in ARMS}
+    arms = {arm: make(arm, setting) for arm in names}
     seconds: dict[str, dict[str, list[float]]] = {
-        arm: {"rollout": [], "update": [], "step": []} for arm in ARMS
+        arm: {"rollout": [], "update": [], "step": []} for arm in names
     }
     for turn in range(rounds):
-        for arm in ARMS[turn % len(ARMS) :] + ARMS[: turn % len(ARMS)]:
+        for arm in (*names[turn % len(names) :], *names[: turn % len(names)]):
             rolled, batch = clock(arms[arm].rollout)
             updated, _ = clock(lambda: arms[arm].update(batch))  # noqa: B023
             print(f"round {turn}: {arm:<10} rollout {rolled:6.2f}  update {updated:6.2f}", flush=True)
@@ -255,7 +266,7 @@ def timings(setting: Setting, rounds: int) -> dict[str, Any]:
             name: summary([a / b for a, b in zip(values, seconds["ours"][name], strict=True)])
             for name, values in seconds[arm].items()
         }
-        for arm in ARMS
+        for arm in names
     }
     return {
         "seconds": {arm: {k: summary(v) for k, v in parts.items()} for arm, parts in seconds.items()},
@@ -279,9 +290,9 @@ def added_memory(arm: str, setting: Setting) -> float:
     return rss_mib(peak=True) - before
 
 
-def memory_of(arms: Sequence[str]) -> dict[str, int]:
+def memory_of(arms: Sequence[str], long: bool) -> dict[str, int]:
     """`added_memory` of each arm, in a process of its own."""
-    command = [sys.executable, __file__, "--memory"]
+    command = [sys.executable, __file__, *["--long"] * long, "--memory"]
     return {
         arm: int(
             subprocess.run([*command, arm], check=True, capture_output=True, text=True).stdout.split()[-1]
@@ -295,6 +306,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--long", action="store_true", help="a long prompt and long completions")
     parser.add_argument(
         "--memory", choices=IN_MEMORY, help="only print the MiB that one update of this arm adds"
     )
@@ -306,14 +318,15 @@ def main() -> None:
     )
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    setting = Setting()
+    name = "grpo_step_long" if asked.long else "grpo_step"
+    setting, arms = (LONG, LONG_ARMS) if asked.long else (Setting(), ARMS)
     if asked.memory:
         print(round(added_memory(asked.memory, setting)))
         return
     if asked.again:
-        file = ROOT / "bench" / "results" / "grpo_step.json"
+        file = ROOT / "bench" / "results" / f"{name}.json"
         record = json.loads(file.read_text())
-        was, now = record["update_adds_mib"], memory_of(asked.again)
+        was, now = record["update_adds_mib"], memory_of(asked.again, asked.long)
         record["update_adds_mib"] = was | now
         before = {arm: was[arm] for arm in now}
         record["update_adds_mib_again"] = {
@@ -329,12 +342,12 @@ def main() -> None:
 
     same = equality(setting)
     print(same, flush=True)
-    memory = memory_of(IN_MEMORY)
+    memory = memory_of(arms if asked.long else IN_MEMORY, asked.long)
     print(memory, flush=True)
     write(
-        "grpo_step",
+        name,
         setting,
-        {"equality": same, "update_adds_mib": memory, **timings(setting, asked.rounds)},
+        {"equality": same, "update_adds_mib": memory, **timings(setting, arms, asked.rounds)},
         trl=trl_version,
     )
 
