@@ -5,8 +5,9 @@ the machine needs. For each size, in this order:
 
 1. log-probabilities of the shared-prefix forward against transformers' own forward, in bfloat16 and float32;
 2. rollouts by our generator and by Hugging Face's `generate`, in turns;
-3. whole optimiser steps with gradient checkpointing, under LoRA and (3B) of all weights, and their peak of
-   memory against what `plan=true` says.
+3. whole optimiser steps with gradient checkpointing, under LoRA (plain and selective) and (3B) of all
+   weights, and their peak of memory against what `plan=true` says;
+4. the same steps under LoRA by TRL's trainer, where TRL is installed.
 
 Completions have a fixed length. A part that doesn't begin within the minutes, or can't run here, is written
 down with the reason. The status is 1 when an equality is broken. `--short` does the same with a small model,
@@ -29,6 +30,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
+import grpo_step  # noqa: E402
 import hydra  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -219,7 +221,7 @@ def summarise(seconds: list[float], peaks: list[float | None], tokens: int) -> d
     }
 
 
-def compose_run(size: str, place: Place, lora: bool) -> DictConfig:
+def compose_run(size: str, place: Place, lora: bool, checkpointing: str) -> DictConfig:
     """The settings of a GRPO run at this size with our prompts and completions."""
     setting = place.setting
     words = [
@@ -230,6 +232,7 @@ def compose_run(size: str, place: Place, lora: bool) -> DictConfig:
         f"grpo.micro_batch={2 * setting.group}",
         f"grpo.max_new_tokens={setting.new_tokens}",
         "grpo.kl=0",
+        *([] if size == "small" else [f"model.gradient_checkpointing={checkpointing}"]),
         f"++model.max_pixels={setting.side**2}",
         f"expected.text={setting.words + 40}",
         *(["adapter=lora"] if lora else []),
@@ -248,14 +251,42 @@ def planned_gib(config: DictConfig) -> float:
 NO_CUT = {"_target_": "openvlt.model.strategy.Strategy", "shard": "none"}
 
 
-def time_steps(vlm: VLM, place: Place, size: str, lora: bool) -> dict[str, Any]:
-    """Optimiser steps on all completions, two prompts' groups at a time; the vision tower is fixed."""
-    config, setting = compose_run(size, place, lora), place.setting
+def prepare(vlm: VLM, config: DictConfig, lora: bool, checkpointing: str) -> VLM:
+    """The model as it is trained: a fixed vision tower, an adapter, checkpointing."""
     freeze(vlm.core, ("vision", "projector"))
     if lora:
         vlm = Fixed(add_adapter(vlm.model, build(config.adapter, "adapter")), vlm.processor, vlm.path)
-    enable_checkpointing(vlm.core)
+    enable_checkpointing(vlm.core, selective=checkpointing == "selective")
     vlm.model.train()
+    return vlm
+
+
+def time_trl(vlm: VLM, place: Place, size: str) -> dict[str, Any]:
+    """TRL's own rollout and optimiser steps under LoRA, two prompts' groups at a time."""
+    try:
+        import trl
+    except ImportError:
+        return {"skipped": "TRL isn't installed (python -m pip install trl==1.16.0)"}
+    config, setting = compose_run(size, place, True, "true"), place.setting
+    two = replace(setting, prompts=2, vocabulary=0)
+    theirs = grpo_step.TRL(two, labels=place.on_gpu, vlm=prepare(vlm, config, True, "true"))
+    rolled, _, batch = measure(place, theirs.rollout)
+
+    def step() -> None:
+        for _ in range(0, setting.prompts, 2):
+            theirs.backward(batch)
+        theirs.step()
+
+    runs = [measure(place, step) for _ in range(place.rounds + 1)][1:]
+    tokens = setting.prompts * setting.group * setting.new_tokens
+    found = summarise([took for took, _, _ in runs], [peak for _, peak, _ in runs], tokens)
+    return {"trl": trl.__version__, **found, "rollout_of_two_prompts_seconds": round(rolled, 2)}
+
+
+def time_steps(vlm: VLM, place: Place, size: str, lora: bool, checkpointing: str = "true") -> dict[str, Any]:
+    """Optimiser steps on all completions, two prompts' groups at a time; the vision tower is fixed."""
+    config, setting = compose_run(size, place, lora, checkpointing), place.setting
+    vlm = prepare(vlm, config, lora, checkpointing)
     prompts = renderer(vlm).prompts(make_problems(setting))
     ids_NT, mask_NT, group_N = rows_of(vlm, prompts, setting)
     learned = [(name, value) for name, value in vlm.model.named_parameters() if value.requires_grad]
@@ -288,7 +319,11 @@ def bench(size: str, place: Place) -> dict[str, Any]:
         "scoring": lambda vlm: check_scoring(vlm, place),
         "rollout": lambda vlm: time_rollouts(vlm, place),
         "lora_steps": lambda vlm: time_steps(vlm, place, size, lora=True),
+        "lora_steps_selective": lambda vlm: time_steps(
+            vlm, place, size, lora=True, checkpointing="selective"
+        ),
         "full_steps": lambda vlm: time_steps(vlm, place, size, lora=False),
+        "trl_lora_steps": lambda vlm: time_trl(vlm, place, size),
     }
     found: dict[str, Any] = {}
     for name, part in parts.items():

@@ -44,6 +44,7 @@ from torch import Tensor  # noqa: E402
 
 from openvlt.data.prompts import pad_right  # noqa: E402
 from openvlt.grpo.collect.ops import micro_batches  # noqa: E402
+from openvlt.model.load import VLM  # noqa: E402
 from openvlt.model.shared_prefix.logprob import completion_logp  # noqa: E402
 from openvlt.model.transformers_range import enable_checkpointing  # noqa: E402
 from openvlt.rollout.base import Sampling  # noqa: E402
@@ -64,12 +65,15 @@ class Ours:
 
     generator: Any = PrefixGenerator()
 
-    def __init__(self, setting: Setting, rows: int = 10**6, selective: bool = False) -> None:
-        self.setting, self.rows, self.vlm = setting, rows, make_model(setting)
+    def __init__(
+        self, setting: Setting, rows: int = 10**6, selective: bool = False, vlm: VLM | None = None
+    ) -> None:
+        self.setting, self.rows, self.vlm = setting, rows, vlm or make_model(setting)
         if selective:
             enable_checkpointing(self.vlm.model, selective=True)
         self.problems, self.renderer = make_problems(setting), renderer(self.vlm)
-        self.optimizer = torch.optim.AdamW(self.vlm.model.parameters(), lr=0.0)
+        learned = [value for value in self.vlm.model.parameters() if value.requires_grad]
+        self.optimizer = torch.optim.AdamW(learned, lr=0.0)
         self.vlm.model.train()
         self.version = 0
 
@@ -137,8 +141,8 @@ class TRL(Ours):
     `labels`: the head scores completion positions only, as on CUDA.
     """
 
-    def __init__(self, setting: Setting, labels: bool) -> None:
-        super().__init__(setting)
+    def __init__(self, setting: Setting, labels: bool, vlm: VLM | None = None) -> None:
+        super().__init__(setting, vlm=vlm)
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
 
@@ -156,7 +160,7 @@ class TRL(Ours):
             beta=0.0,
             loss_type="dapo",
             temperature=1.0,
-            use_cpu=True,
+            use_cpu=self.vlm.device.type == "cpu",
             bf16=False,
             report_to=[],
             gradient_checkpointing=False,

@@ -15,7 +15,7 @@ from tests.helpers.entry_scripts import ROOT
 
 pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "bench" / "gpu.py"
-PARTS = {"scoring", "rollout", "lora_steps", "full_steps"}
+PARTS = {"scoring", "rollout", "lora_steps", "lora_steps_selective", "full_steps", "trl_lora_steps"}
 
 
 def test_the_short_run_has_every_part(tmp_path: Path) -> None:
@@ -27,6 +27,7 @@ def test_the_short_run_has_every_part(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
     assert record["hardware"] == "CPU" and set(record["small"]) == PARTS
+    assert "TRL isn't installed" in record["small"].pop("trl_lora_steps")["skipped"]
     for name, part in record["small"].items():
         assert "skipped" not in part and not part.get("broken"), (name, part)
     assert record["small"]["full_steps"]["planned_gib"] > record["small"]["lora_steps"]["planned_gib"]
