@@ -344,10 +344,10 @@ def main() -> None:
         return
     from trl import __version__ as trl_version
 
+    memory = memory_of(arms if asked.long else IN_MEMORY, asked.long)  # while this process is small
+    print(memory, flush=True)
     same = equality(setting)
     print(same, flush=True)
-    memory = memory_of(arms if asked.long else IN_MEMORY, asked.long)
-    print(memory, flush=True)
     write(
         name,
         setting,
