@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE =
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: quickstart test types quick test-slow test-oldest test-vllm vllm-env clean
+.PHONY: quickstart test types quick test-slow test-oldest test-vllm vllm-env docs clean
 
 quickstart: $(VENV)/.runtime
 	$(BIN)/python train.py +experiment=quickstart iteration=three_cycles
@@ -38,6 +38,9 @@ $(OLDEST)/.done: requirements.lock $(VENV)/.dev
 test-vllm: $(VENV)/.dev $(VLLM_VENV)/.done # rollout=vllm against a real server on this CPU
 	OPENVLT_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(PYTEST) -m vllm
 
+docs: $(VENV)/.dev # the site of the documentation, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 vllm-env: $(VLLM_VENV)/.done
 
 # torchaudio and torchcodec are built for CUDA, and nothing needs them for images
@@ -52,7 +55,7 @@ $(VENV)/.runtime: requirements.txt requirements.lock
 	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt -c requirements.lock
 	touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements.txt requirements.lock
+$(VENV)/.dev: requirements-dev.txt requirements-docs.txt requirements.txt requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile -r requirements-dev.txt -c requirements.lock
 	touch $@ $(VENV)/.runtime
