@@ -8,16 +8,9 @@ python distill.py distill=iter1 plan=true                   the paper's first da
 python distill.py resume=latest inspect=true                counts, samples, rejected ones
 """
 
-from omegaconf import DictConfig
+import sys
 
 from openvlt.cli.app import run_script
 
-
-def run(config: DictConfig) -> None:
-    from openvlt.cli.distill import distill  # not above: it imports torch, which `--cfg job` doesn't need
-
-    distill(config)
-
-
 if __name__ == "__main__":
-    run_script("distill", run)
+    run_script(["distill", *sys.argv[1:]])

@@ -6,19 +6,9 @@ python evaluate.py benchmark=mathvision responses=answers.jsonl protocol=officia
 python evaluate.py compare=runs/evaluate/<one>,runs/evaluate/<other>
 """
 
-from omegaconf import DictConfig
+import sys
 
 from openvlt.cli.app import run_script
 
-
-def run(config: DictConfig) -> None:
-    from openvlt.cli.evaluate import compare_two_runs, run_evaluation
-
-    if config.compare is not None:
-        compare_two_runs(config)
-    else:
-        run_evaluation(config)
-
-
 if __name__ == "__main__":
-    run_script("evaluate", run)
+    run_script(["evaluate", *sys.argv[1:]])

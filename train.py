@@ -7,16 +7,9 @@ python train.py scale=7b plan=true           the memory that every device will n
 python train.py resume=runs/train/<folder>   continue a run that was cut off
 """
 
-from omegaconf import DictConfig
+import sys
 
 from openvlt.cli.app import run_script
 
-
-def run(config: DictConfig) -> None:
-    from openvlt.cli.train import train  # not above: it imports torch, which `--cfg job` doesn't need
-
-    train(config)
-
-
 if __name__ == "__main__":
-    run_script("train", run)
+    run_script(["train", *sys.argv[1:]])

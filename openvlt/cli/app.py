@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pkgutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,16 +21,25 @@ from openvlt.cli.arguments import normalise_arguments
 from openvlt.cli.errors import DISK_ERRORS, report_errors
 from openvlt.cli.launch import adopt_cluster, job_command, launch
 from openvlt.cli.ranks import join_ranks
+from openvlt.cli.usage import usage_text
 from openvlt.config.resolvers import CONF, load_config
 from openvlt.errors import UserError
+from openvlt.runs.directory import command_name
 from openvlt.trainer.devices import check_devices, process_count
 
 # at once, for a launcher's workers too: our files of hydra/launcher are merged with the launchers' own
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
 
 
-def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
-    """Runs an entry script under Hydra with `conf/<name>.yaml`.
+JOBS = {  # what an entry script does with its config; imported late: `--cfg job` needs no torch
+    "train": "openvlt.cli.train:train",
+    "evaluate": "openvlt.cli.evaluate:score_or_compare",
+    "distill": "openvlt.cli.distill:distill",
+}
+
+
+def run_script(words: Sequence[str]) -> None:
+    """Runs the job that the first word names, under Hydra with `conf/<name>.yaml`; the rest are settings.
 
     A user's mistake ends in one sentence and exit status 2. With several devices each job starts its own
     processes, one for each rank.
@@ -38,6 +48,11 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
     from hydra.errors import HydraException
     from yaml import YAMLError
 
+    name, *arguments = words
+    if {"--help", "-h"} & set(arguments):
+        with report_errors((), ()):
+            print(usage_text(name, command_name()), flush=True)
+        return
     # idle OpenMP threads sleep: spinning ones slow a shared machine down fivefold (docs/LOG.md)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises its errors, and `report_errors` prints them
@@ -51,22 +66,36 @@ def run_script(name: str, run: Callable[[DictConfig], None]) -> None:
             if not distributed.is_launched() and processes > 1:
                 check_devices(processes, accelerator)
                 folder = Path(config.paths.run)
-                if status := launch(job_command(CONF.parent / f"{name}.py", folder), processes, folder):
+                if status := launch(job_command(_own_command(name), folder), processes, folder):
                     sys.exit(status)
                 return
             join_ranks(accelerator)
             if not distributed.is_launched():
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to stop is a Ctrl-C
             try:
-                run(config)
+                pkgutil.resolve_name(JOBS[name])(config)
             finally:
                 _remove_empty_folder(config)
 
     # before the job begins, any trouble with a file is one with the place to run in
     with report_errors((*mendable, OSError), ()):
-        sys.argv[1:] = normalise_arguments(sys.argv[1:], CONF)
+        sys.argv[1:] = normalise_arguments([*arguments, *_own_settings(arguments)], CONF)
         with _known_launchers():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run_job)()
+
+
+def _own_settings(arguments: Sequence[str]) -> list[str]:
+    """The words that add the settings files of `./conf`, where the package's own lie elsewhere."""
+    there = Path("conf")
+    if not there.is_dir() or there.resolve() == CONF or any("-config-d" in word for word in arguments):
+        return []
+    return ["--config-dir", str(there.resolve())]
+
+
+def _own_command(name: str) -> list[str]:
+    """What Python runs to do this job again: the checkout's script, or the installed package."""
+    script = CONF.parent / f"{name}.py"
+    return [str(script)] if script.is_file() else ["-m", "openvlt", name]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import difflib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -39,10 +40,13 @@ def report_errors(errors: tuple[type[Exception], ...], numbers: tuple[int, ...])
     """Turns these errors, and an OSError of these numbers, into one sentence and exit status 2.
 
     It is entered inside the job too, because Hydra prints its own message for an error that reaches it.
-    OPENVLT_TRACEBACK=1 shows the traceback.
+    OPENVLT_TRACEBACK=1 shows the traceback. A reader that has gone away (`| head`) ends it without a word.
     """
     try:
         yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries once more at its end, and complains
+        sys.exit(128 + signal.SIGPIPE)
     except (*errors, OSError) as error:
         expected = isinstance(error, errors) or (isinstance(error, OSError) and error.errno in numbers)
         if not expected or os.environ.get("OPENVLT_TRACEBACK"):

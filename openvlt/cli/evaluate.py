@@ -48,6 +48,14 @@ BENCHMARK_OPTIONS = (
 )
 
 
+def score_or_compare(config: DictConfig) -> None:
+    """Compares two runs where `compare` names them, else evaluates."""
+    if config.compare is not None:
+        compare_two_runs(config)
+    else:
+        run_evaluation(config)
+
+
 def run_evaluation(config: DictConfig) -> None:
     """Evaluates a benchmark or held-out problems; a run that was cut off goes on.
 

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from openvlt.cli.ranks import STATUS_VARIABLE
 from openvlt.errors import UserError
+from openvlt.runs.directory import command_name
 
 _CLUSTER_MARKS = ("SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -63,7 +64,7 @@ def launch(command: Sequence[str], processes: int, folder: Path) -> int:
             if status.is_file():
                 return int(status.read_text())
             rank, failure = error.get_first_failure()
-            print(_describe_end(rank, failure.exitcode, Path(command[0]).name, folder), file=sys.stderr)
+            print(_describe_end(rank, failure.exitcode, folder), file=sys.stderr)
             return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         finally:
             os.environ.clear()
@@ -79,14 +80,14 @@ def _silence(package: str) -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def job_command(script: Path, folder: Path) -> list[str]:
-    """The command line of this very job: its own overrides, and its folder.
+def job_command(command: Sequence[str], folder: Path) -> list[str]:
+    """The command line of this very job, which `command` begins: its own overrides, and its folder.
 
     So a sweep's jobs each start their own processes, whatever launcher runs the sweep.
     """
     task = HydraConfig.get().overrides.task
     own = ["hydra.output_subdir=null", "hydra.mode=RUN", "hydra/launcher=basic"]
-    return [str(script), *task, f"hydra.run.dir={_quote(str(folder.absolute()))}", *own]
+    return [*command, *task, f"hydra.run.dir={_quote(str(folder.absolute()))}", *own]
 
 
 def _quote(value: str) -> str:
@@ -94,14 +95,14 @@ def _quote(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _describe_end(rank: int, status: int, script: str, folder: Path) -> str:
+def _describe_end(rank: int, status: int, folder: Path) -> str:
     """One sentence on a process that ended without a word, and how to go on."""
     number = -status
     how = f"signal {signal.Signals(number).name}" if number in set(signal.Signals) else f"status {status}"
     memory = ", as when memory runs out" if number == signal.SIGKILL else ""
-    resume = shlex.join([script, f"resume={os.path.relpath(folder)}"])
+    resume = f"{command_name()} {shlex.join([f'resume={os.path.relpath(folder)}'])}"
     known = (folder / "config.yaml").is_file()
-    rest = f"; nothing finished is lost, continue with: python {resume}" if known else ""
+    rest = f"; nothing finished is lost, continue with: {resume}" if known else ""
     return f"error: process {rank} of this run ended by {how}{memory}{rest}"
 
 

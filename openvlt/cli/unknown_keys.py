@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from openvlt.config.resolvers import CONF, ROOT
+from openvlt.config.resolvers import CONF
 
 SHOWN = 3
 _RENAMED = re.compile(r"^\| (`[^|]*`) \| (`\w+`) \| (`\w+`) \|$", re.MULTILINE)
@@ -35,7 +35,7 @@ def explain_unknown_key(key: str, append: str | None) -> str:
 def _new_name(key: str) -> str | None:
     """The name that a setting has now, by the table in CHANGELOG.md."""
     group, _, last = key.rpartition(".")
-    file = ROOT / "CHANGELOG.md"
+    file = CONF.parent / "CHANGELOG.md"  # beside conf/ in a checkout and in the installed package
     for where, old, new in _RENAMED.findall(file.read_text(encoding="utf-8") if file.is_file() else ""):
         if old == f"`{last}`" and f"`{group}`" in where:
             return f"{group}.{new.strip('`')}"

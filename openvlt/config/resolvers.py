@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from openvlt.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-CONF = ROOT / "conf"
+_PACKAGED = Path(__file__).resolve().parents[1] / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else ROOT / "conf"  # a wheel carries it, a checkout has it beside
 
 
 def new_run_id() -> str:

@@ -22,6 +22,7 @@ from openvlt.iteration.stages import (
     run_stage,
 )
 from openvlt.runs.directory import PREVIOUS, find_saved_model, finished_stages, previous_run
+from openvlt.runs.model_card import write_model_card
 from openvlt.storage.atomic import read_json_file, write_json
 from openvlt.trainer.checkpoint import remove_checkpoint
 
@@ -65,6 +66,8 @@ class Study:
             stage_context = replace(context, folders=dict(folders))
             seed = stage_seed(context.seed, number)
             results.append(_load_or_run(stage, stage_context, stage_name, own[stage_name], seed))
+            if distributed.is_main():
+                write_model_card(own[stage_name], dict(zip(self.stages, results, strict=False)))
             folders[stage_name] = own[stage_name]
         final = {
             "name": name,

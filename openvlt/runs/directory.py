@@ -96,6 +96,18 @@ def model_of_run(run: Path) -> Path:
     return models[-1]
 
 
+def command_name() -> str:
+    """How the user started this script: `python train.py`, or `openvlt train`."""
+    given = sys.argv[0]
+    return given if given.startswith("openvlt ") else f"python {Path(given).name}"
+
+
+def script_name() -> str:
+    """The entry script that does this job, by whichever door it was reached: `train.py`."""
+    given = sys.argv[0]
+    return f"{given.split()[1]}.py" if given.startswith("openvlt ") else Path(given).name
+
+
 def run_manifest(seed: int) -> dict[str, Any]:
     """What is needed to repeat a run: command, commit and diff, seed, versions, hardware."""
     import torch
@@ -103,7 +115,7 @@ def run_manifest(seed: int) -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "command": [Path(sys.argv[0]).name, *_job_overrides()],
+        "command": [script_name(), *_job_overrides()],
         "commit": _git("rev-parse", "HEAD"),
         "diff": _git("diff", "HEAD"),
         "seed": seed,

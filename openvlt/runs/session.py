@@ -20,7 +20,7 @@ from openvlt import distributed
 from openvlt.config.resolvers import load_config
 from openvlt.data.fingerprint import FINGERPRINTS
 from openvlt.errors import UserError
-from openvlt.runs.directory import PREVIOUS, run_manifest
+from openvlt.runs.directory import PREVIOUS, command_name, run_manifest, script_name
 from openvlt.storage.atomic import read_json_file, write_json, write_text
 
 # files that a run writes before its first result
@@ -71,13 +71,8 @@ def start_run(config: DictConfig, folder: Path) -> Iterator[Path]:
             shutil.rmtree(folder)
         raise
     except KeyboardInterrupt:
-        script = Path(sys.argv[0]).name
-        words = shlex.join([script, f"resume={folder}"])
-        print(
-            f"\ninterrupted; nothing finished is lost. Continue with: python {words}",
-            file=sys.stderr,
-            flush=True,
-        )
+        words = f"{command_name()} {shlex.join([f'resume={folder}'])}"
+        print(f"\ninterrupted; nothing finished is lost. Continue with: {words}", file=sys.stderr, flush=True)
         raise
     finally:
         if "wandb" in sys.modules:
@@ -163,7 +158,7 @@ def _check_start(folder: Path) -> None:
     if not isinstance(manifest, dict) or not {"command", "config_sha256"} <= manifest.keys():
         raise UserError(f"{folder / 'manifest.json'} isn't a run's; put it back, or start a new run")
     script = manifest["command"][0]
-    if HydraConfig.initialized() and script != Path(sys.argv[0]).name:
+    if HydraConfig.initialized() and script != script_name():
         raise UserError(f"{folder} was made by {script}; resume it with: python {script} resume={folder}")
     if (
         _hash((folder / "config.yaml").read_text(encoding="utf-8", errors="replace"))

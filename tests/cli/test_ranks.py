@@ -209,7 +209,7 @@ def test_a_job_starts_its_own_overrides_in_its_own_folder(
     hydra = OmegaConf.create({"overrides": {"task": ["seed=2", "trainer.devices=2"]}})
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
     folder = tmp_path / "it's, (a) run=1"
-    script, *words = job_command(Path("/x/train.py"), folder)
+    script, *words = job_command(["/x/train.py"], folder)
     assert script == "/x/train.py" and words[:2] == ["seed=2", "trainer.devices=2"]
     parsed = {one.key_or_group: one.value() for one in OverridesParser.create().parse_overrides(words)}
     assert parsed["hydra.run.dir"] == str(folder) and parsed["hydra.mode"] == "RUN"

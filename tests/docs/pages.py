@@ -11,13 +11,15 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 READ = [page for page in PAGES if page.name != "LOG.md"]  # the lab log tells what once was
 
-_BLOCK = re.compile(r"^```(?:bash|sh)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def commands(page: Path) -> Iterator[list[str]]:
     """The words of each command in a page's blocks, with `./it` where it says `<something>`, and without comments."""
-    for block in _BLOCK.findall(page.read_text()):
+    for language, block in _BLOCK.findall(page.read_text()):
+        if language not in ("", "bash", "sh"):
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             shown = re.sub(r"<[^<>\n]*>", "./it", line)
             if re.match(r"\s*(python|openvlt|make) ", shown):
