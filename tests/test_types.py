@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openvlt.data.rows.schema import check_unique_ids
+from openvlt.data.rows.ids import check_unique_ids
 from openvlt.errors import UserError
 from openvlt.types import (
     Completion,

@@ -17,7 +17,8 @@ from openvlt import distributed
 from openvlt.benchmark.results.statistics import wilson
 from openvlt.config.validate import check_not_negative, check_positive
 from openvlt.data.prompts import PromptStyle
-from openvlt.data.rows.schema import check_unique_ids, store_images
+from openvlt.data.rows.ids import check_unique_ids
+from openvlt.data.rows.schema import store_images
 from openvlt.data.sources.base import Selection, Source
 from openvlt.errors import UserError
 from openvlt.findings import answer_findings

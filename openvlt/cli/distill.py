@@ -88,7 +88,7 @@ def is_complete(folder: Path) -> bool:
 
 def _load_inputs(
     config: DictConfig, distillation: Distillation, folder: Path, *, read_only: bool = False
-) -> tuple[list[Problem], VLM | None, Source]:
+) -> tuple[Sequence[Problem], VLM | None, Source]:
     """The problems, the run's own model if a writer needs it, and the source."""
     writers = (distillation.caption, distillation.reason)
     styles = [writer.prompt for writer in writers if isinstance(writer, LocalWriter) and writer.local]

@@ -12,12 +12,14 @@ from typing import Any
 from PIL import Image
 
 from openvlt.data.images import ImageSource
+from openvlt.data.rows.lazy import LazyProblems
 from openvlt.data.sources.base import Selection, Source
 from openvlt.errors import UserError
 from openvlt.storage.atomic import read_json_file, write_json
 from openvlt.types import EncodedImage, Problem
 
 FINGERPRINTS = "data.json"  # in a run's folder: the fingerprint of every row, by selection
+ALL_ROWS = ""  # in the place of an id: the fingerprint of a large file's rows together
 COMPARED = ("questions", "answers", "choices", "pictures")
 _PIECE = 1 << 16  # bytes; a larger picture file is read at four places
 
@@ -26,6 +28,7 @@ _PIECE = 1 << 16  # bytes; a larger picture file is read at four places
 class Fingerprints:
     """The fingerprints in one run's folder. `title` names the data in messages.
 
+    Of `LazyProblems` there is one for all of them: of their order and texts, not of pictures in other files.
     With `read_only` nothing is written. Files of pictures are read once, unless they change.
     """
 
@@ -41,7 +44,12 @@ class Fingerprints:
         """
         file = self.folder / FINGERPRINTS
         kept = read_json_file(file) if file.is_file() else {}
-        now = {problem.id: self._row(problem) for problem in problems}
+        lazy = isinstance(problems, LazyProblems)
+        now = (
+            {problem.id: self._row(problem) for problem in problems}
+            if not lazy
+            else {ALL_ROWS: f"{len(problems)} {problems.digest()}"}
+        )
         if key not in kept:
             if not self.read_only:
                 write_json(file, kept | {key: now}, indent=None)
@@ -98,6 +106,9 @@ def _sample_file(file: Path, size: int) -> bytes:
 
 def describe_differences(was: Mapping[str, str], now: Mapping[str, str]) -> str:
     """What differs between the rows of a file then and now (id -> digests), in words; "" if nothing does."""
+    if ALL_ROWS in was or ALL_ROWS in now:
+        counts = [rows[ALL_ROWS].split(" ")[0] if ALL_ROWS in rows else len(rows) for rows in (was, now)]
+        return "" if was == now else f"{counts[0]} rows then, {counts[1]} now, and they differ"
     shared = [name for name in was if name in now]
     differing = {
         part: [name for name in shared if was[name].split(" ")[place] != now[name].split(" ")[place]]
@@ -124,7 +135,7 @@ class CheckedSource:
         """Bad rows that the source left out so far: row -> reason."""
         return getattr(self.source, "skipped", {})
 
-    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+    def problems(self, selection: Selection, seed: int) -> Sequence[Problem]:
         """See `Source`. Raises UserError for rows that have changed since the run began."""
         problems = self.source.problems(selection, seed)
         self.fingerprints.check(f"{selection} seed {seed}", problems)

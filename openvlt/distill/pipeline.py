@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from openvlt import distributed
-from openvlt.data.rows.schema import check_unique_ids, problem_row
+from openvlt.data.rows.ids import check_unique_ids
+from openvlt.data.rows.schema import problem_row
 from openvlt.distill.run import DistillationRun, DistilledProblem, count_outcomes
 from openvlt.distill.settings import Distillation
 from openvlt.errors import UserError

@@ -19,7 +19,8 @@ from openvlt.benchmark.rows.tables import (
     row_images,
 )
 from openvlt.data.errors import BadRows
-from openvlt.data.rows.schema import Columns, check_unique_ids
+from openvlt.data.rows.columns import Columns
+from openvlt.data.rows.ids import check_unique_ids
 from openvlt.errors import UserError
 from openvlt.types import Problem
 

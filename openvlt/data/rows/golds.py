@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from openvlt import distributed
+from openvlt.data.rows.lazy import LazyProblems
 from openvlt.errors import UserError
 from openvlt.types import Problem, Verdict
 from openvlt.verify import extract
@@ -78,8 +79,11 @@ def _read_conclusion(text: str, choices: Sequence[str] | None) -> str:
 def check_golds(problems: Sequence[Problem], where: str) -> None:
     """Raises UserError when no gold answer is right by the verifier, not even as a response to itself.
 
-    Answers that the verifier takes for none ("N/A") are counted in a line on the screen.
+    Answers that the verifier takes for none ("N/A") are counted in a line on the screen. Of `LazyProblems`
+    only the first are looked at.
     """
+    if isinstance(problems, LazyProblems):
+        problems = problems.open_first(_SAMPLE)
     sample = problems[:_SAMPLE]
     if sample and not any(map(_can_be_met, sample)):
         raise UserError(

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -48,7 +48,7 @@ def to_problem(
     Raises UserError on a missing column, a wrong type, an empty text, an answer that is none of the choices,
     a missing image, or images and marks that differ in number.
     """
-    name = _id(row, columns, where, default_id)
+    name = row_id(row, columns, where, default_id)
     where = f"{where} (id {name!r})"
     question = cell_as_text(row, columns.question, "question", where)
     answer, choices = _answer(row, columns, where)
@@ -69,62 +69,11 @@ def to_problem(
         choices=choices,
         answer_type=_answer_type(row, columns, where),
         source=source,
-        level=_level(row, columns, where),
+        level=row_level(row, columns, where),
         turns=turns,
         meta=_reply(row, columns, answer),
         place=where,
     )
-
-
-def to_problems(
-    rows: Sequence[tuple[str, str, Row]],
-    columns: Columns,
-    *,
-    root: Path,
-    source: str,
-    where: str,
-    skipped: dict[str, str] | None,
-    convert: Callable[[Row], Row] | None = None,
-    anywhere: bool = False,
-    unread: Collection[str] = (),
-) -> list[Problem]:
-    """The problems of (where, default id, row); see `to_problem`.
-
-    Conversations become rows first, or each row is converted. A bad row is noted in `skipped` (where ->
-    reason), or raises UserError when that is None. A column that no row has always raises; `unread` are
-    those that the file has besides.
-    """
-    converted: list[tuple[str, str, Row]] = []
-    problems = []
-    for place, default_id, row in rows:
-        with _skip_bad(place, skipped):
-            converted.append((place, default_id, _convert(convert, row, columns, place)))
-    if converted:
-        columns.check([*dict.fromkeys(name for _, _, row in converted for name in row), *unread], where)
-    for place, default_id, row in converted:
-        with _skip_bad(place, skipped):
-            problem = to_problem(
-                row,
-                columns,
-                root=root,
-                where=place,
-                source=source,
-                default_id=default_id,
-                anywhere=anywhere,
-            )
-            problems.append(problem)
-    return problems
-
-
-@contextlib.contextmanager
-def _skip_bad(place: str, skipped: dict[str, str] | None) -> Iterator[None]:
-    """Notes the error of a row in `skipped`; without one it is raised."""
-    try:
-        yield
-    except UserError as error:
-        if skipped is None:
-            raise
-        skipped[place] = str(error)
 
 
 @contextlib.contextmanager
@@ -136,7 +85,11 @@ def _name_row(where: str, join: str = ": ") -> Iterator[None]:
         raise UserError(f"{where}{join}{error}") from error
 
 
-def _convert(convert: Callable[[Row], Row] | None, row: Row, columns: Columns, where: str) -> Row:
+def convert_row(convert: Callable[[Row], Row] | None, row: Row, columns: Columns, where: str) -> Row:
+    """The row of a conversation, or what `convert` makes of a row.
+
+    Raises UserError that begins with `where`.
+    """
     with _name_row(where):
         if convert is None:
             return read_conversation(
@@ -156,7 +109,8 @@ def _convert(convert: Callable[[Row], Row] | None, row: Row, columns: Columns, w
             ) from error
 
 
-def _id(row: Row, columns: Columns, where: str, default: str | None) -> str:
+def row_id(row: Row, columns: Columns, where: str, default: str | None) -> str:
+    """The id of a row; `default` where it has none."""
     if find_cell(row, columns.id)[1] is None and default is not None:
         return default
     return cell_as_text(row, columns.id, "id", where)
@@ -216,7 +170,8 @@ def _answer_type(row: Row, columns: Columns, where: str) -> str | None:
     return value
 
 
-def _level(row: Row, columns: Columns, where: str) -> int | None:
+def row_level(row: Row, columns: Columns, where: str) -> int | None:
+    """The level of a row, None where it has none. Raises UserError for anything but a whole number."""
     value = find_cell(row, columns.level)[1]
     if is_missing(value):
         return None
@@ -301,33 +256,3 @@ def read_traces(file: Path | str) -> list[Trace]:
         problem = to_problem(row, Columns(), root=file.parent, where=where, source=source, anywhere=True)
         traces.append(Trace(problem, response, row.get("origin") or file.parent.name))
     return traces
-
-
-def check_unique_ids(problems: Sequence[Problem], where: str) -> None:
-    """Raises UserError when two problems share an id: results are keyed by it."""
-    ids: set[str] = set()
-    if all(problem.id not in ids and not ids.add(problem.id) for problem in problems):
-        return
-    repeated: dict[str, str] = {}
-    drop_repeated_ids(problems, repeated)
-    for fault in repeated.values():
-        raise UserError(f"{where}: {fault.removeprefix(f'{where}: ')}")
-
-
-def drop_repeated_ids(problems: Sequence[Problem], skipped: dict[str, str]) -> list[Problem]:
-    """The first problem of every id; the others are noted in `skipped` (place -> reason)."""
-    first: dict[str, Problem] = {}
-    others = []
-    for problem in problems:
-        if problem.id in first:
-            others.append(problem)
-        first.setdefault(problem.id, problem)
-    count = len({problem.id for problem in others})
-    ids = f"{count} ids occur more than once" if count > 1 else "it is the only such id"
-    for number, problem in enumerate(others):
-        place, earlier = (each.place.partition(" (id ")[0] for each in (problem, first[problem.id]))
-        where = f", in {earlier} and in {place}" if place else ""
-        skipped[place or f"repeated {number}"] = (
-            f"id {problem.id!r} occurs twice{where} ({ids}); give every row its own id"
-        )
-    return list(first.values())

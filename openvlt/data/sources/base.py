@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,10 +41,12 @@ class Selection:
 class Source(Protocol):
     """`problems` gives the selected problems in an order drawn by `seed`; equal arguments, equal problems.
 
+    Of large files they are `LazyProblems`, read when asked for.
+
     Splits are `train`, `val` and `test`. A source without held-out rows raises UserError when asked for them.
     """
 
-    def problems(self, selection: Selection, seed: int) -> list[Problem]: ...
+    def problems(self, selection: Selection, seed: int) -> Sequence[Problem]: ...
 
 
 def refuse_mixture(selection: Selection, where: str) -> None:

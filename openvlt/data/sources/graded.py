@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Graded:
     anywhere: bool = False
     skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+    def problems(self, selection: Selection, seed: int) -> Sequence[Problem]:
         """See `Source`. Raises UserError when the file lacks these columns, or nothing is kept."""
         file = Path(self.path)
         _, share = find_rows(selection, self.heldout, ["train"], str(file))

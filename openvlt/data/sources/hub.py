@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from openvlt.data.errors import UnavailableDataSet, UnknownSplit
 from openvlt.data.rows.cells import Row
-from openvlt.data.rows.schema import Columns, to_problems
+from openvlt.data.rows.columns import Columns
+from openvlt.data.rows.formats import RowFile, dataset_rows
+from openvlt.data.rows.lazy import LazyProblems
+from openvlt.data.rows.load import RowReader
 from openvlt.data.sources.base import Selection
-from openvlt.data.sources.hub_files import find_row_files, read_row_files
+from openvlt.data.sources.hub_files import SplitRows, find_row_files
 from openvlt.data.sources.splits import (
     benchmarks_named_in,
     check_splits,
@@ -37,7 +40,7 @@ class HubRows:
     `splits` names the set's splits (slices like `train[:90%]` included) that are our train, test and val;
     `heldout`, `skip_bad` and `anywhere` are as in `LocalRows`. `convert(row)` turns a row of another form
     into one of data=jsonl (`columns` then name the result's). Known benchmarks give no training rows unless
-    `force` names them. Encoded images of the split are held in memory.
+    `force` names them. Of a large split only an index is held in memory.
     """
 
     path: str
@@ -52,8 +55,11 @@ class HubRows:
     convert: Callable[[Row], Row] | None = None
     force: str | None = None
     skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _indexed: dict[str, tuple[Any, LazyProblems]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+    def problems(self, selection: Selection, seed: int) -> Sequence[Problem]:
         """See `Source`.
 
         Raises UserError when data can't be loaded, on a bad row, a missing split, or too few rows.
@@ -68,32 +74,37 @@ class HubRows:
         skipped = self.skipped if self.skip_bad else None
         return select_share(self._load(splits[split]), share, selection, seed, where, skipped=skipped)
 
-    def _load(self, split: str) -> list[Problem]:
+    def _load(self, split: str) -> Sequence[Problem]:
         where, local = f"{self.path}[{split}]", Path(self.path)
-        skipped = self.skipped if self.skip_bad else None
+        files = [] if self.name or self.data_dir or is_saved(local) else find_row_files(local, split)
+        state = [(facts.st_size, facts.st_mtime_ns) for facts in map(Path.stat, files)]
+        if (known := self._indexed.get(split)) is not None and known[0] == state:
+            return known[1]
         unread: Collection[str] = ()
-        if files := [] if self.name or self.data_dir or is_saved(local) else find_row_files(local, split):
-            places = read_row_files(files, split, skipped)
+        if files:
+            rows: RowFile = SplitRows(files, split)
         else:
             data = load_split(
                 self.path, split, name=self.name, revision=self.revision, data_dir=self.data_dir
             )
             columns = self.columns.names() if self.convert is None else set(data.column_names)
-            rows = stored_rows(data, columns)
             unread = [name for name in data.column_names if name not in columns]
-            places = [(f"{where}, row {n}", f"{split}-{n}", row) for n, row in enumerate(rows, 1)]
-        root = local if local.is_dir() else local.parent if local.exists() else cache_folder()
-        return to_problems(
-            places,
+            read = [name for name in data.column_names if name in columns]
+            rows = dataset_rows(data.select_columns(read) if read else data, where)
+        reader = RowReader(
             self.columns,
-            root=root,
-            source=re.sub(r"\.(parquet|jsonl?|csv|tsv)$", "", local.name),
-            where=where,
-            skipped=skipped,
+            local if local.is_dir() else local.parent if local.exists() else cache_folder(),
+            re.sub(r"\.(parquet|jsonl?|csv|tsv)$", "", local.name),
+            where,
+            lambda number: f"{split}-{number}",
             convert=self.convert,
             anywhere=self.anywhere or (local.is_file() and is_own_file(local)),
             unread=unread,
         )
+        problems = reader.read(rows, self.skipped if self.skip_bad else None)
+        if isinstance(problems, LazyProblems):
+            self._indexed[split] = state, problems
+        return problems
 
 
 # --- what every reader of such data shares ------------------------------------------------------------------
@@ -161,13 +172,6 @@ def load_saved(folder: Path | str, split: str, *, any_split: bool = False) -> Da
     return splits[split]
 
 
-def stored_rows(data: Dataset, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """Rows as stored, of some columns (None: all): images encoded (`{bytes, path}`), class labels by name."""
-    kept = [name for name in data.column_names if columns is None or name in columns]
-    table: Any = data.select_columns(kept).with_format("arrow")[:]  # a pyarrow.Table
-    rows = table.to_pylist() if kept else [{} for _ in range(len(data))]
-    for name in kept:
-        label: Callable[[int], str] | None = getattr(data.features[name], "int2str", None)
-        if label is not None:
-            rows = [{**row, name: None if row[name] is None else label(row[name])} for row in rows]
-    return rows
+def stored_rows(data: Dataset) -> list[dict[str, Any]]:
+    """Rows as stored: images encoded (`{bytes, path}`), class labels by name."""
+    return [row for _, row in dataset_rows(data, "").scan()]

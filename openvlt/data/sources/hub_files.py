@@ -7,12 +7,13 @@ data set.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from openvlt.data.errors import UnknownSplit
-from openvlt.data.rows.files import read_rows, unit
+from openvlt.data.rows.files import open_rows
+from openvlt.data.rows.formats import FileRows
 
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _ALIASES = {"validation": ("validation", "val", "valid", "dev"), "val": ("val", "validation", "valid", "dev")}
@@ -50,17 +51,47 @@ def _names_files(readme: Path) -> bool:
     return readme.is_file() and "data_files:" in readme.read_text(encoding="utf-8", errors="ignore")[:20_000]
 
 
-def read_row_files(
-    files: Sequence[Path], split: str, skipped: dict[str, str] | None
-) -> list[tuple[str, str, dict[str, Any]]]:
-    """(where, default id, row) of the files' rows, cut to the split's slice (`train[:90%]`)."""
-    rows = [
-        (f"{file}, {unit(file)} {number}", row) for file in files for number, row in read_rows(file, skipped)
-    ]
-    numbered = [(where, f"{split}-{number}", row) for number, (where, row) in enumerate(rows, 1)]
-    if "[" not in split:
-        return numbered
-    from datasets import ReadInstruction
+class SplitRows:
+    """The usable rows of a split's files, numbered through, cut to its slice (`train[:90%]`).
 
-    parts = ReadInstruction.from_spec(split).to_absolute({split.partition("[")[0]: len(rows)})
-    return [row for part in parts for row in numbered[part.from_ : part.to]]
+    A bad row has a number below 0.
+    """
+
+    def __init__(self, files: Sequence[Path], split: str) -> None:
+        self.files, self.split = [open_rows(file) for file in files], split
+        self.large = any(file.large for file in self.files)
+        self.at: list[tuple[int, int]] = []  # of each row, its file and its number there
+        self.bad: list[str] = []  # the places of bad rows
+
+    def scan(self, without: Collection[str] = ()) -> FileRows:
+        self.at, self.bad = [], []
+        ranges = self._ranges()
+        for place, file in enumerate(self.files):
+            for number, row in file.scan(without):
+                if isinstance(row, dict):
+                    self.at.append((place, number))
+                    if ranges is None or any(len(self.at) - 1 in part for part in ranges):
+                        yield len(self.at), row
+                else:
+                    self.bad.append(file.place(number))
+                    yield -len(self.bad), row
+
+    def _ranges(self) -> list[range] | None:
+        """The rows of the slice, from 0; None for the whole split."""
+        if "[" not in self.split:
+            return None
+        from datasets import ReadInstruction
+
+        count = sum(isinstance(row, dict) for file in self.files for _, row in file.scan())
+        parts = ReadInstruction.from_spec(self.split).to_absolute({self.split.partition("[")[0]: count})
+        return [range(part.from_, part.to) for part in parts]
+
+    def read(self, number: int) -> Any:
+        place, inside = self.at[number - 1]
+        return self.files[place].read(inside)
+
+    def place(self, number: int) -> str:
+        if number < 0:
+            return self.bad[-number - 1]
+        place, inside = self.at[number - 1]
+        return self.files[place].place(inside)

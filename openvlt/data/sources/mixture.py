@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from openvlt.data.rows.lazy import join_problems, name_source, take_problems
 from openvlt.data.sources.base import Selection, Source
 from openvlt.errors import UserError
 from openvlt.types import Problem
@@ -37,7 +38,7 @@ class Mixture:
             for row, reason in getattr(part, "skipped", {}).items()
         }
 
-    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+    def problems(self, selection: Selection, seed: int) -> Sequence[Problem]:
         """See `Source`; without an amount, all rows of the selected parts.
 
         Raises UserError when a part is short.
@@ -48,21 +49,18 @@ class Mixture:
             amounts = fill_shares(
                 selection.amount, weights, {name: len(problems) for name, problems in there.items()}
             )
-            drawn = [problem for name, amount in amounts.items() for problem in there[name][:amount]]
+            parts = [there[name][:amount] for name, amount in amounts.items()]
         elif selection.amount is not None:
             amounts = apportion(selection.amount, weights)
-            drawn = [
-                problem
-                for name in weights
-                if amounts[name]
-                for problem in self._part(name, amounts[name], selection, seed)
-            ]
+            parts = [self._part(name, amounts[name], selection, seed) for name in weights if amounts[name]]
         else:
-            drawn = [problem for name in weights for problem in self._part(name, None, selection, seed)]
-        random.Random(f"mixture/{seed}").shuffle(drawn)
-        return drawn[: selection.limit]
+            parts = [self._part(name, None, selection, seed) for name in weights]
+        problems = join_problems(parts)
+        order = list(range(len(problems)))
+        random.Random(f"mixture/{seed}").shuffle(order)
+        return take_problems(problems, order[: selection.limit])
 
-    def _part(self, name: str, amount: int | None, selection: Selection, seed: int) -> list[Problem]:
+    def _part(self, name: str, amount: int | None, selection: Selection, seed: int) -> Sequence[Problem]:
         """`amount` problems of one part, marked with its name."""
         try:
             problems = self.sources[name].problems(
@@ -70,7 +68,7 @@ class Mixture:
             )
         except UserError as error:
             raise UserError(f"source {name!r}: {error}") from error
-        return [replace(problem, id=f"{name}/{problem.id}", source=name) for problem in problems]
+        return name_source(problems, name)
 
     def _weights(self, selection: Selection) -> dict[str, float]:
         """The selected parts with their weights."""

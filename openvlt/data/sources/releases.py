@@ -39,7 +39,7 @@ class Release:
     anywhere: bool = False
     skipped: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+    def problems(self, selection: Selection, seed: int) -> Sequence[Problem]:
         """See `Source`. Raises UserError when files or rows are missing or broken, or too few."""
         splits = check_splits(self.splits)
         setting = f"splits.{selection.split}=<its split>"
@@ -78,7 +78,7 @@ class EvaluationOnly:
     why: str
     force: str | None = None
 
-    def problems(self, selection: Selection, seed: int) -> list[Problem]:
+    def problems(self, selection: Selection, seed: int) -> Sequence[Problem]:
         """See `Source`. Raises UserError for training rows, unless forced by name."""
         if selection.split == "train":
             refuse_training(self.name, self.why, self.force)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from openvlt.data.rows.lazy import take_problems
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -51,13 +52,11 @@ def _column(columns: ProblemColumns, name: str) -> np.ndarray:
     return columns[name]
 
 
-def filter_problems(problems: Sequence[Problem], select: Selector | None) -> list[Problem]:
+def filter_problems(problems: Sequence[Problem], select: Selector | None) -> Sequence[Problem]:
     """The problems that a selector keeps; all of them without one. Raises UserError when it keeps none."""
     if select is None:
-        return list(problems)
-    kept = [
-        problem for problem, keep in zip(problems, select(problem_columns(problems)), strict=True) if keep
-    ]
+        return problems
+    kept = np.flatnonzero(select(problem_columns(problems))).tolist()
     if not kept:
         raise UserError(f"select keeps none of {len(problems)} problems; widen its bounds")
-    return kept
+    return take_problems(problems, kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,8 @@ from pathlib import Path
 
 from openvlt.data.errors import EvaluationDataOnly, MissingSplit, TooFewProblems, UnknownLevels
 from openvlt.data.rows.golds import check_golds
-from openvlt.data.rows.schema import check_unique_ids, drop_repeated_ids
+from openvlt.data.rows.ids import check_unique_ids, drop_repeated_ids
+from openvlt.data.rows.lazy import find_share, problem_levels, take_problems
 from openvlt.data.sources.base import Selection, refuse_mixture
 from openvlt.errors import UserError
 from openvlt.types import Problem
@@ -43,7 +43,7 @@ def split_share(name: str, heldout: float, own: Sequence[str]) -> tuple[str, tup
         )
     if heldout and not missing:
         raise UserError(
-            f"data.heldout={heldout} has no use, test and val have data of their own; leave it at 0"
+            f"data.heldout={heldout} has no use, test and val have data of their own; set data.heldout=0"
         )
     if name == "train":
         return name, (heldout * len(missing), 1.0)
@@ -77,14 +77,14 @@ def find_rows(
 
 
 def select_share(
-    problems: list[Problem],
+    problems: Sequence[Problem],
     share: tuple[float, float],
     selection: Selection,
     seed: int,
     where: str,
     *,
     skipped: dict[str, str] | None = None,
-) -> list[Problem]:
+) -> Sequence[Problem]:
     """The selected ones of the problems whose ids fall into the share.
 
     Of rows with one id the first is kept and the others are noted in `skipped`; without it they raise.
@@ -93,39 +93,36 @@ def select_share(
         check_unique_ids(problems, where)
     else:
         problems = drop_repeated_ids(problems, skipped)
-    inside = [problem for problem in problems if share[0] <= _id_fraction(problem.id) < share[1]]
+    inside = find_share(problems, share)
     if not inside:
         raise UserError(
             f"{where}: none of its {len(problems)} usable rows is left for split {selection.split!r}; "
             "add rows, or change data.heldout"
         )
-    check_golds(inside, where)
-    return apply_selection(inside, selection, seed, where)
-
-
-def _id_fraction(name: str) -> float:
-    """A number in [0, 1) that depends on the id alone: a row keeps its split when others come or go."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 256**6
+    problems = take_problems(problems, inside)
+    check_golds(problems, where)
+    return apply_selection(problems, selection, seed, where)
 
 
 def apply_selection(
     problems: Sequence[Problem], selection: Selection, seed: int, where: str
-) -> list[Problem]:
+) -> Sequence[Problem]:
     """The first `amount` problems of the selection's levels, in an order drawn by `seed`.
 
     Raises MixtureWanted, UnknownLevels or TooFewProblems.
     """
     refuse_mixture(selection, where)
+    order = list(range(len(problems)))
     if selection.levels is not None:
-        known = sorted({problem.level for problem in problems if problem.level is not None})
+        levels = problem_levels(problems)
+        known = sorted({level for level in levels if level is not None})
         if not set(selection.levels) <= set(known):
             raise UnknownLevels(where, list(selection.levels), known)
-        problems = [problem for problem in problems if problem.level in selection.levels]
-    problems = list(problems)
-    random.Random(f"order/{seed}").shuffle(problems)
-    if selection.amount is not None and selection.amount > len(problems):
-        raise TooFewProblems(where, selection.amount, len(problems))
-    return problems[: selection.limit]
+        order = [row for row in order if levels[row] in selection.levels]
+    random.Random(f"order/{seed}").shuffle(order)
+    if selection.amount is not None and selection.amount > len(order):
+        raise TooFewProblems(where, selection.amount, len(order))
+    return take_problems(problems, order[: selection.limit])
 
 
 # --- material that must not be trained on -------------------------------------------------------------------

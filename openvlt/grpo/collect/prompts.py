@@ -15,6 +15,7 @@ from typing import Any
 from openvlt.data.image_views import apply_view
 from openvlt.data.prefetch import PrefetchWorker
 from openvlt.data.prompts import Renderer
+from openvlt.data.rows.lazy import problem_finder
 from openvlt.grpo.algorithm import GRPO
 from openvlt.grpo.collect.ops import concat_prompts
 from openvlt.grpo.collect.plan import ViewPass, ViewSpec
@@ -141,10 +142,10 @@ class PromptLoader:
         views: Callable[[int], tuple[list[ViewKey], int]],
         workers: int,
     ) -> None:
-        self.sampler, self.problems, self.size = sampler, problems, size
+        self.sampler, self.size = sampler, size
         self.build_tasks, self.prompt_cache, self.views = build_tasks, prompt_cache, views
         # the worker has the problems already: only their rows are sent
-        self.rows = {id(problem): row for row, problem in enumerate(problems)}
+        self.find_row, self.open_row = problem_finder(problems)
         self.worker = PrefetchWorker(self._render) if PrefetchWorker.is_available(workers) else None
 
     def next(self, step: int, *, prefetch_more: bool = False) -> list[Problem]:
@@ -177,12 +178,12 @@ class PromptLoader:
 
     def _order(self, drawn: Sequence[Problem], step: int) -> tuple[list[int | None], int]:
         """What the worker is sent: the rows of these problems (None: not one of `problems`), and the step."""
-        return [self.rows.get(id(problem)) for problem in drawn], step
+        return [self.find_row(problem) for problem in drawn], step
 
     def _render(self, order: tuple[list[int], int]) -> tuple[list[Problem] | None, list[RenderedView]]:
         """In the worker: the tasks, where there are any, and their prompts under every view."""
         rows, step = order
-        tasks = self._tasks([self.problems[row] for row in rows])
+        tasks = self._tasks([self.open_row(row) for row in rows])
         rendered = self.prompt_cache.render(tasks, *self.views(step))
         return (None if self.build_tasks is None else tasks), rendered
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from openvlt.data.batching import batch_rows
+from openvlt.data.rows.lazy import problem_ids, problem_levels, take_problems
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -65,9 +66,9 @@ class EasyFirst(Shuffled):
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
         order = np.random.default_rng(seed).permutation(len(problems))
-        super().__init__(
-            sorted((problems[row] for row in order), key=lambda problem: problem.level or 0), seed
-        )
+        levels = problem_levels(problems)
+        ranked = sorted(order.tolist(), key=lambda row: levels[row] or 0)
+        super().__init__(take_problems(problems, ranked), seed)
 
     def next(self, n: int, step: int) -> list[Problem]:
         start = self.draws * n
@@ -86,6 +87,7 @@ class NearHalf(Shuffled):
         super().__init__(problems, seed)
         self.check_settings(floor=floor)
         self.floor, self.accuracy = floor, dict[str, float]()
+        self.ids = problem_ids(problems)
 
     @staticmethod
     def check_settings(*, floor: float = 0.1) -> None:
@@ -96,7 +98,7 @@ class NearHalf(Shuffled):
             )
 
     def next(self, n: int, step: int) -> list[Problem]:
-        latest = np.array([self.accuracy.get(problem.id, 0.5) for problem in self.problems])
+        latest = np.array([self.accuracy.get(name, 0.5) for name in self.ids])
         weights = np.maximum(self.floor, 4 * latest * (1 - latest))
         rng = np.random.default_rng([self.seed, self.draws])
         self.draws += 1

@@ -10,7 +10,7 @@ import pytest
 
 from openvlt.data.prompts import PromptStyle
 from openvlt.data.rows.columns import Columns
-from openvlt.data.rows.schema import problem_row, to_problem, to_problems
+from openvlt.data.rows.schema import convert_row, problem_row, to_problem
 from openvlt.errors import UserError
 from openvlt.types import Problem
 
@@ -18,8 +18,8 @@ from openvlt.types import Problem
 def read(row: dict[str, Any], root: Path = Path("."), **columns: Any) -> Problem:
     """The problem of one row, as data=jsonl reads it."""
     names = Columns(**{"images": ["images", "image"], **columns})
-    (found,) = to_problems([("line 1", "r-1", row)], names, root=root, source="s", where="rows", skipped=None)
-    return found
+    converted = convert_row(None, row, names, "line 1")
+    return to_problem(converted, names, root=root, where="line 1", source="s", default_id="r-1")
 
 
 def asked(problem: Problem) -> list[tuple[str, str]]:

@@ -131,6 +131,12 @@ def test_good_rows_keep_their_order_and_an_amount_is_filled_up(rows, check):
         source.problems(Selection(amount=10), 7)
 
 
+def test_at_most_so_many_rows_are_good_ones_where_there_are(rows, check):
+    file = rows(*({"images": "half.jpg"} if n < 3 else {} for n in range(8)))
+    source = check_source(LocalRows(file, skip_bad=True), check)
+    assert [len(source.problems(Selection(at_most=most), 0)) for most in (4, 5, 6)] == [4, 5, 5]
+
+
 def test_only_as_many_rows_are_checked_as_are_taken(rows, check):
     file = rows(*([{}] * 30), {"images": "half.jpg"})
     asked: list[Problem] = []
