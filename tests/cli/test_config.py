@@ -22,6 +22,7 @@ from openvlt.cli.app import normalise_arguments
 from openvlt.cli.errors import error_sentence
 from openvlt.config.build import build
 from openvlt.config.resolvers import CONF, new_run_id
+from openvlt.data.sources.local import LocalRows
 from openvlt.errors import UserError
 from openvlt.grpo.algorithm import GRPO
 from openvlt.sft.module import SFT
@@ -128,16 +129,24 @@ def test_experiments_open_with_command_hardware_time_and_outcome(file: Path) -> 
 
 
 @pytest.mark.parametrize("scale", ["tiny", "7b"])
-def test_rows_of_ones_own_are_taken_whole(scale: str) -> None:
-    config = compose("+experiment=own", "data=jsonl", "data.path=rows.jsonl", f"scale={scale}")
+def test_grpo_takes_all_rows_of_ones_own_and_what_it_waits_for_is_bounded(scale: str) -> None:
+    config = compose("+experiment=own", "data.path=rows.jsonl", f"scale={scale}")
     stages = build(config.iteration, "iteration").stages
-    for select in (
-        stages["traces1"].select,
-        stages["grpo1"].select,
-        build(config.evaluation, "evaluation").selection,
-    ):
+    heldout = build(config.evaluation, "evaluation").selection
+    for select, most in ((stages["traces1"].select, 500), (stages["grpo1"].select, None), (heldout, 500)):
         assert (select.amount, select.levels, select.sources) == (None, None, None)
-    assert build(config.data, "data").path == "rows.jsonl"
+        assert select.at_most == most
+    source = build(config.data, "data")
+    assert isinstance(source, LocalRows) and source.path == "rows.jsonl" and source.heldout == 0.1
+
+
+def test_a_smoke_test_takes_sixteen_problems() -> None:
+    config = compose("+experiment=smoke", "data=jsonl", "data.path=rows.jsonl")
+    stages = build(config.iteration, "iteration").stages
+    selections = [stage.select for stage in stages.values() if hasattr(stage, "select")]
+    assert [each.at_most for each in (*selections, build(config.evaluation, "evaluation").selection)] == [
+        16
+    ] * 3
 
 
 @pytest.mark.parametrize("cycle", ["cycle1", "cycle2", "cycle3", "three_cycles", "controlled", "smoke"])

@@ -62,7 +62,7 @@ SMOKE = ("+experiment=smoke", "iteration.stages.sft.settings.batch_size=4", *FIG
 
 def test_a_diverging_run_publishes_nothing(cli, capsys):
     done = cli("train.py", *SMOKE, "name=diverged", "sft.optimizer.learning_rate=1e30", "sft.optimizer.muon_learning_rate=1e30")  # fmt: skip
-    assert done.status == 2 and "sft, step 3: the loss is nan" in done.error
+    assert done.status == 2 and "sft, step 2: the loss is nan" in done.error
     assert "published nothing" in done.error
     stage = cli.newest("diverged") / "01-sft"
     assert (stage / "not_finite.pt").is_file()
@@ -70,7 +70,7 @@ def test_a_diverging_run_publishes_nothing(cli, capsys):
     file = done.error.rpartition("openvlt.trainer.replay ")[2]
     assert Path(file).name == "not_finite.pt"
     assert replay([str(stage / "not_finite.pt")]) == 0  # not finite again
-    assert "step 3 of the run: loss" in capsys.readouterr().out
+    assert "step 2 of the run: loss" in capsys.readouterr().out
 
 
 def test_half_of_a_tied_pair_is_refused_before_the_run(cli):

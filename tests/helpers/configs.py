@@ -19,6 +19,7 @@ _SERVER = [
 ]
 NEEDED = {  # what a file leaves for the user to say
     "data=jsonl": ["data.path=rows.jsonl"],
+    "experiment=own": ["data.path=rows.jsonl"],
     "data=hub": ["data.path=owner/name"],
     "data=graded": ["data.path=problems.parquet"],
     "model=pretrained": ["model.path=owner/name"],
