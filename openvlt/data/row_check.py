@@ -15,6 +15,14 @@ from openvlt.types import Problem
 
 
 @dataclass(frozen=True)
+class RowSize:
+    """The width and height of a row's pictures, and the tokens of its longest prompt (0 without a style)."""
+
+    images: tuple[ImageSize, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
 class RowCheck:
     """Finds what is wrong with rows before a run begins.
 
@@ -27,10 +35,14 @@ class RowCheck:
 
     def __call__(self, problems: Sequence[Problem]) -> list[UserError | None]:
         """The error of each bad problem, None for a good one."""
+        return [found if isinstance(found, UserError) else None for found in self.measure(problems)]
+
+    def measure(self, problems: Sequence[Problem]) -> list[RowSize | UserError]:
+        """The sizes of each good problem, the error of a bad one."""
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside of the GIL
             found = list(pool.map(self._image_sizes, problems))
         return [
-            sizes if isinstance(sizes, UserError) else self._check_prompts(problem, sizes)
+            sizes if isinstance(sizes, UserError) else self._measure_prompts(problem, sizes)
             for problem, sizes in zip(problems, found, strict=True)
         ]
 
@@ -42,13 +54,12 @@ class RowCheck:
         except UserError as error:
             return error
 
-    def _check_prompts(self, problem: Problem, sizes: Sequence[ImageSize]) -> UserError | None:
+    def _measure_prompts(self, problem: Problem, sizes: Sequence[ImageSize]) -> RowSize | UserError:
         try:
-            for renderer in self.renderers:
-                check_prompt(renderer, problem, sizes)
+            tokens = [check_prompt(renderer, problem, sizes) for renderer in self.renderers]
         except UserError as error:
             return error
-        return None
+        return RowSize(tuple(sizes), max(tokens, default=0))
 
 
 def require_usable(check: RowCheck, problems: Sequence[Problem]) -> None:
@@ -58,8 +69,11 @@ def require_usable(check: RowCheck, problems: Sequence[Problem]) -> None:
         raise BadRows(len(bad), len(problems), str(bad[0]), None) from bad[0]
 
 
-def check_prompt(renderer: Renderer, problem: Problem, sizes: Sequence[ImageSize]) -> None:
-    """Raises UserError when a problem can't be rendered, without processing its images where possible."""
+def check_prompt(renderer: Renderer, problem: Problem, sizes: Sequence[ImageSize]) -> int:
+    """The tokens of a problem's prompt, counted without processing its images where possible.
+
+    Raises UserError when it can't be rendered.
+    """
     text = renderer.text(problem)
     image_tokens = count_image_tokens(renderer.processor, problem, sizes)
     if image_tokens is not None:  # the text holds one mark per image already
@@ -67,9 +81,9 @@ def check_prompt(renderer: Renderer, problem: Problem, sizes: Sequence[ImageSize
         tokens = renderer.processor.tokenizer(text, add_special_tokens=special).input_ids
         length = len(tokens) + image_tokens - len(sizes)
         if length <= renderer.style.max_tokens:
-            return
+            return length
     try:
-        renderer.prompts([problem])
+        return int(renderer.prompts([problem]).mask_PL.sum())
     except ValueError as error:
         raise UserError(
             f"row {problem.id!r}: the model's processor refuses it ({error}); mend or remove the row"
