@@ -31,6 +31,7 @@ from openvlt.data.errors import (
     WorkerEnded,
 )
 from openvlt.errors import UserError, first_line
+from openvlt.runs.secrets import hide_secrets
 
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)
 
@@ -52,7 +53,7 @@ def report_errors(errors: tuple[type[Exception], ...], numbers: tuple[int, ...])
         if not expected or os.environ.get("OPENVLT_TRACEBACK"):
             raise
         if claim_report(2):  # all ranks meet the same mistake
-            print(f"error: {error_sentence(error)}", file=sys.stderr)
+            print(f"error: {hide_secrets(error_sentence(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         claim_report(130)  # the other ranks then end in silence

@@ -43,7 +43,7 @@ class TextModel:
         check_folder(self.path)
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path)
+            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
                 f"model {self.path!r} has no usable tokenizer: {first_line(error)}; check the path or the "

@@ -155,8 +155,9 @@ class PretrainedModel:
         Nothing is allocated, and with a shipped config nothing is downloaded.
         """
         path = str(Path(__file__).parent / "shapes" / self.shape) if self.shape else self.path
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path))
+            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
         return cast(HFModel, model)
 
     def base_path(self) -> str:

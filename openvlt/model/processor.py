@@ -119,10 +119,12 @@ def _load(path: str | Path) -> ProcessorMixin:
     base = find_adapter_base(path)
     texts = path if base is None or (Path(path) / "tokenizer_config.json").is_file() else base
     images = path if base is None or _has_image_settings(Path(path)) else base
-    family = FAMILIES.get(AutoConfig.from_pretrained(base or path).model_type, UNKNOWN)
+    family = FAMILIES.get(
+        AutoConfig.from_pretrained(base or path, trust_remote_code=False).model_type, UNKNOWN
+    )
     if family.processor:
         return _load_image_only(family, texts, images)
-    processor = AutoProcessor.from_pretrained(images)
+    processor = AutoProcessor.from_pretrained(images, trust_remote_code=False)
     if not isinstance(processor, ProcessorMixin):
         raise ValueError(
             f"AutoProcessor gave a bare {type(processor).__name__}; torchvision may be missing for this model"
@@ -132,7 +134,7 @@ def _load(path: str | Path) -> ProcessorMixin:
 
 def _load_image_only(family: Family, texts: str | Path, images: str | Path) -> ProcessorMixin:
     """The processor of a known family; tokenizer and chat template of `texts`, the rest of `images`."""
-    tokenizer = AutoTokenizer.from_pretrained(texts)
+    tokenizer = AutoTokenizer.from_pretrained(texts, trust_remote_code=False)
     if family.marks[0] not in tokenizer.get_vocab():
         raise ValueError(f"its tokenizer is missing, or has no {family.marks[0]}")
     image_processor = pil_processor_class(family.image_processor).from_pretrained(images)

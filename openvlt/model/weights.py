@@ -42,7 +42,7 @@ LOAD_ERRORS = (
 
 def choose_attention(path: str, dtype: str, device: torch.device) -> str:
     """transformers' name of flash-attn where a model can use it, else of SDPA; prints which, once."""
-    config = AutoConfig.from_pretrained(find_adapter_base(path) or path)
+    config = AutoConfig.from_pretrained(find_adapter_base(path) or path, trust_remote_code=False)
     half = (config.dtype if dtype == "auto" else getattr(torch, dtype, None)) in (
         torch.float16,
         torch.bfloat16,
@@ -85,7 +85,11 @@ def load_weights(
     try:
         with _quiet_transformers():
             model, info = architecture.from_pretrained(
-                path, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+                path,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                **settings,
             )
     except LOAD_ERRORS as error:
         raise UserError(
@@ -119,7 +123,7 @@ def check_takes_images(path: str) -> None:
     """As `check_folder`, and raises UserError for a model that takes no images."""
     check_folder(path)
     try:
-        config = AutoConfig.from_pretrained(_check_base(path) or path)
+        config = AutoConfig.from_pretrained(_check_base(path) or path, trust_remote_code=False)
     except LOAD_ERRORS as error:
         raise UserError(
             f"model {path!r}: its config.json can't be read ({first_line(error)}); check the path, the hub "

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from openvlt.errors import UserError
+from openvlt.runs.secrets import hide_secrets
 from openvlt.storage.atomic import read_json_file
 
 PACKAGES = (
@@ -115,7 +116,7 @@ def run_manifest(seed: int) -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "command": [script_name(), *_job_overrides()],
+        "command": [script_name(), *map(hide_secrets, _job_overrides())],
         "commit": _git("rev-parse", "HEAD"),
         "diff": _git("diff", "HEAD"),
         "seed": seed,
@@ -155,4 +156,4 @@ def _git(*arguments: str) -> str | None:
         )
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return hide_secrets(done.stdout.strip()) if done.returncode == 0 else None

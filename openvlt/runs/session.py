@@ -21,6 +21,7 @@ from openvlt.config.resolvers import load_config
 from openvlt.data.fingerprint import FINGERPRINTS
 from openvlt.errors import UserError
 from openvlt.runs.directory import PREVIOUS, command_name, run_manifest, script_name
+from openvlt.runs.secrets import refuse_secrets
 from openvlt.storage.atomic import read_json_file, write_json, write_text
 
 # files that a run writes before its first result
@@ -140,7 +141,11 @@ def _open(config: DictConfig) -> tuple[DictConfig, Path]:
 
 
 def _write_start(config: DictConfig, folder: Path) -> None:
-    """Writes what a run begins with, config.yaml last: without it, a folder is no run."""
+    """Writes what a run begins with, config.yaml last: without it, a folder is no run.
+
+    Raises UserError, before anything is written, for a setting that holds a key of the environment.
+    """
+    refuse_secrets(OmegaConf.to_container(config))
     folder.mkdir(parents=True, exist_ok=True)
     text = OmegaConf.to_yaml(config)
     write_text(folder / "overrides", "\n".join(command_line_overrides()) + "\n")
