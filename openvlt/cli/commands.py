@@ -43,7 +43,9 @@ COMMANDS = {
     "report": Command("openvlt.report.__main__:draw_reports", "the page of a run, or a table of several"),
     "verify": Command("openvlt.verify.__main__:print_explanation", "one verdict, and how it was reached"),
     "serve": Command("openvlt.serving.__main__:main", "vLLM servers for rollout=vllm"),
-    "data check": Command("openvlt.cli.data_check:data_check", "what a file of rows holds, and what is left out"),
+    "data check": Command(
+        "openvlt.cli.data_check:data_check", "what a file of rows holds, and what is left out"
+    ),
     "doctor": Command("openvlt.cli.doctor:run_doctor", "versions, GPUs, kernels, disk: what is missing here"),
     "push": Command("openvlt.cli.push:push_model", "a trained model and its card to the Hugging Face hub"),
 }
