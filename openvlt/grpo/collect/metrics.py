@@ -26,6 +26,7 @@ def rollout_metrics(rollouts: ScoredRollouts, *, generate_s: float, reward_s: fl
         "reward": float(reward_N.nanmean()),
         "reward_group_std": float(group_mean(spread_N, rollouts.group_N).sqrt().nanmean()),
         "dropped_groups": float((~rollouts.keep_N).float().mean()),
+        **group_outcomes(correct_N, rollouts.group_N),
         "length": float(length_N.mean()),
         "length_correct": float(length_N[correct_N].mean()) if correct_N.any() else float("nan"),
         "length_other": float(length_N[~correct_N].mean()) if (~correct_N).any() else float("nan"),
@@ -35,6 +36,19 @@ def rollout_metrics(rollouts: ScoredRollouts, *, generate_s: float, reward_s: fl
         "generate_s": generate_s,
         "reward_s": reward_s,
         "tokens_per_s": float(length_N.sum()) / max(generate_s, 1e-9),
+    }
+
+
+def group_outcomes(correct_N: Tensor, group_N: Tensor) -> dict[str, float]:
+    """Shares of groups in which no completion is correct, some are, all are; NaN without groups."""
+    groups, place_N = group_N.unique(return_inverse=True)
+    size_P = place_N.bincount(minlength=len(groups))
+    correct_P = place_N.bincount(correct_N, minlength=len(groups))
+    none, everything = float((correct_P == 0).float().mean()), float((correct_P == size_P).float().mean())
+    return {
+        "groups_all_wrong": none,
+        "groups_mixed": 1 - none - everything,
+        "groups_all_right": everything,
     }
 
 
