@@ -15,7 +15,7 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "openvlt"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = """types errors findings distributed config storage verify data serving model rollout reward trainer sft grpo
+ROOMS = """types errors findings distributed config storage verify data serving model rollout reward trackers trainer sft grpo
 distill benchmark memory runs iteration duration report cli""".split()
 SUBROOMS = {  # what is in the room's own folder comes last
     "verify": "parse denial_words denials options extract grade".split(),

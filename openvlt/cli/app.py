@@ -22,7 +22,7 @@ from openvlt.cli.errors import DISK_ERRORS, report_errors
 from openvlt.cli.launch import adopt_cluster, job_command, launch
 from openvlt.cli.ranks import join_ranks
 from openvlt.cli.usage import usage_text
-from openvlt.config.resolvers import CONF, load_config
+from openvlt.config.resolvers import CONF, load_config, new_run_id
 from openvlt.errors import UserError
 from openvlt.runs.directory import command_name
 from openvlt.trainer.devices import check_devices, process_count
@@ -80,6 +80,8 @@ def run_script(words: Sequence[str]) -> None:
     # before the job begins, any trouble with a file is one with the place to run in
     with report_errors((*mendable, OSError), ()):
         sys.argv[1:] = normalise_arguments([*arguments, *_own_settings(arguments)], CONF)
+        if sys.argv[-1] in ("-m", "--multirun"):
+            os.environ.setdefault("OPENVLT_SWEEP", new_run_id())  # its jobs' group
         with _known_launchers():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run_job)()
 

@@ -23,6 +23,8 @@ from openvlt.report.page import write_page
 from openvlt.report.table import results_table
 from openvlt.rollout.base import check_servers
 from openvlt.runs.session import announce_run, command_line_overrides, data_title, open_run, start_run
+from openvlt.trackers.recorder import collect_scores
+from openvlt.trackers.session import build_trackers, record_run
 
 
 def train(config: DictConfig) -> None:
@@ -34,20 +36,26 @@ def train(config: DictConfig) -> None:
     written, (config, folder) = config, open_run(config)
     settle_strategy(config)
     study: Study = build(config.iteration, "iteration")
+    trackers = build_trackers(config)
     context = make_context(config)
     with start_run(config, folder) as home:
         announce_run(config, home)
         for sentence in unreached_settings(written, settings):
             print(sentence, flush=True)
-        if not study.is_finished(home):
+        finished = study.is_finished(home)
+        if not finished:
             check_servers(context.grpo.generator)
             styles = (context.sft.prompt, context.grpo.prompt, context.evaluation.prompt)
             context = context.check_rows(home, data_title(config), styles)
             check_stages(study.stages, context)
-        results = study.run(context, home, runs=Path(config.paths.runs), name=config.name, scale=config.scale)
-    if distributed.is_main():
-        print(results_table(results, home))
-        draw_report(home)
+        with record_run(trackers, config, home, finished=finished) as recorder:
+            about = {"runs": Path(config.paths.runs), "name": config.name, "scale": config.scale}
+            results = study.run(context, home, recorder=recorder, **about)
+            if distributed.is_main():
+                print(results_table(results, home))
+                draw_report(home)
+                recorder.summary = collect_scores(results["stages"])
+                recorder.log_file(home / "report.html")
 
 
 def print_plan(config: DictConfig) -> None:

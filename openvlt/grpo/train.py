@@ -25,6 +25,7 @@ from openvlt.grpo.module import GRPOModule, Stateful
 from openvlt.grpo.parts.traits import has_trait
 from openvlt.model.load import VLM
 from openvlt.rollout.base import rest_servers
+from openvlt.trackers.recorder import StageRecorder
 from openvlt.types import GRPOBatch, Problem, ScoredRollouts
 
 
@@ -37,6 +38,7 @@ def train_grpo(
     folder: Path,
     seed: int,
     title: str = "grpo",
+    recorder: StageRecorder | None = None,
 ) -> None:
     """Trains `vlm` in place, resuming from `folder/last.ckpt`.
 
@@ -44,18 +46,13 @@ def train_grpo(
     rollout batch needs more problems than there are.
     """
     grpo = replace(grpo, resampling=copy.deepcopy(grpo.resampling))  # a replay buffer is one run's
-    problems = filter_problems(problems, grpo.problem_filter)
-    if len(problems) < grpo.prompts_per_rollout:
-        raise UserError(
-            f"{title}: grpo.prompts_per_rollout={grpo.prompts_per_rollout} is larger than the data "
-            f"({len(problems)} problems); lower it or give more problems"
-        )
+    problems = _select_problems(grpo, problems, title)
     grpo.fit.prepare(vlm, reference)
     experience, sampler = Experience(grpo, vlm, reference), grpo.sampler(problems, seed)
     resampling = {"resampling": grpo.resampling} if isinstance(grpo.resampling, Stateful) else {}
     memory = SamplerAhead(sampler) if grpo.ahead else sampler
     module = GRPOModule(vlm, grpo, {"sampler": memory, **resampling})
-    transcripts = Transcripts(folder, grpo.transcripts)
+    transcripts = Transcripts(folder, grpo.transcripts, recorder)
     loader = prompt_loader(grpo, experience, sampler, problems, seed)
     seed_at = partial(rollout_seed, grpo, seed)
     ahead = RolloutsAhead(experience, loader, memory, seed_at) if isinstance(memory, SamplerAhead) else None
@@ -76,8 +73,19 @@ def train_grpo(
 
     vlm.model.train()
     with contextlib.closing(ahead or loader):
-        grpo.fit.run(module, next_batch, folder, title=title, boundary=grpo.updates)
+        grpo.fit.run(module, next_batch, folder, title=title, boundary=grpo.updates, recorder=recorder)
     transcripts.close()
+
+
+def _select_problems(grpo: GRPO, problems: Sequence[Problem], title: str) -> Sequence[Problem]:
+    """The problems that the filter keeps. Raises UserError where a rollout batch needs more."""
+    problems = filter_problems(problems, grpo.problem_filter)
+    if len(problems) < grpo.prompts_per_rollout:
+        raise UserError(
+            f"{title}: grpo.prompts_per_rollout={grpo.prompts_per_rollout} is larger than the data "
+            f"({len(problems)} problems); lower it or give more problems"
+        )
+    return problems
 
 
 def _collect(

@@ -25,6 +25,7 @@ from openvlt.grpo.algorithm import GRPO
 from openvlt.model.load import VLM, PretrainedModel
 from openvlt.runs.directory import find_saved_model, model_of_run
 from openvlt.sft.module import SFT
+from openvlt.trackers.recorder import StageRecorder
 from openvlt.trainer.loop import TrainingLoop
 
 
@@ -34,6 +35,7 @@ class StageContext:
 
     `decode_check` has pictures decoded before a run begins.
     `folders` maps the names of finished stages, those of a previous run included, to their folders.
+    `recorder` is the present stage's.
     """
 
     model: PretrainedModel
@@ -45,6 +47,7 @@ class StageContext:
     adapter: Any = None
     decode_check: bool = True
     folders: Mapping[str, Path] = field(default_factory=dict)
+    recorder: StageRecorder = field(default_factory=StageRecorder)
 
     def folder(self, stage: str) -> Path:
         """The folder of a finished stage. Raises UserError for a stage that isn't there."""

@@ -24,7 +24,9 @@ from openvlt.iteration.stages import (
 from openvlt.runs.directory import PREVIOUS, find_saved_model, finished_stages, previous_run
 from openvlt.runs.model_card import write_model_card
 from openvlt.storage.atomic import read_json_file, write_json
+from openvlt.trackers.recorder import Recorder
 from openvlt.trainer.checkpoint import remove_checkpoint
+from openvlt.trainer.metrics import read_metrics
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,14 @@ class Study:
         return {stage: folder / f"{number:02d}-{stage}" for number, stage in enumerate(self.stages)}
 
     def run(
-        self, context: StageContext, folder: Path, *, runs: Path, name: str, scale: str
+        self,
+        context: StageContext,
+        folder: Path,
+        *,
+        runs: Path,
+        name: str,
+        scale: str,
+        recorder: Recorder | None = None,
     ) -> dict[str, Any]:
         """Runs the stages that `folder` has no results of, and returns the run's results.
 
@@ -60,10 +69,11 @@ class Study:
         self._check_inputs(replace(context, folders=folders), own)
         if previous is not None and not (folder / PREVIOUS).is_file():
             write_json(folder / PREVIOUS, previous)
-        results, changed = [], False
+        results, changed, recorder = [], False, recorder or Recorder()
         for number, (stage_name, stage) in enumerate(self.stages.items()):
             changed = changed or not (own[stage_name] / "results.json").is_file()
-            stage_context = replace(context, folders=dict(folders))
+            part = recorder.begin_stage(stage_name)
+            stage_context = replace(context, folders=dict(folders), recorder=part)
             seed = stage_seed(context.seed, number)
             results.append(_load_or_run(stage, stage_context, stage_name, own[stage_name], seed))
             if distributed.is_main():
@@ -132,13 +142,18 @@ def _load_or_run(stage: Stage, context: StageContext, name: str, home: Path, see
     file = home / "results.json"
     if distributed.broadcast(file.is_file()):
         print(f"{name:<14} finished before: skipped", flush=True)
-        return read_json_file(file)
+        result = read_json_file(file)
+        if (metrics := home / "metrics.csv").is_file():
+            context.recorder.replay(read_metrics(metrics))
+        context.recorder.end(result, only_behind=True)
+        return result
     if distributed.is_main():
         home.mkdir(parents=True, exist_ok=True)
     distributed.barrier()
     lightning.seed_everything(seed, verbose=False)
     result = run_stage(stage, context, name, home, seed)
     write_json(file, result)
+    context.recorder.end(result)
     remove_checkpoint(home)
     distributed.barrier()  # the other ranks read what the main one has written
     print(f"{name:<14} {_summarise(result)}", flush=True)

@@ -146,7 +146,7 @@ class SFTStage:
         traces = self._read_traces(context)
         if self.shrink_batches:
             sft = shrink_batches(sft, len(traces), name)
-        sft.train(vlm, traces, folder=folder, seed=seed, title=name)
+        sft.train(vlm, traces, folder=folder, seed=seed, title=name, recorder=context.recorder)
         save_model(vlm, folder)
         training = {"steps": sft.steps(len(traces)), "traces": len(traces), "epochs": sft.epochs}
         training["findings"] = _training_findings(folder)
@@ -214,7 +214,8 @@ class GRPOStage:
         if self.shrink_batches:
             grpo = shrink_batches(grpo, len(problems), name)
         grpo = replace(grpo, steps=self.count_steps(grpo, len(problems)))
-        train_grpo(grpo, vlm, problems, reference=reference, folder=folder, seed=seed, title=name)
+        place = {"folder": folder, "seed": seed, "title": name}
+        train_grpo(grpo, vlm, problems, reference=reference, recorder=context.recorder, **place)
         save_model(vlm, folder)
         training = {"steps": grpo.steps, "problems": len(problems), "group_size": grpo.group_size}
         training["findings"] = _training_findings(folder)

@@ -23,11 +23,12 @@ from openvlt.errors import UserError
 from openvlt.runs.directory import PREVIOUS, command_name, run_manifest, script_name
 from openvlt.runs.secrets import refuse_secrets
 from openvlt.storage.atomic import read_json_file, write_json, write_text
+from openvlt.trackers.session import STATE, TRACKER_FOLDERS
 
 # files that a run writes before its first result
-START_FILES = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS, FINGERPRINTS)
+START_FILES = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS, FINGERPRINTS, STATE)
 # keys that may differ between a run and its continuation: they say where it runs or what to show of it
-PLACE_KEYS = ("resume", "paths.runs", "trainer.devices", "plan", "inspect")
+PLACE_KEYS = ("resume", "paths.runs", "trainer.devices", "plan", "inspect", "logger", "tracking")
 # keys whose value is another one in every run
 RUN_KEYS = ("paths.new", "paths.run")
 
@@ -56,9 +57,9 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
 def start_run(config: DictConfig, folder: Path) -> Iterator[Path]:
     """Yields the folder to work in, a new run's with config.yaml, overrides and manifest.json in it.
 
-    Every rank works in it, and the main one alone writes. Prints on Ctrl-C how to continue the run, and
-    closes Weights & Biases at the end. After a user's mistake it removes a new run's folder without results,
-    because `resume=latest` would find it. Raises UserError where a rank can't see the folder.
+    Every rank works in it, and the main one alone writes. Prints on Ctrl-C how to continue the run. After a
+    user's mistake it removes a new run's folder without results, because `resume=latest` would find it.
+    Raises UserError where a rank can't see the folder.
     """
     new = distributed.is_main() and not (folder / "config.yaml").is_file()
     if new:
@@ -67,17 +68,19 @@ def start_run(config: DictConfig, folder: Path) -> Iterator[Path]:
         _check_sight(folder)
         yield folder
     except UserError:
-        results = (path for path in folder.rglob("*") if path.is_file() and path.name not in START_FILES)
-        if new and not any(results):
+        files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+        if new and not any(map(_is_result, files)):
             shutil.rmtree(folder)
         raise
     except KeyboardInterrupt:
         words = f"{command_name()} {shlex.join([f'resume={folder}'])}"
         print(f"\ninterrupted; nothing finished is lost. Continue with: {words}", file=sys.stderr, flush=True)
         raise
-    finally:
-        if "wandb" in sys.modules:
-            sys.modules["wandb"].finish()
+
+
+def _is_result(file: Path) -> bool:
+    """Whether a file of a run's folder is more than its beginning and what its trackers keep there."""
+    return file.name not in START_FILES and file.parts[0] not in TRACKER_FOLDERS
 
 
 def _check_sight(folder: Path) -> None:
@@ -176,7 +179,7 @@ def _check_start(folder: Path) -> None:
 
 
 def _resume_config(config: DictConfig, saved: DictConfig, overrides: list[str]) -> DictConfig:
-    """The saved configuration, with the given number of devices if there is one.
+    """The saved configuration, with the number of devices and the trackers that are given now.
 
     Raises UserError when the command line has more than `resume` and places, and differs from what was saved.
     """
@@ -193,7 +196,18 @@ def _resume_config(config: DictConfig, saved: DictConfig, overrides: list[str]) 
             )
     if any(override.startswith("trainer.devices=") for override in overrides):
         saved.trainer.devices = config.trainer.devices
+    _replace_trackers(config, saved, overrides)
     return saved
+
+
+def _replace_trackers(config: DictConfig, saved: DictConfig, overrides: list[str]) -> None:
+    """Puts the trackers of the command line, and its settings of `tracking`, into a saved configuration."""
+    keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    if any(key.partition(".")[0] == "logger" for key in keys):
+        saved.logger = OmegaConf.to_container(config.logger, resolve=True)
+    for key in keys:
+        if key.startswith("tracking."):
+            OmegaConf.update(saved, key, OmegaConf.select(config, key))
 
 
 def config_differences(was: Any, now: Any, path: str = "") -> list[str]:

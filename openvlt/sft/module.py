@@ -20,6 +20,7 @@ from openvlt.errors import UserError
 from openvlt.model.load import VLM
 from openvlt.model.shared_prefix.logprob import completion_logp
 from openvlt.sft.loss import nll
+from openvlt.trackers.recorder import StageRecorder
 from openvlt.trainer.loop import TrainingLoop
 from openvlt.trainer.module import Optimisation, StepModule, check_optimisation
 from openvlt.trainer.not_finite import StepLoss
@@ -87,7 +88,14 @@ class SFT:
         return self.epochs * math.ceil(traces / self.batch_size)
 
     def train(
-        self, vlm: VLM, traces: Sequence[Trace], *, folder: Path, seed: int, title: str = "sft"
+        self,
+        vlm: VLM,
+        traces: Sequence[Trace],
+        *,
+        folder: Path,
+        seed: int,
+        title: str = "sft",
+        recorder: StageRecorder | None = None,
     ) -> None:
         """Trains `vlm` in place on the traces, from `folder/last.ckpt` if there is one.
 
@@ -107,4 +115,4 @@ class SFT:
             picked = batch_rows(len(traces), self.batch_size, step, seed)
             return renderer.sft_batch([traces[row] for row in picked], self.max_tokens)
 
-        self.fit.run(module, make_batch, folder, title=title, ahead=True)
+        self.fit.run(module, make_batch, folder, title=title, ahead=True, recorder=recorder)

@@ -36,6 +36,7 @@ from openvlt.model.load import VLM, PretrainedModel
 from openvlt.model.shard import check_replicas, is_sharded, shard_model
 from openvlt.model.shard_load import load_shards
 from openvlt.model.strategy import Strategy
+from openvlt.trackers.recorder import StageRecorder
 from openvlt.trainer.checkpoint import find_checkpoint
 from openvlt.trainer.devices import check_devices, process_count
 from openvlt.trainer.metrics import MetricsFile
@@ -59,8 +60,8 @@ class TrainingLoop:
     `devices` is a number of GPUs (or CPU processes) of this machine, or `auto`
     (`openvlt.trainer.devices.process_count`): one process each; `strategy` says what they share. `workers`
     (on Linux) prepare ahead of time what doesn't depend on the policy: SFT's batches, or (one worker) the
-    images of GRPO's next rollout. `precision` is one of `PRECISIONS`; `accelerator`, `loggers` and
-    `callbacks` are Lightning's.
+    images of GRPO's next rollout. `precision` is one of `PRECISIONS`; `accelerator` and `callbacks` are
+    Lightning's.
     """
 
     accelerator: str = "auto"
@@ -70,7 +71,6 @@ class TrainingLoop:
     checkpoint_every: int = 20
     workers: int = 0
     progress: bool = True
-    loggers: tuple[Any, ...] = ()
     callbacks: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
@@ -86,6 +86,7 @@ class TrainingLoop:
         title: str,
         boundary: int = 1,
         ahead: bool = False,
+        recorder: StageRecorder | None = None,
     ) -> None:
         """Trains to `module.steps`, from `folder/last.ckpt` if there is one; `make_batch(k)` is for step k.
 
@@ -106,7 +107,11 @@ class TrainingLoop:
         )
         every = max(1, self.checkpoint_every // boundary) * boundary
         saving = _SaveCheckpoint(folder / "last.ckpt", every)
-        callbacks = [MetricsFile(folder / "metrics.csv"), saving, *self.callbacks]
+        callbacks = [
+            MetricsFile(folder / "metrics.csv", recorder or StageRecorder()),
+            saving,
+            *self.callbacks,
+        ]
         trainer = self._trainer([*callbacks, _ProgressBar(title)] if self.progress else callbacks)
         handler = signal.getsignal(signal.SIGINT)
         try:
@@ -192,7 +197,7 @@ class TrainingLoop:
             strategy=make_strategy(device),
             max_epochs=1,
             callbacks=callbacks,
-            logger=list(self.loggers) if distributed.is_main() else [],
+            logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,

@@ -11,28 +11,30 @@ from lightning.pytorch.callbacks import Callback
 
 from openvlt import distributed
 from openvlt.storage.atomic import atomic_write
+from openvlt.trackers.recorder import StageRecorder
 from openvlt.trainer.module import StepModule
 
 
 class MetricsFile(Callback):
-    """Appends each step's metrics to a file, on the main rank, and passes them to Lightning's loggers.
+    """Appends each step's metrics to a file, on the main rank, and then passes them to the run's trackers.
 
     After a restart, rows past the checkpoint are removed first.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, recorder: StageRecorder) -> None:
+        self.file, self.recorder = file, recorder
         self.columns: list[str] = []
 
     def on_train_start(self, trainer: lightning.Trainer, module: StepModule) -> None:
         if distributed.is_main() and self.file.is_file():
-            self._rewrite([row for row in read_metrics(self.file) if row["step"] <= module.version])
+            rows = [row for row in read_metrics(self.file) if row["step"] <= module.version]
+            self._rewrite(rows)
+            self.recorder.replay(rows)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: StepModule, *_: Any) -> None:
         if distributed.is_main():
             self._append({"step": module.version, **module.metrics})
-        for logger in trainer.loggers:
-            logger.log_metrics(module.metrics, module.version)
+        self.recorder.log_metrics(module.metrics, module.version)
 
     def _append(self, row: dict[str, float]) -> None:
         """Appends a row, or writes the file anew when the row has new columns.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+API_KEY = "5ec2e7" * 7
 SIZES = {"hidden": 48, "mlp": 96, "layers": 2, "vision_hidden": 48, "vision_mlp": 96, "vision_layers": 2}
 MODEL = [
     "model.training=null",
@@ -159,6 +160,7 @@ class Cli:
 
 
 def environment() -> dict[str, str]:
-    """One thread, no network, nothing of the machine's own OpenVLT settings."""
+    """One thread, no network, nothing of the machine's own OpenVLT settings; a key that may be in no file."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OPENVLT_")}
-    return {**clean, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+    keys = {"WANDB_API_KEY": API_KEY, "HF_TOKEN": f"hf_{API_KEY}"}
+    return {**clean, **keys, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}

@@ -6,19 +6,23 @@ import os
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from openvlt import distributed
 from openvlt.data.rows.schema import store_images
 from openvlt.storage.jsonl import append_lines, read_lines
+from openvlt.trackers.recorder import StageRecorder
 from openvlt.types import ScoredRollouts
 
 
 class Transcripts:
     """Writes `per_rollout` groups of each rollout batch: one JSON line per completion, Parquet at the end.
 
-    The main rank does; on others nothing happens.
+    The main rank does; on others nothing happens. The `recorder` shows the rows, too.
     """
 
-    def __init__(self, folder: Path, per_rollout: int) -> None:
+    def __init__(self, folder: Path, per_rollout: int, recorder: StageRecorder | None = None) -> None:
+        self.recorder = recorder or StageRecorder()
         self.lines, self.table = folder / "rollouts.jsonl", folder / "rollouts.parquet"
         self.per_rollout = per_rollout
 
@@ -44,6 +48,7 @@ class Transcripts:
             if group < self.per_rollout:
                 rows.append(_transcript(rollouts, row, group, step, self.lines.parent))
         append_lines(self.lines, rows)
+        self.recorder.log_rollouts(rows, step + 1, self.lines.parent)
 
     def close(self) -> None:
         """Replaces the lines by one Parquet file."""
@@ -71,7 +76,13 @@ def _transcript(rollouts: ScoredRollouts, row: int, group: int, step: int, folde
         "finished": completion.finished,
         "verdict": rollouts.verdicts[row].value,
         "reward": float(rollouts.reward_N[row]),
+        **{f"reward_{name}": _value_or_none(term_N[row]) for name, term_N in rollouts.rewards.items()},
         "advantage": float(rollouts.adv_NT[row][: len(completion.token_ids)].mean()),
         "kept": bool(rollouts.keep_N[row]),
         "images": store_images(problem, folder),
     }
+
+
+def _value_or_none(value: Tensor) -> float | None:
+    """A reward term's value; None where it doesn't apply."""
+    return None if value.isnan() else float(value)
