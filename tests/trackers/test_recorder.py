@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,21 @@ def test_of_a_finished_run_only_new_trackers_are_told(tmp_path: Path) -> None:
     assert (tmp_path / STATE).stat().st_mtime_ns == before
     late = follow(tmp_path, finished=True, old={}, new={})
     assert late["old"].run is None and late["new"].end == ({}, True)
+
+
+@pytest.mark.parametrize("buffers", [True, False])
+def test_after_a_kill_a_tracker_that_buffers_is_told_all_again(buffers: bool, tmp_path: Path) -> None:
+    follow(tmp_path, mine={})
+    state = json.loads((tmp_path / STATE).read_text())
+    assert state == {"mine": {"settings": {}, "closed": True}}
+    (tmp_path / STATE).write_text(json.dumps({"mine": {"settings": {}, "closed": False}}))
+    config, trackers = begin(tmp_path, mine={})
+    trackers["mine"].buffers = buffers
+    with record_run(trackers, config, tmp_path, finished=False) as recorder:
+        recorder.begin_stage("sft").replay([{"step": 1.0, "loss": 0.5}])
+    assert trackers["mine"].run.known and trackers["mine"].series("sft/loss") == (
+        [(1, 0.5)] if buffers else []
+    )
 
 
 def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:
