@@ -29,7 +29,8 @@ from openvlt.rollout.base import Sampling  # noqa: E402
 from openvlt.rollout.distributed import generate_on_ranks  # noqa: E402
 from openvlt.rollout.prefix import PrefixGenerator  # noqa: E402
 from openvlt.rollout.vllm import VLLMGenerator  # noqa: E402
-from openvlt.serving.vllm.process import ServerOptions, await_server, start_servers  # noqa: E402
+from openvlt.serving.vllm.client import VLLMServer  # noqa: E402
+from openvlt.serving.vllm.process import ServerOptions, start_servers  # noqa: E402
 
 SETTING = Setting(prompts=16, group=8, new_tokens=72, side=112, words=26, vocabulary=2000)
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -106,7 +107,7 @@ def main(rounds: int, python: str) -> None:
         options = ServerOptions(python=python, dtype="float32", max_model_len=1024)
         ((url, process),) = start_servers(str(model), options, [None], logs=Path(folder) / "logs")
         try:
-            await_server(url, process, 600)
+            VLLMServer(url).wait(600, process)
             arms = {
                 "prefix": PrefixGenerator(),
                 "vllm, files": VLLMGenerator([url]),

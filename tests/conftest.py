@@ -95,7 +95,7 @@ def fresh(vlm: VLM) -> Callable[..., VLM]:
     return lambda dtype=torch.float32: VLM(copy.deepcopy(vlm.model).to(dtype), vlm.processor, vlm.path)
 
 
-def _picture(width: int, height: int, seed: int) -> Image.Image:
+def picture(width: int, height: int, seed: int) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
@@ -104,10 +104,10 @@ def _picture(width: int, height: int, seed: int) -> Image.Image:
 def mixed() -> list[Problem]:
     """Problems that differ in everything a batch has to pad or count: no image, one, two, several sizes, short and long questions."""
     return [
-        Problem("one", "What is red?", "1", (_picture(56, 56, 1),)),
+        Problem("one", "What is red?", "1", (picture(56, 56, 1),)),
         Problem("none", "What is 2 + 3, and why is it not 6, if it is not?", "5"),
-        Problem("two", "Same?", "no", (_picture(100, 60, 2), _picture(56, 112, 3))),
-        Problem("wide", "What is red + green + blue - blue + red?", "4", (_picture(200, 50, 4),)),
+        Problem("two", "Same?", "no", (picture(100, 60, 2), picture(56, 112, 3))),
+        Problem("wide", "What is red + green + blue - blue + red?", "4", (picture(200, 50, 4),)),
     ]
 
 

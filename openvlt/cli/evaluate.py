@@ -20,6 +20,7 @@ from openvlt.config.resolvers import load_config
 from openvlt.errors import UserError
 from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
+from openvlt.rollout.base import check_judge
 from openvlt.runs.session import (
     announce_run,
     command_line_overrides,
@@ -178,6 +179,7 @@ def build_runner(config: DictConfig, name: str = "") -> BenchmarkRunner:
     evaluation, judge = build(config.evaluation, "evaluation"), None
     if config.judge is not None and distributed.is_main():  # the other ranks' scores are not kept
         judge = ServerJudge(build(config.judge, "judge"), Path(config.judge_ledger))
+        check_judge(evaluation.generator, judge.server)
     if config.samples < 1 or config.batch < 1 or config.limit is not None and config.limit < 1:
         raise UserError(
             f"samples={config.samples}, batch={config.batch}, limit={config.limit}: each must be at least 1"

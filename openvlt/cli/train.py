@@ -44,7 +44,7 @@ def train(config: DictConfig) -> None:
             print(sentence, flush=True)
         finished = study.is_finished(home)
         if not finished:
-            check_servers(context.grpo.generator)
+            check_servers(context.grpo.generator, context.model.build_on_meta)
             styles = (context.sft.prompt, context.grpo.prompt, context.evaluation.prompt)
             context = context.check_rows(home, data_title(config), styles)
             check_stages(study.stages, context)

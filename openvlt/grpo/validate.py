@@ -24,6 +24,7 @@ from openvlt.grpo.parts.schedules import (
 )
 from openvlt.grpo.parts.traits import has_trait, part_function
 from openvlt.reward.reward import weighted_sum
+from openvlt.rollout.base import check_judge
 from openvlt.trainer.module import check_optimisation
 from openvlt.trainer.optimizer import check_optimizer
 
@@ -52,6 +53,7 @@ def validate_algorithm(grpo: GRPO) -> None:
     _check_group_filter(grpo)
     _check_resampling(grpo)
     _check_ahead(grpo)
+    check_judge(grpo.generator, grpo.judge)
     for step in (0, grpo.steps - 1):  # schedules whose values no part takes are found now
         resolve_schedules([getattr(grpo, part) for part in PARTS if part != "kl"], step, grpo.steps)
         resolve_schedules(grpo.losses, step, grpo.steps)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from openvlt.errors import UserError
+from openvlt.model.families import find_family
 from openvlt.model.hf_types import HFModel
 from openvlt.model.load import VLM, is_tied
 from openvlt.model.processor import save_processor
@@ -25,10 +26,13 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def merged_weights(vlm: VLM) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of every weight of the plain model; a layer under an active adapter merged, as a copy.
 
-    The names are those of the Hugging Face model. A tied head comes as a tensor of its own. Of a sharded
-    model only inside `whole_weights`. Raises UserError for an adapter of a kind that has no merged weight.
+    The names are those of a checkpoint. A tied head comes as a tensor of its own. Of a sharded model only
+    inside `whole_weights`. Raises UserError for an adapter of a kind that has no merged weight.
     """
-    yield from _weights_below(vlm.core, "")
+    saved_names = find_family(vlm.core.config).saved_names
+    for name, value in _weights_below(vlm.core, ""):
+        old, new = next((pair for pair in saved_names if name.startswith(pair[0])), ("", ""))
+        yield f"{new}{name.removeprefix(old)}", value
     if is_tied(vlm.core):
         yield "lm_head.weight", vlm.core.get_output_embeddings().weight.detach().clone()
 

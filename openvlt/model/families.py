@@ -45,6 +45,10 @@ class Family:
     images_by_prompt: bool = False  # whether its processor takes a list of images for each prompt
     pixels_by_prompt: bool = False  # whether its forward takes pixel_values with a dimension for prompts
     counts_images: bool = False  # whether its forward takes batch_num_images
+    # what surrounds a whole image: its first token, one that only its last part has, the one that ends it
+    image_frame: tuple[str, ...] = ()
+    saved_names: tuple[tuple[str, str], ...] = ()  # beginnings of weights' names here, and in checkpoints
+    vllm_refusal: str = ""  # why rollout=vllm can't serve it, and what to use instead
 
 
 QWEN2_5_VL = Family(
@@ -77,6 +81,7 @@ IDEFICS3 = Family(
     ),
     shares_prefix=True,
     processor="Idefics3Processor",
+    image_frame=("<fake_token_around_image>", "<global-img>", "<fake_token_around_image>"),
     image_processor="idefics3.Idefics3ImageProcessorPil",
     pixels_by_prompt=True,
 )
@@ -84,13 +89,24 @@ FAMILIES = {
     "qwen2_vl": replace(QWEN2_5_VL, processor="Qwen2VLProcessor"),
     "qwen2_5_vl": QWEN2_5_VL,
     "qwen3_vl": QWEN3_VL,
-    "qwen3_5": replace(QWEN3_VL, shares_prefix=False),  # linear attention
+    "qwen3_5": replace(  # linear attention
+        QWEN3_VL,
+        shares_prefix=False,
+        vllm_refusal="on a CPU vLLM 0.32 runs its linear attention in bfloat16 only, and on a GPU it "
+        "hasn't been compared; use rollout=hf",
+    ),
     # linear attention, and attention to chosen tokens
-    "qwen4_exp": replace(QWEN3_VL, shares_prefix=False, flash_attention=False),
+    "qwen4_exp": replace(
+        QWEN3_VL,
+        shares_prefix=False,
+        flash_attention=False,
+        vllm_refusal="vLLM 0.32 has it for GPUs only, where it hasn't been compared; use rollout=hf",
+    ),
     "internvl": Family(
         marks=("<IMG_CONTEXT>", "<img>", "</img>", "<video>", "<|im_start|>"),
         shares_prefix=True,
         processor="InternVLProcessor",
+        image_frame=("<img>", "<IMG_CONTEXT>", "</img>"),
         image_processor="got_ocr2.GotOcr2ImageProcessorPil",
         video_processor="InternVLVideoProcessor",
     ),
@@ -104,6 +120,7 @@ FAMILIES = {
     ),
     "llava_onevision": Family(
         projector=("model.multi_modal_projector", "model.image_newline"),
+        saved_names=(("model.vision_tower.", "model.vision_tower.vision_model."),),
         marks=("<image>", "<video>", "<|im_start|>"),
         shares_prefix=True,
         processor="LlavaOnevisionProcessor",
@@ -116,6 +133,8 @@ FAMILIES = {
         marks=("<image_soft_token>", "<start_of_image>", "<end_of_image>"),
         token_types="token_type_ids",
         flash_attention=False,
+        vllm_refusal="newlines around its images join those of the text, so that its prompts can't be sent "
+        "as tokens; use rollout=hf",
         processor="Gemma3Processor",
         image_processor="gemma3.Gemma3ImageProcessorPil",
         images_by_prompt=True,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from openvlt.errors import UserError
-from openvlt.model.hf_types import HFModel
+from openvlt.model.hf_types import HFModel, ModelConfig
 from openvlt.model.load import VLM
 from openvlt.model.shard import whole_weights
 from openvlt.types import Completion, Problem, Prompts
@@ -76,8 +77,8 @@ class Generator(Protocol):
 class ServedGenerator(Protocol):
     """A generator whose weights lie elsewhere: it is given those of the model before it generates."""
 
-    def check(self) -> None:
-        """Raises UserError, before a run begins, when it can't work."""
+    def check(self, config: ModelConfig) -> None:
+        """Raises UserError, before a run begins, when it can't work for a model with this config."""
         ...
 
     def sync(self, vlm: VLM) -> None:
@@ -138,10 +139,28 @@ def rollouts_ahead(generator: Generator) -> int:
     return generator.ahead if isinstance(generator, AheadGenerator) else 0
 
 
-def check_servers(generator: Generator) -> None:
-    """Raises UserError when a generator's servers, where it has some, can't be used."""
+def check_servers(generator: Generator, build_model: Callable[[], HFModel]) -> None:
+    """Raises UserError when a generator's servers, where it has some, can't be used for the model."""
     if isinstance(generator, ServedGenerator):
-        generator.check()
+        generator.check(build_model().config)
+
+
+def check_judge(generator: object, judge: object) -> None:
+    """Raises UserError for a judge at a server that the generator fills with the weights of a policy."""
+    own = {_host_and_port(url) for url in getattr(generator, "urls", ())}
+    for endpoint in getattr(judge, "endpoints", ()):
+        if _host_and_port(endpoint.url) in own:
+            raise UserError(
+                f"the judge at {endpoint.url} is one of rollout.urls, which hold the policy's weights: it "
+                "would change with every update; start a server of its own for it: python -m openvlt.serving "
+                "<the judge's folder> --port <another>"
+            )
+
+
+def _host_and_port(url: str) -> tuple[str, int | None]:
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    return "127.0.0.1" if host == "localhost" else host, parts.port
 
 
 def rest_servers(generator: Generator) -> None:

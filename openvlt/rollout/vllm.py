@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import hashlib
-import json
 import os
 import secrets
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +15,16 @@ from typing import Any
 from openvlt import distributed
 from openvlt.config.validate import check_positive
 from openvlt.errors import UserError
-from openvlt.model.export import has_adapter, merged_weights, weights_digest, write_untied_model
+from openvlt.model.export import has_adapter, merged_weights, weights_digest
+from openvlt.model.hf_types import ModelConfig
 from openvlt.model.load import VLM
 from openvlt.model.shard import whole_weights
 from openvlt.rollout.base import GenerationRequest, Sampling
-from openvlt.rollout.vllm_requests import make_requests, prompt_ids, read_completions
-from openvlt.rollout.vllm_weights import AdapterRoute, FileRoute, GroupRoute, adapter_version, new_folder
-from openvlt.serving.vllm.client import LostServer, PendingAnswers, VLLMServer
-from openvlt.serving.vllm.process import (
-    ServerOptions,
-    ServerProcess,
-    await_server,
-    check_python,
-    start_servers,
-)
+from openvlt.rollout.vllm_requests import PendingRequests, make_requests, prompt_rows, read_completions
+from openvlt.rollout.vllm_servers import OwnServers, architecture, check_family, last_words, local_rank
+from openvlt.rollout.vllm_weights import AdapterRoute, FileRoute, GroupRoute, adapter_version
+from openvlt.serving.vllm.client import VLLMServer
+from openvlt.serving.vllm.process import ServerOptions, check_python
 from openvlt.types import Completion, Problem, Prompts
 
 ROUTES = ("files", "group", "adapter")
@@ -83,8 +76,9 @@ class VLLMGenerator:
                 "addresses of some (python -m openvlt.serving <model folder>): rollout.urls=[http://127.0.0.1:8000]"
             )
 
-    def check(self) -> None:
-        """Raises UserError when no server can be started, or none answers at this process's address."""
+    def check(self, config: ModelConfig) -> None:
+        """Raises UserError for a model that vLLM can't serve as it is, and without a server or vLLM."""
+        check_family(config)
         if self.start:
             check_python(self.server.python)
             return
@@ -112,7 +106,7 @@ class VLLMGenerator:
         with whole_weights(vlm.model), contextlib.ExitStack() as block:
             self._connect(vlm)
             server: VLLMServer = self._state["server"]
-            block.enter_context(_last_words(server.url))
+            block.enter_context(last_words(server.url))
             if self.sleep and self._state["leads"]:
                 server.wake()
             alone = self.weights == "adapter" and has_adapter(vlm.model)
@@ -169,13 +163,14 @@ class VLLMGenerator:
 
     def _connect(self, vlm: VLM) -> None:
         """Finds or starts this process's server, once."""
-        key = _architecture(vlm)
+        key = architecture(vlm)
         if self._state.get("key") == key:
             return
-        local = int(os.environ.get("LOCAL_RANK", distributed.rank()))
-        urls, number = list(self.urls), distributed.rank()
+        check_family(vlm.core.config)
+        urls, number, local = list(self.urls), distributed.rank(), local_rank()
         if self.start:
-            urls, number = self._own_servers(vlm, key, local), local
+            own = OwnServers(self._options(vlm), self.gpus, self._place(), self.wait_s)
+            urls, number = own.addresses(vlm, f"{key}{self.gpus}{self.server}"), local
         server = self._make_server(urls, number)
         name = distributed.broadcast(f"openvlt-{secrets.token_hex(4)}")
         place = self._place()
@@ -192,37 +187,12 @@ class VLLMGenerator:
             adapter=adapter,
         )
 
-    def _own_servers(self, vlm: VLM, key: str, local: int) -> list[str]:
-        """The addresses of this machine's own servers; the machine's first process starts them."""
-        machine = distributed.rank() - local
-        started: list[tuple[int, list[str]]] = []
-        if local == 0:
-            started.append((machine, _started_here(vlm, f"{key}{self.gpus}{self.server}", self)))
-        return dict(distributed.all_gather(started))[machine]
-
-    def start_here(self, vlm: VLM) -> list[tuple[str, ServerProcess]]:
-        """Starts this machine's servers with the weights of `vlm`, and waits until they are ready."""
-        folder = self._place() / f"openvlt-server-{secrets.token_hex(4)}"
-        world = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
-        own = range(world) if self.gpus is None else self.gpus
-        gpus = list(own) if vlm.device.type == "cuda" else [None]
+    def _options(self, vlm: VLM) -> ServerOptions:
+        """How this run's servers are started for `vlm`."""
         adapters = self.weights == "adapter" and hasattr(vlm.model, "peft_config")
         rank = max(settings.r for settings in vlm.model.peft_config.values()) if adapters else 0  # type: ignore[attr-defined]
-        options = replace(
-            self.server, dtype=str(vlm.core.dtype).removeprefix("torch."), lora_rank=rank, sleep=self.sleep
-        )
-        try:
-            with new_folder(folder):
-                write_untied_model(vlm, folder)
-            servers = start_servers(str(folder), options, gpus)
-            many = f"{len(servers)} vLLM servers" if len(servers) > 1 else "a vLLM server"
-            print(f"starting {many}, which takes a minute or more (log: {servers[0][1].log})", flush=True)
-            for url, process in servers:
-                atexit.register(process.stop)
-                await_server(url, process, self.wait_s)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return servers
+        dtype = str(vlm.core.dtype).removeprefix("torch.")
+        return replace(self.server, dtype=dtype, lora_rank=rank, sleep=self.sleep)
 
     def _place(self) -> Path:
         """Where files for a server are written: memory, if the system offers it as a folder."""
@@ -238,15 +208,15 @@ class VLLMGenerator:
         """See `Generator`; `sync` comes first. Raises UserError for an answer that doesn't fit."""
         server, version = self._current_server()
         bodies = self._bodies(vlm, GenerationRequest(problems, prompts, sampling, seed))
-        with _last_words(server.url):
+        with last_words(server.url):
             answers = server.generate(bodies)
-        return read_completions(vlm, problems, _prompt_rows(prompts), answers, sampling, version)
+        return read_completions(vlm, problems, prompt_rows(prompts), answers, sampling, version)
 
-    def begin(self, vlm: VLM, requests: Sequence[GenerationRequest]) -> _PendingRequests:
+    def begin(self, vlm: VLM, requests: Sequence[GenerationRequest]) -> PendingRequests:
         """See `AheadGenerator`; `sync` comes first."""
         server, version = self._current_server()
         bodies = [body for request in requests for body in self._bodies(vlm, request)]
-        pending = _PendingRequests(
+        pending = PendingRequests(
             vlm, tuple(requests), version, server.begin(bodies), server.url, self._state
         )
         self._state["pending"] = pending
@@ -260,7 +230,7 @@ class VLLMGenerator:
 
     def _bodies(self, vlm: VLM, request: GenerationRequest) -> list[dict[str, Any]]:
         """What the server is sent. Raises UserError where prompt and response are longer than it allows."""
-        longest = max(map(len, _prompt_rows(request.prompts)), default=0)
+        longest = max(map(len, prompt_rows(request.prompts)), default=0)
         self._check_room(longest, request.sampling.max_new_tokens)
         bodies = make_requests(vlm, *request)
         model = self._state["model"]
@@ -274,70 +244,3 @@ class VLLMGenerator:
                 f"{self._state['server'].url} was started with max_model_len {length}, less than prompt "
                 f"{prompt} + response {response}; start it with {setting}{prompt + response} or more"
             )
-
-
-@dataclass(frozen=True)
-class _PendingRequests:
-    """Completions that a server generates ahead, with the weights of `version`."""
-
-    vlm: VLM
-    requests: tuple[GenerationRequest, ...]
-    version: str
-    answers: PendingAnswers
-    url: str
-    state: dict[str, Any] = field(repr=False)  # the generator's
-
-    @property
-    def seconds(self) -> float:
-        return self.answers.seconds
-
-    def wait(self) -> list[list[Completion]]:
-        try:
-            with _last_words(self.url):
-                answers = iter(self.answers.wait())
-        finally:
-            self.state["pending"] = None
-        return [self._read(request, [next(answers) for _ in request.problems]) for request in self.requests]
-
-    def _read(self, request: GenerationRequest, answers: list[dict[str, Any]]) -> list[Completion]:
-        ids = _prompt_rows(request.prompts)
-        return read_completions(self.vlm, request.problems, ids, answers, request.sampling, self.version)
-
-    def cancel(self) -> None:
-        self.answers.cancel()
-        self.state["pending"] = None
-
-
-def _prompt_rows(prompts: Prompts) -> list[list[int]]:
-    return [prompt_ids(prompts, row) for row in range(len(prompts))]
-
-
-_servers: dict[str, list[tuple[str, ServerProcess]]] = {}  # of this process, for all its generators
-
-
-def _started_here(vlm: VLM, key: str, generator: VLLMGenerator) -> list[str]:
-    """The addresses of servers that this process has started for models of this kind, or starts now."""
-    if key not in _servers or not all(process.is_running() for _, process in _servers[key]):
-        _servers[key] = generator.start_here(vlm)
-    return [url for url, _ in _servers[key]]
-
-
-@contextlib.contextmanager
-def _last_words(url: str) -> Iterator[None]:
-    """Inside, the loss of a server that this process has started names its own error and its log."""
-    try:
-        yield
-    except LostServer as error:
-        own = [process for servers in _servers.values() for there, process in servers if there == url]
-        if not own:
-            raise
-        raise LostServer(f"{error}; it said: {own[0].last_words()} (log: {own[0].log})") from error
-
-
-def _architecture(vlm: VLM) -> str:
-    """A hash of what a server must share with a model to hold its weights: config, type and image sizes."""
-    config = {**vlm.core.config.to_dict(), "_name_or_path": "", "tie_word_embeddings": None}  # type: ignore[attr-defined]
-    images = getattr(vlm.processor, "image_processor", None)
-    settings = "" if images is None else images.to_json_string()
-    text = json.dumps(config, sort_keys=True, default=str)
-    return hashlib.blake2b(f"{text}{settings}{vlm.core.dtype}".encode(), digest_size=8).hexdigest()

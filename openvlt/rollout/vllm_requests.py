@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from PIL import Image
 
 from openvlt.data.images import data_url, open_images
 from openvlt.errors import UserError
+from openvlt.model.families import find_family
 from openvlt.model.load import VLM
-from openvlt.rollout.base import Sampling
+from openvlt.rollout.base import GenerationRequest, Sampling
 from openvlt.rollout.stopping import StopConditions
+from openvlt.rollout.vllm_servers import last_words
+from openvlt.serving.vllm.client import PendingAnswers
 from openvlt.types import Completion, Problem, Prompts
 
 FINAL_ONLY = 2  # vLLM's RequestOutputKind: one answer, not a stream
@@ -53,6 +57,11 @@ def prompt_ids(prompts: Prompts, row: int) -> list[int]:
     return prompts.ids_PL[row][prompts.mask_PL[row].bool()].tolist()
 
 
+def prompt_rows(prompts: Prompts) -> list[list[int]]:
+    """The tokens of every prompt, without padding."""
+    return [prompt_ids(prompts, row) for row in range(len(prompts))]
+
+
 def _sampling_parameters(vlm: VLM, sampling: Sampling) -> dict[str, Any]:
     """vLLM's SamplingParams for a sampling of ours."""
     banned = vlm.banned_V().nonzero()[:, 0].tolist()
@@ -83,21 +92,37 @@ def _tokens_of_images(vlm: VLM, prompts: Prompts) -> list[int | None]:
 def _fold_marks(vlm: VLM, ids: Sequence[int], tokens: Sequence[int | None], name: str) -> list[int]:
     """The ids with one mark for each image, which the server expands again."""
     mark, rest, short, place = vlm.core.config.image_token_id, list(tokens), [], 0
+    frame = [vlm.tokenizer.convert_tokens_to_ids(token) for token in find_family(vlm.core.config).image_frame]
     while place < len(ids):
-        short.append(ids[place])
-        run = 1
-        if ids[place] == mark:
-            size = rest.pop(0) if rest else 1
-            while size is None and place + run < len(ids) and ids[place + run] == mark:
-                run += 1
-            run = run if size is None else size
-        place += run
+        if ids[place] != (frame[0] if frame else mark):
+            short.append(ids[place])
+            place += 1
+            continue
+        short.append(mark)
+        size = rest.pop(0) if rest else 1
+        if size is None:
+            size = _frame_length(ids, place, frame) if frame else _run_length(ids, place)
+        place += size
     if rest or short.count(mark) != len(tokens):
         raise UserError(
             f"row {name!r}: its prompt shows other images than it has, which rollout=vllm can't send; use "
             "rollout=prefix"
         )
     return short
+
+
+def _run_length(ids: Sequence[int], place: int) -> int:
+    """How many times the token at `place` comes without another between."""
+    return next((n for n, token in enumerate(ids[place:]) if token != ids[place]), len(ids) - place)
+
+
+def _frame_length(ids: Sequence[int], place: int, frame: Sequence[int]) -> int:
+    """How many tokens belong to the image whose frame begins at `place`; 1 where none ends it."""
+    _, last, end = frame
+    try:
+        return ids.index(end, ids.index(last, place)) + 1 - place
+    except ValueError:
+        return 1
 
 
 def _pictures(vlm: VLM, problems: Sequence[Problem], prompts: Prompts) -> list[Image.Image]:
@@ -213,3 +238,35 @@ def _check_tokens(name: str, tokens: Sequence[int], logp: Sequence[float], banne
             f"row {name!r}: {len(logp)} log-probabilities for {len(tokens)} tokens, or some that aren't "
             "finite; the model's outputs may not be numbers"
         )
+
+
+@dataclass(frozen=True)
+class PendingRequests:
+    """Completions that a server generates ahead, with the weights of `version`."""
+
+    vlm: VLM
+    requests: tuple[GenerationRequest, ...]
+    version: str
+    answers: PendingAnswers
+    url: str
+    state: dict[str, Any] = field(repr=False)  # the generator's
+
+    @property
+    def seconds(self) -> float:
+        return self.answers.seconds
+
+    def wait(self) -> list[list[Completion]]:
+        try:
+            with last_words(self.url):
+                answers = iter(self.answers.wait())
+        finally:
+            self.state["pending"] = None
+        return [self._read(request, [next(answers) for _ in request.problems]) for request in self.requests]
+
+    def _read(self, request: GenerationRequest, answers: list[dict[str, Any]]) -> list[Completion]:
+        ids = prompt_rows(request.prompts)
+        return read_completions(self.vlm, request.problems, ids, answers, request.sampling, self.version)
+
+    def cancel(self) -> None:
+        self.answers.cancel()
+        self.state["pending"] = None

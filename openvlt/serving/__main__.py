@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openvlt.errors import UserError
-from openvlt.serving.vllm.process import ServerOptions, ServerProcess, await_server, start_servers
+from openvlt.serving.vllm.client import VLLMServer
+from openvlt.serving.vllm.process import ServerOptions, ServerProcess, start_servers
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         _check_model(options.model)
         started = start_servers(options.model, settings, gpus, ports=ports, host=options.host)
         for url, process in started:
-            await_server(url, process, options.wait_s)
+            VLLMServer(url).wait(options.wait_s, process)
         urls = ",".join(url.replace("127.0.0.1", options.host) for url, _ in started)
         print(f"ready: rollout=vllm 'rollout.urls=[{urls}]'", flush=True)
         while all(process.is_running() for _, process in started):

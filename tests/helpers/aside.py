@@ -43,7 +43,7 @@ class Aside:
     log: list[tuple[Any, ...]] = field(default_factory=list)
     pending: bool = False
 
-    def check(self) -> None:
+    def check(self, config: object) -> None:
         pass
 
     def rest(self) -> None:

@@ -16,8 +16,9 @@ from openvlt.model.tiny import make_tokenizer
 from openvlt.model.transformers_range import pil_processor_class
 
 END, SIDE, PATCH = "<|im_end|>", 56, 14
+# heads of 32, the smallest that vLLM takes on a CPU
 TEXT: dict[str, Any] = dict(
-    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+    hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
     max_position_embeddings=4096,
 )  # fmt: skip
 VISION: dict[str, Any] = dict(
@@ -30,11 +31,11 @@ VISION: dict[str, Any] = dict(
 )
 GRID: dict[str, Any] = dict(
     depth=2, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=PATCH, spatial_merge_size=2,
-    temporal_patch_size=2, out_hidden_size=32,
+    temporal_patch_size=2, out_hidden_size=64,
 )  # fmt: skip
 AREAS = {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
-HALF: dict[str, Any] = {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
-ROTARY = dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 2, 2])
+HALF: dict[str, Any] = {"partial_rotary_factor": 0.5, "mrope_section": [4, 2, 2]}
+ROTARY = dict(rope_type="default", rope_theta=10000.0, mrope_section=[8, 4, 4])
 MARKS = {  # attributes that some processors read from their tokenizer
     "internvl": {
         "start_image_token": "<img>",
@@ -114,7 +115,7 @@ def _configs(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
     """Text, vision and other settings of a family's config."""
     text, vision, other = _text_config(name), dict(GRID if FAMILIES[name].has_grid else VISION), {}
     if name == "qwen2_vl":
-        vision = dict(depth=2, embed_dim=32, hidden_size=32, num_heads=2, mlp_ratio=2, patch_size=PATCH)
+        vision = dict(depth=2, embed_dim=32, hidden_size=64, num_heads=2, mlp_ratio=2, patch_size=PATCH)
     elif name == "qwen2_5_vl":
         vision |= dict(window_size=8 * PATCH, fullatt_block_indexes=[1])
     elif name == "qwen3_vl":
@@ -129,7 +130,7 @@ def _configs(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
     if name == "qwen4_exp":
         text |= dict(
             num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16, hc_count=2,
-            hc_lowrank=8, indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=8, indexer_budget=8,
+            hc_lowrank=8, indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=16, indexer_budget=8,
             indexer_compress_ratio=2, ple_layer_ids=[1], heads_per_ngram=2, ngram_vocab_size_base=50, split_ngram_parts=2,
             make_ngram_vocab_size_divisible_by=2,
         )  # fmt: skip
@@ -145,7 +146,7 @@ def _configs(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
     elif name == "gemma3":
         vision |= dict(model_type="siglip_vision_model", vision_use_head=False)
         text |= dict(
-            layer_types=["sliding_attention", "full_attention"], sliding_window=16, query_pre_attn_scalar=16
+            layer_types=["sliding_attention", "full_attention"], sliding_window=16, query_pre_attn_scalar=32
         )
         other = dict(mm_tokens_per_image=4)
     return text, vision, other

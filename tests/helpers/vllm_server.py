@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from openvlt.model.load import VLM
-from openvlt.serving.vllm.process import ServerOptions, ServerProcess, await_server, start_servers
+from openvlt.serving.vllm.client import VLLMServer
+from openvlt.serving.vllm.process import ServerOptions, ServerProcess, start_servers
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 600.0  # which only a server that hangs reaches
@@ -41,9 +42,14 @@ def untied(vlm: VLM) -> VLM:
 def running_server(vlm: VLM, folder: Path, **changes) -> Iterator[tuple[str, ServerProcess]]:
     """Saves the model as a run does, and serves that folder."""
     vlm.save(folder / "model")
-    ((url, process),) = start_servers(str(folder / "model"), options(**changes), [None], logs=folder / "logs")
+    yield from serve_folder(folder / "model", **changes)
+
+
+def serve_folder(model: Path, **changes) -> Iterator[tuple[str, ServerProcess]]:
+    """Serves a model's folder; the log is beside it."""
+    ((url, process),) = start_servers(str(model), options(**changes), [None], logs=model.parent / "logs")
     try:
-        await_server(url, process, WAIT_S)
+        VLLMServer(url).wait(WAIT_S, process)
         yield url, process
     finally:
         process.stop()

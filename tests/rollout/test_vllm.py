@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,11 +25,14 @@ from openvlt.data.prompts import pad_right
 from openvlt.errors import UserError
 from openvlt.model.load import VLM, add_adapter
 from openvlt.model.shared_prefix.logprob import completion_logp
+from openvlt.reward.services import Services
 from openvlt.rollout.base import GenerationRequest, Sampling
 from openvlt.rollout.distributed import begin_on_ranks, generate_on_ranks
 from openvlt.rollout.hf import HFGenerator
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.rollout.vllm import VLLMGenerator
+from openvlt.serving.client import Server
+from openvlt.serving.protocol import Endpoint
 from openvlt.serving.vllm.client import LostServer, VLLMServer
 from openvlt.serving.vllm.process import CPU_BATCH_TOKENS, ServerProcess
 from openvlt.types import Completion, Problem
@@ -288,6 +292,16 @@ def test_a_saved_folder_loads_in_a_stock_processor(served, model):
     )
 
 
+def test_a_server_of_ours_is_a_judge_under_its_folders_name(served):
+    model = str(served[1].log.parents[1] / "model")
+    asks = ["Is red + green yellow? Say yes or no.", "Is it blue?"]
+    judge = Server([Endpoint(f"{served[0]}/v1", model)])
+    replies = Services(judge=judge).ask(asks)
+    assert all(replies) and replies == Services(judge=judge).ask(asks)
+    with pytest.raises(UserError, match="doesn't know model 'policy'"):
+        Services(judge=Server([Endpoint(f"{served[0]}/v1", "policy")])).ask(asks)
+
+
 def test_two_processes_with_shards_train_as_with_our_own_generator(served, tmp_path):
     """Four updates of two rollouts: rewards, losses and gradients of the same completions."""
     (tmp_path / "model").symlink_to(served[1].log.parents[1] / "model")
@@ -333,7 +347,7 @@ def test_a_server_that_dies_in_mid_rollout_is_one_sentence(vlm, mixed, render, t
 
 def kill_when_busy(url: str) -> None:
     """Kills the server's process when it works on a request."""
-    while 'num_requests_running{engine="0",model_name="policy"} 0.0' in httpx.get(f"{url}/metrics").text:
+    while not re.search(r"num_requests_running\{[^}]*\} [1-9]", httpx.get(f"{url}/metrics").text):
         pass
     port = url.rpartition(":")[2].encode()
     for folder in Path("/proc").glob("[0-9]*"):

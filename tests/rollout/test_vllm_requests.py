@@ -5,17 +5,23 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from openvlt.errors import UserError
-from openvlt.rollout.base import Sampling, ServedGenerator
+from openvlt.rollout.base import Sampling, ServedGenerator, check_judge
 from openvlt.rollout.prefix import PrefixGenerator
 from openvlt.rollout.vllm import VLLMGenerator
 from openvlt.rollout.vllm_requests import make_requests, prompt_ids, read_completions
+from openvlt.rollout.vllm_servers import OwnServers
+from openvlt.serving.client import Server
+from openvlt.serving.protocol import Endpoint
+from openvlt.serving.vllm.process import ServerOptions
 from openvlt.types import Problem
+from tests.helpers.factories import algorithm
 
 SAMPLING = Sampling(2, 4)
 
@@ -204,9 +210,25 @@ def test_a_folder_for_servers_that_cannot_be_is_one_sentence(vlm):
     with pytest.raises(
         UserError, match=r"/proc/no/openvlt-server-\w+: the weights can't be written there \(No such"
     ):
-        VLLMGenerator(start=True, folder="/proc/no").start_here(vlm)
+        OwnServers(ServerOptions(), None, Path("/proc/no"), 1.0).launch(vlm)
 
 
 def test_only_generators_with_servers_are_asked_to_sync():
     assert isinstance(VLLMGenerator(start=True), ServedGenerator)
     assert not isinstance(PrefixGenerator(), ServedGenerator)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8001/v1", "http://127.0.0.1:8001/v1"])
+def test_a_judge_whose_weights_would_be_the_policys_is_refused(url):
+    generator, judge = (
+        VLLMGenerator(["http://127.0.0.1:8000", "http://127.0.0.1:8001"]),
+        Server([Endpoint(url, "m")]),
+    )
+    with pytest.raises(
+        UserError, match="the judge at .*:8001/v1 is one of rollout.urls, .* start a server of its"
+    ):
+        check_judge(generator, judge)
+    with pytest.raises(UserError, match="is one of rollout.urls"):
+        algorithm(generator=generator, judge=judge)
+    check_judge(generator, Server([Endpoint("http://127.0.0.1:8002/v1", "m")]))
+    check_judge(PrefixGenerator(), judge)

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from transformers import Qwen2_5_VLConfig
 
 from openvlt.errors import UserError
 from openvlt.rollout.vllm import VLLMGenerator
@@ -26,7 +27,6 @@ from openvlt.serving.vllm.client import KEY_VARIABLE, LostServer, VLLMServer
 from openvlt.serving.vllm.process import (
     ServerOptions,
     ServerProcess,
-    await_server,
     server_command,
     server_environment,
     start_servers,
@@ -159,22 +159,39 @@ def test_the_processes_of_a_server_end_with_it(tmp_path):
     assert server.process.wait() == 1
 
 
+def test_a_killed_server_leaves_no_shared_memory(tmp_path):
+    """Its resource tracker, a process that Python starts, removes it, unless it is killed too."""
+    code = (
+        "import os, time; from multiprocessing.shared_memory import SharedMemory\n"
+        "memory = SharedMemory(create=True, size=1); print('pids', os.getpid(), end=' ', flush=True)\n"
+        "print(int(memory.name.removeprefix('psm_'), 16), flush=True); time.sleep(1000)"
+    )
+    server = started(tmp_path, code)
+    while "\n" not in server.log.read_text():
+        time.sleep(0.02)
+    own, name = (int(word) for word in server.log.read_text().split()[1:])
+    memory = Path(f"/dev/shm/psm_{name:08x}")
+    assert memory.exists()
+    os.kill(own, signal.SIGKILL)
+    assert server.process.wait() == 1 and not memory.exists()
+
+
 def test_a_server_that_ends_while_it_starts_says_why(tmp_path):
     server = started(tmp_path, "print('INFO hello'); raise ValueError('no room for the cache')")
     with pytest.raises(
         UserError, match="the vLLM server ended while it started: ValueError: no room for the cache"
     ):
-        await_server("http://127.0.0.1:9", server, 60)
+        VLLMServer("http://127.0.0.1:9").wait(60, server)
     silent = started(tmp_path, "pass")
     with pytest.raises(UserError, match="ended while it started: it said nothing"):
-        await_server("http://127.0.0.1:9", silent, 60)
+        VLLMServer("http://127.0.0.1:9").wait(60, silent)
 
 
 def test_a_warning_that_mentions_an_error_is_not_the_cause(tmp_path):
     words = "WARNING errors such as OSError: [Errno 24] Too many open files can come"
     server = started(tmp_path, f"print('{words}', flush=True); raise KeyError('the cause')")
     with pytest.raises(UserError, match="while it started: KeyError: 'the cause'"):
-        await_server("http://127.0.0.1:9", server, 60)
+        VLLMServer("http://127.0.0.1:9").wait(60, server)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +200,7 @@ def test_a_warning_that_mentions_an_error_is_not_the_cause(tmp_path):
 )
 def test_a_python_without_vllm_is_refused_before_a_run(python, sentence):
     with pytest.raises(UserError, match=sentence):
-        VLLMGenerator(start=True, server=ServerOptions(python=python)).check()
+        VLLMGenerator(start=True, server=ServerOptions(python=python)).check(Qwen2_5_VLConfig())
 
 
 def test_serving_without_vllm_is_one_sentence(tmp_path):

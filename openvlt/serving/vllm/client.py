@@ -9,13 +9,16 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.from_thread
 import httpx
 
 from openvlt.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from openvlt.serving.vllm.process import ServerProcess
 
 KEY_VARIABLE = "OPENVLT_SERVER_KEY"
 CACHES = ("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache")
@@ -53,15 +56,20 @@ class VLLMServer:
         except (httpx.HTTPError, httpx.InvalidURL):
             return False
 
-    def wait(self, wait_s: float) -> None:
-        """Returns when the server is ready. Raises UserError after `wait_s` seconds."""
+    def wait(self, wait_s: float, process: ServerProcess | None = None) -> None:
+        """Returns when the server is ready.
+
+        Raises UserError after `wait_s` seconds, or when its process, if that is ours, ends instead.
+        """
         until = time.monotonic() + wait_s
         while not self.is_ready():
+            if process is not None and not process.is_running():
+                raise UserError(f"the vLLM server ended while it started: {process.last_words()}")
             if time.monotonic() > until:
-                raise UserError(
-                    f"no vLLM server answers at {self.url} after {wait_s:g} s; {START_IT}, or "
-                    "correct rollout.urls"
-                )
+                fix = f"{START_IT}, or correct rollout.urls"
+                if process is not None:
+                    fix = f"its log ends with {process.last_words()!r}; give it longer (wait_s)"
+                raise UserError(f"no vLLM server answers at {self.url} after {wait_s:g} s; {fix}")
             time.sleep(_PAUSE_S)
 
     def is_local(self) -> bool:

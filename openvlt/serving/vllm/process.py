@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -15,16 +16,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from openvlt.errors import UserError
-from openvlt.serving.vllm.client import KEY_VARIABLE, VLLMServer
+from openvlt.serving.vllm.client import KEY_VARIABLE
 
-MODEL_NAME = "policy"
 CPU_CACHE_BYTES = 256 << 20
 CPU_BATCH_TOKENS = 32768
 _ROOT = Path(__file__).parents[3]  # for the worker extension
 _SITE = Path(__file__).parent / "site"
 _END_S = 20.0
+_ADOPT = 36  # PR_SET_CHILD_SUBREAPER
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,6 @@ def server_command(
         "--model": folder,
         "--host": host,
         "--port": port,
-        "--served-model-name": MODEL_NAME,
         "--dtype": options.dtype,
         "--max-num-seqs": options.max_num_seqs,
         "--logprobs-mode": "processed_logprobs",
@@ -201,19 +202,6 @@ def start_servers(
     return started
 
 
-def await_server(url: str, process: ServerProcess, wait_s: float) -> None:
-    """Returns when a started server is ready. Raises UserError when it ends instead, or after `wait_s`."""
-    until, server = time.monotonic() + wait_s, VLLMServer(url)
-    while not server.is_ready():
-        if not process.is_running():
-            raise UserError(f"the vLLM server ended while it started: {process.last_words()}")
-        if time.monotonic() > until:
-            raise UserError(
-                f"the vLLM server isn't ready after {wait_s:g} s: {process.last_words()}; give it longer"
-            )
-        time.sleep(0.2)
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -223,30 +211,39 @@ def _free_port() -> int:
 def _guard(command: Sequence[str]) -> int:
     """Runs a server until it ends, or until this process's input closes; then ends all its processes."""
     environment = {**os.environ, "PYTHONPATH": os.environ["OPENVLT_SERVER_PATH"]}
+    ctypes.CDLL(None).prctl(_ADOPT, 1)  # what the server leaves behind is waited for, too
     server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
-    def end(*_: object) -> None:
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            try:
+    def end(status: int) -> NoReturn:
+        # first kindly: Python's own helper then removes the shared memory of those that were killed
+        for sent, wait_s in ((signal.SIGTERM, _END_S), (signal.SIGKILL, 1.0)):
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, sent)
-                server.wait(_END_S)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                pass
-        os._exit(0)
+            if _wait_for_children(wait_s):
+                break
+        os._exit(status)
 
     def follow(*_: object) -> None:
         if server.poll() is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)  # its engine may have outlived it
-            os._exit(1)
+            end(1)
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, lambda *_: end(0))
     signal.signal(signal.SIGCHLD, follow)
     follow()
     sys.stdin.buffer.read()  # returns when the owner is gone
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    end()
-    return 1
+    end(0)
+
+
+def _wait_for_children(wait_s: float) -> bool:
+    """Whether all children of this process end within `wait_s` seconds."""
+    until = time.monotonic() + wait_s
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < until:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.02)
+        return False
+    return True
 
 
 if __name__ == "__main__":
