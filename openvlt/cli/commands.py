@@ -62,7 +62,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return 0
     name = next((name for name in COMMANDS if words[: name.count(" ") + 1] == name.split()), None)
     if name is None:
-        close = difflib.get_close_matches(words[0], COMMANDS, 1)
+        longer = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+        close = longer or difflib.get_close_matches(words[0], COMMANDS, 1)
         meant = f"did you mean openvlt {close[0]}? " if close else ""
         print(f"error: there is no command {words[0]!r}; {meant}openvlt --help lists them", file=sys.stderr)
         return 2

@@ -42,6 +42,8 @@ def test_every_command_leads_to_a_function(command: commands.Command) -> None:
 def test_a_wrong_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.run_command(["trian"]) == 2
     assert "did you mean openvlt train?" in capsys.readouterr().err
+    assert commands.run_command(["data"]) == 2
+    assert "did you mean openvlt data check?" in capsys.readouterr().err
 
 
 def test_a_command_says_how_it_was_started(
