@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-EXAMPLES = {
+COMMAND_EXAMPLES = {
     "train": (
         ("+experiment=quickstart", "the whole loop on this CPU, embedded model"),
         ("+experiment=smoke data=jsonl data.path=rows.jsonl", "do data, model and memory work?"),
@@ -106,7 +106,7 @@ def usage_text(name: str, command: str) -> str:
             f"usage: {command} [group=option ...] [setting=value ...] [-m]",
             "",
             "examples:",
-            *(f"  {command} {words}  # {said}" for words, said in EXAMPLES[name]),
+            *(f"  {command} {words}  # {said}" for words, said in COMMAND_EXAMPLES[name]),
             "",
             "settings that people change:",
             *(f"  {words:<{column}}  {said}".rstrip() for words, said in settings),

@@ -27,15 +27,19 @@ openvlt evaluate model=<this folder> data=jsonl data.path=rows.jsonl evaluation.
 def write_model_card(stage: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
     """Writes README.md into a finished stage's model folder; `records` are all stages' so far, by name.
 
-    Does nothing where the stage has no model, or the run's folder no config.yaml.
+    Does nothing where the stage has no model, or a card already, or the run's folder no config.yaml.
     """
-    run = stage.parent
-    if not (stage / "model" / "config.json").is_file() or not (run / "config.yaml").is_file():
+    run, file = stage.parent, stage / "model" / "README.md"
+    if (
+        file.exists()
+        or not (stage / "model" / "config.json").is_file()
+        or not (run / "config.yaml").is_file()
+    ):
         return
     config = OmegaConf.load(run / "config.yaml")
     assert isinstance(config, DictConfig)
     manifest = read_json_file(run / "manifest.json")
-    write_text(stage / "model" / "README.md", render_model_card(config, manifest, records))
+    write_text(file, render_model_card(config, manifest, records))
 
 
 def render_model_card(

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from openvlt.cli import commands, doctor
 from openvlt.cli.push import push_model
-from openvlt.cli.usage import EXAMPLES, OWN, SHARED, usage_text
+from openvlt.cli.usage import COMMAND_EXAMPLES, OWN, SHARED, usage_text
 from openvlt.runs.model_card import render_model_card, write_model_card
 from openvlt.storage.atomic import write_json
 from tests.helpers.configs import compose
@@ -54,7 +54,7 @@ def test_a_command_says_how_it_was_started(
     assert capsys.readouterr().out.startswith("usage: openvlt train ")
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", COMMAND_EXAMPLES)
 def test_the_settings_of_a_help_are_there(name: str) -> None:
     config = compose(name=name)
     text = usage_text(name, f"python {name}.py")
