@@ -26,9 +26,9 @@ from openvlt.model.load import VLM
 from openvlt.rollout.base import Generator, Sampling
 from openvlt.rollout.batches import generate_in_batches
 from openvlt.types import Completion, Problem, Verdict
-from openvlt.verify.completions import verify_completions
+from openvlt.verify.completions import explain_completion, verify_completions
 
-ROWS_WITH_IMAGES = 60  # the run's page shows the images of this many rows
+ROWS_WITH_IMAGES = 60  # pictures in memory are written to disk for this many rows; files are always named
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,29 @@ def accuracy(correct: Sequence[bool]) -> dict[str, Any]:
 def write_heldout_rows(
     file: Path, problems: Sequence[Problem], completions: Sequence[Completion], verdicts: Sequence[Verdict]
 ) -> None:
-    """Writes one JSON line per problem: question, gold, response, verdict, tokens; first rows have images."""
+    """Writes one JSON line per problem, with its verdict and how it was reached.
+
+    Pictures in memory are kept of the first rows, files are named for all.
+    """
     with file.open("w", encoding="utf-8", newline="\n") as lines:
         rows = zip(problems, completions, verdicts, strict=True)
         for index, (problem, completion, verdict) in enumerate(rows):
+            extracted, explanation = explain_completion(problem, completion, verdict)
             row = {
                 "id": problem.id,
+                "source": problem.source,
                 "level": problem.level,
+                "answer_type": problem.answer_type,
+                "choices": problem.choices,
                 "question": problem.question,
                 "gold": problem.answer,
                 "response": completion.text,
                 "verdict": verdict.value,
+                "extracted": extracted,
+                "explanation": explanation,
                 "tokens": len(completion.token_ids),
                 "finished": completion.finished,
             }
-            if index < ROWS_WITH_IMAGES:
+            if index < ROWS_WITH_IMAGES or all(isinstance(image, Path) for image in problem.images):
                 row["images"] = store_images(problem, file.parent)
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")

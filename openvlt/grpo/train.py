@@ -52,7 +52,9 @@ def train_grpo(
     resampling = {"resampling": grpo.resampling} if isinstance(grpo.resampling, Stateful) else {}
     memory = SamplerAhead(sampler) if grpo.ahead else sampler
     module = GRPOModule(vlm, grpo, {"sampler": memory, **resampling})
-    transcripts = Transcripts(folder, grpo.transcripts, recorder)
+    transcripts = Transcripts(
+        folder, grpo.transcripts, recorder, seed=seed, extraction=grpo.reward.extraction
+    )
     loader = prompt_loader(grpo, experience, sampler, problems, seed)
     seed_at = partial(rollout_seed, grpo, seed)
     ahead = RolloutsAhead(experience, loader, memory, seed_at) if isinstance(memory, SamplerAhead) else None

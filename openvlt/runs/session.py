@@ -22,11 +22,22 @@ from openvlt.data.fingerprint import FINGERPRINTS
 from openvlt.errors import UserError
 from openvlt.runs.directory import PREVIOUS, command_name, run_manifest, script_name
 from openvlt.runs.secrets import refuse_secrets
+from openvlt.runs.state import RUN_STATE, record_state
 from openvlt.storage.atomic import read_json_file, write_json, write_text
 from openvlt.trackers.session import STATE, TRACKER_FOLDERS
 
 # files that a run writes before its first result
-START_FILES = ("config.yaml", "overrides", "manifest.json", ".lock", PREVIOUS, FINGERPRINTS, STATE)
+START_FILES = (
+    "config.yaml",
+    "overrides",
+    "manifest.json",
+    ".lock",
+    PREVIOUS,
+    FINGERPRINTS,
+    STATE,
+    RUN_STATE,
+    "report.html",
+)
 # keys that may differ between a run and its continuation: they say where it runs or what to show of it
 PLACE_KEYS = ("resume", "paths.runs", "trainer.devices", "plan", "inspect", "logger", "tracking")
 # keys whose value is another one in every run
@@ -57,16 +68,17 @@ def open_run(config: DictConfig) -> tuple[DictConfig, Path]:
 def start_run(config: DictConfig, folder: Path) -> Iterator[Path]:
     """Yields the folder to work in, a new run's with config.yaml, overrides and manifest.json in it.
 
-    Every rank works in it, and the main one alone writes. Prints on Ctrl-C how to continue the run. After a
-    user's mistake it removes a new run's folder without results, because `resume=latest` would find it.
-    Raises UserError where a rank can't see the folder.
+    Every rank works in it, and the main one alone writes; `state.json` says how the run stands. Prints on
+    Ctrl-C how to continue the run. After a user's mistake it removes a new run's folder without results,
+    because `resume=latest` would find it. Raises UserError where a rank can't see the folder.
     """
     new = distributed.is_main() and not (folder / "config.yaml").is_file()
     if new:
         _write_start(config, folder)
     try:
         _check_sight(folder)
-        yield folder
+        with record_state(folder):
+            yield folder
     except UserError:
         files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
         if new and not any(map(_is_result, files)):

@@ -10,7 +10,7 @@ from typing import Any
 from openvlt.errors import first_line
 from openvlt.trackers.base import TableRow, Tracker
 
-HIDDEN_COLUMNS = ("images", "kept")  # of a row of rollouts.jsonl: paths, and what the metrics say
+HIDDEN_COLUMNS = ("images", "kept", "groups", "explanation")  # of rollouts.jsonl: for the run's own page
 SCORES = ("accuracy", "low", "high", "n")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from openvlt import distributed
 from openvlt.types import Completion, Problem, Verdict
-from openvlt.verify.api import verify_batch
+from openvlt.verify.api import grade_response, verify_batch
 
 
 def verify_completions(
@@ -38,3 +39,25 @@ def verify_completions(
     for row, verdict in zip(finished, found, strict=True):
         verdicts[row] = verdict
     return distributed.broadcast(tuple(verdicts))
+
+
+def explain_completion(
+    problem: Problem, completion: Completion, verdict: Verdict, *, extraction: str = "any"
+) -> tuple[str | None, list[str]]:
+    """The extracted answer (None without one) and the lines that say how `verdict` was reached.
+
+    The verdict is the recorded one: nothing is graded symbolically again, and a response that ran out of time
+    isn't read a second time.
+    """
+    if not completion.finished:
+        return None, _explanation_lines(verdict, "extraction: cut off at the token limit")
+    if verdict is Verdict.TIMEOUT:
+        return None, _explanation_lines(verdict, "deadline: the verifier ran out of time")
+    found = grade_response(problem.answer, completion.text, problem.choices, problem.answer_type, extraction)
+    if found.pending:
+        found = replace(found, why="by sympy in a worker process")
+    return found.extracted, replace(found, verdict=verdict).lines()
+
+
+def _explanation_lines(verdict: Verdict, reason: str) -> list[str]:
+    return [f"{name:18}{text}" for name, text in (("verdict", verdict.value), ("decided by", reason))]

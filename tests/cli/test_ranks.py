@@ -20,7 +20,7 @@ from openvlt.trainer.metrics import read_metrics
 from tests.helpers.entry_scripts import ITER1, ROOT, Cli, environment
 from tests.helpers.readers import run_watched
 
-CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}
+CLOCKS = {"elapsed_s", "generate_s", "reward_s", "tokens_per_s", "memory_gib"}
 
 
 def score(stage: Path) -> dict:

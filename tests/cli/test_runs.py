@@ -18,6 +18,7 @@ from openvlt.trainer.metrics import read_metrics
 from tests.helpers.entry_scripts import CYCLES, FIGURES, ITER1, Cli
 
 CLOCKS = {
+    "elapsed_s",
     "generate_s",
     "reward_s",
     "tokens_per_s",

@@ -31,7 +31,7 @@ from openvlt.types import Completion, GRPOBatch, Rollouts
 from tests.helpers.aside import Aside, Killed, Watched, aside, parity, settings
 from tests.helpers.factories import algorithm
 
-CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib", "wait_s"}
+CLOCKS = {"elapsed_s", "generate_s", "reward_s", "tokens_per_s", "memory_gib", "wait_s"}
 
 
 @pytest.fixture

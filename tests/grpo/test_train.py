@@ -152,5 +152,5 @@ def unclocked(row: dict[str, float]) -> dict[str, float]:
     return {
         name: value
         for name, value in row.items()
-        if name not in ("generate_s", "reward_s", "tokens_per_s", "memory_gib")
+        if name not in ("elapsed_s", "generate_s", "reward_s", "tokens_per_s", "memory_gib")
     }

@@ -19,7 +19,7 @@ from openvlt.model.strategy import Strategy
 from openvlt.trainer.loop import TrainingLoop
 from tests.helpers import algorithms, sharded
 
-CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib", "wait_s"}
+CLOCKS = {"elapsed_s", "generate_s", "reward_s", "tokens_per_s", "memory_gib", "wait_s"}
 Found = dict[int, dict[str, dict[str, Any]]]
 
 

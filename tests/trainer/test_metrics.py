@@ -112,3 +112,54 @@ def test_transcripts_survive_a_kill_inside_a_character(tmp_path):
     restarted = Transcripts(tmp_path, 1)
     restarted.drop_after(1)
     assert transcripts.lines.read_bytes() == whole
+
+
+def many_groups(outcomes: list[str]) -> ScoredRollouts:
+    """Groups of two: "w" both wrong, "m" mixed, "r" both right."""
+    verdicts = [
+        Verdict.CORRECT if outcome == "r" or (outcome == "m" and place) else Verdict.WRONG
+        for outcome in outcomes
+        for place in (0, 1)
+    ]
+    groups = len(outcomes)
+    ids = torch.ones(2 * groups, 1).long()
+    prompts = Prompts(ids[:groups], ids[:groups], ids[:groups], torch.zeros(groups).long())
+    generated = Rollouts(
+        problems=tuple(Problem(f"p{number}", "What?", "1") for number in range(groups)),
+        completions=tuple(Completion((1,), "<answer>2</answer>", True) for _ in range(2 * groups)),
+        prompts=prompts,
+        ids_NT=ids,
+        mask_NT=ids,
+        group_N=torch.arange(groups).repeat_interleave(2),
+        origin_N=torch.zeros(2 * groups).long(),
+        view=("clean",) * (2 * groups),
+        policy_version=0,
+    )
+    return generated.with_verdicts(verdicts).with_(
+        reward_N=torch.zeros(2 * groups), rewards={"a": torch.tensor([1.0, math.nan] * groups)}
+    )
+
+
+def test_the_lot_draws_groups_with_a_mixed_one_and_a_restart_draws_the_same(tmp_path):
+    outcomes = ["w"] * 9 + ["m"] + ["w"] * 6
+    rows_of = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        transcripts = Transcripts(tmp_path / name, 2, seed=5)
+        for step in range(20):
+            transcripts.add(many_groups(outcomes), step)
+        rows_of.append(transcripts_module.read_lines(transcripts.lines))
+    assert rows_of[0] == rows_of[1]
+    of_step = [{row["problem"] for row in rows_of[0] if row["step"] == step} for step in range(20)]
+    assert all(len(names) == 2 and "p9" in names for names in of_step)
+    assert len(set().union(*of_step)) > 6  # not the same ones each time
+    assert all(row["groups"] == 16 for row in rows_of[0])
+
+
+def test_transcripts_say_the_terms_and_how_a_verdict_was_reached(tmp_path):
+    Transcripts(tmp_path, 1).add(many_groups(["w"]), 3)
+    first, second = transcripts_module.read_lines(tmp_path / "rollouts.jsonl")
+    assert (first["reward_a"], second["reward_a"]) == (1.0, None)
+    assert first["extracted"] == "2" and first["origin"] == "policy"
+    assert first["explanation"][0].split() == ["verdict", "wrong"]
+    assert any(line.startswith("decided by") for line in first["explanation"])

@@ -74,7 +74,7 @@ def stop(train: Callable[[], Any], folder: Path) -> tuple[str, list]:
     file = folder / "not_finite.pt"
     assert "\n" not in message and f"python -m openvlt.trainer.replay {file}" in message
     assert {path.name for path in folder.iterdir()} <= {
-        *("not_finite.pt", "signatures.json", "metrics.csv", "rollouts.jsonl")
+        *("not_finite.pt", "signatures.json", "metrics.csv", "rollouts.jsonl", "progress.json")
     }
     content, results = replay_step(file)
     assert not all(result.finite for result in results)

@@ -31,7 +31,7 @@ from openvlt.trainer.metrics import read_metrics
 from openvlt.trainer.optimizer import adamw, muon
 from openvlt.types import Trace
 
-CLOCKS = {"generate_s", "reward_s", "tokens_per_s", "memory_gib"}
+CLOCKS = {"elapsed_s", "generate_s", "reward_s", "tokens_per_s", "memory_gib"}
 MUON = partial(muon, learning_rate=2e-3, muon_learning_rate=0.02)
 ADAM = partial(adamw, learning_rate=1e-3, weight_decay=0.01)
 

@@ -1,8 +1,12 @@
-"""Writes some groups of every rollout batch to disk: rollouts.jsonl, and rollouts.parquet at the end."""
+"""Writes some groups of every rollout batch to disk: rollouts.jsonl, and rollouts.parquet at the end.
+
+docs/read_a_run.md lists the columns.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +16,30 @@ from openvlt import distributed
 from openvlt.data.rows.schema import store_images
 from openvlt.storage.jsonl import append_lines, read_lines
 from openvlt.trackers.recorder import StageRecorder
-from openvlt.types import ScoredRollouts
+from openvlt.types import Origin, ScoredRollouts, Verdict
+from openvlt.verify.completions import explain_completion
 
 
 class Transcripts:
     """Writes `per_rollout` groups of each rollout batch: one JSON line per completion, Parquet at the end.
 
-    The main rank does; on others nothing happens. The `recorder` shows the rows, too.
+    The groups are drawn by lot from `seed` and the step, with a mixed one (some completions right, some not)
+    wherever the batch has one. `extraction` is the reward's. The main rank writes; on others nothing happens.
+    The `recorder` shows the rows, too.
     """
 
-    def __init__(self, folder: Path, per_rollout: int, recorder: StageRecorder | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        per_rollout: int,
+        recorder: StageRecorder | None = None,
+        *,
+        seed: int = 0,
+        extraction: str = "any",
+    ) -> None:
         self.recorder = recorder or StageRecorder()
         self.lines, self.table = folder / "rollouts.jsonl", folder / "rollouts.parquet"
-        self.per_rollout = per_rollout
+        self.per_rollout, self.seed, self.extraction = per_rollout, seed, extraction
 
     def drop_after(self, step: int) -> None:
         """Removes the rollouts of steps that a restart makes again, also after `close`."""
@@ -40,13 +55,17 @@ class Transcripts:
         os.replace(aside, self.lines)
 
     def add(self, rollouts: ScoredRollouts, step: int) -> None:
-        """Appends the first groups of a rollout batch."""
+        """Appends the groups that the lot falls on."""
         if not distributed.is_main():
             return
-        rows = []
-        for row, group in enumerate(rollouts.group_N.tolist()):
-            if group < self.per_rollout:
-                rows.append(_transcript(rollouts, row, group, step, self.lines.parent))
+        chosen = set(
+            draw_groups(rollouts, self.per_rollout, random.Random(f"transcripts/{self.seed}/{step}"))
+        )
+        rows = [
+            self._transcript(rollouts, row, group, step)
+            for row, group in enumerate(rollouts.group_N.tolist())
+            if group in chosen
+        ]
         append_lines(self.lines, rows)
         self.recorder.log_rollouts(rows, step + 1, self.lines.parent)
 
@@ -63,24 +82,46 @@ class Transcripts:
             os.replace(aside, self.table)
         self.lines.unlink(missing_ok=True)
 
+    def _transcript(self, rollouts: ScoredRollouts, row: int, group: int, step: int) -> dict[str, Any]:
+        problem, completion = rollouts.problems[group], rollouts.completions[row]
+        extracted, explanation = explain_completion(
+            problem, completion, rollouts.verdicts[row], extraction=self.extraction
+        )
+        tokens = len(completion.token_ids)
+        return {
+            "step": step,
+            "groups": len(set(rollouts.group_N.tolist())),
+            "problem": problem.id,
+            "source": problem.source,
+            "level": problem.level,
+            "question": problem.question,
+            "gold": problem.answer,
+            "response": completion.text,
+            "tokens": tokens,
+            "finished": completion.finished,
+            "origin": Origin(int(rollouts.origin_N[row])).name.lower(),
+            "verdict": rollouts.verdicts[row].value,
+            "extracted": extracted,
+            "explanation": explanation,
+            "reward": float(rollouts.reward_N[row]),
+            **{f"reward_{name}": _value_or_none(term_N[row]) for name, term_N in rollouts.rewards.items()},
+            "advantage": float(rollouts.adv_NT[row][:tokens].mean()),
+            "kept": bool(rollouts.keep_N[row]),
+            "images": store_images(problem, self.lines.parent),
+        }
 
-def _transcript(rollouts: ScoredRollouts, row: int, group: int, step: int, folder: Path) -> dict[str, Any]:
-    problem, completion = rollouts.problems[group], rollouts.completions[row]
-    return {
-        "step": step,
-        "problem": problem.id,
-        "question": problem.question,
-        "gold": problem.answer,
-        "response": completion.text,
-        "tokens": len(completion.token_ids),
-        "finished": completion.finished,
-        "verdict": rollouts.verdicts[row].value,
-        "reward": float(rollouts.reward_N[row]),
-        **{f"reward_{name}": _value_or_none(term_N[row]) for name, term_N in rollouts.rewards.items()},
-        "advantage": float(rollouts.adv_NT[row][: len(completion.token_ids)].mean()),
-        "kept": bool(rollouts.keep_N[row]),
-        "images": store_images(problem, folder),
-    }
+
+def draw_groups(rollouts: ScoredRollouts, amount: int, lot: random.Random) -> list[int]:
+    """The numbers of up to `amount` groups, drawn by `lot`; one is mixed where there is a mixed one."""
+    right: dict[int, set[bool]] = {}
+    for group, verdict in zip(rollouts.group_N.tolist(), rollouts.verdicts, strict=True):
+        right.setdefault(group, set()).add(verdict is Verdict.CORRECT)
+    order = lot.sample(sorted(right), len(right))
+    chosen = order[:amount]
+    mixed = [group for group in order if len(right[group]) > 1]
+    if chosen and mixed and mixed[0] not in chosen:
+        chosen[-1] = mixed[0]
+    return chosen
 
 
 def _value_or_none(value: Tensor) -> float | None:
