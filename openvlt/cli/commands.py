@@ -41,6 +41,7 @@ COMMANDS = {
         "openvlt.cli.app:run_script", "verified traces by a teacher, as python distill.py", ("distill",)
     ),
     "report": Command("openvlt.report.__main__:draw_reports", "the page of a run, or a table of several"),
+    "view": Command("openvlt.report.view:view", "the pages of all runs, served on this machine"),
     "verify": Command("openvlt.verify.__main__:print_explanation", "one verdict, and how it was reached"),
     "serve": Command("openvlt.serving.__main__:main", "vLLM servers for rollout=vllm"),
     "data check": Command(

@@ -25,6 +25,7 @@ from openvlt.errors import UserError
 from openvlt.findings import distillation_findings
 from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
+from openvlt.report.keep import keep_report
 from openvlt.runs.session import announce_run, data_title, open_run, start_run
 from openvlt.storage.atomic import atomic_write, read_json_file, write_json, write_text
 from openvlt.storage.jsonl import whole_lines
@@ -56,7 +57,7 @@ def distill(config: DictConfig) -> None:
     if not resumed and config.reuse is None:
         distillation.check_servers()
     check_reuse(config.reuse)
-    with start_run(config, folder) as home:
+    with keep_report(folder, Path(config.paths.runs)), start_run(config, folder) as home:
         announce_run(config, home)
         _distill(config, distillation, home)
 

@@ -20,6 +20,7 @@ from openvlt.config.resolvers import load_config
 from openvlt.errors import UserError
 from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
+from openvlt.report.keep import keep_report
 from openvlt.rollout.base import check_judge
 from openvlt.runs.session import (
     announce_run,
@@ -79,7 +80,7 @@ def run_evaluation(config: DictConfig) -> None:
 def evaluate_heldout(config: DictConfig, folder: Path) -> None:
     """Evaluates one model on the data's held-out problems."""
     context = make_context(config)
-    with start_run(config, folder) as home:
+    with keep_report(folder, Path(config.paths.runs)), start_run(config, folder) as home:
         announce_run(config, home)
         context = context.check_rows(home, data_title(config), [context.evaluation.prompt])
         vlm = context.load("base")
@@ -93,7 +94,7 @@ def evaluate_heldout(config: DictConfig, folder: Path) -> None:
         print(f"warning: {sentence}")
     for level, counts in result["levels"].items():
         print(f"  level {level}: {format_percent(counts['accuracy'])} %  n {counts['n']}")
-    print(home / "results.json")
+    print(f"{home / 'results.json'}\n{home / 'report.html'}")
 
 
 def _refuse_benchmark_options() -> None:
@@ -120,6 +121,7 @@ def evaluate_benchmark(config: DictConfig, folder: Path, *, new: bool) -> None:
     with ExitStack() as locks:
         if new:
             folder = find_unfinished_run(config, folder, locks)
+        locks.enter_context(keep_report(folder, Path(config.paths.runs)))
         home = locks.enter_context(start_run(config, folder))
         print(f"{config.responses or model_title(config)} -> {home}", flush=True)
         results = [

@@ -19,16 +19,18 @@ from openvlt.memory.advice import choose_strategy
 from openvlt.memory.describe import describe_memory, needs_gpu
 from openvlt.memory.estimate import MemoryPlan
 from openvlt.report.figures import iterations_figure
-from openvlt.report.page import write_page
+from openvlt.report.keep import keep_report
 from openvlt.report.table import results_table
+from openvlt.report.write import write_report
 from openvlt.rollout.base import check_servers
 from openvlt.runs.session import announce_run, command_line_overrides, data_title, open_run, start_run
+from openvlt.runs.state import finish_state
 from openvlt.trackers.recorder import collect_scores
 from openvlt.trackers.session import build_trackers, record_run
 
 
 def train(config: DictConfig) -> None:
-    """Runs a study in its run folder and draws its report; with `plan=true`, prints memory and time."""
+    """Runs a study in its run folder and keeps its report; with `plan=true`, prints memory and time."""
     if config.plan:
         print_plan(config if config.resume is None else open_run(config)[0])
         return
@@ -38,7 +40,7 @@ def train(config: DictConfig) -> None:
     study: Study = build(config.iteration, "iteration")
     trackers = build_trackers(config)
     context = make_context(config)
-    with start_run(config, folder) as home:
+    with keep_report(folder, Path(config.paths.runs)), start_run(config, folder) as home:
         announce_run(config, home)
         for sentence in unreached_settings(written, settings):
             print(sentence, flush=True)
@@ -53,7 +55,7 @@ def train(config: DictConfig) -> None:
             results = study.run(context, home, recorder=recorder, **about)
             if distributed.is_main():
                 print(results_table(results, home))
-                draw_report(home)
+                finish_page(home)
                 recorder.summary = collect_scores(results["stages"])
                 recorder.log_file(home / "report.html")
 
@@ -130,10 +132,11 @@ def _find_place(config: DictConfig, path: str) -> str:
     return _find_place(config, reference[1]) if reference else path
 
 
-def draw_report(folder: Path) -> None:
-    """Draws iterations.png and report.html where the page is older than the results. Prints their paths."""
-    page = folder / "report.html"
-    if not page.is_file() or page.stat().st_mtime < (folder / "results.json").stat().st_mtime:
+def finish_page(folder: Path) -> None:
+    """Draws the figure and page of a run whose stages are over, where they are older; prints their paths."""
+    figure = folder / "iterations.png"
+    if not figure.is_file() or figure.stat().st_mtime < (folder / "results.json").stat().st_mtime:
+        finish_state(folder)
         iterations_figure(folder)
-        write_page(folder)
-    print(f"{folder / 'iterations.png'}\n{page}")
+        write_report(folder)
+    print(f"{figure}\n{folder / 'report.html'}")

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from tests.helpers.configs import compose
 
 HEAVY = """torch lightning transformers transformers.trainer_utils peft pandas pyarrow.parquet pyarrow.dataset matplotlib.pyplot PIL.Image
-openvlt.iteration.runner openvlt.iteration.stages openvlt.report.page openvlt.report.figures openvlt.cli.evaluate openvlt.cli.distill""".split()
+openvlt.iteration.runner openvlt.iteration.stages openvlt.report.keep openvlt.report.figures openvlt.cli.evaluate openvlt.cli.distill""".split()
 
 
 def pause_once(folder: str, pattern: str, lines: int) -> None:
