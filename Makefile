@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE =
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: quickstart test types quick test-slow test-oldest test-vllm vllm-env docs clean
+.PHONY: quickstart test types quick test-slow browser test-oldest test-vllm vllm-env docs clean
 
 quickstart: $(VENV)/.runtime
 	$(BIN)/python train.py +experiment=quickstart iteration=three_cycles
@@ -26,6 +26,10 @@ quick: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev # whole runs killed and resumed, notebooks, servers, every algorithm in every split
 	$(PYTEST) -m "slow and not vllm"
+
+browser: $(VENV)/.dev # Chromium, for the tests of the report page; as root on Debian, elsewhere install it as your system does
+	command -v chromium-headless-shell chromium google-chrome || \
+	  (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core)
 
 test-oldest: $(VENV)/.dev $(OLDEST)/.done # models and rollouts with the oldest transformers
 	PYTHONPATH=$(OLDEST) $(PYTEST) -m "not slow" tests/model tests/rollout
