@@ -48,7 +48,14 @@ def test_a_run_goes_on_only_over_the_rows_it_began_with(cli: Cli, tmp_path: Path
         "work.jsonl has changed since the run began (16 of 16 answers" in error
         and "put the file back" in error
     )
-    assert state(folder) == before  # nothing is lost, nothing is added
+    note, after = folder / "state.json", state(folder)
+    # nothing is lost, and nothing added but how the run stands, and its page
+    assert {Path(file).name for file in before if before[file] != after.get(file)} <= {
+        note.name,
+        "report.html",
+    }
+    assert before.keys() == after.keys()
+    assert json.loads(note.read_text())["state"] == "failed" and "has changed since" in note.read_text()
     write(tmp_path / "work.jsonl", rows())
     (tmp_path / "a.png").touch()  # the same bytes
     done = cli("train.py", f"resume={folder}", tiny=False).ok()
