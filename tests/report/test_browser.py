@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from openvlt.benchmark.results.statistics import mcnemar
 from openvlt.report.index import write_index
 from openvlt.report.write import write_report
-from tests.helpers.report_runs import EVIL, write_big_run
+from tests.helpers.report_runs import EVIL, rollout_rows, write_big_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: make browser")
 CHROMIUM = next(
@@ -132,6 +133,19 @@ def test_a_group_shows_rewards_by_term_and_how_each_verdict_was_reached(open_pag
         and texts(page, "#group .answer")[0] == "<answer>5</answer>"
     )
     assert "Showing 2 of 32 groups a step" in page.inner_text("#rollout-view")
+
+
+def test_a_completion_without_a_reward_is_shown(open_page, runs):
+    run = write_big_run(runs, name="unjudged", rows=5)
+    file = run / "02-grpo1" / "rollouts.jsonl"
+    blank = {"reward": math.nan, "advantage": math.nan}
+    rows = [row | (blank if row["step"] == 11 and row["tokens"] > 10 else {}) for row in rollout_rows()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_report(run)
+    page = open_page("#rollouts/12/q7", run="unjudged")
+    cards = texts(page, "#group .completion")
+    assert "reward –" in cards[-1] and "advantage –" in cards[-1]
+    assert "mean reward 1" in page.inner_text("#rollout-view")
 
 
 def test_keys_go_through_problems_and_steps_and_the_address_follows(open_page):

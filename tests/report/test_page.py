@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -85,6 +86,17 @@ def test_no_text_of_a_model_ends_the_data_block(run):
     assert EVIL in texts  # read back as it was, though it holds </script>
     assert [tag for tag, _ in parts.tags].count("script") == 4 and "img" not in [tag for tag, _ in parts.tags]
     assert json.loads(embed_json({"a": EVIL})) == {"a": EVIL} and not set("<>&") & set(embed_json(EVIL))
+
+
+def test_a_reward_that_is_no_number_is_null(run):
+    """No reward term applied to a completion: the run goes on, and so does its page."""
+    rows = [completion(0, "easy0", 0, reward=math.nan, advantage=math.nan), completion(0, "easy0", 1)]
+    (run / "02-grpo1" / "rollouts.jsonl").write_text(lines(rows))
+    shown = parts_of(run).blocks["data"]["rollouts"][0]["rows"]
+    assert [(row["reward"], row["advantage"]) for row in shown] == [(None, None), (0.0, -0.6)]
+    assert json.loads(embed_json({"a": [1.5, -math.inf, {"b": (math.nan, "nan")}]})) == {
+        "a": [1.5, None, {"b": [None, "nan"]}]
+    }
 
 
 def test_the_head_of_a_finished_run(run):

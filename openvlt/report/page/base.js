@@ -36,7 +36,7 @@ const number = (value, digits = 3) =>
     : typeof value !== "number" ? String(value)
       : Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(digits - 1)
         : Number(value.toPrecision(Math.max(digits, 3))).toLocaleString("en", { maximumFractionDigits: 6 });
-const signed = (value, digits = 2) => (value > 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
+const signed = (value, digits = 2) => value === null ? "–" : (value > 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 function duration(seconds) {

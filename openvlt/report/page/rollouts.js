@@ -19,7 +19,8 @@ function groupsOf(stage) {
     const judged = own.length ? own : group.rows;
     group.right = judged.filter((row) => row.verdict === "correct").length;
     group.size = judged.length;
-    group.reward = group.rows.reduce((sum, row) => sum + (row.reward || 0), 0) / group.rows.length;
+    const known = group.rows.filter((row) => row.reward !== null);  // others, no term applied to
+    group.reward = known.length ? known.reduce((sum, row) => sum + row.reward, 0) / known.length : null;
     group.tokens = group.rows.reduce((sum, row) => sum + row.tokens, 0) / group.rows.length;
   }
   return stage.groupList;
