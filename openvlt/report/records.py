@@ -94,6 +94,18 @@ class StageRecord:
         """The objects of a JSON Lines file in the stage's folder; [] when it isn't there."""
         return read_lines(self.folder / name) if self.folder else []
 
+    def read_parquet(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a Parquet file in the stage's folder; [] when it isn't there. Raises UserError."""
+        file = self.folder / name if self.folder else None
+        if file is None or not file.is_file():
+            return []
+        from pyarrow import ArrowException, parquet
+
+        try:
+            return parquet.read_table(file).to_pylist()
+        except ArrowException as error:
+            raise UserError(f"{file} can't be read ({error}); restore or remove it") from error
+
 
 @dataclass(frozen=True)
 class RunRecord:

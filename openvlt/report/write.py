@@ -65,7 +65,7 @@ def _list_scores(run: RunFolder) -> list[dict[str, Any]]:
     scored = [stage for stage in run.stages if stage.evaluation]
     return [
         {
-            "label": stage.label if run.kind == "train" else stage.name,
+            "label": run.label_of(stage),
             "control": stage.control,
             "accuracy": stage.evaluation["accuracy"],
             "low": stage.evaluation["interval"][0],

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from openvlt.errors import UserError
 from openvlt.report.collect.pictures import PictureShelf
 from openvlt.report.collect.rollouts import shorten_text
 from openvlt.report.collect.runs import RunFolder
@@ -23,7 +22,7 @@ def collect_answers(run: RunFolder, shelf: PictureShelf) -> dict[str, Any]:
         if not rows:
             continue
         control = "1" if stage.control else ""
-        stages.append({"name": stage.name, "label": _label(stage, run.kind), "control": control})
+        stages.append({"name": stage.name, "label": run.label_of(stage), "control": control})
         for row in rows:
             entry = problems.setdefault(str(row["id"]), _describe_row(row))
             pictures = shelf.add(row, stage)
@@ -34,10 +33,6 @@ def collect_answers(run: RunFolder, shelf: PictureShelf) -> dict[str, Any]:
     return {"stages": stages, "rows": list(problems.values())}
 
 
-def _label(stage: StageRecord, kind: str) -> str:
-    return stage.label if kind == "train" else stage.name
-
-
 def read_answers(stage: StageRecord, kind: str) -> Iterator[Mapping[str, Any]]:
     """The rows of a stage's evaluation (rows.jsonl or rows.parquet), or a distillation's problems."""
     if stage.folder is None:
@@ -45,7 +40,7 @@ def read_answers(stage: StageRecord, kind: str) -> Iterator[Mapping[str, Any]]:
     if kind == "distill":
         yield from _distilled_rows(stage)
     elif (stage.folder / "rows.parquet").is_file():
-        for row in _read_table(stage, "rows.parquet"):
+        for row in stage.read_parquet("rows.parquet"):
             cells = json.loads(row.get("cells") or "{}")
             yield row | {"level": None, "source": " · ".join(map(str, cells.values()))}
     else:
@@ -58,23 +53,11 @@ def _distilled_rows(stage: StageRecord) -> Iterator[Mapping[str, Any]]:
     there = {str(row["id"]) for row in traces}
     for row in traces:
         yield row | {"gold": row["answer"], "verdict": Verdict.CORRECT.value}
-    for row in _read_table(stage, "problems.parquet"):
+    for row in stage.read_parquet("problems.parquet"):
         if str(row["id"]) not in there:
             said = f"no trace was kept ({row['right']} of {row['samples']} chains were correct)"
             verdict = Verdict.NO_ANSWER.value if not row["right"] else Verdict.CORRECT.value
             yield row | {"gold": row["answer"], "response": said, "verdict": verdict}
-
-
-def _read_table(stage: StageRecord, name: str) -> list[dict[str, Any]]:
-    file = stage.folder / name if stage.folder else None
-    if file is None or not file.is_file():
-        return []
-    from pyarrow import ArrowException, parquet
-
-    try:
-        return parquet.read_table(file).to_pylist()
-    except ArrowException as error:
-        raise UserError(f"{file} can't be read ({error}); restore or remove it") from error
 
 
 def _describe_row(row: Mapping[str, Any]) -> dict[str, Any]:

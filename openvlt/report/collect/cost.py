@@ -21,18 +21,18 @@ def collect_cost(run: RunFolder) -> dict[str, Any]:
     """For each stage what it did and what that took; bad rows by name with the reason."""
     skipped = run.record.results.get("skipped_rows") or {}
     return {
-        "stages": [_describe_stage(stage, run.kind) for stage in run.stages],
+        "stages": [_describe_stage(stage, run) for stage in run.stages],
         "skipped": list(skipped.items())[:200] if isinstance(skipped, Mapping) else [],
         "skipped_count": len(skipped) if isinstance(skipped, Mapping) else int(skipped),
     }
 
 
-def _describe_stage(stage: StageRecord, kind: str) -> dict[str, Any]:
+def _describe_stage(stage: StageRecord, run: RunFolder) -> dict[str, Any]:
     start = stage.result.get("start")
     what = _KINDS.get(stage.kind, stage.kind)
     return {
         "stage": stage.name,
-        "label": stage.label if kind == "train" else stage.name,
+        "label": run.label_of(stage),
         "what": f"{what}, from {StageRecord(start).label}" if start else what,
         "done": stage.done,
         "seconds": stage.result.get("seconds"),

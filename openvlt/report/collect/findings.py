@@ -13,7 +13,7 @@ def collect_findings(run: RunFolder) -> list[dict[str, str]]:
     """What the numbers of a run say is wrong, each with the place on the page that shows it."""
     found = []
     for stage in run.stages:
-        label = stage.label if run.kind == "train" else stage.name
+        label = run.label_of(stage)
         for link, sentence in _stage_findings(stage):
             head, _, advice = sentence.rpartition("; ")
             found.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from openvlt.errors import UserError
 from openvlt.report.collect.pictures import PictureShelf
 from openvlt.report.collect.runs import RunFolder
 from openvlt.report.records import StageRecord
@@ -44,16 +43,7 @@ def collect_rollouts(run: RunFolder, shelf: PictureShelf, budget: int = TEXT_BUD
 
 def read_rollouts(stage: StageRecord) -> list[dict[str, Any]]:
     """The rows of rollouts.parquet, or of rollouts.jsonl while the stage still runs."""
-    lines = stage.read_jsonl("rollouts.jsonl")
-    table = stage.folder / "rollouts.parquet" if stage.folder else None
-    if lines or table is None or not table.is_file():
-        return lines
-    from pyarrow import ArrowException, parquet
-
-    try:
-        return parquet.read_table(table).to_pylist()
-    except ArrowException as error:
-        raise UserError(f"{table} can't be read ({error}); restore or remove it") from error
+    return stage.read_jsonl("rollouts.jsonl") or stage.read_parquet("rollouts.parquet")
 
 
 def thin_steps(rows: list[dict[str, Any]], budget: int) -> tuple[list[dict[str, Any]], int]:

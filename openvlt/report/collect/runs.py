@@ -49,6 +49,10 @@ class RunFolder:
         """The stages; an evaluation has one for each benchmark, a distillation one."""
         return self.record.stages
 
+    def label_of(self, stage: StageRecord) -> str:
+        """A stage's name for people; an evaluation's and a distillation's is its own."""
+        return stage.label if self.kind == "train" else stage.name
+
     @property
     def current(self) -> StageRecord | None:
         """The stage that a running, stopped or failed run is at."""
