@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +26,7 @@ from openvlt.findings import distillation_findings
 from openvlt.iteration.context import make_context
 from openvlt.model.load import VLM
 from openvlt.report.keep import keep_report
+from openvlt.runs.model_card import source_licences
 from openvlt.runs.session import announce_run, data_title, open_run, start_run
 from openvlt.storage.atomic import atomic_write, read_json_file, write_json, write_text
 from openvlt.storage.jsonl import whole_lines
@@ -162,16 +163,6 @@ def write_dataset(
     card = render_card(statistics, OmegaConf.to_yaml(settings), licences, usage, samples, skipped)
     draw_lengths(statistics, samples, folder / "lengths.png")
     write_text(folder / "README.md", card)
-
-
-def source_licences(data: DictConfig, sources: Iterable[str]) -> dict[str, str]:
-    """The licences in the data's config by source, those of a mixture's parts.
-
-    The licence of a single source holds for whatever source names its rows have.
-    """
-    if data.get("licence"):
-        return dict.fromkeys(sources, str(data.licence))
-    return {name: part.licence for name, part in data.get("sources", {}).items() if part.get("licence")}
 
 
 def describe_calls(folder: Path) -> str:

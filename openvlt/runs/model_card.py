@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def render_model_card(
         f"Trained by openvlt (commit {manifest.get('commit') or 'unknown'}) from {base}.\n",
         f"## How it was made\n\n```\npython {command}\n```\n",
         stages_with_scores(records) + "\n",
-        f"## Data\n\n{markdown_table(('source', 'licence'), list(data_licences(config.data)))}\n",
+        f"## Data\n\n{markdown_table(('source', 'licence'), data_licences(config.data))}\n",
         f"## Use\n\n{USE}",
         f"## Limits\n\n{LIMITS}",
         "## Licence\n\nThat of the base model and of the data; this project adds no terms of its own.\n",
@@ -86,12 +86,20 @@ def stages_with_scores(records: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown_table(("stage", "kind", "amount", "held-out accuracy, % (95 % interval)"), rows)
 
 
-def data_licences(data: DictConfig) -> Iterator[tuple[str, str]]:
+def data_licences(data: DictConfig) -> list[tuple[str, str]]:
     """The sources of the training data, and the licence that each one's settings name."""
-    parts = data.get("sources")
-    if isinstance(parts, DictConfig) and parts:
-        for name, part in parts.items():
-            yield str(name), str(part.get("licence") or "see the source") if part else "see the source"
-        return
-    name = data.get("path") or str(data.get("_target_", "unknown")).rpartition(".")[2]
-    yield str(name), str(data.get("licence") or "see the source")
+    own = data.get("path") or str(data.get("_target_", "unknown")).rpartition(".")[2]
+    names = [str(name) for name in data.get("sources") or {}] or [str(own)]
+    known = source_licences(data, names)
+    return [(name, known.get(name, "see the source")) for name in names]
+
+
+def source_licences(data: DictConfig, sources: Iterable[str]) -> dict[str, str]:
+    """The licences in the data's config by source, those of a mixture's parts.
+
+    The licence of a single source holds for whatever source names its rows have.
+    """
+    if data.get("licence"):
+        return dict.fromkeys(sources, str(data.licence))
+    parts = data.get("sources") or {}
+    return {name: part.licence for name, part in parts.items() if part and part.get("licence")}
