@@ -54,9 +54,13 @@ COMMANDS = {
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that the arguments name; returns the exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with report_errors((), ()):
+        return _run_words(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run_words(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(render_help())
+        print(render_help(), flush=True)
         return 0
     if words[0] in ("-V", "--version"):
         print(f"openvlt {__version__}")
@@ -74,8 +78,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     function = pkgutil.resolve_name(command.function)
     # messages name the command as it goes on, and manifests the settings
     sys.argv[:] = [f"openvlt {given[0]}", *given[1:]] if command.given else [f"openvlt {name}", *rest]
-    with report_errors((), ()):
-        return function(given) or 0
+    return function(given) or 0
 
 
 def render_help() -> str:

@@ -24,6 +24,7 @@ OPTIONAL = {  # a module, and what it is for
     "wandb": "logger=wandb",
 }
 ENOUGH_GIB = 5.0
+UNWRITABLE, SCARCE = "NOT WRITABLE", "LITTLE"
 
 
 def run_doctor(arguments: Sequence[str]) -> int:
@@ -40,13 +41,14 @@ def run_doctor(arguments: Sequence[str]) -> int:
         found = importlib.util.find_spec(name) is not None
         version = _version(name.replace("_", "-")) or "installed"
         print(f"{name:<12} {version if found else f'not installed; it is for {use}'}")
-    scarce = [line for line in describe_folders() if "LITTLE" in line]
-    print("\n".join(describe_folders()))
+    folders = describe_folders()
+    print("\n".join(folders))
     for name in missing:
         print(f"error: {name} is missing: python -m pip install -r requirements.txt", file=sys.stderr)
-    if not missing and not scarce:
-        print("everything that training on this machine needs is there")
-    return 1 if missing or scarce else 0
+    if missing or any(mark in line for line in folders for mark in (UNWRITABLE, SCARCE)):
+        return 1
+    print("everything that training on this machine needs is there")
+    return 0
 
 
 def describe_gpus() -> list[str]:
@@ -71,8 +73,8 @@ def describe_folders() -> list[str]:
     for name, place in places.items():
         there = next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(there).free / 2**30
-        note = "" if os.access(there, os.W_OK) else ", NOT WRITABLE"
-        note += f", LITTLE: less than {ENOUGH_GIB:g} GiB" if free < ENOUGH_GIB else ""
+        note = "" if os.access(there, os.W_OK) else f", {UNWRITABLE}"
+        note += f", {SCARCE}: less than {ENOUGH_GIB:g} GiB" if free < ENOUGH_GIB else ""
         lines.append(f"{name:<12} {place.absolute()}: {free:.0f} GiB free{note}")
     return lines
 

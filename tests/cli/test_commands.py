@@ -86,10 +86,13 @@ def test_the_settings_of_a_help_are_there(name: str) -> None:
                 assert key in groups | later or not missing, key
 
 
-def test_a_reader_that_goes_away_ends_it_quietly() -> None:
-    command = f"{sys.executable} train.py --cfg job | head -1"
+@pytest.mark.parametrize(
+    ("words", "first"), [("train.py --cfg job", "name: train"), ("-m openvlt --help", "openvlt ")]
+)
+def test_a_reader_that_goes_away_ends_it_quietly(words: str, first: str) -> None:
+    command = f"{sys.executable} {words} | head -1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "name: train\n" and done.stderr == ""
+    assert done.stdout.startswith(first) and done.stderr == ""
 
 
 def test_the_doctor_says_what_is_missing(
@@ -98,6 +101,11 @@ def test_the_doctor_says_what_is_missing(
     assert doctor.run_doctor([]) == 0
     said = capsys.readouterr().out
     assert "torch        2." in said and "GPU " in said and "GiB free" in said
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        assert doctor.run_doctor([]) == 1
+        said = capsys.readouterr().out
+        assert "NOT WRITABLE" in said and "everything that training" not in said
     monkeypatch.setattr(doctor, "NEEDED", ("torch", "no-such-package"))
     monkeypatch.setattr(doctor, "ENOUGH_GIB", 1e9)
     assert doctor.run_doctor([]) == 1
