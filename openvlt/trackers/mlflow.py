@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from openvlt.config.leaves import setting_leaves
 from openvlt.trackers.base import TableRow, TrackedRun, lay_out_table, refuse_password, require_packages
 
 RUN_TAG = "openvlt.run"  # by which a run is found again: MLflow makes its ids itself
@@ -45,8 +48,6 @@ class MLflowTracker:
     def start(self, run: TrackedRun) -> str:
         for name, value in CLIENT_SETTINGS.items():
             os.environ.setdefault(name, value)
-        import logging
-
         from mlflow import MlflowClient  # pyright: ignore
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -62,8 +63,6 @@ class MLflowTracker:
         return self._describe()
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        import time
-
         from mlflow.entities import Metric  # pyright: ignore
 
         now = int(time.time() * 1000)
@@ -103,7 +102,7 @@ class MLflowTracker:
 
         tags = {RUN_TAG: run.id, **run.tags} | ({"group": run.group} if run.group else {})
         own = self._client.create_run(experiment, tags=tags, run_name=run.title).info.run_id
-        parameters = [Param(name, value[:LONGEST_VALUE]) for name, value in _flatten_settings(run.config)]
+        parameters = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in setting_leaves(run.config)]
         for start in range(0, len(parameters), BATCH):
             self._client.log_batch(own, params=parameters[start : start + BATCH])
         self._client.log_dict(own, dict(run.config), "config.yaml")
@@ -113,12 +112,3 @@ class MLflowTracker:
         if self._place.startswith("http"):
             return f"run {self._id} on {self._place.rpartition('@')[2]}"
         return f"run {self._id}; look at it with: mlflow ui --backend-store-uri {self._place}"
-
-
-def _flatten_settings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of nested settings as (`dotted.name`, text)."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flatten_settings(inner, f"{path}.{key}".lstrip("."))
-    else:
-        yield path, str(value)

@@ -46,9 +46,8 @@ class Recorder:
                 continue
             try:
                 call(tracker)
-            except (
-                Exception
-            ) as error:  # a client may raise anything; what it shows stands in the run's files too
+            # a client may raise anything; what it shows stands in the run's files too
+            except Exception as error:
                 del self.trackers[name]
                 self.forget(name)
                 print(

@@ -144,4 +144,4 @@ def _collect_facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts["commit"] = (
         f"{manifest.get('commit') or 'unknown'}{' with changes' if manifest.get('diff') else ''}"
     )
-    return list(flatten_config(facts))
+    return flatten_config(facts)

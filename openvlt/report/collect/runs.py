@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from openvlt.config.leaves import setting_leaves
 from openvlt.errors import UserError
 from openvlt.report.records import RunRecord, StageRecord, read_json, stages_of
 from openvlt.runs.state import RUN_STATE
@@ -158,13 +159,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten_config(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The leaves of a nested mapping as (`dotted.name`, text)."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten_config(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", format_value(value)
+    return [(name, format_value(value)) for name, value in setting_leaves(tree)]
 
 
 def format_value(value: Any) -> str:
