@@ -42,7 +42,7 @@ class ImageOnlyProcessor(_Base):
     def __call__(self, images: Any = None, text: Any = None, **settings: Any) -> Any:
         """The stock processor's tensors, without those that only its prompts needed."""
         if images and self.family.images_by_prompt:
-            left = iter(list(make_flat_list_of_images(images)))  # type: ignore[arg-type]
+            left = iter(make_flat_list_of_images(images))  # type: ignore[arg-type]
             images = [[next(left) for _ in range(sample.count(self.image_token))] for sample in text]
         batch = super().__call__(images=images, text=text, **settings)
         batch.pop("token_type_ids", None)

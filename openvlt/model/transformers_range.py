@@ -39,10 +39,11 @@ def enable_checkpointing(model: HFModel, *, selective: bool = False) -> None:
     enable({"use_reentrant": False, **({"context_fn": contexts} if selective else {})})
 
 
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_", "_flash_attn_", "convolution")
+_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution"})
+_ATTENTION = ("_scaled_dot_product_", "_flash_attn_")  # beginnings of names
 
 
 def _keep_products(context: Any, operator: Any, *inputs: Any, **settings: Any) -> CheckpointPolicy:
     name = operator.name().rpartition("::")[2].partition(".")[0]
-    kept = any(name == product or (product[-1] == "_" and name.startswith(product)) for product in _PRODUCTS)
+    kept = name in _PRODUCTS or name.startswith(_ATTENTION)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -61,9 +61,11 @@ class Transcripts:
         chosen = set(
             draw_groups(rollouts, self.per_rollout, random.Random(f"transcripts/{self.seed}/{step}"))
         )
+        groups = rollouts.group_N.tolist()
+        batch = {"step": step, "groups": len(set(groups))}
         rows = [
-            self._transcript(rollouts, row, group, step)
-            for row, group in enumerate(rollouts.group_N.tolist())
+            batch | self._transcript(rollouts, row, group)
+            for row, group in enumerate(groups)
             if group in chosen
         ]
         append_lines(self.lines, rows)
@@ -82,15 +84,13 @@ class Transcripts:
             os.replace(aside, self.table)
         self.lines.unlink(missing_ok=True)
 
-    def _transcript(self, rollouts: ScoredRollouts, row: int, group: int, step: int) -> dict[str, Any]:
+    def _transcript(self, rollouts: ScoredRollouts, row: int, group: int) -> dict[str, Any]:
         problem, completion = rollouts.problems[group], rollouts.completions[row]
         extracted, explanation = explain_completion(
             problem, completion, rollouts.verdicts[row], extraction=self.extraction
         )
         tokens = len(completion.token_ids)
         return {
-            "step": step,
-            "groups": len(set(rollouts.group_N.tolist())),
             "problem": problem.id,
             "source": problem.source,
             "level": problem.level,
